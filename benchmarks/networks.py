@@ -11,12 +11,12 @@ class Chain(nn.Sequential):
     """Layers one after the other; the input is called ``x``."""
 
     def forward(self, x: Tensor) -> Any:
-        """Run on what the first layer takes."""
+        """Run the layers on the arguments of the first one."""
         return super().forward(x)
 
 
 class Layers(nn.Module):
-    """A recurrent layer, batch first, and what people put before and after it."""
+    """A recurrent layer, batch first, with modules before and after it."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ def gru(width: int, hidden: int, layers: int = 1) -> Layers:
 class Fn(nn.Module):
     """A function of the input, and of layers and tensors that it takes by name."""
 
-    def __init__(self, function: Callable[..., Tensor], **own: nn.Module | Tensor) -> None:
+    def __init__(self, function: Callable[..., Tensor], **parts: nn.Module | Tensor) -> None:
         super().__init__()
-        self.function, self.names = function, tuple(own)
-        for name, each in own.items():
-            if isinstance(each, (nn.Module, nn.Parameter)):
-                setattr(self, name, each)
+        self.function, self.names = function, tuple(parts)
+        for name, part in parts.items():
+            if isinstance(part, (nn.Module, nn.Parameter)):
+                setattr(self, name, part)
             else:
-                self.register_buffer(name, each)
+                self.register_buffer(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run on what the function takes."""
+        """Run the function on its arguments."""
         return self.function(x, **{name: getattr(self, name) for name in self.names})
 
 

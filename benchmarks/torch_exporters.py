@@ -12,7 +12,7 @@ def torchscript(
     module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], axes: Sequence[Mapping[int, str]]
 ) -> bytes:
     """Return the file of the deprecated exporter, with the dynamic axes of each input."""
-    dynamic = {name: dict(own) for name, own in zip(names, axes, strict=True) if own}
+    dynamic = {name: dict(dims) for name, dims in zip(names, axes, strict=True) if dims}
     options: dict[str, Any] = {"input_names": list(names), "dynamic_axes": dynamic}
     torch.onnx.export(module, inputs, buffer := io.BytesIO(), dynamo=False, **options)
     return buffer.getvalue()

@@ -18,7 +18,7 @@ WINDOW, SECOND = 100, 10
 def days(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, ...]]:
     """Return days of six concatenated recordings: samples ``(600, 6)`` and activities ``(600,)``."""
     chosen = [rng.choice(len(x), 6, replace=False) for _ in range(count)]
-    return [(np.concatenate(x[each]), np.repeat(y[each], x.shape[1])) for each in chosen]
+    return [(np.concatenate(x[indices]), np.repeat(y[indices], x.shape[1])) for indices in chosen]
 
 
 def last_second(x: np.ndarray) -> np.ndarray:
@@ -38,8 +38,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     parts = {"train": first[8:], "validation": first[:8], "test": np.flatnonzero(arrays["split"] == "test")}
     sets = {name: days(x[at], y[at], rng, count if name == "train" else 10) for name, at in parts.items()}
     rows, number = [",".join(["day", "split", "activity", *arrays["features"]])], 0
-    for name, found in sets.items():
-        for samples, activities in found:
+    for name, pairs in sets.items():
+        for samples, activities in pairs:
             number += 1
             lines = zip(activities, samples.round(4).tolist(), strict=True)
             rows += [",".join([f"{number},{name},{label}", *map(str, sample)]) for label, sample in lines]
@@ -66,11 +66,11 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
         far = ((last_second(samples)[:, None] - means) / seen.std(axis=0)) ** 2
         simple.append(far.sum(axis=2).argmin(axis=1))
     truth = np.array([activities for _, activities in sets["test"]])
-    late = np.arange(truth.shape[1]) % WINDOW >= 3 * SECOND
-    for name, found in (("stream", streamed), ("baseline: nearest mean of one second", simple)):
-        right = labels[np.array(found)] == truth
+    tail = np.arange(truth.shape[1]) % WINDOW >= 3 * SECOND
+    for name, classes in (("stream", streamed), ("baseline: nearest mean of one second", simple)):
+        right = labels[np.array(classes)] == truth
         print(
-            f"{name}: {right.mean():.1%} of the samples right; {right[:, late].mean():.1%} 3 s after a change"
+            f"{name}: {right.mean():.1%} of the samples right; {right[:, tail].mean():.1%} 3 s after a change"
         )
 
     seconds, day = (np.arange(truth.shape[1]) / SECOND).tolist(), sets["test"][0][0]

@@ -64,9 +64,9 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
     false = np.sum([alarms(x).sum(axis=1) for x in clean], axis=0)
     print(f"stream: {false[0]} false alarms in {records * 1000:,} healthy samples; by limits {false[1]}")
     for name, fault in FAULTS.items():
-        found = np.array([alarms(np.r_[x[:500], x[500 : 500 + LONG] + fault])[:, 500:] for x in clean])
-        after = np.median(np.where(found[:, 0].any(axis=1), found[:, 0].argmax(axis=1), LONG))
-        count, simple = found.any(axis=2).sum(axis=0)
+        raised = np.array([alarms(np.r_[x[:500], x[500 : 500 + LONG] + fault])[:, 500:] for x in clean])
+        after = np.median(np.where(raised[:, 0].any(axis=1), raised[:, 0].argmax(axis=1), LONG))
+        count, simple = raised.any(axis=2).sum(axis=0)
         print(f"stream: {name}, {count} of {records} found after {after:.0f} samples; by limits {simple}")
 
     x = clean[0]

@@ -32,8 +32,8 @@ def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray
     channels = [CHANNELS.get(name, name) for name in features]
     scales = []
     for channel in channels:
-        own, shared = folder / f"in_{channel}_scale", folder / f"in_{channel.rpartition('_')[0]}_scale"
-        scales.append(float((own if own.exists() else shared).read_text()))
+        single, shared = folder / f"in_{channel}_scale", folder / f"in_{channel.rpartition('_')[0]}_scale"
+        scales.append(float((single if single.exists() else shared).read_text()))
     raw = [folder / f"in_{channel}_raw" for channel in channels]
 
     def read() -> np.ndarray:
@@ -51,14 +51,14 @@ def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
     return lambda: next(rows)
 
 
-def every(seconds: float) -> Iterator[float]:
+def ticks(seconds: float) -> Iterator[float]:
     """Yield at a steady rate, with the delay of each iteration; missed iterations are not caught up."""
     due = time.perf_counter()
     while True:
-        late = time.perf_counter() - due
-        if late < 0:
-            time.sleep(-late)
-        yield max(late, 0.0)
+        delay = time.perf_counter() - due
+        if delay < 0:
+            time.sleep(-delay)
+        yield max(delay, 0.0)
         due = max(due + seconds, time.perf_counter() - seconds)
 
 
@@ -83,15 +83,15 @@ def main() -> None:
         rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
         read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
         stream = model.stream(reset_every=model.manifest.reset_every)  # as in training
-        last, late, slowest = None, 0, 0.0
+        last, lags, slowest = None, 0, 0.0
         try:
-            for lag in itertools.islice(every(1 / rate), options.samples):
+            for lag in itertools.islice(ticks(1 / rate), options.samples):
                 sample = read()
                 began = time.perf_counter()
                 result = stream.step(sample)
                 slowest = max(slowest, time.perf_counter() - began)
-                late += lag > 1 / rate
-                if result is None:  # the stream is behind, or its frame takes more samples
+                lags += lag > 1 / rate
+                if result is None:  # the stream has a delay, or a frame takes more samples
                     continue
                 logits = np.atleast_2d(result)[-1]  # of one output per layer, the top one's
                 label = labels[int(logits.argmax())]
@@ -100,7 +100,7 @@ def main() -> None:
                     last = label
         except (StopIteration, KeyboardInterrupt):
             pass
-        print(f"{stream.steps_seen} samples, {late} late by an interval, slowest step {slowest * 1e6:.0f} us")
+        print(f"{stream.steps_seen} samples, {lags} late by an interval, slowest step {slowest * 1e6:.0f} us")
 
 
 if __name__ == "__main__":

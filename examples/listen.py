@@ -54,15 +54,15 @@ def listen(model: Model, path: Path) -> list[float]:
     task, rate = model.manifest.task, model.manifest.signal.sampling_rate
     if task is None or len(task.labels) < 2 or not rate or len(model.inputs[0].axes) != 2:
         raise ValueError("expected a model that has labels and a sampling rate, of samples (N, L)")
-    stream, found, quiet_until = model.stream(), [], 0.0
+    stream, probabilities, quiet_until = model.stream(), [], 0.0
     for block in read_blocks(path, rate):
         frames = [float(1 / (1 + np.exp(logits[0] - logits[1]))) for logits in stream.process(block)]
-        found += frames
+        probabilities += frames
         now = stream.steps_seen / rate
         if max(frames, default=0) > 0.5 and now >= quiet_until:
             print(f"{now:.2f} s: {task.labels[1]} ({max(frames):.0%})")
             quiet_until = now + HOLD
-    return found
+    return probabilities
 
 
 if __name__ == "__main__":

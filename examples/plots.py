@@ -65,7 +65,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """One thing drawn in a plot."""
+    """One series drawn in a plot."""
 
     name: str
     """For the legend."""
@@ -127,6 +127,6 @@ def _fill(axes: Axes, plot: Plot) -> None:
         axes.set_ylim(len(plot.y.rows) - 0.4, -0.6)
     several = len(plot.series) > 1
     axes.set_title(plot.title, loc="left", fontsize=13, pad=26 if several else None)
-    if several:  # between title and plot, so that it covers nothing
-        place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-        axes.legend(ncols=len(plot.series), handlelength=1.2, **place).set_in_layout(False)
+    if several:  # between title and plot, where it covers nothing
+        position: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+        axes.legend(ncols=len(plot.series), handlelength=1.2, **position).set_in_layout(False)

@@ -1,4 +1,4 @@
-"""A wake word in raw sound: the spectrum is a part of the file, which takes samples in blocks of any size."""
+"""A wake word in raw sound: the file contains the spectrum and takes samples in blocks of any size."""
 
 import sys
 import wave
@@ -95,7 +95,7 @@ class Detector(nn.Module):
 
 
 def heard(ends: list[float], frames: int) -> np.ndarray:
-    """Return whether each frame is just after a wake word."""
+    """Return True for each frame just after a wake word."""
     time = (np.arange(frames) * HOP + 2 * HOP) / RATE
     return np.any([(time > end) & (time <= end + HEARD) for end in [-1.0, *ends]], axis=0)
 
@@ -132,17 +132,17 @@ def main(folder: Path, steps: int = 250) -> None:
     signal, ends = sound(np.random.default_rng(7), 12.0)
     write_wav(folder / "room.wav", signal)
     print("stream: wake words end at", ", ".join(f"{end:.2f} s" for end in ends))
-    found = listen(model, folder / "room.wav")
-    times = (np.arange(len(found) + 1) * HOP / RATE).tolist()
-    word = heard(ends, len(found)).astype(float).tolist()
-    loudest = np.abs(signal[: len(found) * HOP]).reshape(-1, HOP).max(axis=1).tolist()
+    probabilities = listen(model, folder / "room.wav")
+    times = (np.arange(len(probabilities) + 1) * HOP / RATE).tolist()
+    word = heard(ends, len(probabilities)).astype(float).tolist()
+    loudest = np.abs(signal[: len(probabilities) * HOP]).reshape(-1, HOP).max(axis=1).tolist()
     plots = [
         Plot("The sound: loudest sample of every 16 ms", (Series("", times[1:], loudest),)),
         Plot(
             "The wake word?",
             (
                 Series("after a wake word", times, word, "bars", "pale"),
-                Series("probability", times[1:], found),
+                Series("probability", times[1:], probabilities),
             ),
             Axis("seconds"),
         ),

@@ -53,7 +53,7 @@ ENDS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Network:
-    """A module and what ``export`` and ``validate`` are given with it."""
+    """A module and its arguments of ``export`` and ``validate``."""
 
     module: nn.Module
     example: Any
@@ -100,8 +100,8 @@ class Recurrent(Layers):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
         """Run on ``x (N, L, I)``, or ``(L, I)``, with lengths or initial states where those are inputs."""
-        found = super().forward(x, lengths, state)
-        y, *last = found if state is not None else (found,)
+        result = super().forward(x, lengths, state)
+        y, *last = result if state is not None else (result,)
         y = self.tail(self.end(y), x)
         return (y, *last) if last else y
 
@@ -110,7 +110,7 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
     """Draw a network of ``form`` (see ``FORMS``)."""
     torch.manual_seed(int(rng.integers(2**31)))
     gated = ("closed gates", "open gates", "leak")
-    kinds = {**{each: ["LSTM", "GRU"] for each in gated}, "small RNN": ["RNN"]}
+    kinds = {**{name: ["LSTM", "GRU"] for name in gated}, "small RNN": ["RNN"]}
     kind = "LSTM" if form == "projection" else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
     inputs, width = int(rng.integers(1, 9)), int(rng.integers(1 if form != "projection" else 2, 40))
     options: dict[str, Any] = {"num_layers": int(rng.choice([1, 1, 2])), "bias": bool(rng.random() < 0.9)}
@@ -192,7 +192,7 @@ FORMS = (
     "default", "lengths", "projection", "huge inputs", *_ADJUST, *(end for end in ENDS if end), *NORMS, *TAILS
 )  # fmt: skip
 SIZES = ((1, 1), (3, 7), (2, 60))
-"""``(N, L)`` that engines are compared at."""
+"""Sizes ``(N, L)`` at which engines are compared."""
 Feeds = Mapping[str, Array]
 _OLD = """
 import sys
@@ -228,8 +228,8 @@ def main() -> int:
     alarms = [alarm for result in results for alarm in result.alarms]
     print(*alarms, sep="\n")
     errors = [pair for result in results for pair in result.errors.items()]
-    engines = {name: [error for own, error in errors if own == name] for name, _ in errors}
-    rows = [[name, len(found), f"{max(found):.2f}"] for name, found in engines.items()]
+    engines = {name: [error for engine, error in errors if engine == name] for name, _ in errors}
+    rows = [[name, len(ratios), f"{max(ratios):.2f}"] for name, ratios in engines.items()]
     print(table(["engine", "networks", "largest error / limit"], rows))
     checks = sum(result.checks for result in results)
     print(f"\n{chosen.count} networks, {checks} checks, {len(alarms)} alarms, seed {seed}")

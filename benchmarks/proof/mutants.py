@@ -1,4 +1,4 @@
-"""Does validation find what is wrong? Files of healthy networks, spoiled at random, and validated.
+"""Does validation find faults? Files of healthy networks, spoiled at random, and validated.
 
     python -m benchmarks.proof.mutants --count 500 --processes 2
 
@@ -101,7 +101,7 @@ class Draft:
         self.values = {str(value.name): value for value in data_inputs(self.model.graph)}
         self.values |= {str(value.name): value for node in self.model.graph for value in node.outputs}
         self.about = ""
-        """The place of a change, where one function changes many."""
+        """The changed field, for functions that change many."""
 
     def write(self, manifest: str) -> None:
         """Replace the manifest."""
@@ -120,14 +120,14 @@ class Draft:
         value.const_value, value.shape = ir.tensor(new, name=value.name), ir.Shape(new.shape)
 
     def insert(self, name: str, kind: str, *numbers: float, **attributes: Any) -> None:
-        """Let a value be what a node computes from it and ``numbers``."""
+        """Replace a value by the result of a node on it and ``numbers``."""
         graph, value, names = self.model.graph, self.values[name], UniqueNames(self.model.graph)
-        own = []
+        constants = []
         for number in numbers:
             tensor = ir.tensor(np.array(number, value.dtype.numpy()))
-            own.append(ir.val(names.unique("number"), const_value=tensor))
-            graph.register_initializer(own[-1])
-        node = ir.node(kind, [value, *own], attributes, name=names.unique("mutant"))
+            constants.append(ir.val(names.unique("number"), const_value=tensor))
+            graph.register_initializer(constants[-1])
+        node = ir.node(kind, [value, *constants], attributes, name=names.unique("mutant"))
         new = node.outputs[0]
         new.name, new.type, new.shape = names.unique("changed"), value.type, value.shape
         if value.is_graph_output():
@@ -142,13 +142,13 @@ class Draft:
 Spoil = Callable[[Draft, Rng], object]
 
 
-def _pick(found: Sequence[Any], rng: Rng) -> Any:
-    if not found:
+def _pick(choices: Sequence[Any], rng: Rng) -> Any:
+    if not choices:
         raise NotApplicableError
-    return found[int(rng.integers(len(found)))]
+    return choices[int(rng.integers(len(choices)))]
 
 
-def _one(change: Callable[[Any], Any]) -> Callable[[Array, Rng], Array]:
+def _change_one(change: Callable[[Any], Any]) -> Callable[[Array, Rng], Array]:
     def changed(array: Array, rng: Rng) -> Array:
         flat = array.reshape(-1)
         index = rng.choice(np.flatnonzero(flat)) if flat.any() else 0
@@ -165,9 +165,9 @@ def _swapped(array: Array, rng: Rng) -> Array:
 
 
 _WEIGHTS: tuple[Callable[[Array, Rng], Array], ...] = (
-    _one(lambda value: -value),
-    _one(lambda value: 0 * value),
-    _one(lambda value: value + 1e-4),
+    _change_one(lambda value: -value),
+    _change_one(lambda value: 0 * value),
+    _change_one(lambda value: value + 1e-4),
     _swapped,
     lambda array, _: array * 1.0001,
     lambda array, _: array.astype(np.float16),
@@ -180,7 +180,7 @@ def _weight(draft: Draft, rng: Rng) -> None:
 
 
 def _ulp(draft: Draft, rng: Rng) -> None:
-    draft.spoil(rng, _one(lambda value: np.nextafter(value, np.float32(np.inf))), "float32")
+    draft.spoil(rng, _change_one(lambda value: np.nextafter(value, np.float32(np.inf))), "float32")
 
 
 def _value(draft: Draft, rng: Rng) -> None:
@@ -205,14 +205,14 @@ def _state(draft: Draft, rng: Rng) -> None:
     state = _pick(states, rng)
     kind = int(rng.integers(4))
     if kind < 2:  # the states of an input or an output, exchanged or not carried
-        others = [each for each in states if each != state and each.axes == state.axes]
-        other = draft.values[_pick(others, rng).output if kind else state.input]
-        place = [value.name for value in draft.model.graph.outputs].index(state.output)
-        same = ir.node("Identity", [other])
+        others = [spec for spec in states if spec != state and spec.axes == state.axes]
+        source = draft.values[_pick(others, rng).output if kind else state.input]
+        index = [value.name for value in draft.model.graph.outputs].index(state.output)
+        same = ir.node("Identity", [source])
         draft.model.graph.append(same)
         same.outputs[0].name, draft.values[state.output].name = state.output, f"{state.output}_before"
-        same.outputs[0].type, same.outputs[0].shape = other.type, other.shape
-        draft.model.graph.outputs[place] = same.outputs[0]
+        same.outputs[0].type, same.outputs[0].shape = source.type, source.shape
+        draft.model.graph.outputs[index] = same.outputs[0]
     elif state.dtype == "float32":
         _change(draft, state.input if kind == 2 else state.output, rng)
     else:
@@ -222,7 +222,7 @@ def _state(draft: Draft, rng: Rng) -> None:
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if isinstance(value, (dict, list)) and value and "data" not in value:
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        return [leaf for key, each in items if key not in _UNREAD for leaf in _leaves(each, (*path, key))]
+        return [leaf for key, item in items if key not in _UNREAD for leaf in _leaves(item, (*path, key))]
     return [path]
 
 
@@ -271,8 +271,8 @@ def _golden(draft: Draft, rng: Rng) -> None:
 def _int8(draft: Draft, rng: Rng) -> None:
     """Change one int8 weight by one, or one scale by one unit in the last place."""
     if rng.random() < 0.7:
-        one = _one(lambda value: value - 1 if value > 0 else value + 1)
-        draft.spoil(rng, one, "int8", "uint8", least=8)
+        change = _change_one(lambda value: value - 1 if value > 0 else value + 1)
+        draft.spoil(rng, change, "int8", "uint8", least=8)
     else:
         _ulp(draft, rng)
 
@@ -282,9 +282,9 @@ class Group(NamedTuple):
 
     spoils: tuple[Spoil, ...]
     judged: bool = False
-    """True if the change only counts where it moves an output."""
+    """True if the change only counts when it moves an output."""
     networks: str = ""
-    """Networks whose names have this in them."""
+    """Networks whose names contain this."""
 
 
 GROUPS = {
@@ -340,12 +340,12 @@ def _moves(healthy: Healthy, model: onnx.ModelProto) -> float:
     except Exception:  # noqa: BLE001  checkers raise kinds of their own
         return -1.0
     largest = 0.0
-    for feeds, known in healthy.cases:
+    for feeds, outputs in healthy.cases:
         try:
             got = graph(feeds)
         except RuntimeError:
             return math.inf
-        for name, expected in known.items():
+        for name, expected in outputs.items():
             if got[name].shape != expected.shape:
                 return math.inf
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
@@ -355,7 +355,7 @@ def _moves(healthy: Healthy, model: onnx.ModelProto) -> float:
 
 
 def _find(healthy: Healthy, path: Path) -> str:
-    """Return the group of checks, or the error, that finds the file wrong; empty for none."""
+    """Return the group of checks, or the error, that rejects the file; empty for none."""
     try:
         validation = Validation(open_file(path), healthy.reference, ValidateConfig(quick=True))
         return next((group.title for group in validation.groups() if group.failed), "")
@@ -401,14 +401,14 @@ def main() -> int:
     chosen = options.parse_args()
     names = chosen.groups
     tasks = [(names[i % len(names)], chosen.seed * chosen.count + i) for i in range(chosen.count)]
-    found: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
+    mutants: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
     with ProcessPoolExecutor(chosen.processes) as pool:
         for made in pool.map(spoil, tasks, chunksize=len(names)):
             if made is not None:
-                found[made[0]].append(made[1:])
-    counts = {name: (len(group), sum(bool(each[2]) for each in group)) for name, group in found.items()}
+                mutants[made[0]].append(made[1:])
+    counts = {name: (len(group), sum(bool(mutant[2]) for mutant in group)) for name, group in mutants.items()}
     print(table(["group", "mutants that differ", "found"], ([name, *two] for name, two in counts.items())))
-    for name, about, moves, check in ((name, *each) for name, group in found.items() for each in group):
+    for name, about, moves, check in ((name, *mutant) for name, group in mutants.items() for mutant in group):
         if not check:
             print(f"- not found: {name}, {about}, moves {moves:.2g}")
     print_machine("onnxruntime", "torch")

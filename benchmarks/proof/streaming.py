@@ -1,4 +1,4 @@
-"""Networks that look along time: what a stream gives, compared with the network in float64.
+"""Streams of networks that look along time, compared with the network in float64.
 
 The networks are those of ``tests/exporters/streaming/networks.py``. Each is exported, with ``stream=True`` if
 its ordinary file does not stream, which verifies it. Then it is streamed at random cuts on both engines.
@@ -46,8 +46,8 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
     steps = (_UNITS + -(-manifest.delay_steps // manifest.unit)) * manifest.unit
     x = rng.standard_normal((steps, WIDTH)).astype(np.float32)
     with torch.no_grad():
-        found = copy.deepcopy(module).double()(torch.from_numpy(x)[None].double())
-    wholes = [each.numpy() for each in (found if isinstance(found, tuple) else (found,))]
+        result = copy.deepcopy(module).double()(torch.from_numpy(x)[None].double())
+    wholes = [output.numpy() for output in (result if isinstance(result, tuple) else (result,))]
     parts = np.split(x, np.cumsum(random_sizes(steps, rng))[:-1])
     engines = {}
     for content in (artifact.model, to_native(artifact.model)):
@@ -62,12 +62,12 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
 
 
 def _difference(manifest: Manifest, spec: TensorSpec, results: Sequence[Any], whole: Array) -> float:
-    """Return the difference of the frames that both have; 0 for a last result that looks ahead."""
+    """Return the difference of the frames in common; 0 for a last result that looks ahead."""
     batch, axis = spec.axes.index(manifest.batch or ""), manifest.time_axis(spec.axes)
-    found = [result[spec.name] if isinstance(result, dict) else result for result in results]
+    outputs = [result[spec.name] if isinstance(result, dict) else result for result in results]
     if axis is None:  # ``export`` compares one with a delay with the frame that has no padding
-        return 0.0 if manifest.delays.get(spec.name) else apart(found[-1], whole.take(0, batch))
-    joined = np.concatenate([each for each in found if each is not None], axis - 1)
+        return 0.0 if manifest.delays.get(spec.name) else apart(outputs[-1], whole.take(0, batch))
+    joined = np.concatenate([output for output in outputs if output is not None], axis - 1)
     count = min(joined.shape[axis - 1], whole.shape[axis])
     return apart(joined.take(range(count), axis - 1), whole[0].take(range(count), axis - 1))
 

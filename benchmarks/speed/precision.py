@@ -52,17 +52,17 @@ def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[st
         calls["step"][variant] = repeat(model.stream().step, x[0])
         calls["chunk"][variant] = repeat(model.stream().process, x)
         calls["load"][variant] = repeat(load, paths[variant])
-    found = {
+    ratios = {
         variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
         for variant, path in paths.items()
     }
     for what, call in calls.items():
-        one = 1e6 * min(interleave({"float": call["float"]}, 1, 5)["float"])
-        count = 1 if what == "load" else max(1, int(2e3 / one))
+        duration = 1e6 * min(interleave({"float": call["float"]}, 1, 5)["float"])
+        count = 1 if what == "load" else max(1, int(2e3 / duration))
         times = interleave(call, count, rounds if what != "load" else max(5, rounds // 3))
         for variant in paths:
-            found[variant][what] = times.ratio(variant, "float")
-    return found
+            ratios[variant][what] = times.ratio(variant, "float")
+    return ratios
 
 
 def main() -> None:

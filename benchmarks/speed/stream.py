@@ -76,8 +76,8 @@ def measure(size: str, folder: Path, repeats: int) -> dict[str, Times]:
         f"tick of {SOURCES}": {name: ticks(model, x[:, 0]) for name, model in models.items()},
     }
     return {
-        kind: interleave({LOOP: loops[kind], **own}, COUNTS[size] if kind == "step" else 2, repeats)
-        for kind, own in calls.items()
+        kind: interleave({LOOP: loops[kind], **by_model}, COUNTS[size] if kind == "step" else 2, repeats)
+        for kind, by_model in calls.items()
     }
 
 

@@ -23,7 +23,7 @@ _KEPT = "a state of the example's batch, kept in an attribute"
 
 
 class Name:
-    """Something of a package, imported when it is asked for."""
+    """An attribute of a package, imported on first use."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class Name:
 
 
 class Build(Name):
-    """An object of a package, made when it is asked for, of arguments that may be such objects or names."""
+    """An object of a package, made on first use; arguments may be such objects or names."""
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path)
@@ -58,7 +58,7 @@ class Call:
     inputs: Callable[[int, int], Any]
     """The arguments of ``forward`` for N rows and a length in units of steps: a tuple, or a dict by name."""
     why: str = ""
-    """Why no file can express what ``forward`` does, if that is so."""
+    """Why no file can express ``forward``; empty if one can."""
     axes: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     """Axes by input, as ``--input`` takes them, if no recurrent layer of PyTorch shows them."""
     takes: int = 0
@@ -73,7 +73,7 @@ def _shaped(*shape: int | str, unit: int = 4) -> Inputs:
 
     def inputs(n: int, length: int) -> tuple[Tensor, ...]:
         sizes = {"N": n, "L": unit * length}
-        return (torch.randn([sizes.get(each, each) for each in shape]),)
+        return (torch.randn([sizes.get(axis, axis) for axis in shape]),)
 
     return inputs
 

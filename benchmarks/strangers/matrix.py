@@ -1,4 +1,4 @@
-"""Every form of a recurrent layer inside a small module, generated: what exporters are measured on."""
+"""Every form of a recurrent layer inside a small module, to measure exporters on."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 SIZES = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 70))
-"""``(N, L)`` that every cell is run at; none is ``TRACED``."""
+"""Sizes ``(N, L)`` at which every cell is run, without ``TRACED``."""
 TRACED = (3, 6)
 FEATURES, HIDDEN, PROJECTED = 5, 6, 4
 
@@ -50,7 +50,7 @@ class Cell(NamedTuple):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of h, and of c for an LSTM."""
+        """Widths of h, and of c for an LSTM."""
         h = PROJECTED if self.projected else HIDDEN
         return (h, HIDDEN) if self.kind == "LSTM" else (h,)
 
@@ -65,11 +65,11 @@ def cells() -> Iterator[Cell]:
 
 def covering() -> list[Cell]:
     """Return few cells in which every pair of two options' values occurs."""
-    every = {cell: set(itertools.combinations(enumerate(cell), 2)) for cell in cells()}
-    missing, chosen = set[Any]().union(*every.values()), []
+    pairs = {cell: set(itertools.combinations(enumerate(cell), 2)) for cell in cells()}
+    missing, chosen = set[Any]().union(*pairs.values()), []
     while missing:
-        chosen.append(max(every, key=lambda cell: len(every[cell] & missing)))
-        missing -= every[chosen[-1]]
+        chosen.append(max(pairs, key=lambda cell: len(pairs[cell] & missing)))
+        missing -= pairs[chosen[-1]]
     return chosen
 
 

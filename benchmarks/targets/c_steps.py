@@ -28,9 +28,9 @@ BOARDS = {
 
 def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
     """Return instructions a step, bytes of flash and bytes of RAM."""
-    said = run("make", "-s", "-C", EXAMPLE, "run", f"BOARD={board}", f"HAR={network}", f"OUT={out}")
+    output = run("make", "-s", "-C", EXAMPLE, "run", f"BOARD={board}", f"HAR={network}", f"OUT={out}")
     steps, million, flash, ram = (
-        int(re.search(rf"{words}:? (\d+)", said)[1])  # type: ignore[index]
+        int(re.search(rf"{words}:? (\d+)", output)[1])  # type: ignore[index]
         for words in ("100 steps", "1000000 instructions", "flash", "RAM")
     )
     return round(steps * 10_000 / million), flash, ram

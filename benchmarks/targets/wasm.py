@@ -31,18 +31,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             write(Path(folder), size)
-        found: dict[str, list[list[float]]] = {}
+        times: dict[str, list[list[float]]] = {}
         for line in run("node", ROOT / "benchmarks/targets/wasm.mjs", f"{folder}/", *SIZES).splitlines():
-            found |= json.loads(line)
+            times |= json.loads(line)
     rows = [
         [
-            place,
+            runtime,
             name,
             *(f"{value:.3g}" for value in (ort, fp32, int8)),
             f"{fp32 / ort:.2f}",
             f"{int8 / fp32:.2f}",
         ]
-        for place, sizes in found.items()
+        for runtime, sizes in times.items()
         for name, ort, fp32, int8 in sizes
     ]
     head = ["", "", "onnxruntime-web", "float32", "int8", "float32 / onnxruntime-web", "int8 / float32"]

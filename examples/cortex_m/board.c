@@ -32,13 +32,13 @@ void board_print(const char *text)
 void board_print_number(uint32_t value)
 {
     char digits[11];
-    char *place = &digits[10];
-    *place = '\0';
+    char *digit = &digits[10];
+    *digit = '\0';
     do {
-        *--place = (char)('0' + value % 10);
+        *--digit = (char)('0' + value % 10);
         value /= 10;
     } while (value);
-    board_print(place);
+    board_print(digit);
 }
 
 _Noreturn void board_exit(int failed)
@@ -66,11 +66,11 @@ uint32_t board_ram(void)
 
 uint32_t board_stack(void)
 {
-    const uint32_t *place = _bss_end;
-    while (*place == UNUSED_STACK) {
-        ++place;
+    const uint32_t *word = _bss_end;
+    while (*word == UNUSED_STACK) {
+        ++word;
     }
-    return (uint32_t)((char *)_stack_top - (char *)place);
+    return (uint32_t)((char *)_stack_top - (char *)word);
 }
 
 _Noreturn void reset(void)
@@ -78,11 +78,11 @@ _Noreturn void reset(void)
     for (size_t i = 0; &_data_begin[i] < _data_end; ++i) {
         _data_begin[i] = _data_load[i];
     }
-    for (uint32_t *place = _bss_begin; place < _bss_end; ++place) {
-        *place = 0;
+    for (uint32_t *word = _bss_begin; word < _bss_end; ++word) {
+        *word = 0;
     }
-    for (volatile uint32_t *place = _bss_end; place < (uint32_t *)__builtin_frame_address(0) - 16; ++place) {
-        *place = UNUSED_STACK;
+    for (volatile uint32_t *word = _bss_end; word < (uint32_t *)__builtin_frame_address(0) - 16; ++word) {
+        *word = UNUSED_STACK;
     }
 #ifdef __ARM_FP
     COPROCESSOR_ACCESS |= 0xFu << 20;

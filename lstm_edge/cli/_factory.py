@@ -50,8 +50,8 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
     """Call the factory and load the weights; return the module in eval mode and the sha256 of the weights."""
     path, _, name = source.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
     try:
         imported = importlib.import_module(path)
         made = getattr(imported, name, None)

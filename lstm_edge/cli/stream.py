@@ -69,11 +69,11 @@ def command(
     names = config.features or manifest.signal.features
     parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
     lines = ResultLines(manifest.task, "step", as_json=as_json, hold=config.hold)
-    every: Any = reset_every or manifest.reset_every or "never"
+    reset: Any = reset_every or manifest.reset_every or "never"
     if not window and reset_every is None and manifest.from_reset:
-        kept = "states are carried on" if every == "never" else f"states are reset every {every} steps"
+        kept = "states are carried on" if reset == "never" else f"states are reset every {reset} steps"
         note(f"training windows started from reset; {kept}; see --window and --reset-every")
-    stream = opened.stream(window=window) if window else opened.stream(reset_every=every)
+    stream = opened.stream(window=window) if window else opened.stream(reset_every=reset)
     file = StateFile(stream, config.state)
     if file.steps:
         echo(f"resumed {config.state} at step {file.steps}", err=True)

@@ -105,8 +105,8 @@ def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
         raise InputError(f"got {len(features)} features ({names}), expected {width}; name them by --features")
     if options.events and not is_classification(manifest.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
-    every = None if options.window else options.reset_every or manifest.reset_every or "never"
-    return replace(options, features=features, reset_every=every)
+    reset_every = None if options.window else options.reset_every or manifest.reset_every or "never"
+    return replace(options, features=features, reset_every=reset_every)
 
 
 def find_files(dataset: str) -> list[str]:

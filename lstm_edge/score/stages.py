@@ -77,8 +77,8 @@ class Partition:
         self._plan, self._part, since = plan, part, plan.options.since
         rows = sql.series_of(plan.work, part)
         before = sql.states_of(Path(since) / STATES, part, plan.parts) if since else None
-        known = before.column("series").to_pylist() if before else []
-        self._names = sorted({*known, *rows})
+        scored = before.column("series").to_pylist() if before else []
+        self._names = sorted({*scored, *rows})
         self._numbers = {name: number for number, name in enumerate(self._names)}
         size, self.total = len(self._names), sum(rows.values())
         model = open_model(plan.model, plan.identity)

@@ -364,7 +364,7 @@ int le_whole(const void *arguments, const le_base *base) {
     return 0;
 }
 
-/* A number without what is behind its point; the nearest one where it is beyond int64_t, 0 for NaN. */
+/* A number truncated and clamped to int64_t; 0 for NaN. */
 LE_INLINE int64_t le_truncated(float x) {
     if (x >= 9223372036854775808.0f) return INT64_MAX;
     return x > -9223372036854775808.0f ? (int64_t)x : x == x ? INT64_MIN : 0;
@@ -405,10 +405,10 @@ int le_gather(const void *arguments, const le_base *base) {
     const int8_t *bytes = op->table;
     float *y = le_to(base, op->y);
     for (int i = 0; i < op->count; i++) {
-        const int row = le_row(op, base, i), place = row * op->columns;
+        const int row = le_row(op, base, i), start = row * op->columns;
         if (row < 0) return 1;
         for (int j = 0; j < op->columns; j++) {
-            *y++ = op->scales ? (float)bytes[place + j] * op->scales[row] : floats[place + j];
+            *y++ = op->scales ? (float)bytes[start + j] * op->scales[row] : floats[start + j];
         }
     }
     return 0;
@@ -427,8 +427,8 @@ int le_copy(const void *arguments, const le_base *base) {
 /* --- The last frames of a value -------------------------------------------------------------------------- */
 
 LE_INLINE int le_oldest(const float *past, int frames, int n) {
-    const float place = past[frames * n];
-    return place > 0.0f && place < (float)frames ? (int)place : 0;
+    const float index = past[frames * n];
+    return index > 0.0f && index < (float)frames ? (int)index : 0;
 }
 
 /* y = `count` frames, `dilation` apart from number `first` on: 0 is the oldest, `frames` is the first of x. */
@@ -438,8 +438,8 @@ int le_window(const void *arguments, const le_base *base) {
     float *y = le_to(base, op->y);
     const int oldest = le_oldest(past, op->frames, op->n);
     for (int i = 0, frame = op->first; i < op->count; i++, frame += op->dilation) {
-        const int place = oldest + frame < op->frames ? oldest + frame : oldest + frame - op->frames;
-        const float *from = frame < op->frames ? past + place * op->n : x + (frame - op->frames) * op->n;
+        const int index = oldest + frame < op->frames ? oldest + frame : oldest + frame - op->frames;
+        const float *from = frame < op->frames ? past + index * op->n : x + (frame - op->frames) * op->n;
         for (int j = 0; j < op->n; j++) *y++ = from[j];
     }
     return 0;
@@ -664,14 +664,14 @@ void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int32_t *sums
 #endif
 }
 
-/* Behind the last weight up to 3 more bytes are read. */
+/* Up to 3 bytes after the last weight are read. */
 LE_INLINE void le_int8_rows(const le_matrix *matrix, const le_base *base, const bool scaled, const float *start,
                             const float *x, float *y) {
     const int8_t *w = matrix->weights;
     const float *scales = matrix->scales;
     int16_t *q = base[LE_QUANTIZED].to;
     const int k = matrix->columns;
-    const float own = le_quantize(x, k, q), scale = scaled ? own : own * *scales;
+    const float input_scale = le_quantize(x, k, q), scale = scaled ? input_scale : input_scale * *scales;
     for (int m = matrix->rows, some = 4; m > 0; m -= some, w += some * k) {
         int32_t sums[4];
         if (m < 4) some = 1;

@@ -146,7 +146,7 @@ typedef struct {
     int length, count, step_x, step_y;
 } le_copy_op;
 
-/* le_window and le_push: a ring of `frames` frames of n numbers, and behind it the place of the oldest. */
+/* le_window and le_push: a ring of `frames` frames of n numbers, followed by the index of the oldest. */
 typedef struct {
     le_ref x, past, y;
     int frames, n, first, dilation, count;

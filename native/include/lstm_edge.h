@@ -21,7 +21,7 @@
  * mode do not affect results (RISC-V has its rounding alone). The flags of floating-point exceptions are raised as by any
  * arithmetic.
  *
- * Delay and unit. Where frames need later steps, the results of a stream are behind its samples; with strides there is
+ * Delay and unit. Where frames need later steps, the results of a stream have a delay; with strides there is
  * one frame for several steps, the unit. lstm_edge_step and lstm_edge_chunk take any number of steps, keep those that
  * don't fill a unit, and write the frames that are complete, the first one of the network first: none, one or several,
  * as lstm_edge_frames tells. Programs without delay and unit give a frame with every step.
@@ -139,7 +139,7 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_describe(const lstm_edge_program *progr
 /* Return the number of steps for which there is a result at a time: 1 without strides. */
 LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
 
-/* Return how many steps the results of a stream are behind its samples, rounded up: its latency in samples. */
+/* Return the delay of a stream's results in samples, rounded up: its latency. */
 LSTM_EDGE_API size_t lstm_edge_delay(const lstm_edge_program *program);
 
 /* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
@@ -171,8 +171,8 @@ LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
 /*
  * Return the buffer of a state, one row of its type, to read or write between calls; NULL for a bad index. Cast it to
- * int64_t * if its type is INT64. A ring of frames (see lstm_edge_port) is the frames one after another, then the place
- * of the oldest one, from which they go on to the last place and then from the first.
+ * int64_t * if its type is INT64. A ring of frames (see lstm_edge_port) is the frames one after another, then the index
+ * of the oldest one, from which they go on to the last index and then from the first.
  */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 

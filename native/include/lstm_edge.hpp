@@ -7,8 +7,8 @@
  *         stream.process(in, out, frames);             // a block of any size; states go on
  *     }
  *
- * Where results are behind, or come once a unit of several samples, a call gives stream.frames() of them, and
- * stream.latency() says how many samples they are late.
+ * Where results have a delay, or come once a unit of several samples, a call gives stream.frames() of them, and
+ * stream.latency() returns the delay in samples.
  */
 #ifndef LSTM_EDGE_HPP
 #define LSTM_EDGE_HPP
@@ -49,11 +49,11 @@ class Program {
     std::size_t count(lstm_edge_kind kind) const noexcept { return lstm_edge_count(handle_.get(), kind); }
     /* Describe an input, output or state; its width is 0 if there is none of this index. */
     lstm_edge_port port(lstm_edge_kind kind, std::size_t index = 0) const noexcept {
-        lstm_edge_port found{};
-        lstm_edge_describe(handle_.get(), kind, index, &found);
-        return found;
+        lstm_edge_port result{};
+        lstm_edge_describe(handle_.get(), kind, index, &result);
+        return result;
     }
-    /* Steps for which there is a result at a time, and how many steps results are behind; see lstm_edge_delay. */
+    /* Steps for which there is a result at a time, and the delay of results in steps; see lstm_edge_delay. */
     std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
     std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
     /* The manifest of the ONNX file (JSON), or a null pointer. */
@@ -94,12 +94,12 @@ class Stream {
     template <typename T = float> Span<T> state(std::size_t index) noexcept {
         return {reinterpret_cast<T *>(lstm_edge_state(handle_.get(), index)), width(LSTM_EDGE_STATE, index)};
     }
-    /* Take one time step, from the inputs' places to the outputs'. */
+    /* Take one time step, from the inputs' memory to the outputs'. */
     lstm_edge_status step() noexcept { return lstm_edge_step(handle_.get()); }
     /*
      * Take `frames` time steps of a network with one float input and one output:
      * in (frames, width of the input), out (frames, width of the output), or (width) for an output of the last step.
-     * Where results are behind or come in units, frames() says how many stand in out; see lstm_edge_chunk for its room.
+     * Where results have a delay or come in units, frames() is their number in out; see lstm_edge_chunk for its room.
      */
     lstm_edge_status process(const float *in, float *out, std::size_t frames) noexcept {
         const void *inputs[] = {in};
@@ -112,7 +112,7 @@ class Stream {
     }
     /* Frames of an output that the last step or process wrote; see lstm_edge_frames. */
     std::size_t frames(std::size_t output = 0) const noexcept { return lstm_edge_frames(handle_.get(), output); }
-    /* How many steps the results are behind the samples. */
+    /* Delay of the results, in steps. */
     std::size_t latency() const noexcept { return lstm_edge_delay(program_); }
     /* Put every state back to its reset value. */
     void reset() noexcept { lstm_edge_reset(handle_.get()); }

@@ -81,7 +81,7 @@ typedef struct {
     uint32_t arg[31]; /* as the code says; "f" marks a float32 by its bits */
 } le_operation;      /* 128 bytes */
 
-/* Arguments, by place. "const" is a constant, all else without a mark a buffer. */
+/* Arguments, by index. "const" is a constant, all else without a mark a buffer. */
 typedef enum {
     /* 0 in, 1 out, 2 const weights (M, K), 3 const bias (M) or NONE, 4 const scales (M) or NONE.
        out = in @ weights.T + bias, for each K elements of in in turn. With scales the weights are INT8:
@@ -112,14 +112,14 @@ typedef enum {
     LE_GATHER = 9,
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,
-    /* 0 in (any type), 1 out (FLOAT32, or INT64: without what is behind the point). */
+    /* 0 in (any type), 1 out (FLOAT32, or INT64: truncated). */
     LE_CAST = 11,
     /* 0 const (1, width), 1 out. */
     LE_CONSTANT = 12,
     /* 0 condition, 1 a, 2 b, 3 out, all of one width: a where the condition is not 0, else b. */
     LE_WHERE = 13,
     /* 0 x, 1 past, 2 out, 3 first, 4 dilation, 5 count: out is `count` frames of x, one after another, from number
-       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those behind its last
+       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those after its last
        are x itself: 6 of them, 0 for one. */
     LE_WINDOW = 14,
     /* 0 x, 1 past, 2 frames, 3 groups: the past takes in the frames of x. In the ONNX file the state is

@@ -25,10 +25,10 @@ extern const le_kernels le_kernels_avx512vnni, le_kernels_avx512, le_kernels_avx
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
-} known[] = {{&le_kernels_avx512vnni, has_vnni},
-             {&le_kernels_avx512, has_avx512},
-             {&le_kernels_avx2, has_avx2},
-             {&le_kernels_sse2, always}};
+} choices[] = {{&le_kernels_avx512vnni, has_vnni},
+               {&le_kernels_avx512, has_avx512},
+               {&le_kernels_avx2, has_avx2},
+               {&le_kernels_sse2, always}};
 #elif defined(__aarch64__)
 static bool has_dotprod(void) {
 #if defined(__linux__)
@@ -41,19 +41,19 @@ extern const le_kernels le_kernels_neon_dotprod, le_kernels_neon;
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
-} known[] = {{&le_kernels_neon_dotprod, has_dotprod}, {&le_kernels_neon, always}};
+} choices[] = {{&le_kernels_neon_dotprod, has_dotprod}, {&le_kernels_neon, always}};
 #elif defined(__wasm__)
 extern const le_kernels le_kernels_wasm;
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
-} known[] = {{&le_kernels_wasm, always}};
+} choices[] = {{&le_kernels_wasm, always}};
 #else
 extern const le_kernels le_kernels_generic;
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
-} known[] = {{&le_kernels_generic, always}};
+} choices[] = {{&le_kernels_generic, always}};
 #endif
 
 static const le_kernels *chosen;
@@ -61,10 +61,10 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void choose(void) {
     const char *wanted = getenv("LSTM_EDGE_ISA");
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const bool named = wanted == NULL || *wanted == '\0' || strcmp(wanted, known[i].kernels->name) == 0;
-        if (named && known[i].here()) {
-            chosen = known[i].kernels;
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+        const bool named = wanted == NULL || *wanted == '\0' || strcmp(wanted, choices[i].kernels->name) == 0;
+        if (named && choices[i].here()) {
+            chosen = choices[i].kernels;
             return;
         }
     }

@@ -371,7 +371,7 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
 #endif
 }
 
-/* Store whole numbers of 8 or 16 bits, a vector of them: what is behind is written later, or nobody's. */
+/* Store a vector of whole numbers of 8 or 16 bits; memory after them is written later, or unused. */
 INLINE void store_whole(char *to, vi v, const bool bytes) {
 #if LE_LANES == 8
     const __m256i whole = (__m256i)v;
@@ -392,9 +392,9 @@ INLINE void range_of(vf v, vf *low, vf *high, vf *odd) {
 
 /* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
 NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
-    const size_t each = EACH_INPUT(m->seven), whole = m->k / L * L, padded = m->units * 4;
+    const size_t bytes = EACH_INPUT(m->seven), whole = m->k / L * L, padded = m->units * 4;
     for (size_t row = 0; row < rows; row++, x += stride) {
-        char *to = (char *)w->quantized + row * padded * each;
+        char *to = (char *)w->quantized + row * padded * bytes;
         vf low = {0}, high = {0}, odd = {0};
         for (size_t k = 0; k < whole; k += L) range_of(load(x + k), &low, &high, &odd);
         if (whole < m->k) range_of(load_some(x + whole, m->k - whole, 0.f), &low, &high, &odd);
@@ -406,14 +406,14 @@ NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t
         scale = finite ? scale : NAN;
         const float level = -least / scale, zero = finite ? rintf(level < 255.f ? level : 255.f) : 0.f;
         w->row_scale[row] = scale;
-        const int32_t shift = each == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
+        const int32_t shift = bytes == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
         w->row_zero[row] = (int32_t)zero - shift;
         /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
         const vf magic = set1(12582912.f), bottom = magic - zero, top = bottom + 255.f;
         const vi start = (vi){0} + (0x4B400000 - (int32_t)zero + shift), keep = (vi){0} - (int32_t)finite;
 #define LEVELS(v) (((vi)smallest(top, largest(bottom, (v) / scale + magic)) - start) & keep)
         size_t k = 0;
-        if (each == 1) {
+        if (bytes == 1) {
             for (; k < whole; k += L) store_whole(to + k, LEVELS(load(x + k)), true);
             for (; k < padded; k += L) store_whole(to + k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), true);
         } else {
@@ -436,33 +436,33 @@ INLINE void ask(const void *w, const size_t bytes) {
     UNROLL for (size_t i = 0; i < bytes; i += LE_ALIGN) __builtin_prefetch((const char *)w + LE_AHEAD + i);
 }
 
-/* Load a vector of weights from number `at` on, `each` bytes a number. */
-INLINE vf weights_at(const char *w, size_t at, const size_t each) {
-    return each == 1 ? widen((const int8_t *)w + at) : load((const float *)w + at);
+/* Load a vector of weights from number `at` on, `bytes` per number. */
+INLINE vf weights_at(const char *w, size_t at, const size_t bytes) {
+    return bytes == 1 ? widen((const int8_t *)w + at) : load((const float *)w + at);
 }
 
-/* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `each` bytes; `far` ones are asked for
+/* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `bytes` each; `far` ones are asked for
    ahead. All six are constants where it is called. */
 INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group, const size_t R, const size_t J,
-                 const size_t G, const size_t S, const size_t each, const bool far) {
+                 const size_t G, const size_t S, const size_t bytes, const bool far) {
     vf a[MOST];
     const float *x[LE_ROWS];
     const size_t next = m->k * G * L;
-    const char *w = (const char *)m->weights + group * next * each;
+    const char *w = (const char *)m->weights + group * next * bytes;
     EACH(r, R) {
         const float *start = p->start + (row + r) * p->start_stride + group * G * L;
         x[r] = p->x + (row + r) * p->stride;
         EACH(j, J) EACH(i, G) EACH(s, S) {
-            a[AT(r, j, s, i)] = s == 0 && each > 1 ? load(start + (j * G + i) * L) : (vf){0};
+            a[AT(r, j, s, i)] = s == 0 && bytes > 1 ? load(start + (j * G + i) * L) : (vf){0};
         }
     }
     size_t k = 0;
-    for (; k + S <= m->k; k += S, w += S * G * L * each) {
-        if (far) EACH(j, J) ask(w + j * next * each, G * L * each);
+    for (; k + S <= m->k; k += S, w += S * G * L * bytes) {
+        if (far) EACH(j, J) ask(w + j * next * bytes, G * L * bytes);
         EACH(s, S) EACH(r, R) {
             const vf v = set1(x[r][k + s]);
             EACH(j, J) EACH(i, G) {
-                a[AT(r, j, s, i)] = madd(v, weights_at(w, j * next + (s * G + i) * L, each), a[AT(r, j, s, i)]);
+                a[AT(r, j, s, i)] = madd(v, weights_at(w, j * next + (s * G + i) * L, bytes), a[AT(r, j, s, i)]);
             }
         }
     }
@@ -470,7 +470,7 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         EACH(s, S - 1) {
             if (k + s >= m->k) break;
             EACH(r, R) EACH(i, G) {
-                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), weights_at(w, (s * G + i) * L, each), a[AT(r, 0, s, i)]);
+                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), weights_at(w, (s * G + i) * L, bytes), a[AT(r, 0, s, i)]);
             }
         }
     }
@@ -480,7 +480,7 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
         const size_t vector = (group + j) * G + i;
         vf v = a[AT(r, j, 0, i)];
-        if (each == 1) v = madd(load(m->scales + vector * L), v, load(p->start + (row + r) * p->start_stride + vector * L));
+        if (bytes == 1) v = madd(load(m->scales + vector * L), v, load(p->start + (row + r) * p->start_stride + vector * L));
         store(p->y + (row + r) * p->y_stride + vector * L, v);
     }
 }
@@ -637,7 +637,7 @@ static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t
                  const float *bias, const float *scales, bool quantized) {
     const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
     const bool scaled = narrow || quantized, single = m == 1 && !scaled;
-    const size_t each = m / gates, whole = each / L * L, tail = tail_of(each - whole);
+    const size_t per_gate = m / gates, whole = per_gate / L * L, tail = tail_of(per_gate - whole);
     const size_t vectors = (gates * (whole + tail) + L - 1) / L;
     size_t group = vectors == 5 || vectors == 10 ? 5 : 4;
     /* Gates may be padded by a vector, as one vector at a time would wait for its sums. */
@@ -664,21 +664,21 @@ static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
     for (size_t j = 0; j < m; j++) {
-        const size_t gate = j / each, unit = j % each;
-        const size_t place = unit < whole ? unit / L * L * gates + gate * L + unit % L
+        const size_t gate = j / per_gate, unit = j % per_gate;
+        const size_t index = unit < whole ? unit / L * L * gates + gate * L + unit % L
                                           : gates * whole + gate * tail + unit - whole;
-        const size_t vector = place / L, lane = place % L;
+        const size_t vector = index / L, lane = index % L;
         const size_t start = (vector / group * units * group + vector % group) * L;
         const int8_t *from = (const int8_t *)weights + j * k;
-        if (bias != NULL) matrix->bias[place] = bias[j];
-        if (scaled) matrix->scales[place] = scales[j];
+        if (bias != NULL) matrix->bias[index] = bias[j];
+        if (scaled) matrix->scales[index] = scales[j];
         for (size_t i = 0; i < k; i++) {
             const size_t to = single ? i : start + i * group * L + lane;
             if (scales == NULL) {
                 memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
             } else if (quantized) {
                 bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
-                matrix->sums[place] += from[i];
+                matrix->sums[index] += from[i];
             } else if (narrow) {
                 bytes[to] = from[i];
             } else {
@@ -725,11 +725,11 @@ INLINE void lstm_cells(const size_t count, const float *g, const float *s, const
                        size_t apart) {
     vf i[2], o[2], f[2], z[2], now[2];
     EACH(n, count) {
-        const size_t each = n + 1 < count ? L : apart, at = 4 * L * n;
-        i[n] = gate_at(g + at, each) + gate_at(s + at, each);
-        o[n] = gate_at(g + at + each, each) + gate_at(s + at + each, each);
-        f[n] = gate_at(g + at + 2 * each, each) + gate_at(s + at + 2 * each, each);
-        z[n] = gate_at(g + at + 3 * each, each) + gate_at(s + at + 3 * each, each);
+        const size_t stride = n + 1 < count ? L : apart, at = 4 * L * n;
+        i[n] = gate_at(g + at, stride) + gate_at(s + at, stride);
+        o[n] = gate_at(g + at + stride, stride) + gate_at(s + at + stride, stride);
+        f[n] = gate_at(g + at + 2 * stride, stride) + gate_at(s + at + 2 * stride, stride);
+        z[n] = gate_at(g + at + 3 * stride, stride) + gate_at(s + at + 3 * stride, stride);
     }
 #if FUSED
     vf top[2], below[2];
@@ -772,14 +772,14 @@ NOINLINE void lstm_other(const le_op *op, const float *g, const float *s, const 
 INLINE void gru_cells(const size_t count, const float *g, const float *s, const float *h, float *new_h, size_t apart) {
     vf update[2], reset[2], n[2];
     EACH(v, count) {
-        const size_t each = v + 1 < count ? L : apart, at = 3 * L * v;
-        update[v] = gate_at(g + at, each) + gate_at(s + at, each);
-        reset[v] = gate_at(g + at + each, each) + gate_at(s + at + each, each);
+        const size_t stride = v + 1 < count ? L : apart, at = 3 * L * v;
+        update[v] = gate_at(g + at, stride) + gate_at(s + at, stride);
+        reset[v] = gate_at(g + at + stride, stride) + gate_at(s + at + stride, stride);
     }
     EACH(v, count) reset[v] = sigmoid(reset[v]);
     EACH(v, count) {
-        const size_t each = v + 1 < count ? L : apart, at = 3 * L * v + 2 * each;
-        n[v] = madd(reset[v], gate_at(s + at, each), gate_at(g + at, each));
+        const size_t stride = v + 1 < count ? L : apart, at = 3 * L * v + 2 * stride;
+        n[v] = madd(reset[v], gate_at(s + at, stride), gate_at(g + at, stride));
     }
     EACH(v, count) update[v] = sigmoid(update[v]);
     EACH(v, count) n[v] = vtanh(n[v]);
@@ -833,11 +833,11 @@ NOINLINE void rnn_row(const le_op *op, const float *g, const float *s, float *ne
 /* --- Operations ------------------------------------------------------------------------------------- */
 
 INLINE size_t stride_of(const lstm_edge_program *program, uint32_t buffer) {
-    return program->places[buffer].bytes / sizeof(float);
+    return program->spans[buffer].bytes / sizeof(float);
 }
 
 INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws, uint32_t buffer, size_t first) {
-    return (float *)(ws->buffer[buffer] + first * program->places[buffer].bytes);
+    return (float *)(ws->buffer[buffer] + first * program->spans[buffer].bytes);
 }
 
 /* The products with h of some rows. */
@@ -855,7 +855,7 @@ static void look_ahead(const lstm_edge_program *program, const le_workspace *ws)
 
 INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, const size_t rows,
                       const size_t steps) {
-    const size_t width = op->w.padded, other = op->r.padded, stride = stride_of(program, op->out);
+    const size_t width = op->w.padded, r_width = op->r.padded, stride = stride_of(program, op->out);
     const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 1);
     const le_rows all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
     const float *h = rows_from(program, ws, op->h, first), *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
@@ -871,7 +871,7 @@ INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_work
         if (step > 0 || !(before || ahead)) recur(program, op, ws, h, sums, rows);
         for (size_t r = 0; r < rows; r++) {
             const float *old = h + r * stride, *gates = g + r * width;
-            float *s = sums + r * other, *to = new_h + r * stride;
+            float *s = sums + r * r_width, *to = new_h + r * stride;
             if (lstm) (op->usual ? lstm_usual : lstm_other)(op, gates, s, c + r * stride, to, new_c + r * stride);
             else if (op->code == LE_RNN) rnn_row(op, gates, s, to);
             else if (wait) gru_other(op, gates, s, old, ws->hidden + r * stride);
@@ -954,7 +954,7 @@ NOINLINE void binary_whole(const lstm_edge_program *program, const le_op *op, co
         const int64_t *a = (const int64_t *)rows_from(program, ws, op->in, r);
         const int64_t *b = (const int64_t *)(op->h == LE_NONE ? op->first : rows_from(program, ws, op->h, r));
         int64_t *y = (int64_t *)rows_from(program, ws, op->out, r);
-        for (size_t i = 0; i < program->places[op->out].width; i++) {
+        for (size_t i = 0; i < program->spans[op->out].width; i++) {
             const int64_t left = a[op->size[1] ? i : 0], right = b[op->size[2] ? i : 0];
             y[i] = op->flags & 1 ? combine_whole((le_binary)op->size[0], right, left) : combine_whole((le_binary)op->size[0], left, right);
         }
@@ -998,11 +998,11 @@ static void normalize(const le_op *op, const float *x, float *y, size_t length) 
     }
 }
 
-/* The place of a past's oldest frame, which the caller keeps. */
+/* The index of a past's oldest frame, which the caller keeps. */
 INLINE size_t oldest(const float *past, size_t frames, size_t width) {
-    float place;
-    memcpy(&place, past + frames * width, sizeof place);
-    return place >= 0.f && place < (float)frames ? (size_t)place : 0;
+    float index;
+    memcpy(&index, past + frames * width, sizeof index);
+    return index >= 0.f && index < (float)frames ? (size_t)index : 0;
 }
 
 INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -1010,7 +1010,7 @@ INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 /* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
 NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                              size_t first, size_t rows, size_t steps) {
-    const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1];
+    const size_t new = op->size[5], width = program->spans[op->in].width / new, frames = op->size[1];
     const size_t apart = op->size[3], count = op->size[4];
     float *const *past = ws->past + op->size[0] * ws->capacity;
     for (size_t s = 0; s < steps; s++) {
@@ -1021,9 +1021,9 @@ NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le
             for (size_t i = 0, run; i < count; i += run, at += run * apart, y += run * width) {
                 const float *from;
                 if (at < frames) {
-                    const size_t place = start + at < frames ? start + at : start + at - frames;
-                    from = past[r] + place * width;
-                    run = least(frames - at, frames - place);
+                    const size_t index = start + at < frames ? start + at : start + at - frames;
+                    from = past[r] + index * width;
+                    run = least(frames - at, frames - index);
                 } else {
                     const size_t step = new == 1 ? at - frames : (at - frames) / new, frame = at - frames - step * new;
                     from = rows_from(program, ws, op->in, step * rows + r) + frame * width;
@@ -1038,25 +1038,25 @@ NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le
 
 NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                            size_t rows, size_t steps) {
-    const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1], all = steps * new;
+    const size_t new = op->size[5], width = program->spans[op->in].width / new, frames = op->size[1], all = steps * new;
     for (size_t r = 0; r < rows; r++) {
         float *past = ws->past[op->size[0] * ws->capacity + r];
-        size_t at = all > frames ? all - frames : 0, place = (oldest(past, frames, width) + at) % frames;
+        size_t at = all > frames ? all - frames : 0, index = (oldest(past, frames, width) + at) % frames;
         for (size_t run; at < all; at += run) {
             const size_t step = new == 1 ? at : at / new, frame = at - step * new;
-            run = least(new - frame, frames - place);
-            memcpy(past + place * width, rows_from(program, ws, op->in, step * rows + r) + frame * width, run * width * sizeof(float));
-            place += run;
-            if (place == frames) place = 0;
+            run = least(new - frame, frames - index);
+            memcpy(past + index * width, rows_from(program, ws, op->in, step * rows + r) + frame * width, run * width * sizeof(float));
+            index += run;
+            if (index == frames) index = 0;
         }
-        const float now = (float)place;
+        const float now = (float)index;
         memcpy(past + frames * width, &now, sizeof now);
     }
 }
 
 NOINLINE void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                                 size_t first, size_t rows) {
-    const size_t m = program->places[op->out].width, padded = (m + L - 1) / L * L;
+    const size_t m = program->spans[op->out].width, padded = (m + L - 1) / L * L;
     for (size_t r = first; r < first + rows; r++) {
         const float *x = rows_from(program, ws, op->in, r);
         float *y = rows_from(program, ws, op->out, r);
@@ -1072,7 +1072,7 @@ NOINLINE void depthwise(const lstm_edge_program *program, const le_op *op, const
     }
 }
 
-/* A number without what is behind its point; the nearest one where it is beyond int64, 0 for NaN. */
+/* A number truncated and clamped to int64; 0 for NaN. */
 static int64_t truncated(float x) {
     if (x >= 0x1p63f) return INT64_MAX;
     return x > -0x1p63f ? (int64_t)x : x <= -0x1p63f ? INT64_MIN : 0;
@@ -1095,10 +1095,10 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
     if (op->code == LE_CONSTANT) {
         float *y = rows_from(program, ws, op->out, first);
         const size_t stride = stride_of(program, op->out);
-        for (size_t r = 0; r < all; r++) memcpy(y + r * stride, op->first, program->places[op->out].width * sizeof(float));
+        for (size_t r = 0; r < all; r++) memcpy(y + r * stride, op->first, program->spans[op->out].width * sizeof(float));
         return;
     }
-    const le_place *in = &program->places[op->in], *out = &program->places[op->out];
+    const le_span *in = &program->spans[op->in], *out = &program->spans[op->out];
     if (op->code == LE_UNARY) {
         const float *x = rows_from(program, ws, op->in, first);
         float *y = rows_from(program, ws, op->out, first);

@@ -72,7 +72,7 @@ typedef struct {
     size_t offset;       /* in working memory of one row; of a past, in a stream's memory for them */
     lstm_edge_type type;
     uint32_t past;       /* of a past: one more than its number; 0 for all other buffers */
-} le_place;
+} le_span;
 
 /*
  * Working memory of `capacity` rows.

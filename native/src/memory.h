@@ -15,7 +15,7 @@
 #endif
 #define LE_LARGE_PAGE (1u << 21)
 
-/* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes behind the last item, so that a
+/* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes after the last item, so that a
    vector that begins inside can be loaded. */
 void *le_zeros(size_t count, size_t size);
 

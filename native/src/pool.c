@@ -84,9 +84,9 @@ static void start(le_pool *pool) {
  * a thread that held it would be missing in a process that is forked meanwhile. */
 static bool restart(le_pool *pool) {
     pid_t owner = pool->process;
-    const pid_t own = getpid();
-    if (owner == own) return true;
-    if (owner == -own || !atomic_compare_exchange_strong(&pool->process, &owner, -own)) return false;
+    const pid_t self = getpid();
+    if (owner == self) return true;
+    if (owner == -self || !atomic_compare_exchange_strong(&pool->process, &owner, -self)) return false;
     start(pool);
     return true;
 }

@@ -94,7 +94,7 @@ static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, 
     return true;
 }
 
-/* Copy a constant's bytes, with `extra` zero bytes behind them. */
+/* Copy a constant's bytes, followed by `extra` zero bytes. */
 static void *copy(const reader *r, uint32_t index, size_t extra) {
     const le_constant c = constant(r, index);
     const size_t bytes = (size_t)c.rows * c.columns * le_size_of(c.type);
@@ -158,12 +158,12 @@ static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bia
     return done || no_memory();
 }
 
-static size_t width(const reader *r, uint32_t buffer) { return r->program->places[buffer].width; }
+static size_t width(const reader *r, uint32_t buffer) { return r->program->spans[buffer].width; }
 
 /* Check that a buffer is there and holds float32 (any type where `any`). */
 static bool is_buffer(const reader *r, uint32_t buffer, bool any) {
     if (buffer >= r->header.buffers) return REFUSE_OPERATION(r, "a buffer that is not there");
-    if (!any && r->program->places[buffer].type != LSTM_EDGE_FLOAT32) {
+    if (!any && r->program->spans[buffer].type != LSTM_EDGE_FLOAT32) {
         return REFUSE_OPERATION(r, "a buffer of whole numbers, expected float32");
     }
     return true;
@@ -171,7 +171,7 @@ static bool is_buffer(const reader *r, uint32_t buffer, bool any) {
 
 static bool reads(const reader *r, uint32_t buffer, bool any) {
     if (!is_buffer(r, buffer, any)) return false;
-    if (r->program->places[buffer].past != 0) return REFUSE_OPERATION(r, "a past that is read as a row of numbers");
+    if (r->program->spans[buffer].past != 0) return REFUSE_OPERATION(r, "a past that is read as a row of numbers");
     const size_t start = r->start[buffer];
     if (memchr(r->written + start, 0, width(r, buffer)) != NULL) {
         return REFUSE_OPERATION(r, "a buffer that is read before it is written");
@@ -191,7 +191,7 @@ static bool writes(reader *r, uint32_t buffer) {
 }
 
 static bool is_whole(const reader *r, uint32_t buffer) {
-    return buffer < r->header.buffers && r->program->places[buffer].type == LSTM_EDGE_INT64;
+    return buffer < r->header.buffers && r->program->spans[buffer].type == LSTM_EDGE_INT64;
 }
 
 /* The same for a buffer of INT64. */
@@ -307,7 +307,7 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     needs(p, &op->r, &p->more_gates);
     if (op->n.weights != NULL) {
         needs(p, &op->n, &p->hidden);
-        at_least(&p->hidden, p->places[op->out].bytes / sizeof(float) + op->n.padded);
+        at_least(&p->hidden, p->spans[op->out].bytes / sizeof(float) + op->n.padded);
     }
     return true;
 }
@@ -319,18 +319,18 @@ static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
     const bool whole = is_whole(r, op->in);
     if (!reads(r, op->in, whole) || !(whole ? writes_whole(r, op->out) : writes(r, op->out))) return false;
     const size_t out = width(r, op->out);
-    size_t other;
+    size_t width_b;
     if (op->h != LE_NONE) {
         if (!reads(r, op->h, whole)) return false;
         if (whole && !is_whole(r, op->h)) return REFUSE_OPERATION(r, "operands of two types");
-        other = width(r, op->h);
+        width_b = width(r, op->h);
     } else {
         if (!expect(r, arg[2], whole ? LSTM_EDGE_INT64 : LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
-        other = constant(r, arg[2]).columns;
+        width_b = constant(r, arg[2]).columns;
         if (whole && (op->first = copy(r, arg[2], 0)) == NULL) return false;
-        if (!whole && !vector(r, arg[2], 1, other, &op->first)) return false;
+        if (!whole && !vector(r, arg[2], 1, width_b, &op->first)) return false;
     }
-    if ((width(r, op->in) != out && width(r, op->in) != 1) || (other != out && other != 1)) {
+    if ((width(r, op->in) != out && width(r, op->in) != 1) || (width_b != out && width_b != 1)) {
         return REFUSE_OPERATION(r, "operands of unequal widths");
     }
     if (arg[4] >= LE_BINARIES) return REFUSE_OPERATION(r, "an unknown function");
@@ -339,7 +339,7 @@ static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
     }
     op->size[0] = arg[4];
     op->size[1] = width(r, op->in) == out;
-    op->size[2] = other == out;
+    op->size[2] = width_b == out;
     op->flags = arg[5];
     return true;
 }
@@ -390,7 +390,7 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
     if (!reads(r, op->in, true) || !writes(r, op->out)) return false;
-    if (r->program->places[op->in].type == LSTM_EDGE_FLOAT32) return REFUSE_OPERATION(r, "an index in float32");
+    if (r->program->spans[op->in].type == LSTM_EDGE_FLOAT32) return REFUSE_OPERATION(r, "an index in float32");
     const bool stored = arg[3] != 0;
     if (!expect(r, arg[2], stored ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "a table")) return false;
     const le_constant table = constant(r, arg[2]);
@@ -414,7 +414,7 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
 /* Return the state that is a past in this buffer and that nothing has been pushed to, or NULL. */
 static le_io *open_past(const reader *r, uint32_t buffer) {
     const lstm_edge_program *p = r->program;
-    if (buffer >= p->buffers || p->places[buffer].past == 0) {
+    if (buffer >= p->buffers || p->spans[buffer].past == 0) {
         (void)REFUSE_OPERATION(r, "a past that is not there");
         return NULL;
     }
@@ -431,13 +431,13 @@ static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
     if (!reads(r, op->in, false) || open_past(r, arg[1]) == NULL || !writes(r, op->out)) return false;
     const size_t new = arg[6] == 0 ? 1 : arg[6], numbers = width(r, arg[1]) - 1, count = arg[5];
     if (width(r, op->in) % new != 0) return REFUSE_OPERATION(r, "frames that do not fit its input");
-    const size_t each = width(r, op->in) / new, frames = numbers / each, last = frames + new - 1;
-    if (frames == 0 || numbers % each != 0 || count == 0 || arg[3] > last || width(r, op->out) % each != 0 || width(r, op->out) / each != count ||
+    const size_t size = width(r, op->in) / new, frames = numbers / size, last = frames + new - 1;
+    if (frames == 0 || numbers % size != 0 || count == 0 || arg[3] > last || width(r, op->out) % size != 0 || width(r, op->out) / size != count ||
         arg[3] + (uint64_t)(count - 1) * arg[4] > last) {
         return REFUSE_OPERATION(r, "frames that are not there, or that do not fit its output");
     }
     op->size[5] = new;
-    op->size[0] = r->program->places[arg[1]].past - 1;
+    op->size[0] = r->program->spans[arg[1]].past - 1;
     op->size[1] = frames;
     for (size_t i = 0; i < 3; i++) op->size[2 + i] = arg[3 + i];
     return true;
@@ -453,7 +453,7 @@ static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
         width(r, op->in) % (numbers / frames) != 0) {
         return REFUSE_OPERATION(r, "frames that do not fit a past");
     }
-    op->size[0] = r->program->places[arg[1]].past - 1;
+    op->size[0] = r->program->spans[arg[1]].past - 1;
     op->size[1] = frames;
     op->size[5] = width(r, op->in) / (numbers / frames);
     io->frames = frames;
@@ -516,15 +516,15 @@ static bool read_operation(reader *r, le_op *op) {
 
 static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
     const uint32_t steps = r->header.golden_steps;
-    const le_place *place = &r->program->places[io->buffer];
+    const le_span *span = &r->program->spans[io->buffer];
     if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
-    if (kind == LSTM_EDGE_STATE && place->type == LSTM_EDGE_INT64) return REFUSE("%s: a golden case of whole numbers", io->name);
+    if (kind == LSTM_EDGE_STATE && span->type == LSTM_EDGE_INT64) return REFUSE("%s: a golden case of whole numbers", io->name);
     const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
-    if (!expect(r, port->golden, place->type, rows, place->width, "the golden case")) return false;
+    if (!expect(r, port->golden, span->type, rows, span->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
     if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
-    if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, place->width, "the golden case")) return false;
-    if (io->each != 0 && (size_t)steps * io->each <= io->delay) return REFUSE("%s: a golden case shorter than its delay", io->name);
+    if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, span->width, "the golden case")) return false;
+    if (io->per_unit != 0 && (size_t)steps * io->per_unit <= io->delay) return REFUSE("%s: a golden case shorter than its delay", io->name);
     io->tolerance = copy(r, port->tolerance, 0);
     return io->tolerance != NULL;
 }
@@ -533,14 +533,14 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
 static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
     lstm_edge_program *p = r->program;
     const bool framed = kind == LSTM_EDGE_INPUT || io->every_step;
-    const size_t whole = r->program->places[io->buffer].width;
-    io->each = port->frames;
+    const size_t whole = r->program->spans[io->buffer].width;
+    io->per_unit = port->frames;
     io->delay = port->delay;
-    if (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0) return REFUSE("%s: frames that do not fit its row", io->name);
-    if (kind == LSTM_EDGE_INPUT && io->each != p->unit) return REFUSE("%s: an input of another unit", io->name);
+    if (framed ? io->per_unit == 0 || whole % io->per_unit != 0 : io->per_unit != 0) return REFUSE("%s: frames that do not fit its row", io->name);
+    if (kind == LSTM_EDGE_INPUT && io->per_unit != p->unit) return REFUSE("%s: an input of another unit", io->name);
     if (kind != LSTM_EDGE_OUTPUT && io->delay != 0) return REFUSE("%s: a delay of an input or a state", io->name);
     if (io->delay * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: its delay is too long", io->name);
-    const size_t units = io->each == 0 ? io->delay : (io->delay + io->each - 1) / io->each;
+    const size_t units = io->per_unit == 0 ? io->delay : (io->delay + io->per_unit - 1) / io->per_unit;
     if (p->settled < units) p->settled = units;
     if (kind == LSTM_EDGE_INPUT && p->unit > 1) p->port_bytes += le_sample_bytes(p, io);
     return true;
@@ -548,12 +548,12 @@ static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io
 
 static bool read_state(reader *r, const le_port *port, le_io *io) {
     lstm_edge_program *p = r->program;
-    const lstm_edge_type type = p->places[io->buffer].type;
-    if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) || p->places[io->next].type != type) {
+    const lstm_edge_type type = p->spans[io->buffer].type;
+    if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) || p->spans[io->next].type != type) {
         return REFUSE("%s: a new value that is not there, or of another width or type", io->name);
     }
     if (type == LSTM_EDGE_FLOAT32) {
-        if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
+        if (io->next == io->buffer) p->spans[io->buffer].past = (uint32_t)++p->pasts;
         float *reset;
         const bool done = vector(r, port->option, 1, width(r, io->buffer), &reset);
         io->reset = reset;
@@ -582,7 +582,7 @@ static bool read_ports(reader *r) {
             io->buffer = port.buffer;
             io->next = port.next;
             const bool whole = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
-            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32 && !whole) {
+            if (kind != LSTM_EDGE_INPUT && p->spans[io->buffer].type != LSTM_EDGE_FLOAT32 && !whole) {
                 return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64", io->name);
             }
             if (kind == LSTM_EDGE_OUTPUT) {
@@ -599,11 +599,11 @@ static bool read_ports(reader *r) {
         }
     }
     for (size_t b = 0; b < p->buffers; b++) {
-        le_place *place = &p->places[b];
-        size_t *bytes = place->past != 0 ? &p->past_bytes : &p->row_bytes;
-        place->offset = *bytes;
-        *bytes += place->bytes;
-        if (place->type != LSTM_EDGE_FLOAT32 && place->type != LSTM_EDGE_INT64 && r->written[r->start[b]] == 0) {
+        le_span *span = &p->spans[b];
+        size_t *bytes = span->past != 0 ? &p->past_bytes : &p->row_bytes;
+        span->offset = *bytes;
+        *bytes += span->bytes;
+        if (span->type != LSTM_EDGE_FLOAT32 && span->type != LSTM_EDGE_INT64 && r->written[r->start[b]] == 0) {
             return REFUSE("buffer %zu: whole numbers that are not INT64 in a buffer that is no input", b);
         }
     }
@@ -624,10 +624,10 @@ static bool given(const lstm_edge_program *p, uint32_t buffer) {
 
 /* Return whether a step does nothing but add a constant to a state of one whole number, `more`. */
 static bool counts(const lstm_edge_program *p, le_io *io) {
-    for (size_t j = 0; p->places[io->buffer].type == LSTM_EDGE_INT64 && j < p->ops; j++) {
+    for (size_t j = 0; p->spans[io->buffer].type == LSTM_EDGE_INT64 && j < p->ops; j++) {
         const le_op *op = &p->op[j];
         if (op->code != LE_BINARY || op->out != io->next) continue;
-        if (op->size[0] != LE_ADD || op->in != io->buffer || op->h != LE_NONE || p->places[io->buffer].width != 1) return false;
+        if (op->size[0] != LE_ADD || op->in != io->buffer || op->h != LE_NONE || p->spans[io->buffer].width != 1) return false;
         memcpy(&io->more, op->first, sizeof io->more);
         return true;
     }
@@ -647,7 +647,7 @@ static bool finish(reader *r) {
             const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
             if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
                 done = REFUSE("%s: no operation writes it", io->name);
-            } else if (p->places[end].past != 0) {
+            } else if (p->spans[end].past != 0) {
                 if (kind == LSTM_EDGE_OUTPUT) done = REFUSE("%s: a past can't be an output", io->name);
                 else if (io->frames == 0) done = REFUSE("%s: a past without a PUSH", io->name);
             } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
@@ -655,7 +655,7 @@ static bool finish(reader *r) {
             } else {
                 io->given = given(p, end);
                 if (kind == LSTM_EDGE_OUTPUT && io->given) {
-                    p->port_bytes += p->places[end].bytes;
+                    p->port_bytes += p->spans[end].bytes;
                     p->moves = true;
                 }
                 needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
@@ -680,13 +680,13 @@ static bool finish(reader *r) {
         io->counts = counts(p, io);
         p->moves = p->moves || io->counts;
         if (io->frames != 0 || io->counts) continue;
-        bool own = false;
+        bool updated = false;
         for (size_t j = 0; j < p->ops; j++) {
             const le_op *op = &p->op[j];
-            own = own || (recurs(op) && ((op->h == io->buffer && op->out == io->next) ||
-                                         (op->c == io->buffer && op->next_c == io->next)));
+            updated = updated || (recurs(op) && ((op->h == io->buffer && op->out == io->next) ||
+                                                 (op->c == io->buffer && op->next_c == io->next)));
         }
-        io->in_place = own && readers[io->buffer] == 1;
+        io->in_place = updated && readers[io->buffer] == 1;
         p->chunked = p->chunked && io->in_place;
         for (size_t j = 0; j < p->count[LSTM_EDGE_OUTPUT]; j++) {
             io->in_place = io->in_place && p->io[LSTM_EDGE_OUTPUT][j].buffer != io->next;
@@ -731,9 +731,9 @@ static bool read_tables(reader *r) {
     if (at > r->size) return REFUSE("the file ends within its tables");
     for (uint32_t i = 0; i < h->constants; i++) {
         const le_constant c = constant(r, i);
-        const size_t each = le_size_of(c.type);
-        if (each == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
-            (uint64_t)c.rows * c.columns > (r->size - c.offset) / each) {
+        const size_t size = le_size_of(c.type);
+        if (size == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
+            (uint64_t)c.rows * c.columns > (r->size - c.offset) / size) {
             return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file", (unsigned)i);
         }
     }
@@ -746,14 +746,14 @@ static bool read_buffers(reader *r) {
     for (size_t i = 0; i < p->buffers; i++) {
         le_buffer b;
         memcpy(&b, r->buffers + i * sizeof b, sizeof b);
-        const size_t each = le_size_of(b.type);
-        if (each == 0 || b.width == 0 || b.width > LE_MAX_WIDTH - elements) {
+        const size_t size = le_size_of(b.type);
+        if (size == 0 || b.width == 0 || b.width > LE_MAX_WIDTH - elements) {
             return REFUSE("buffer %zu: an unknown type, an empty row, or rows too wide", i);
         }
         r->start[i] = elements;
         elements += b.width;
-        const size_t bytes = (b.width * each + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
-        p->places[i] = (le_place){.width = b.width, .bytes = bytes, .type = (lstm_edge_type)b.type};
+        const size_t bytes = (b.width * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+        p->spans[i] = (le_span){.width = b.width, .bytes = bytes, .type = (lstm_edge_type)b.type};
     }
     r->written = calloc(elements + 1, 1);
     return r->written != NULL || no_memory();
@@ -770,12 +770,12 @@ static bool read_all(reader *r) {
     p->count[LSTM_EDGE_STATE] = h->states;
     p->golden_steps = h->golden_steps;
     p->unit = h->unit;
-    p->places = calloc(p->buffers + 1, sizeof *p->places);
+    p->spans = calloc(p->buffers + 1, sizeof *p->spans);
     p->op = calloc(p->ops + 1, sizeof *p->op);
     r->start = calloc(p->buffers + 1, sizeof *r->start);
     r->packed = calloc((size_t)h->constants + 1, sizeof *r->packed);
     for (int kind = 0; kind < 3; kind++) p->io[kind] = calloc(p->count[kind] + 1, sizeof *p->io[kind]);
-    if (p->places == NULL || p->op == NULL || r->start == NULL || r->packed == NULL || p->io[0] == NULL ||
+    if (p->spans == NULL || p->op == NULL || r->start == NULL || r->packed == NULL || p->io[0] == NULL ||
         p->io[1] == NULL || p->io[2] == NULL) {
         return no_memory();
     }
@@ -810,7 +810,7 @@ void le_program_free(lstm_edge_program *p) {
     }
     le_arena_free(&p->weights);
     le_pool_free(p->pool);
-    free(p->places);
+    free(p->spans);
     free(p->op);
     free(p->manifest);
     free(p);

@@ -25,7 +25,7 @@ typedef struct {
     size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
     size_t frames, groups; /* of a past */
     size_t delay;        /* of an output: as in le_port */
-    size_t each;         /* frames in a unit of an input or an output for every step; else 0 */
+    size_t per_unit;     /* frames in a unit of an input or an output for every step; else 0 */
     bool counts;         /* of a state: whether a step adds `more` to it, an int64_t, and nothing else */
     int64_t more;
 } le_io;
@@ -34,7 +34,7 @@ struct lstm_edge_program {
     const le_kernels *kernels;
     atomic_size_t users;
     size_t buffers, ops, count[3];
-    le_place *places;
+    le_span *spans;
     le_io *io[3];
     le_op *op;
     char *manifest;
@@ -60,7 +60,7 @@ size_t le_size_of(uint32_t type);
 
 /* Return the bytes of one step's row of an input, and those that it takes up in a stream's memory. */
 static inline size_t le_row_bytes(const lstm_edge_program *p, const le_io *io) {
-    return p->places[io->buffer].width / p->unit * le_size_of(p->places[io->buffer].type);
+    return p->spans[io->buffer].width / p->unit * le_size_of(p->spans[io->buffer].type);
 }
 static inline size_t le_sample_bytes(const lstm_edge_program *p, const le_io *io) {
     return (le_row_bytes(p, io) + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;

@@ -21,7 +21,7 @@ typedef struct {
     size_t rows, steps, block;
     const size_t *slots;
     const lstm_edge_rows *inputs, *states, *outputs;
-    le_workspace *own;         /* of a stream; NULL takes one of the program's */
+    le_workspace *workspace;   /* of a stream; NULL takes one of the program's */
     le_workspace **workspaces; /* one a thread */
     atomic_size_t next;        /* the first row that no thread has taken */
 } call;
@@ -31,9 +31,9 @@ static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
 }
 
 /* Copy `rows` rows between the caller's memory and a buffer. */
-static void copy_rows(const call *c, const le_place *place, size_t bytes, char *buffer, const lstm_edge_rows *view,
+static void copy_rows(const call *c, const le_span *span, size_t bytes, char *buffer, const lstm_edge_rows *view,
                       bool slots, size_t first, size_t step, size_t rows, bool out) {
-    for (size_t r = 0; r < rows; r++, buffer += place->bytes) {
+    for (size_t r = 0; r < rows; r++, buffer += span->bytes) {
         char *user = row_at(view, slots && c->slots != NULL ? c->slots[first + r] : first + r, slots ? 0 : step);
         if (out) memcpy(user, buffer, bytes);
         else memcpy(buffer, user, bytes);
@@ -42,7 +42,7 @@ static void copy_rows(const call *c, const le_place *place, size_t bytes, char *
 
 /* Give the rows of a counter's later steps their numbers, from those of the first step on. */
 static void count(const lstm_edge_program *p, const le_io *counter, char *at, size_t rows, size_t later) {
-    const size_t bytes = p->places[counter->buffer].bytes;
+    const size_t bytes = p->spans[counter->buffer].bytes;
     for (size_t i = 0; i < rows * later; i++, at += bytes) {
         uint64_t number;
         memcpy(&number, at, sizeof number);
@@ -71,26 +71,26 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
     const size_t most = p->chunked ? w->capacity / rows : 1;
     const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT], *states = p->io[LSTM_EDGE_STATE];
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_place *place = &p->places[states[i].buffer];
-        if (place->past == 0) {
-            const size_t bytes = place->width * le_size_of(place->type);
-            copy_rows(c, place, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+        const le_span *span = &p->spans[states[i].buffer];
+        if (span->past == 0) {
+            const size_t bytes = span->width * le_size_of(span->type);
+            copy_rows(c, span, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
             const size_t slot = c->slots != NULL ? c->slots[first + r] : first + r;
-            w->past[(place->past - 1) * w->capacity + r] = (float *)(void *)row_at(&c->states[i], slot, 0);
+            w->past[(span->past - 1) * w->capacity + r] = (float *)(void *)row_at(&c->states[i], slot, 0);
         }
     }
     for (size_t step = 0, now; step < c->steps; step += now) {
         now = c->steps - step < most ? c->steps - step : most;
         const bool last = step + now == c->steps;
         for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
-            const le_place *place = &p->places[inputs[i].buffer];
-            const size_t bytes = place->width * le_size_of(place->type);
+            const le_span *span = &p->spans[inputs[i].buffer];
+            const size_t bytes = span->width * le_size_of(span->type);
             for (size_t s = 0; s < now; s++) {
-                char *to = w->buffer[inputs[i].buffer] + s * rows * place->bytes;
-                copy_rows(c, place, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
+                char *to = w->buffer[inputs[i].buffer] + s * rows * span->bytes;
+                copy_rows(c, span, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
             }
         }
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
@@ -99,31 +99,31 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
         compute(p, w, rows, now, last);
         for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
             if (c->outputs[i].data == NULL || !(outputs[i].every_step || last)) continue;
-            const le_place *place = &p->places[outputs[i].buffer];
+            const le_span *span = &p->spans[outputs[i].buffer];
             for (size_t s = outputs[i].every_step ? 0 : now - 1; s < now; s++) {
-                char *from = w->buffer[outputs[i].buffer] + s * rows * place->bytes;
+                char *from = w->buffer[outputs[i].buffer] + s * rows * span->bytes;
                 const size_t at = outputs[i].every_step ? step + s : 0;
-                copy_rows(c, place, place->width * 4, from, &c->outputs[i], false, first, at, rows, true);
+                copy_rows(c, span, span->width * 4, from, &c->outputs[i], false, first, at, rows, true);
             }
         }
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-            const le_place *place = &p->places[states[i].next];
-            if (place->past != 0) continue;
-            char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes, *to = w->buffer[states[i].buffer];
-            const size_t bytes = place->width * le_size_of(place->type);
-            if (last) copy_rows(c, place, bytes, from, &c->states[i], true, first, 0, rows, true);
-            else memcpy(to, from, rows * place->bytes);
+            const le_span *span = &p->spans[states[i].next];
+            if (span->past != 0) continue;
+            char *from = w->buffer[states[i].next] + (now - 1) * rows * span->bytes, *to = w->buffer[states[i].buffer];
+            const size_t bytes = span->width * le_size_of(span->type);
+            if (last) copy_rows(c, span, bytes, from, &c->states[i], true, first, 0, rows, true);
+            else memcpy(to, from, rows * span->bytes);
         }
     }
 }
 
 /* Check `count` elements of an input that index a table. */
 static lstm_edge_status check_elements(const lstm_edge_program *p, const le_io *input, const char *from, size_t count) {
-    const le_place *place = &p->places[input->buffer];
-    const size_t size = le_size_of(place->type);
+    const le_span *span = &p->spans[input->buffer];
+    const size_t size = le_size_of(span->type);
     for (size_t k = 0; k < count; k++, from += size) {
         int64_t index = 0;
-        if (place->type == LSTM_EDGE_UINT8) index = (unsigned char)*from;
+        if (span->type == LSTM_EDGE_UINT8) index = (unsigned char)*from;
         else {
             memcpy(&index, from, size);
             const unsigned shift = 64u - 8u * (unsigned)size;
@@ -147,7 +147,7 @@ static lstm_edge_status check_indices(const call *c) {
         for (size_t r = 0; r < c->rows; r++) {
             for (size_t s = 0; s < c->steps; s++) {
                 const char *from = row_at(&c->inputs[i], r, s);
-                const lstm_edge_status status = check_elements(p, input, from, p->places[input->buffer].width);
+                const lstm_edge_status status = check_elements(p, input, from, p->spans[input->buffer].width);
                 if (status != LSTM_EDGE_OK) return status;
             }
         }
@@ -155,7 +155,7 @@ static lstm_edge_status check_indices(const call *c) {
     return LSTM_EDGE_OK;
 }
 
-/* One thread's share: blocks of rows, whichever are left, in working memory of its own. */
+/* One thread's share: blocks of rows, whichever are left, in its own working memory. */
 static void run_share(void *context, size_t index) {
     call *c = context;
     for (;;) {
@@ -167,8 +167,8 @@ static void run_share(void *context, size_t index) {
 
 static lstm_edge_status run_rows(call *c) {
     const lstm_edge_program *p = c->program;
-    if (c->own != NULL) {
-        run_block(c, c->own, 0, 1);
+    if (c->workspace != NULL) {
+        run_block(c, c->workspace, 0, 1);
         return LSTM_EDGE_OK;
     }
     if (c->rows == 1) {
@@ -214,7 +214,7 @@ static bool complete(const lstm_edge_rows *rows, size_t count) {
 static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_edge_rows *at, size_t rows, size_t steps) {
     for (size_t i = 0; i < p->count[kind]; i++) {
         const le_io *io = &p->io[kind][i];
-        const size_t bytes = p->places[io->buffer].width * le_size_of(p->places[io->buffer].type);
+        const size_t bytes = p->spans[io->buffer].width * le_size_of(p->spans[io->buffer].type);
         if (at[i].data == NULL) continue;
         if (rows > 1 && at[i].row_stride < bytes) return false;
         if (io->every_step && steps > 1 && at[i].step_stride < bytes) return false;
@@ -266,12 +266,12 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no input, output or state %zu", index);
     }
     const le_io *io = &program->io[kind][index];
-    const le_place *place = &program->places[io->buffer];
+    const le_span *span = &program->spans[io->buffer];
     *port = (lstm_edge_port){io->name,
-                             io->each > 1 ? place->width / io->each : place->width,
-                             place->type,
+                             io->per_unit > 1 ? span->width / io->per_unit : span->width,
+                             span->type,
                              io->every_step,
-                             kind == LSTM_EDGE_OUTPUT ? io->each : io->frames,
+                             kind == LSTM_EDGE_OUTPUT ? io->per_unit : io->frames,
                              io->groups,
                              io->delay};
     return LSTM_EDGE_OK;
@@ -283,7 +283,7 @@ size_t lstm_edge_delay(const lstm_edge_program *program) {
     size_t most = 0;
     for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t frames = output->each == 0 ? 1 : output->each, steps = (output->delay * program->unit + frames - 1) / frames;
+        const size_t frames = output->per_unit == 0 ? 1 : output->per_unit, steps = (output->delay * program->unit + frames - 1) / frames;
         if (most < steps) most = steps;
     }
     return most;
@@ -296,8 +296,8 @@ lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t 
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no state %zu", index);
     }
     const le_io *state = &program->io[LSTM_EDGE_STATE][index];
-    const le_place *place = &program->places[state->buffer];
-    const size_t bytes = place->width * le_size_of(place->type);
+    const le_span *span = &program->spans[state->buffer];
+    const size_t bytes = span->width * le_size_of(span->type);
     if (state->reset == NULL) memset(row, 0, bytes);
     else memcpy(row, state->reset, bytes);
     return LSTM_EDGE_OK;
@@ -311,7 +311,7 @@ struct lstm_edge_stream {
     uint64_t plain;          /* the age from which on each step gives a frame of every output */
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
-    float **places;          /* of each output of a chunk: where its first frame goes */
+    float **targets;         /* of each output of a chunk: where its first frame goes */
     size_t *frames;          /* of each output, written by the last call that went unit by unit */
     size_t last;             /* steps of the last call, where each gave a frame; else 0 */
     le_workspace *step, *many; /* of steps, where the rows above lie; of chunks, NULL before there is one */
@@ -342,11 +342,11 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
         stream->rows[kind] = view;
         for (size_t i = 0; i < program->count[kind]; i++, view++) {
             const le_io *io = &program->io[kind][i];
-            const le_place *place = &program->places[io->buffer];
-            *view = (lstm_edge_rows){stream->step->buffer[io->buffer], 0, place->width * le_size_of(place->type)};
+            const le_span *span = &program->spans[io->buffer];
+            *view = (lstm_edge_rows){stream->step->buffer[io->buffer], 0, span->width * le_size_of(span->type)};
             if (io->given && kind == LSTM_EDGE_OUTPUT) {
                 view->data = more;
-                more += place->bytes;
+                more += span->bytes;
             }
             if (kind == LSTM_EDGE_INPUT && program->unit > 1) {
                 view->data = more;
@@ -355,8 +355,8 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
         }
     }
     stream->chunk = view;
-    stream->places = (float **)(view + chunk);
-    stream->frames = (size_t *)(stream->places + program->count[LSTM_EDGE_OUTPUT]);
+    stream->targets = (float **)(view + chunk);
+    stream->frames = (size_t *)(stream->targets + program->count[LSTM_EDGE_OUTPUT]);
     atomic_fetch_add(&program->users, 1);
     lstm_edge_reset(stream);
     return stream;
@@ -399,7 +399,7 @@ size_t lstm_edge_frames(const lstm_edge_stream *stream, size_t index) {
     if (stream == NULL || index >= stream->program->count[LSTM_EDGE_OUTPUT]) return 0;
     if (stream->last == 0) return stream->frames[index];
     const le_io *output = &stream->program->io[LSTM_EDGE_OUTPUT][index];
-    return output->every_step ? stream->last * output->each : 1;
+    return output->every_step ? stream->last * output->per_unit : 1;
 }
 
 uint64_t lstm_edge_age(const lstm_edge_stream *stream) { return stream == NULL ? 0 : stream->age; }
@@ -419,7 +419,7 @@ static inline void move_states(const lstm_edge_program *p, le_workspace *w) {
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
         if (state->in_place || state->next == state->buffer) continue;
-        memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
+        memcpy(w->buffer[state->buffer], w->buffer[state->next], p->spans[state->buffer].bytes);
     }
 }
 
@@ -431,20 +431,20 @@ static void finish_unit(lstm_edge_stream *stream) {
     compute(p, w, 1, 1, true);
     for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
-        const size_t each = output->each == 0 ? 1 : output->each, width = p->places[output->buffer].width / each;
-        const size_t past = before < p->settled ? (size_t)before * each : output->delay;
-        const size_t early = output->delay > past ? output->delay - past : 0;
-        if (early >= each) continue;
-        const size_t at = output->each == 0 ? 0 : stream->frames[i];
-        stream->frames[i] = at + each - early;
-        if (stream->places[i] == NULL) continue;
-        const float *from = (const float *)(void *)w->buffer[output->buffer] + early * width;
-        memmove(stream->places[i] + at * width, from, (each - early) * width * sizeof(float));
+        const size_t new = output->per_unit == 0 ? 1 : output->per_unit, width = p->spans[output->buffer].width / new;
+        const size_t past = before < p->settled ? (size_t)before * new : output->delay;
+        const size_t skipped = output->delay > past ? output->delay - past : 0;
+        if (skipped >= new) continue;
+        const size_t at = output->per_unit == 0 ? 0 : stream->frames[i];
+        stream->frames[i] = at + new - skipped;
+        if (stream->targets[i] == NULL) continue;
+        const float *from = (const float *)(void *)w->buffer[output->buffer] + skipped * width;
+        memmove(stream->targets[i] + at * width, from, (new - skipped) * width * sizeof(float));
     }
     move_states(p, w);
 }
 
-/* Take steps behind those that were kept: whole units at once where every frame counts, else one by one. */
+/* Take steps after the kept ones: whole units at once where every frame counts, else one by one. */
 static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     const lstm_edge_program *p = stream->program;
     const size_t inputs = p->count[LSTM_EDGE_INPUT], outputs = p->count[LSTM_EDGE_OUTPUT], unit = p->unit;
@@ -452,12 +452,12 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     for (size_t i = 0; i < inputs; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
-        const lstm_edge_status status = check_elements(p, input, from[i].data, steps * (p->places[input->buffer].width / unit));
+        const lstm_edge_status status = check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
         if (status != LSTM_EDGE_OK) return status;
     }
     for (size_t i = 0; i < outputs; i++) {
         stream->frames[i] = 0;
-        stream->places[i] = to[i].data;
+        stream->targets[i] = to[i].data;
     }
     stream->last = 0;
     const le_mode mode = le_enter();
@@ -469,9 +469,9 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
             for (size_t i = 0; i < outputs; i++) {
                 const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
                 if (output->every_step && to[i].data != NULL) {
-                    to[i].data = stream->places[i] + stream->frames[i] * (p->places[output->buffer].width / output->each);
+                    to[i].data = stream->targets[i] + stream->frames[i] * (p->spans[output->buffer].width / output->per_unit);
                 }
-                stream->frames[i] = output->every_step ? stream->frames[i] + units * output->each : 1;
+                stream->frames[i] = output->every_step ? stream->frames[i] + units * output->per_unit : 1;
             }
             const call c = {.program = p, .rows = 1, .steps = units, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE], .outputs = to};
             run_block(&c, stream->many, 0, 1);
@@ -479,8 +479,8 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
         }
         for (size_t i = 0; i < inputs; i++) {
             const size_t row = le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
-            char *place = (char *)lstm_edge_rest(stream, i) + kept * row;
-            if (!together && place != from[i].data) memcpy(place, from[i].data, taken * row);
+            char *rest = (char *)lstm_edge_rest(stream, i) + kept * row;
+            if (!together && rest != from[i].data) memcpy(rest, from[i].data, taken * row);
             from[i].data = (char *)from[i].data + taken * row;
         }
         stream->age += taken;
@@ -511,7 +511,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     compute(p, w, 1, 1, true);
     for (size_t i = 0; p->moves && i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
-        const size_t bytes = p->places[output->buffer].bytes;
+        const size_t bytes = p->spans[output->buffer].bytes;
         if (output->given) memcpy(stream->rows[LSTM_EDGE_OUTPUT][i].data, w->buffer[output->buffer], bytes);
     }
     if (p->moves) move_states(p, w);
@@ -558,7 +558,7 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     if (lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
     if (stream->age < stream->plain) return take(stream, steps);
     call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
-              .outputs = to, .own = stream->many};
+              .outputs = to, .workspace = stream->many};
     const lstm_edge_status status = run(&c);
     if (status == LSTM_EDGE_OK) {
         stream->age += steps;
@@ -601,7 +601,7 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
     for (size_t i = 0; memory && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
         if (output->tolerance == NULL) continue; /* not compared, so it may be of any size */
-        outputs[i] = le_zeros(output->every_step ? steps : 1, program->places[output->buffer].width * sizeof(float));
+        outputs[i] = le_zeros(output->every_step ? steps : 1, program->spans[output->buffer].width * sizeof(float));
         memory = outputs[i] != NULL;
     }
     lstm_edge_status status = LSTM_EDGE_NO_MEMORY;
@@ -610,13 +610,13 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
     double most = 0;
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t each = output->each == 0 ? 1 : output->each, frames = output->every_step ? steps * each - output->delay : 1;
-        const size_t width = program->places[output->buffer].width / each;
+        const size_t new = output->per_unit == 0 ? 1 : output->per_unit, frames = output->every_step ? steps * new - output->delay : 1;
+        const size_t width = program->spans[output->buffer].width / new;
         most = compare(output, outputs[i], output->every_step ? output->delay * width : 0, frames * width, most);
     }
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];
-        most = compare(state, lstm_edge_state(stream, i), 0, program->places[state->buffer].width, most);
+        most = compare(state, lstm_edge_state(stream, i), 0, program->spans[state->buffer].width, most);
     }
     if (worst != NULL) *worst = most;
     for (size_t i = 0; outputs != NULL && i < count[LSTM_EDGE_OUTPUT]; i++) free(outputs[i]);

@@ -16,11 +16,11 @@ void le_drop(le_workspace *w) {
     free(w);
 }
 
-le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool own) {
+le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool with_pasts) {
     le_workspace *w = calloc(1, sizeof *w);
     if (w == NULL) return NULL;
     w->capacity = capacity;
-    const size_t rows = capacity * p->row_bytes, more = own ? p->past_bytes + p->port_bytes : 0;
+    const size_t rows = capacity * p->row_bytes, more = with_pasts ? p->past_bytes + p->port_bytes : 0;
     w->base = le_zeros(1, rows + more);
     w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
     w->past = calloc(capacity * p->pasts + 1, sizeof *w->past);
@@ -38,11 +38,11 @@ le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool
         return NULL;
     }
     for (size_t i = 0; i < p->buffers; i++) {
-        const le_place *place = &p->places[i];
-        if (place->past == 0) w->buffer[i] = w->base + place->offset * capacity;
-        else if (own) w->past[place->past - 1] = (float *)(w->buffer[i] = w->base + rows + place->offset);
+        const le_span *span = &p->spans[i];
+        if (span->past == 0) w->buffer[i] = w->base + span->offset * capacity;
+        else if (with_pasts) w->past[span->past - 1] = (float *)(w->buffer[i] = w->base + rows + span->offset);
     }
-    for (size_t i = 0; own && i < p->count[LSTM_EDGE_STATE]; i++) {
+    for (size_t i = 0; with_pasts && i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
         if (state->in_place) w->buffer[state->next] = w->buffer[state->buffer];
     }

@@ -4,8 +4,8 @@
 
 #include "program.h"
 
-/* `own`: with memory for the pasts and `port_bytes`, behind that of `capacity` rows. */
-le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity, bool own);
+/* `with_pasts`: with memory for the pasts and `port_bytes`, after the memory of `capacity` rows. */
+le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity, bool with_pasts);
 le_workspace *le_take(const lstm_edge_program *program, bool single);
 void le_give(const lstm_edge_program *program, le_workspace *workspace);
 void le_drop(le_workspace *workspace);

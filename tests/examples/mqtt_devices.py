@@ -12,22 +12,22 @@ __all__ = ["Devices"]
 
 
 class Devices:
-    """Sends ``samples (devices, L, I)`` and keeps every answer that comes."""
+    """Sends ``samples (devices, L, I)`` and keeps every answer."""
 
     def __init__(self, port: int, samples: np.ndarray, *, rate: float) -> None:
-        """Connect one client a device; ``rate`` is in samples a second."""
+        """Connect one client per device; ``rate`` is in samples a second."""
         self.samples, self.interval, self._port = samples, 1 / rate, port
         self.answers: list[dict[int, list[str]]] = [{} for _ in samples]
         self.errors: list[str] = []
         self._sent = [0] * len(samples)
-        self._due = [time.monotonic() + place / len(samples) * self.interval for place in range(len(samples))]
+        self._due = [time.monotonic() + index / len(samples) * self.interval for index in range(len(samples))]
         self._again = [0.0] * len(samples)
         self._selector = selectors.DefaultSelector()
-        self._clients = [self._client(place) for place in range(len(samples))]
+        self._clients = [self._client(device) for device in range(len(samples))]
 
     @property
     def answered(self) -> int:
-        """How many samples have at least one answer."""
+        """Number of samples that have at least one answer."""
         return sum(map(len, self.answers))
 
     def run(self, until: int, timeout: float) -> None:
@@ -36,8 +36,8 @@ class Devices:
         while self.answered < until:
             assert time.monotonic() < deadline, f"{self.answered} of {until} answered; {self.errors[:3]}"
             now = time.monotonic()
-            for place, client in enumerate(self._clients):
-                self._keep_up(place, client, now)
+            for device, client in enumerate(self._clients):
+                self._keep_up(device, client, now)
             for key, _ in self._selector.select(0.01):
                 key.data.loop_read()
 
@@ -47,38 +47,38 @@ class Devices:
             client.disconnect()
             client.loop_write()
 
-    def _client(self, place: int) -> mqtt.Client:
+    def _client(self, device: int) -> mqtt.Client:
         client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"device-{place}", clean_session=False
+            mqtt.CallbackAPIVersion.VERSION2, client_id=f"device-{device}", clean_session=False
         )
-        client.on_connect = lambda *_: client.subscribe(f"lstm-edge/d{place}/answer", qos=1)
-        client.on_message = lambda _client, _data, message: self._answered(place, message.payload.decode())
+        client.on_connect = lambda *_: client.subscribe(f"lstm-edge/d{device}/answer", qos=1)
+        client.on_message = lambda _client, _data, message: self._answered(device, message.payload.decode())
         client.on_socket_open = lambda _client, _data, sock: self._selector.register(
             sock, selectors.EVENT_READ, client
         )
         client.on_socket_close = lambda _client, _data, sock: self._selector.unregister(sock)
         return client
 
-    def _answered(self, place: int, text: str) -> None:
+    def _answered(self, device: int, text: str) -> None:
         document = json.loads(text)
         if "error" in document:
             self.errors.append(text)
         else:
-            self.answers[place].setdefault(document["n"], []).append(text)
+            self.answers[device].setdefault(document["n"], []).append(text)
 
-    def _keep_up(self, place: int, client: mqtt.Client, now: float) -> None:
+    def _keep_up(self, device: int, client: mqtt.Client, now: float) -> None:
         if client.socket() is None:
-            if now >= self._again[place]:
-                self._again[place] = now + 0.3
+            if now >= self._again[device]:
+                self._again[device] = now + 0.3
                 with contextlib.suppress(OSError):
                     client.connect("127.0.0.1", self._port)
             return
-        number = self._sent[place]
-        if number < len(self.samples[place]) and now >= self._due[place] and client.is_connected():
-            document = {"n": number, "x": self.samples[place][number].tolist()}
-            client.publish(f"lstm-edge/d{place}/sample", json.dumps(document), qos=1)
-            self._sent[place] += 1
-            self._due[place] += self.interval
+        number = self._sent[device]
+        if number < len(self.samples[device]) and now >= self._due[device] and client.is_connected():
+            document = {"n": number, "x": self.samples[device][number].tolist()}
+            client.publish(f"lstm-edge/d{device}/sample", json.dumps(document), qos=1)
+            self._sent[device] += 1
+            self._due[device] += self.interval
         if client.want_write():
             client.loop_write()
         client.loop_misc()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.system
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LITTLE = {"activity": {"epochs": 1, "count": 4}, "wake_word": {"steps": 3}}
-"""Trained by lstm-edge, and by a loop of its own on raw samples; `make test-docs` runs each page whole."""
+"""Trained by lstm-edge, and by the example's loop on raw samples; `make test-docs` runs each page whole."""
 
 
 @pytest.mark.parametrize("name", LITTLE)
@@ -24,8 +24,8 @@ def test_an_example_goes_from_data_to_a_device_and_draws_what_came_of_it(name, t
     finally:
         for module in (name, "to_device", "listen"):
             sys.modules.pop(module, None)
-    said = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
-    assert said >= {"train", "export", "validate", "quantize", "selftest", "stream"}
+    verbs = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
+    assert verbs >= {"train", "export", "validate", "quantize", "selftest", "stream"}
     for path, precision in (("model.onnx", "fp32"), ("model-int8.onnx", "int8")):
         with load(tmp_path / "out" / path) as model:
             assert model.manifest.precision == precision

@@ -21,8 +21,8 @@ TEXTS = (
     b"../../etc/passwd", b"/etc/passwd", b"*/_ORT_MEM_ADDR_/*", b"line\nline\r\n", b"A" * 1500, b"h_0",
     b"N", b"nan", b"1e999", b"%s%n", b"{}", b"\xef\xbb\xbfx", "\u2028\x9b31m".encode(),
 )  # fmt: skip
-"""What names, labels and notes may be."""
-_POWERS = tuple(2**bits + one for bits in (31, 32, 63, 64) for one in (-1, 0, 3))
+"""Values of names, labels and notes."""
+_POWERS = tuple(2**bits + offset for bits in (31, 32, 63, 64) for offset in (-1, 0, 3))
 NUMBERS = 0, 1, -1, 2, 127, 128, 255, 65535, *_POWERS, -(2**31), -(2**63), 2**53 + 1
 VALUES: tuple[Any, ...] = (
     None, True, False, *NUMBERS, 10**400, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), "",
@@ -49,8 +49,8 @@ def damage(rng: Random, content: bytes) -> bytes:
             case 3:
                 del data[at : rng.choice((at + size, len(data)))]
             case 4:
-                other = rng.randrange(len(data) + 1)
-                data[at : at + size] = data[other : other + size]
+                source = rng.randrange(len(data) + 1)
+                data[at : at + size] = data[source : source + size]
             case 5:
                 width = rng.choice((4, 8))
                 data[at : at + width] = (rng.choice(NUMBERS) & (1 << 8 * width) - 1).to_bytes(width, "little")
@@ -78,7 +78,7 @@ def damage_protobuf(rng: Random, content: bytes) -> bytes:
                     rng.choice((*NUMBERS, 0.5, *TEXTS, damage(rng, bytes(str(value), "utf-8")))),
                 )
         elif hasattr(value, "CopyFrom"):
-            value.CopyFrom(rng.choice([each for *_, each in _fields(message) if type(each) is type(value)]))
+            value.CopyFrom(rng.choice([item for *_, item in _fields(message) if type(item) is type(value)]))
         else:
             items = [*value]
             rng.shuffle(items)
@@ -102,10 +102,10 @@ def damage_json(rng: Random, text: str | bytes) -> str:
     """Replace, drop, rename, move or nest values of a JSON document."""
     document = json.loads(text)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = list(_places(document))
-        if not places:
+        entries = list(_entries(document))
+        if not entries:
             break
-        parent, key = rng.choice(places)
+        parent, key = rng.choice(entries)
         value = parent[key]
         match rng.randrange(7):
             case 0:
@@ -113,9 +113,9 @@ def damage_json(rng: Random, text: str | bytes) -> str:
             case 1 if isinstance(parent, dict):
                 parent[rng.choice(("", "\x1b[2J", "\ud800", "name", "x" * 600))] = parent.pop(key)
             case 2:
-                other, at = rng.choice(places)
+                source, at = rng.choice(entries)
                 with contextlib.suppress(LookupError):
-                    parent[key] = json.loads(json.dumps(other[at]))
+                    parent[key] = json.loads(json.dumps(source[at]))
             case 3:
                 for _ in range(rng.choice((1, 2, 400))):
                     parent[key] = [parent[key]]
@@ -126,17 +126,17 @@ def damage_json(rng: Random, text: str | bytes) -> str:
                 parent[key] = damaged.decode("utf-8", "replace")
             case _:
                 parent[key] = rng.choice((*VALUES, str(value)))
-    found = json.dumps(document)
-    return damage(rng, found.encode()).decode("utf-8", "surrogateescape") if rng.random() < 0.1 else found
+    result = json.dumps(document)
+    return damage(rng, result.encode()).decode("utf-8", "surrogateescape") if rng.random() < 0.1 else result
 
 
-def _places(document: Any) -> Any:
+def _entries(document: Any) -> Any:
     keys = (
         document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
     )
     for key in list(keys):
         yield document, key
-        yield from _places(document[key])
+        yield from _entries(document[key])
 
 
 # --- zip files of arrays
@@ -161,16 +161,16 @@ def damage_npz(rng: Random, content: bytes) -> bytes:
                 members[name] = members[rng.choice(sorted(members))]
             case _:
                 members[name] = damage(rng, members[name])
-    found = io.BytesIO()
+    buffer = io.BytesIO()
     kind = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
-    with zipfile.ZipFile(found, "w", kind) as file:
+    with zipfile.ZipFile(buffer, "w", kind) as file:
         for name, member in members.items():
             file.writestr(name, member)
-    return found.getvalue()
+    return buffer.getvalue()
 
 
 def npy(rng: Random) -> bytes:
-    """Return an ``.npy`` of an array that nobody expects."""
+    """Return an ``.npy`` of an unusual array."""
     kinds: tuple[Any, ...] = (
         "b1", "i1", "u8", "i8", "f2", "f4", "f8", "c16", "U3", "S3", "M8[s]", "V5", [("a", "f4")], ">f4",
     )  # fmt: skip
@@ -178,9 +178,9 @@ def npy(rng: Random) -> bytes:
     array = np.zeros(shape, np.dtype(rng.choice(kinds)))
     if array.dtype.kind in "fi" and array.size:
         array.flat[0] = rng.choice((np.nan, np.inf, 6e4) if array.dtype.kind == "f" else (-1, 100))
-    found = io.BytesIO()
-    np.lib.format.write_array(found, array, allow_pickle=True)
-    return found.getvalue()
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
 
 
 # --- tables
@@ -206,8 +206,8 @@ def damage_csv(rng: Random, content: bytes) -> bytes:
             case 5:
                 rows.insert(row, cells * rng.choice((1, 2, 300)))
             case 6:
-                for each in rows[1:]:
-                    each[column : column + 1] = rng.choice(([], [rng.choice(TEXTS)]))
+                for fields in rows[1:]:
+                    fields[column : column + 1] = rng.choice(([], [rng.choice(TEXTS)]))
             case 7:
                 rows = rng.choice((rows[: rng.randrange(1, 3)], rows[::-1]))
     text = rng.choice((b"\n", b"\n", b"\r\n", b"\r")).join(
@@ -222,7 +222,7 @@ def damage_csv(rng: Random, content: bytes) -> bytes:
 
 
 def checkpoint(rng: Random, content: bytes) -> bytes:
-    """Return a ``torch.save`` of the tensors in ``content``, some of them of a kind that nobody expects."""
+    """Return a ``torch.save`` of the tensors in ``content``, some of an unusual kind."""
     import torch
 
     saved: Any = torch.load(io.BytesIO(content), weights_only=True)
@@ -250,18 +250,18 @@ def checkpoint(rng: Random, content: bytes) -> bytes:
             saved = rng.choice(([tensor], tensor, {"state_dict": saved}, {"model": saved, "epoch": 3}, {}, 5))
         case _:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of kinds in beta
+                warnings.simplefilter("ignore")  # of beta features
                 saved[key] = rng.choice(strange)()
-    found = io.BytesIO()
+    buffer = io.BytesIO()
     try:
-        torch.save(saved, found, _use_new_zipfile_serialization=rng.random() < 0.8)
+        torch.save(saved, buffer, _use_new_zipfile_serialization=rng.random() < 0.8)
     except Exception:  # noqa: BLE001  not everything can be saved
         return damage(rng, content)
-    return found.getvalue()
+    return buffer.getvalue()
 
 
 def damage_safetensors(rng: Random, content: bytes) -> bytes:
-    """Damage the JSON header and keep its length right, or not."""
+    """Damage the JSON header; its length may become wrong."""
     size = struct.unpack("<Q", content[:8])[0]
     header = damage_json(rng, content[8 : 8 + size]).encode("utf-8", "surrogateescape")
     stated = len(header) if rng.random() < 0.9 else rng.choice(NUMBERS) & (1 << 64) - 1

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
+"""The fuzzed readers: how each one's file is damaged and read."""
 
 import contextlib
 import shutil
@@ -23,7 +23,7 @@ DATA = Path(__file__).parents[1] / "runtime" / "data"
 
 @dataclass(frozen=True)
 class Verb:
-    """A command line for the harness to run, with what comes on standard input."""
+    """A command line for the harness to run, and its standard input."""
 
     arguments: tuple[str, ...]
     stdin: bytes = b""
@@ -57,20 +57,20 @@ def _run(path: Path, **options: Any) -> None:
     with load(path, device="cpu", threads=1, **options) as model:
         if model.manifest.golden is not None and options.get("engine") != "native":
             model.selftest()
-        own = model.manifest
+        manifest = model.manifest
         sizes = [[axis for axis in spec.axes if isinstance(axis, int)] for spec in model.inputs]
         if any(np.prod(shape, dtype=float) > 1e5 for shape in sizes):
             return
         stream = model.stream(reset_every="never")
         calls: tuple[Callable[[], Any], ...] = (
-            lambda: model.run(_samples(own, 2, 3), lengths=[3, 2]),
-            lambda: model.predict(_samples(own, 2, 3)),
-            lambda: stream.step(_samples(own, None, None)),
-            lambda: stream.process(_samples(own, None, 31)),
+            lambda: model.run(_samples(manifest, 2, 3), lengths=[3, 2]),
+            lambda: model.predict(_samples(manifest, 2, 3)),
+            lambda: stream.step(_samples(manifest, None, None)),
+            lambda: stream.process(_samples(manifest, None, 31)),
             lambda: stream.restore(stream.state),
             lambda: _use_batch(model),
         )
-        for call in calls:  # a refused one does not end them
+        for call in calls:  # go on after a refused call
             with contextlib.suppress(LstmEdgeError):
                 call()
 
@@ -83,18 +83,18 @@ def _use_batch(model: Model) -> None:
     batch.restore(ids[0], batch.state(ids[1]))
 
 
-def _samples(own: Manifest, rows: int | None, steps: int | None, *, in_front: bool = False) -> Any:
+def _samples(manifest: Manifest, rows: int | None, steps: int | None, *, in_front: bool = False) -> Any:
     """Return zeros for each data input; None leaves an axis out, ``in_front`` puts rows first."""
-    feeds, sizes = {}, {own.sequence: steps, own.batch: rows}
-    for spec in own.data_inputs:
-        axes = sorted(spec.axes, key=lambda axis: axis != own.batch) if in_front else spec.axes
+    feeds, sizes = {}, {manifest.sequence: steps, manifest.batch: rows}
+    for spec in manifest.data_inputs:
+        axes = sorted(spec.axes, key=lambda axis: axis != manifest.batch) if in_front else spec.axes
         shape = [axis if isinstance(axis, int) else sizes.get(axis, 2) for axis in axes]
         feeds[spec.name] = np.zeros([size for size in shape if size is not None], spec.dtype)
     return feeds if len(feeds) > 1 else next(iter(feeds.values()), {})
 
 
 def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | None:
-    """Read a damaged model in one of the ways that there are."""
+    """Read a damaged model in one of several ways."""
     way = rng.randrange(100)
     if way < 55:
         _run(path)
@@ -129,7 +129,7 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = _pick(rng, corpus / "lep", ".lep").read_bytes()
     damaged = bytearray(mutate.damage(rng, content))
-    if rng.random() < 0.8 and len(damaged) > 64:  # a right checksum, so that what lies behind it is read
+    if rng.random() < 0.8 and len(damaged) > 64:  # a right checksum, so that the rest is read
         damaged[:8] = content[:8]
         damaged[16:24] = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
         damaged[12:16] = struct.pack("<I", zlib.crc32(bytes(damaged[16:])))

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 
 COUNT = int(os.environ.get("FUZZ", "20"))
 SECONDS, MEMORY, GROWTH = 120, 4 << 30, 600 << 10
-"""What one input may take: seconds, bytes of addresses, KiB of resident memory."""
+"""Limits of one input: seconds, bytes of addresses, KiB of resident memory."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def _read(rng: Random, reader: str, corpus: Path, folder: Path, capfd: pytest.Ca
         if verb := READERS[reader](rng, corpus, folder):
             assert _call(verb, folder) in (0, 1, 2), verb
     except LstmEdgeError as error:
-        said = str(error)
-        assert said.isprintable(), said
-        assert len(said) <= 500, said
+        message = str(error)
+        assert message.isprintable(), message
+        assert len(message) <= 500, message
     finally:
         faulthandler.cancel_dump_traceback_later()
     printed = "".join(capfd.readouterr())

@@ -1,4 +1,4 @@
-"""The C library, built of this tree, once for each instruction set that this machine has."""
+"""The C library, built from this tree, once for each instruction set that this machine has."""
 
 import ctypes as C
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
+sys.path.insert(0, str(Path(__file__).parent))  # helpers in this folder
 
 from lstm_edge_runtime.native import open_library
 
@@ -31,8 +31,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     if not shutil.which("cmake") or not (os.environ.get("CC") or shutil.which("cc")):
         pytest.skip("building the C library needs cmake and a C compiler")
 
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def run(*options: str, targets: tuple[str, ...] = ()) -> Path:
         folder = shared / f"build-{hashlib.sha256(repr((options, targets)).encode()).hexdigest()[:16]}"
@@ -69,7 +69,7 @@ def built(folder: Path) -> Path:
 
 
 def open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
-    """Open a copy of the library of its own, which chooses its instruction set by itself."""
+    """Open a separate copy of the library, which chooses its instruction set itself."""
     copy = shutil.copy(path, folder / f"{isa}{path.suffix}")
     os.environ["LSTM_EDGE_ISA"] = isa
     try:

@@ -1,4 +1,4 @@
-"""The C library as the tests drive it: numpy arrays in and out."""
+"""The C library with numpy arrays as inputs and outputs."""
 
 import ctypes as C
 from typing import Any
@@ -11,7 +11,7 @@ Array = Any
 
 
 class LibraryError(Exception):
-    """A call that the library refused."""
+    """A call refused by the library."""
 
     def __init__(self, library: C.CDLL) -> None:
         self.status = library.lstm_edge_last_status()
@@ -54,14 +54,14 @@ class Program:
             np.full((rows, steps, port.width) if port.every_step else (rows, port.width), 7, "float32")
             for port in self.outputs
         ]
-        places = None if slots is None else np.ascontiguousarray(slots, np.uintp)
+        indices = None if slots is None else np.ascontiguousarray(slots, np.uintp)
 
         def view(array: Array) -> Rows:
             return Rows(array.ctypes.data, array.strides[0], array.strides[1] if array.ndim == 3 else 0)
 
         arrays = [[x], states, outputs]
         views = [(Rows * len(group))(*map(view, group)) for group in arrays]
-        pointer = None if places is None else places.ctypes.data
+        pointer = None if indices is None else indices.ctypes.data
         self.check(self.library.lstm_edge_run(self.handle, rows, steps, pointer, *views))
         return outputs
 

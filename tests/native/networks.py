@@ -36,7 +36,7 @@ def copy(
 
 
 def joined(writer: ProgramWriter, parts: Sequence[int]) -> int:
-    """Return a buffer of other ones, one after another."""
+    """Return the concatenation of several buffers."""
     out, start = writer.buffer(sum(map(writer.width, parts))), 0
     for part in parts:
         copy(writer, part, out, writer.width(part), (0, start))
@@ -45,7 +45,7 @@ def joined(writer: ProgramWriter, parts: Sequence[int]) -> int:
 
 
 class Network:
-    """Layers one on the other and a linear head with a residual sum."""
+    """Stacked layers and a linear head with a residual sum."""
 
     def __init__(self, inputs: int, hidden: int, *, every_step: bool) -> None:
         self.inputs, self.hidden, self.every_step = inputs, hidden, every_step
@@ -112,9 +112,9 @@ def make_network(
             scales = None
             writer.manifest(" " * (1 << 18))
         drawn = [inside[int(rng.integers(len(inside)))] for _ in USUAL[kind]]
-        own = [(each, *map(float, np.float32(PARAMETERS.get(each, (0, 0))))) for each in drawn]
+        functions = [(code, *map(float, np.float32(PARAMETERS.get(code, (0, 0))))) for code in drawn]
         options = {"scales": scales, "flags": int(kind == "GRU" and rng.integers(2))}
-        options |= {"functions": USUAL[kind] if plain else own}
+        options |= {"functions": USUAL[kind] if plain else functions}
         bias = bias if plain or rng.integers(2) else None
         network.layers.append(Layer(kind, W, R, bias, **options))
         old = [writer.state(f"s{len(pairs) + i}", hidden) for i in range(STATES[kind])]
@@ -165,7 +165,7 @@ class Reads:
         writer.golden({"x": x}, {"y": (y if every_step else y[-1], 1e-4)})
 
     def run(self, x: Array) -> Array:
-        """Return what each of the steps ``x (L, new * 3)`` after the reset gives, in float64."""
+        """Return the outputs of the steps ``x (L, new * 3)`` after a reset, in float64."""
         values = np.concatenate([self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T])
         rows = []
         for step in range(len(x)):

@@ -1,4 +1,4 @@
-"""Every operation without weights: in a program, and as numpy computes it in float64."""
+"""Every operation without weights, in a program and in numpy (float64)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from reference import FUNCTIONS
 from lstm_edge_exporters.targets.native.program import NONE, Binary, Code, Function, ProgramWriter
 
 Array = Any
-Found = dict[str, tuple[int, Callable[[Array], Array]]]
-"""By name: the buffer of a result, and the same of rows ``(L, width)``."""
+Cases = dict[str, tuple[int, Callable[[Array], Array]]]
+"""By name: the buffer of a result, and the function of rows ``(L, width)`` that it computes."""
 PAIRS: dict[Binary, Callable[[Array, Array], Array]] = {
     Binary.ADD: np.add,
     Binary.SUBTRACT: np.subtract,
@@ -38,7 +38,7 @@ def wide_samples(steps: int, width: int) -> Array:
     return np.random.default_rng(width).permutation(sizes).reshape(steps, width).astype("float32")
 
 
-def operations(writer: ProgramWriter, x: int) -> Found:
+def operations(writer: ProgramWriter, x: int) -> Cases:
     """Add every operation on the row ``x``."""
     width = writer.width(x)
     stored = np.random.default_rng(width).uniform(0.2, 3, width).astype("float32")
@@ -47,38 +47,38 @@ def operations(writer: ProgramWriter, x: int) -> Found:
         writer.binary(Binary.ADD, writer.unary(x, Function.ABS), above[None]),
         writer.unary(x, Function.CLIP, *limits),
     )
-    one = writer.buffer(1)
-    copy(writer, small, one, 1)
-    found: Found = {}
+    single = writer.buffer(1)
+    copy(writer, small, single, 1)
+    cases: Cases = {}
     for kind in Function:
         numbers = tuple(map(float, np.float32(PARAMETERS.get(kind, (0, 0)))))
         of = (lambda v: np.abs(v) + above) if kind in POSITIVE else (lambda v: v)
         row = writer.unary(positive if kind in POSITIVE else x, kind, *numbers)
-        found[kind.name] = row, lambda v, of=of, kind=kind, numbers=numbers: FUNCTIONS[kind](of(v), *numbers)
+        cases[kind.name] = row, lambda v, of=of, kind=kind, numbers=numbers: FUNCTIONS[kind](of(v), *numbers)
     clipped = lambda v: np.clip(v, *limits)  # noqa: E731
-    others: list[tuple[Any, Callable[[Array], Array]]] = [
+    operands: list[tuple[Any, Callable[[Array], Array]]] = [
         (stored, lambda v: stored), (stored[:1], lambda v: stored[:1]),
-        (one, lambda v: clipped(v)[:, :1]), (small, clipped),
+        (single, lambda v: clipped(v)[:, :1]), (small, clipped),
     ]  # fmt: skip
     for kind, function in PAIRS.items():
         base, of = (small, clipped) if kind is Binary.POWER else (x, lambda v: v)
-        for number, (other, value) in enumerate(others):
+        for number, (operand, value) in enumerate(operands):
             for swap in (False, True):
                 if kind is Binary.DIVIDE and swap:
                     base, of = positive, lambda v: np.abs(v) + above
-                row = writer.binary(kind, base, other, swap=swap)
-                found[f"{kind.name} {number} {swap}"] = (
+                row = writer.binary(kind, base, operand, swap=swap)
+                cases[f"{kind.name} {number} {swap}"] = (
                     row,
                     lambda v, f=function, of=of, value=value, swap=swap: (
                         f(value(v), of(v)) if swap else f(of(v), value(v))
                     ),
                 )
-    _rows(writer, x, stored, found)
-    _whole(writer, x, found)
-    return found
+    _rows(writer, x, stored, cases)
+    _whole(writer, x, cases)
+    return cases
 
 
-def _rows(writer: ProgramWriter, x: int, stored: Array, found: Found) -> None:
+def _rows(writer: ProgramWriter, x: int, stored: Array, cases: Cases) -> None:
     width = writer.width(x)
     for length in {width, width // 3 if width % 3 == 0 else width}:
         soft = [writer.add(Code.SOFTMAX, x, length, logarithm) for logarithm in (0, 1)]
@@ -96,29 +96,29 @@ def _rows(writer: ProgramWriter, x: int, stored: Array, found: Found) -> None:
             centered = wide - wide.mean(-1, keepdims=True)
             return (centered / np.sqrt(wide.var(-1, keepdims=True) + 1e-3) * scale + bias).reshape(v.shape)
 
-        found[f"softmax {length}"] = soft[0], lambda v, logs=logs: np.exp(logs(v))
-        found[f"log {length}"] = soft[1], logs
-        found[f"bare {length}"] = bare, flat
-        found[f"norm {length}"] = norm, lambda v, flat=flat, scale=scale, bias=bias: flat(v, scale, bias)
+        cases[f"softmax {length}"] = soft[0], lambda v, logs=logs: np.exp(logs(v))
+        cases[f"log {length}"] = soft[1], logs
+        cases[f"bare {length}"] = bare, flat
+        cases[f"norm {length}"] = norm, lambda v, flat=flat, scale=scale, bias=bias: flat(v, scale, bias)
     choice = writer.buffer(width)
     writer.operation(Code.WHERE, writer.binary(Binary.LESS, x, stored), x, writer.filled(stored), choice)
-    found["where"] = choice, lambda v: np.where(v < stored, v, stored)
+    cases["where"] = choice, lambda v: np.where(v < stored, v, stored)
 
 
-def _whole(writer: ProgramWriter, x: int, found: Found) -> None:
-    """Add every operation on whole numbers; what is divided by 0 is 0."""
+def _whole(writer: ProgramWriter, x: int, cases: Cases) -> None:
+    """Add every operation on whole numbers; a division by 0 gives 0."""
     whole, numbers = writer.cast(x, "int64"), np.arange(writer.width(x)) - 5
     functions = {kind: pair for kind, pair in PAIRS.items() if kind not in (Binary.PRELU, Binary.POWER)}
     functions[Binary.DIVIDE] = lambda a, b: np.where(b == 0, 0, np.trunc(a / np.where(b == 0, 1, b)))
     for kind, function in functions.items():
-        for other, value in (
+        for operand, value in (
             (numbers, lambda v: numbers),
             (numbers[:1], lambda v: numbers[:1]),
             (whole, np.trunc),
         ):
             for swap in (False, True):
-                row = writer.cast(writer.binary(kind, whole, other, swap=swap))
-                found[f"whole {kind.name} {len(found)}"] = (
+                row = writer.cast(writer.binary(kind, whole, operand, swap=swap))
+                cases[f"whole {kind.name} {len(cases)}"] = (
                     row,
                     lambda v, f=function, value=value, swap=swap: (
                         f(value(v), np.trunc(v)) if swap else f(np.trunc(v), value(v))

@@ -27,15 +27,15 @@ quick = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 WIDE = 9
-"""Features that a kernel goes over."""
+"""Number of features of a kernel's second axis."""
 
 
 def over_time(
     node: str, channels: int, weights: list[Array], kernel: list[int], dilation: int, **attributes: Any
 ) -> tuple[bytes, Manifest]:
-    """A node over time and features of x (N, channels, L, WIDE), its past of (K - 1) D frames a state."""
+    """A node over time and features of x (N, channels, L, WIDE); its past (K - 1) D frames are a state."""
     frames = (kernel[0] - 1) * dilation
-    stored = {f"w{place}": weight for place, weight in enumerate(weights)}
+    stored = {f"w{index}": weight for index, weight in enumerate(weights)}
     call = f"({', '.join(['joined' if frames else 'x', *stored])})"
     ring = f", float[N,{channels},{frames},{WIDE}] past" if frames else ""
     options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in attributes.items())
@@ -166,24 +166,24 @@ def test_rows_of_different_age_share_a_call(library: C.CDLL, seed: int, rows: in
     pool = [np.repeat(net.past.to_rows(net.reset), rows, 0)]
     for row, age in enumerate(ages):
         if age:
-            own = [pool[0][row : row + 1]]
-            program.run(x[row : row + 1, :age], own)
+            states = [pool[0][row : row + 1]]
+            program.run(x[row : row + 1, :age], states)
     slots = rng.permutation(rows)
     new = np.stack([x[row, ages[row] : ages[row] + 5] for row in slots])
     (y,) = program.run(new, pool, slots)
-    for place in {0, rows // 2, rows - 1}:
-        row = slots[place]
-        assert np.abs(y[place] - net.run(x[row, : ages[row] + 5])[-5:]).max() <= 1e-4
+    for index in {0, rows // 2, rows - 1}:
+        row = slots[index]
+        assert np.abs(y[index] - net.run(x[row, : ages[row] + 5])[-5:]).max() <= 1e-4
 
 
 def test_a_place_that_is_none_is_the_first(library: C.CDLL) -> None:
-    """What a caller writes into a state is read as it is: no number of it reads other memory."""
+    """No number that a caller writes into a state reads other memory."""
     net = Reads(np.random.default_rng(3), 5, every_step=True)
     program, x = Program(library, net.writer.to_bytes()), np.ones((1, 7, 3), "float32")
     expected = program.run(x, [net.past.to_rows(net.reset)])[0]
-    for place in (-1.0, 5.0, 1e30, np.inf, np.nan):
+    for position in (-1.0, 5.0, 1e30, np.inf, np.nan):
         rows = net.past.to_rows(net.reset)
-        rows[0, -1] = place
+        rows[0, -1] = position
         assert np.array_equal(program.run(x, [rows])[0], expected)
         assert rows[0, -1] == 2
 

@@ -1,4 +1,4 @@
-"""ONNX graphs on the native engine, beside onnxruntime."""
+"""ONNX graphs on the native engine, compared with onnxruntime."""
 
 import json
 import subprocess
@@ -57,10 +57,10 @@ def file(
         kind, inputs, ["y4", *(f"{state}_n" for state in states)], hidden_size=hidden, **attributes
     )
     nodes = [layer, helper.make_node("Squeeze", ["y4", "axes"], ["h"])]
-    nodes += [onnx.parser.parse_node(each) for each in head.split(";")]
+    nodes += [onnx.parser.parse_node(text) for text in head.split(";")]
     axes: dict[str, tuple[int | str, ...]] = {"x": ("L", "N", 3)} | ({"shift": ("N", 7)} if shift else {})
     axes |= {f"{state}_{end}": (1, "N", hidden) for state in states for end in "0n"}
-    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, own) for name, own in axes.items()}
+    values = {key: helper.make_tensor_value_info(key, TensorProto.FLOAT, dims) for key, dims in axes.items()}
     entering = [name for name in axes if not name.endswith("_n")]
     leaving = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
@@ -84,7 +84,7 @@ def file(
 
 
 def altered(change: Any, name: str = "lstm") -> bytes:
-    """Return a file of the runtime's tests whose manifest ``change`` has changed."""
+    """Return a file of the runtime's tests with a manifest changed by ``change``."""
     model = onnx.load(DATA / f"{name}.onnx")
     (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
     manifest = json.loads(entry.value)
@@ -95,21 +95,21 @@ def altered(change: Any, name: str = "lstm") -> bytes:
 
 
 def assert_agree(content: bytes) -> None:
-    """Run steps, a chunk and rows of both engines from the same samples and compare them."""
+    """Compare steps, a chunk and rows of both engines on the same samples."""
     native, plain = load(to_native(content)), load(content)
     assert native.engine == "native"
     x, near = np.random.default_rng(0).standard_normal((9, 3)).astype("float32"), {"rtol": 1e-5, "atol": 1e-5}
-    here, there = native.stream(), plain.stream()
+    stream, reference = native.stream(), plain.stream()
     for sample in x:
-        np.testing.assert_allclose(here.step(sample), there.step(sample), **near)
-    there.restore(here.state)
-    np.testing.assert_allclose(here.process(x), there.process(x), **near)
-    for name, array in there.state.items():
-        np.testing.assert_allclose(here.state[name], array, **near)
+        np.testing.assert_allclose(stream.step(sample), reference.step(sample), **near)
+    reference.restore(stream.state)
+    np.testing.assert_allclose(stream.process(x), reference.process(x), **near)
+    for name, array in reference.state.items():
+        np.testing.assert_allclose(stream.state[name], array, **near)
     rows, others = native.streams(9), plain.streams(9)
-    ids, other = [rows.add() for _ in x], [others.add() for _ in x]
+    ids, theirs = [rows.add() for _ in x], [others.add() for _ in x]
     for some in (slice(None), slice(1, 4), slice(None, None, -2)):
-        np.testing.assert_allclose(rows.step(x[some], ids[some]), others.step(x[some], other[some]), **near)
+        np.testing.assert_allclose(rows.step(x[some], ids[some]), others.step(x[some], theirs[some]), **near)
 
 
 LAYERS = [
@@ -205,10 +205,10 @@ def test_a_state_with_an_axis_of_its_own_or_a_golden_case_that_fails_is_refused(
 def test_chunks_with_an_input_that_has_no_time_axis_are_those_of_onnxruntime() -> None:
     content = file("GRU", "y = Add(h, shift)", shift=True)
     given = {"x": np.ones((5, 3), np.float32), "shift": np.arange(7, dtype=np.float32)}
-    here, there = load(to_native(content)).stream(), load(content).stream()
-    np.testing.assert_allclose(here.process(given), there.process(given), atol=2e-6)
+    native, plain = load(to_native(content)).stream(), load(content).stream()
+    np.testing.assert_allclose(native.process(given), plain.process(given), atol=2e-6)
     given["x"] = given["x"][0]
-    np.testing.assert_allclose(here.step(given), there.step(given), atol=2e-6)
+    np.testing.assert_allclose(native.step(given), plain.step(given), atol=2e-6)
 
 
 def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_int8_has_the_same_bits_on_every_processor(
     got = run_in_c(network.writer, x, tmp_path, command, emulator)
     expected = in_engine(unfused, network.writer, x)
     head = len(network.head[1])  # in float32
-    # the engine takes what is below 2^-126 as zero
+    # the engine treats numbers below 2^-126 as zero
     got[np.abs(got) < np.finfo("float32").tiny] = 0
     assert np.array_equal(got[:, head:], expected[:, head:])
     assert np.allclose(got[:, :head], expected[:, :head], atol=1e-5)
@@ -143,13 +143,13 @@ def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp
     copy(writer, window, shifted, 12, (12, 0))
     copy(writer, x, shifted, 12, (0, 12))
     writer.next_state(window, shifted)
-    for place, result in enumerate((*results, copied, shifted)):
-        writer.output(f"y{place}", result, every_step=True)
+    for index, result in enumerate((*results, copied, shifted)):
+        writer.output(f"y{index}", result, every_step=True)
     reads = Reads(rng, 5).writer
-    for each, width in ((writer, 12), (reads, 3)):
+    for case, width in ((writer, 12), (reads, 3)):
         inputs = samples(6, 20, width) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
         inputs[3, 2], inputs[4, 1], inputs[5, 1] = np.nan, np.inf, 0
-        got, expected = run_in_c(each, inputs, tmp_path, GCC), in_engine(best, each, inputs)
+        got, expected = run_in_c(case, inputs, tmp_path, GCC), in_engine(best, case, inputs)
         with np.errstate(invalid="ignore"):
             size = np.nanmax(np.abs(inputs), 1, keepdims=True)
             close = np.abs(got - expected) <= 1e-6 * np.maximum(np.abs(expected), np.maximum(size, 1))

@@ -26,19 +26,19 @@ INT8_STEP = 2.0**-7
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Return whether the numbers are equal, one NaN like another."""
+    """Return True if the numbers are equal; NaNs are equal."""
     return np.array_equal(a, b, equal_nan=True)
 
 
 @pytest.mark.parametrize("width", [1, 7, 33])
 def test_every_operation_follows_float64(library: C.CDLL, width: int) -> None:
     writer = ProgramWriter()
-    found = operations(writer, writer.input("x", width))
-    for name, (buffer, _) in found.items():
+    cases = operations(writer, writer.input("x", width))
+    for name, (buffer, _) in cases.items():
         writer.output(name, buffer, every_step=True)
     program, x = Program(library, writer.to_bytes()), wide_samples(40, width)
     got = program.run(x[None], [])
-    for (name, (_, function)), y in zip(found.items(), got, strict=True):
+    for (name, (_, function)), y in zip(cases.items(), got, strict=True):
         with np.errstate(over="ignore", under="ignore"):
             expected = np.asarray(function(x.astype("float64")), "float64")
         near = 1e-5 if name.startswith(("log", "bare", "norm")) else 1e-6
@@ -46,7 +46,7 @@ def test_every_operation_follows_float64(library: C.CDLL, width: int) -> None:
             y[0], np.broadcast_to(expected, y[0].shape), rtol=1e-6, atol=near, err_msg=name
         )
     got = program.run(np.full((1, 1, width), np.nan, "float32"), [])
-    for name, y in zip(found, got, strict=True):
+    for name, y in zip(cases, got, strict=True):
         assert np.isnan(y).all() or name not in Function.__members__ or name == "THRESHOLDED_RELU", name
 
 
@@ -95,8 +95,8 @@ def test_weights_beyond_the_cache_give_the_same_bits_in_either_order(
     states = program.zeros(3)
     (y,) = program.run(np.stack([x, -x, x]), states)
     expected, _ = network.run(x, [np.zeros(network.hidden)] * network.states)
-    for each in (np.concatenate(got), y[0], y[2]):
-        assert same_bits(singles, each)
+    for output in (np.concatenate(got), y[0], y[2]):
+        assert same_bits(singles, output)
     for a, b, pool in zip(steps.states, chunks.states, states, strict=True):
         assert same_bits(a, b)
         assert same_bits(a, pool[2])
@@ -122,10 +122,10 @@ def test_a_row_has_the_same_bits_alone_and_anywhere_among_others(
     start = [array.copy() for array in pool]
     (y,) = program.run(x, pool, slots)
     for row in {0, rows // 2, rows - 1}:
-        own = [array[slots[row]][None].copy() for array in start]
-        (alone,) = program.run(x[row][None], own)
+        states = [array[slots[row]][None].copy() for array in start]
+        (alone,) = program.run(x[row][None], states)
         assert same_bits(alone[0], y[row])
-        for state, after in zip(own, pool, strict=True):
+        for state, after in zip(states, pool, strict=True):
             assert same_bits(state[0], after[slots[row]])
     untouched = np.setdiff1d(np.arange(rows + 3), slots)
     for before, after in zip(start, pool, strict=True):
@@ -242,8 +242,8 @@ def test_indices_of_every_type_are_looked_up_and_a_wrong_one_changes_no_state(
     writer.output("numbers", writer.cast(source), every_step=True)
     program = Program(library, writer.to_bytes())
     states, ids = program.zeros(1), np.array([[[3, 49], [0, 1]]], dtype)
-    found, numbers = program.run(ids, states)
-    assert np.array_equal(found.reshape(1, 2, 2, 6), table[ids.astype("int64")])
+    got, numbers = program.run(ids, states)
+    assert np.array_equal(got.reshape(1, 2, 2, 6), table[ids.astype("int64")])
     assert np.array_equal(numbers, ids.astype("float32"))
     before = states[0].copy()
     for bad in (50, -51) if dtype != "uint8" else (50,):
@@ -251,8 +251,8 @@ def test_indices_of_every_type_are_looked_up_and_a_wrong_one_changes_no_state(
             program.run(np.array([[[0, 0], [0, bad]]], dtype), states)
     assert np.array_equal(states[0], before)
     if dtype != "uint8":
-        found, _ = program.run(np.array([[[-1, -50]]], dtype), states)
-        assert np.array_equal(found.reshape(2, 6), table[[-1, -50]])
+        got, _ = program.run(np.array([[[-1, -50]]], dtype), states)
+        assert np.array_equal(got.reshape(2, 6), table[[-1, -50]])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 60])

@@ -36,11 +36,11 @@ def compiled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     def compile_with(source: str, compiler: str | None, *flags: str) -> Path:
         if compiler is None:
             pytest.skip(f"no compiler for {source}")
-        here, program = Path(__file__).parent, tmp_path_factory.mktemp("compiled") / "program"
-        include = here.parents[1] / "native" / "include"
+        folder, program = Path(__file__).parent, tmp_path_factory.mktemp("compiled") / "program"
+        include = folder.parents[1] / "native" / "include"
         options = [*flags, "-O1", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", f"-I{include}"]
         libraries = [built, f"-Wl,-rpath,{built.parent}", "-lpthread", "-lm", "-ldl"]
-        command = [compiler, *options, here / source, *libraries, "-o", program]
+        command = [compiler, *options, folder / source, *libraries, "-o", program]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         return program

@@ -1,4 +1,4 @@
-"""The C library with programs of strangers, under the sanitizers, in threads, in forks, and for long."""
+"""The C library with untrusted programs, under the sanitizers, in threads, in forks, and for long."""
 
 import ctypes as C
 import multiprocessing
@@ -27,7 +27,7 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
 
 
 def every_operation() -> bytes:
-    """Return a program with every operation in it."""
+    """Return a program with every operation."""
     rng, writer = np.random.default_rng(0), ProgramWriter()
     x, ids = writer.input("x", 6), writer.input("ids", 2, "int32")
     parts = writer.buffer(6)
@@ -107,7 +107,7 @@ def counting_operation() -> bytes:
 
 
 def saved(folder: Path, programs: list[bytes]) -> list[Path]:
-    """Write programs to files in ``folder``; return these."""
+    """Write programs to files in ``folder``; return the paths."""
     paths = [folder / f"{index}.lep" for index in range(len(programs))]
     for path, content in zip(paths, programs, strict=True):
         path.write_bytes(content)
@@ -177,7 +177,7 @@ def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> Non
 
 @pytest.mark.parametrize(("group", "field"), [(1, "row_stride"), (2, "row_stride"), (2, "step_stride")])
 def test_rows_that_would_be_written_over_each_other_are_refused(best: C.CDLL, group: int, field: str) -> None:
-    """As those of a pool of int8 states are, whose strides are a quarter of what is written."""
+    """Strides of an int8 state pool, a quarter of the size in the program."""
     program = Program(best, make_network(np.random.default_rng(2), ["LSTM"], 4, 8).program)
     x, states = np.ones((3, 2, 4), np.float32), program.zeros(3)
     groups = [[x], states, [np.zeros((3, 2, port.width), np.float32) for port in program.outputs]]
@@ -262,7 +262,7 @@ def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
 
 
 def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.CDLL) -> None:
-    """A wrapped age would lose its place in the unit, and a chunk would leave the caller's arrays."""
+    """A wrapped age would lose its position in the unit, and a chunk would leave the caller's arrays."""
     stream = Stream(Program(best, late_operation()))
     for age in (2**62, 2**63, 2**64 - 1):
         assert best.lstm_edge_set_age(stream.handle, age) != 0
@@ -270,7 +270,7 @@ def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.
     assert best.lstm_edge_set_age(stream.handle, 2**62 - 1) == 0
     x, written = np.zeros((9, 2), "float32"), np.full((3, 4 * 3 * 4), 7, "float32")
     inputs = (C.c_void_p * 1)(x.ctypes.data)
-    outputs = (C.c_void_p * 3)(*(each.ctypes.data for each in written))
+    outputs = (C.c_void_p * 3)(*(row.ctypes.data for row in written))
     assert best.lstm_edge_chunk(stream.handle, inputs, len(x), outputs) == 0
     assert best.lstm_edge_age(stream.handle) == 2**62 + 8
 
@@ -306,7 +306,7 @@ BOARDS: dict[str, tuple[str, str, dict[str, str]]] = {
 def test_a_program_runs_on_other_boards(
     processor: str, build: Callable[..., Path], best: C.CDLL, find_program: Callable[..., str], tmp_path: Path
 ) -> None:
-    """The example in C, cross-compiled, replays golden cases and gives what this machine gives."""
+    """The example in C, cross-compiled, replays golden cases and gives the same results as this machine."""
     compiler, flags, commands = BOARDS[processor]
     compiler, target = find_program(compiler), compiler.removesuffix("-gcc")
     folder = build(
@@ -323,15 +323,15 @@ def test_a_program_runs_on_other_boards(
     programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = saved(tmp_path, programs)
-    here, modes, example = Path(__file__).parent, tmp_path / "modes", folder / "stream"
+    tests, modes, example = Path(__file__).parent, tmp_path / "modes", folder / "stream"
     if processor != "AMD64":
         options = [
             "-std=gnu11",
             "-D_GNU_SOURCE",
-            f"-I{here.parents[1] / 'native' / 'include'}",
+            f"-I{tests.parents[1] / 'native' / 'include'}",
             *flags.split(),
         ]
-        source = [here / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
+        source = [tests / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
         subprocess.run([compiler, *options, *source], check=True)
     environment = os.environ | {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
     for isa, emulator in commands.items():

@@ -59,7 +59,7 @@ class Part:
 
 
 def _parts(page: Path) -> tuple[list[Part], list[str]]:
-    """Return what runs of a page, in order, and the marks of the page as a whole."""
+    """Return the parts of a page that run, in order, and the marks of the page."""
     text, parts, marks, mark = page.read_text(encoding="utf-8"), [], [], ""
     for match in _PART.finditer(text):
         line = text.count("\n", 0, match.start()) + 2
@@ -259,5 +259,5 @@ def test_output_fits_if_the_words_are_the_same_and_the_numbers_near(out, shown, 
 def test_every_mark_of_a_page_is_one_that_is_known_and_says_why():
     allowed = re.compile(r"not run: .{10,}|file: \S+|page: slow|page: empty|page needs: [\w-]+|figures: .+")
     for page in PAGES:
-        marks = [found["mark"] for found in _PART.finditer(page.read_text(encoding="utf-8")) if found["mark"]]
+        marks = [match["mark"] for match in _PART.finditer(page.read_text(encoding="utf-8")) if match["mark"]]
         assert [mark for mark in marks if not allowed.fullmatch(mark)] == []

@@ -1,4 +1,4 @@
-"""The small model files of ``data/``, opened; and a reference of one of them in numpy alone."""
+"""The small model files of ``data/``, opened; and a numpy reference of one of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def path() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session", params=["onnxruntime", "native"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """What runs the files."""
+    """The engine that runs the files."""
     if request.param == "native" and not installed():
         pytest.skip("lstm-edge-native is not installed")
     return request.param
@@ -56,15 +56,15 @@ def opened(content: Callable[[str], bytes]) -> Callable[[str], Model]:
 @pytest.fixture
 def sessions(monkeypatch) -> list[onnxruntime.InferenceSession]:
     """Collect onnxruntime's sessions as a test opens them."""
-    found = []
+    recorded = []
 
     class Recorded(onnxruntime.InferenceSession):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            found.append(self)
+            recorded.append(self)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
-    return found
+    return recorded
 
 
 @pytest.fixture(scope="session")

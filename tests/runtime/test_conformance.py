@@ -1,4 +1,4 @@
-"""Every network streams as its whole sequence says, however it is cut, restored and mixed with other sources.
+"""A stream equals the full sequence, however it is cut, restored and mixed with other sources.
 
 The oracle runs all samples since the last reset in one call, and knows nothing of streams.
 """
@@ -22,7 +22,7 @@ two outputs; no batch axis; one step a call; int8."""
 ENGINES = ("onnx", "lep") if installed() else ("onnx",)
 TABLE = [(name, engine) for name in NETWORKS for engine in ENGINES]
 INT8 = {"rtol": 0.0, "atol": 0.15}
-"""What int8 results of onnxruntime may depend on the other steps and rows of a call."""
+"""Tolerance of int8 results, which in onnxruntime depend on the other steps and rows of a call."""
 MODELS = {}
 
 
@@ -42,7 +42,7 @@ def draw_samples(model, seed, steps):
 
 
 def as_given(arrays):
-    """Return what a stream takes: the only array, or all by name."""
+    """Return the argument of a stream: the only array, or all by name."""
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
@@ -59,20 +59,20 @@ def in_file(manifest, spec, array):
 
 
 class Oracle:
-    """What one source gives, worked out from its whole past."""
+    """The results of one source, computed from its full past."""
 
-    def __init__(self, model, every=None):
-        self.model, self.every, self.past, self.state = model, every, [], None
+    def __init__(self, model, reset_every=None):
+        self.model, self.reset_every, self.past, self.state = model, reset_every, [], None
 
     def step(self, sample):
         """Return the frames by output, ``(frames, ...)``, that the sample completes; None for no result."""
         manifest = self.model.manifest
-        if self.every and len(self.past) == self.every:
+        if self.reset_every and len(self.past) == self.reset_every:
             self.past, self.state = [], None
         self.past.append(sample)
         if len(self.past) % manifest.unit:
             return {spec.name: None for spec in manifest.outputs}
-        whole = {name: np.stack([each[name] for each in self.past]) for name in sample}
+        whole = {name: np.stack([past[name] for past in self.past]) for name in sample}
         feeds = {s.name: in_file(manifest, s, whole[s.name]) for s in manifest.data_inputs}
         outputs, state = self.model.run(feeds, self.state if manifest.sequence is None else None)
         self.state = state
@@ -97,7 +97,7 @@ def check(model, steps, got, *, step):
     """Compare a result with the oracle's of some steps."""
     for spec in model.outputs:
         several = len(model.outputs) > 1
-        found = (got or {}).get(spec.name) if several else got
+        actual = (got or {}).get(spec.name) if several else got
         frames = [step[spec.name] for step in steps if step[spec.name] is not None]
         if model.manifest.time_axis(spec.axes) is None:
             want = frames[-1][0] if frames else None
@@ -106,9 +106,9 @@ def check(model, steps, got, *, step):
             if step:
                 want = want[0] if len(want) == 1 else want if len(want) else None
         if want is None or not np.size(want):
-            assert found is None or not np.size(found)
+            assert actual is None or not np.size(actual)
             continue
-        np.testing.assert_allclose(found, want, **limits(model))
+        np.testing.assert_allclose(actual, want, **limits(model))
 
 
 def limits(model):
@@ -129,11 +129,11 @@ ACTIONS = st.lists(
 
 @pytest.mark.parametrize(("name", "engine"), TABLE)
 @settings(deadline=None, max_examples=25)
-@given(actions=ACTIONS, every=st.sampled_from([None, None, 3, 8]), seed=st.integers(0, 99))
-def test_one_source(name, engine, actions, every, seed):
+@given(actions=ACTIONS, reset_every=st.sampled_from([None, None, 3, 8]), seed=st.integers(0, 99))
+def test_one_source(name, engine, actions, reset_every, seed):
     model = opened(name, engine)
     manifest = model.manifest
-    stream, oracle = model.stream(reset_every=every), Oracle(model, every)
+    stream, oracle = model.stream(reset_every=reset_every), Oracle(model, reset_every)
     kept, at, x = (stream.state, [], None), 0, draw_samples(model, seed, 80)
     for action, count in actions:
         if action in ("step", "process"):
@@ -163,52 +163,52 @@ def test_one_source(name, engine, actions, every, seed):
                 stream.step(as_given({k: np.zeros((9, 9), v.dtype) for k, v in x.items()}))
 
 
-@pytest.mark.parametrize(("name", "engine"), [each for each in TABLE if each[0] not in ("unbatched", "step")])
+@pytest.mark.parametrize(("name", "engine"), [row for row in TABLE if row[0] not in ("unbatched", "step")])
 @settings(deadline=None, max_examples=15)
-@given(data=st.data(), every=st.sampled_from([None, None, 5]), seed=st.integers(0, 99))
-def test_many_sources(name, engine, data, every, seed):
+@given(data=st.data(), reset_every=st.sampled_from([None, None, 5]), seed=st.integers(0, 99))
+def test_many_sources(name, engine, data, reset_every, seed):
     model = opened(name, engine)
-    batch, alone = model.streams(5, reset_every=every), {}
+    batch, alone = model.streams(5, reset_every=reset_every), {}
     x = draw_samples(model, seed, 400)
     at = 0
     for _ in range(data.draw(st.integers(1, 8))):
         while len(alone) < 2 or (len(batch) < 5 and data.draw(st.booleans())):
-            alone[batch.add()] = model.stream(reset_every=every)
+            alone[batch.add()] = model.stream(reset_every=reset_every)
         if len(alone) > 2 and data.draw(st.booleans()):
             gone = data.draw(st.sampled_from(sorted(alone)))
             batch.remove(gone)
             del alone[gone]
         if data.draw(st.booleans()):
-            one, other = (data.draw(st.sampled_from(sorted(alone))) for _ in range(2))
+            target, source = (data.draw(st.sampled_from(sorted(alone))) for _ in range(2))
             with contextlib.suppress(StateError):  # between units
-                state = alone[other].state
-                batch.restore(one, state)
-                alone[one].restore(batch.state(other))
+                state = alone[source].state
+                batch.restore(target, state)
+                alone[target].restore(batch.state(source))
         ids = data.draw(st.lists(st.sampled_from(sorted(alone)), min_size=1, unique=True))
         steps = 1 if model.manifest.sequence is None else data.draw(st.sampled_from([1, 1, 2, 6]))
-        own = [{k: v[at + i * steps : at + (i + 1) * steps] for k, v in x.items()} for i in range(len(ids))]
+        parts = [{k: v[at + i * steps : at + (i + 1) * steps] for k, v in x.items()} for i in range(len(ids))]
         at += steps * len(ids)
         if steps == 1:
-            got = batch.step(as_given({k: np.stack([each[k][0] for each in own]) for k in x}), ids)
+            got = batch.step(as_given({k: np.stack([part[k][0] for part in parts]) for k in x}), ids)
             want = [
-                alone[i].step(as_given({k: v[0] for k, v in each.items()}))
-                for i, each in zip(ids, own, strict=True)
+                alone[i].step(as_given({k: v[0] for k, v in part.items()}))
+                for i, part in zip(ids, parts, strict=True)
             ]
         else:
-            got = batch.process(as_given({k: np.stack([each[k] for each in own]) for k in x}), ids)
-            want = [alone[i].process(as_given(each)) for i, each in zip(ids, own, strict=True)]
-        for row, each in enumerate(want):
+            got = batch.process(as_given({k: np.stack([part[k] for part in parts]) for k in x}), ids)
+            want = [alone[i].process(as_given(part)) for i, part in zip(ids, parts, strict=True)]
+        for index, result in enumerate(want):
             for output in model.outputs:
                 several = len(model.outputs) > 1
-                mine = (got[output.name] if several else got)[row]
-                theirs = (each or {}).get(output.name) if several else each
-                if theirs is None or not np.size(theirs):
-                    assert np.isnan(mine).all()
-                elif np.shape(theirs) == mine.shape:
-                    np.testing.assert_allclose(mine, theirs, **limits(model))
+                row = (got[output.name] if several else got)[index]
+                frames = (result or {}).get(output.name) if several else result
+                if frames is None or not np.size(frames):
+                    assert np.isnan(row).all()
+                elif np.shape(frames) == row.shape:
+                    np.testing.assert_allclose(row, frames, **limits(model))
                 else:
-                    assert np.isnan(mine[: len(mine) - len(theirs)]).all()
-                    np.testing.assert_allclose(mine[len(mine) - len(theirs) :], theirs, rtol=1e-5, atol=3e-6)
+                    assert np.isnan(row[: len(row) - len(frames)]).all()
+                    np.testing.assert_allclose(row[len(row) - len(frames) :], frames, rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.skipif("lep" not in ENGINES, reason="lstm-edge-native is not installed")
@@ -218,10 +218,10 @@ def test_a_state_moves_between_both_files(name):
     streams = [opened(name, engine).stream() for engine in ("onnx", "lep")]
     for at in range(12):
         sample = as_given({k: v[at] for k, v in x.items()})
-        one, other = (stream.step(sample) for stream in streams)
-        assert (one is None) == (other is None)
-        for key in one if isinstance(one, dict) else ():
-            np.testing.assert_allclose(other[key], one[key], rtol=1e-4, atol=3e-5)
+        plain, native = (stream.step(sample) for stream in streams)
+        assert (plain is None) == (native is None)
+        for key in plain if isinstance(plain, dict) else ():
+            np.testing.assert_allclose(native[key], plain[key], rtol=1e-4, atol=3e-5)
         if (at + 1) % opened(name).manifest.unit:
             continue
         states = [stream.state for stream in streams]

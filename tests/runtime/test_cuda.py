@@ -10,7 +10,7 @@ from lstm_edge_runtime.ort import CUDA, import_onnxruntime
 
 @pytest.fixture
 def gpu(path):
-    """Open a file of ``data/`` on the GPU, or skip with the reason why there is none."""
+    """Open a file of ``data/`` on the GPU, or skip with the reason."""
 
     def give(name: str):
         try:
@@ -26,37 +26,37 @@ def gpu(path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
-    there, here, rng = gpu(name).stream(), opened(name).stream(), np.random.default_rng(5)
+    on_gpu, on_cpu, rng = gpu(name).stream(), opened(name).stream(), np.random.default_rng(5)
     for part in (1, 1, 5, 1, 9, 0, 9, 1):
         if part == 0:  # a new start, on both
-            there.reset()
-            here.reset()
+            on_gpu.reset()
+            on_cpu.reset()
             continue
         x = rng.normal(size=(part, 3)).astype(np.float32)
         x = x[0] if part == 1 else x
         sample = {"x": x, "gain": x[..., :1]} if name == "gru" else x
-        results = [(each.step if part == 1 else each.process)(sample) for each in (there, here)]
+        results = [(stream.step if part == 1 else stream.process)(sample) for stream in (on_gpu, on_cpu)]
         for key in results[1] if name == "gru" else ():
             np.testing.assert_allclose(results[0][key], results[1][key], atol=1e-4)
         if name == "lstm":
             np.testing.assert_allclose(*results, atol=1e-4)
-        kept = there.state
-        there.reset()
-        there.restore(kept)
-    for key, value in here.state.items():
-        np.testing.assert_allclose(there.state[key], value, atol=1e-4)
+        kept = on_gpu.state
+        on_gpu.reset()
+        on_gpu.restore(kept)
+    for key, value in on_cpu.state.items():
+        np.testing.assert_allclose(on_gpu.state[key], value, atol=1e-4)
 
 
 @pytest.mark.cuda
 def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
-    there, here = gpu("lstm").streams(5), opened("lstm").streams(5)
-    ids = [there.add() for _ in range(5)]
-    assert ids == [here.add() for _ in range(5)]
+    on_gpu, on_cpu = gpu("lstm").streams(5), opened("lstm").streams(5)
+    ids = [on_gpu.add() for _ in range(5)]
+    assert ids == [on_cpu.add() for _ in range(5)]
     rng = np.random.default_rng(7)
     for count in (5, 3, 5, 1):
         some = rng.permutation(ids)[:count]
         x = rng.normal(size=(count, 3)).astype(np.float32)
-        np.testing.assert_allclose(there.step(x, some), here.step(x, some), atol=1e-4)
+        np.testing.assert_allclose(on_gpu.step(x, some), on_cpu.step(x, some), atol=1e-4)
 
 
 @pytest.mark.cuda

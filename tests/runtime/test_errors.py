@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lstm_edge_runtime import errors, load
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, NotFoundError, printable
 
-LEAVES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, LstmEdgeError)]
+LEAVES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, LstmEdgeError)]
 
 
 @pytest.mark.parametrize("error", LEAVES)

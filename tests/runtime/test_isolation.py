@@ -48,11 +48,11 @@ def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(pa
     assert any("openat(" in call for call in calls)
     assert [call for call in calls if re.search(r"\b(socket|connect|sendto|bind)\(", call)] == []
     written = [
-        found[1]
+        match[1]
         for call in calls
         if re.search(r"O_WRONLY|O_RDWR|O_CREAT|\bmkdir", call)
         and " = -1 " not in call
-        and (found := re.search(r'"([^"]*)"', call))
+        and (match := re.search(r'"([^"]*)"', call))
     ]
     allowed = (str(out), "/dev/null", "/dev/shm", "/proc/self/")
     assert [name for name in written if not name.startswith(allowed)] == []

@@ -35,7 +35,7 @@ def with_manifest(proto, manifest):
 
 
 SEALED = (Path(__file__).parent / "data" / "lstm.onnx").read_bytes()
-"""A file with a digest, as every one that is exported."""
+"""A file with a digest, as every exported file has."""
 X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
 
 
@@ -179,7 +179,7 @@ def test_a_closed_model_keeps_no_session(path, name, sessions):
         kept = [weakref.ref(session) for session in sessions]
         sessions.clear()
     gc.collect()
-    assert [each() for each in kept] == [None] * len(kept)
+    assert [reference() for reference in kept] == [None] * len(kept)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

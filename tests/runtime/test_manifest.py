@@ -88,12 +88,12 @@ def test_a_text_that_is_no_manifest_is_refused_in_one_line(text, message):
     assert "\n" not in str(error.value)
 
 
-def places(document, path=()):
-    """Every place in a JSON document."""
+def paths(document, path=()):
+    """Yield the path of every value in a JSON document."""
     yield path
     if isinstance(document, dict | list):
         for key, value in document.items() if isinstance(document, dict) else enumerate(document):
-            yield from places(value, (*path, key))
+            yield from paths(value, (*path, key))
 
 
 ODD = [None, True, -1, 1.5, 10**400, "", "N", [], [[]], {}, {"a": 1}, float("inf")]
@@ -102,12 +102,12 @@ ODD = [None, True, -1, 1.5, 10**400, "", "N", [], [[]], {}, {"a": 1}, float("inf
 def test_a_wrong_value_in_any_place_is_refused_or_harmless():
     text = FULL.to_json()
     refused = 0
-    for place in places(json.loads(text)):
+    for path in paths(json.loads(text)):
         for odd in ODD:
             raw = parent = {"whole": json.loads(text)}
-            for key in ("whole", *place)[:-1]:
+            for key in ("whole", *path)[:-1]:
                 parent = parent[key]
-            parent[("whole", *place)[-1]] = odd
+            parent[("whole", *path)[-1]] = odd
             try:
                 manifest = Manifest.from_json(json.dumps(raw["whole"]))
             except ManifestError as error:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged"
 
 
 def samples(*shape: int, seed: int = 0) -> np.ndarray:
-    """The same values for the same arguments, whichever tests ran before."""
+    """Return the same values for the same arguments, in any order of tests."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -84,8 +84,8 @@ def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, me
 def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(dtype):
     spec, sizes = TensorSpec("lengths", dtype, ("N",)), {"N": 3, "L": 100}
     manifest, numbers = Manifest((spec,), (), lengths="lengths"), [1, 100, 7]
-    for each in (numbers, tuple(numbers), *(np.array(numbers, kind) for kind in ("u1", "i2", "i4", "i8"))):
-        taken = as_lengths(each, manifest, sizes)
+    for lengths in (numbers, tuple(numbers), *(np.array(numbers, kind) for kind in ("u1", "i2", "i4", "i8"))):
+        taken = as_lengths(lengths, manifest, sizes)
         assert (taken.dtype, taken.tolist()) == (dtype, numbers)
     full = as_lengths(None, manifest, sizes)
     assert (full.dtype, full.tolist()) == (dtype, [100] * 3)

@@ -38,9 +38,9 @@ def test_a_state_can_not_be_written_to_and_does_not_follow_the_array_it_came_fro
     state = State({"h": array}, "x")
     array[:] = 1
     np.testing.assert_array_equal(state["h"], 0)
-    for each in (state, pickle.loads(pickle.dumps(state))):
+    for instance in (state, pickle.loads(pickle.dumps(state))):
         with pytest.raises(ValueError, match="read-only"):
-            each["h"][0] = 1
+            instance["h"][0] = 1
 
 
 def not_arrays(path):
@@ -83,11 +83,11 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(make, tmp_path):
 def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
     state.save(tmp_path / "s.npz")
     content = (tmp_path / "s.npz").read_bytes()
-    damaged = [content[:place] + b"\xee" + content[place + 1 :] for place in range(0, len(content), 2)]
+    damaged = [content[:index] + b"\xee" + content[index + 1 :] for index in range(0, len(content), 2)]
     damaged += [content[: int(len(content) * share)] for share in (0, 0.2, 0.6, 0.95)]
     refused = 0
-    for each in damaged:  # zipfile and numpy each have errors of their own
-        (tmp_path / "s.npz").write_bytes(each)
+    for data in damaged:  # zipfile and numpy raise different errors
+        (tmp_path / "s.npz").write_bytes(data)
         try:
             State.load(tmp_path / "s.npz")
         except FileFormatError as error:
@@ -108,7 +108,7 @@ def test_a_fifo_is_refused_without_waiting(tmp_path):
 
 def test_a_link_stays_a_link(state, tmp_path):
     (tmp_path / "link.npz").symlink_to(tmp_path / "s.npz")
-    for _ in range(2):  # where it leads nowhere, and where it leads to a file
+    for _ in range(2):  # a link to nothing, then a link to a file
         state.save(tmp_path / "link.npz")
         assert (tmp_path / "link.npz").is_symlink()
         assert same(State.load(tmp_path / "s.npz"), state)

@@ -29,12 +29,12 @@ def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):
 
 def test_several_threads_inside_an_operator_give_the_same_bits(path):
     x = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
-    one, two = (load(path("lstm"), threads=count).stream() for count in (1, 2))
-    np.testing.assert_array_equal(one.process(x), two.process(x))
+    single, double = (load(path("lstm"), threads=count).stream() for count in (1, 2))
+    np.testing.assert_array_equal(single.process(x), double.process(x))
 
 
 class Slow:
-    """Samples that hold the call which reads them open until they are let go."""
+    """Samples that block the call which reads them until they are released."""
 
     def __init__(self, values) -> None:
         self.values = np.array(values, np.float32)

@@ -1,4 +1,4 @@
-"""``lstm-edge convert --to web``: what the folder holds, what is refused; ``web/test`` looks at the page."""
+"""``lstm-edge convert --to web``: contents of the folder and refusals; ``web/test`` tests the page."""
 
 import base64
 import shutil
@@ -45,10 +45,10 @@ def test_a_site_holds_the_file_as_it_is_and_names_every_file_to_keep_offline(mad
 
 def test_a_site_replays_one_held_out_recording_of_each_activity(made, site_of):
     recordings = site_of(made)["recordings"]
-    assert sorted(one["label"] for one in recordings) == ["Badminton", "Running", "Standing", "Walking"]
-    for one in recordings:
-        assert len(base64.b64decode(one["x"])) == 100 * 6 * 4
-        assert one["features"] == ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
+    assert sorted(record["label"] for record in recordings) == ["Badminton", "Running", "Standing", "Walking"]
+    for record in recordings:
+        assert len(base64.b64decode(record["x"])) == 100 * 6 * 4
+        assert record["features"] == ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
 
 
 def test_the_same_file_gives_the_same_site_and_another_one_another_version(data):
@@ -67,7 +67,7 @@ def test_a_file_with_other_features_brings_no_recording_of_the_demo(invoke, data
 
 def test_a_file_that_fails_its_golden_case_makes_no_site(data, tmp_path, invoke):
     spoilt = onnx.load(data / "lstm.onnx")
-    weight = next(each for each in spoilt.graph.initializer if len(each.dims) == 3)
+    weight = next(tensor for tensor in spoilt.graph.initializer if len(tensor.dims) == 3)
     weight.raw_data = np.float32(3).tobytes() + weight.raw_data[4:]
     (tmp_path / "spoilt.onnx").write_bytes(sealed(spoilt.SerializeToString()))
     with pytest.raises(CheckFailedError, match="golden case"):
@@ -88,14 +88,14 @@ def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(made, invo
     again = ("convert", data / "lstm.onnx", "--to", "web", "-o")
     assert invoke(*again, made)[0] == 0
     assert site_of(made)["name"] == "lstm.onnx"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.tex").write_text("all of it")
-    code, _, error = invoke(*again, mine)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("all of it")
+    code, _, error = invoke(*again, folder)
     assert code == 2
     assert "thesis.tex, which would be lost" in error
-    assert files_of(mine) == {"thesis.tex"}
-    assert invoke(*again, mine / "thesis.tex")[0] == 2
+    assert files_of(folder) == {"thesis.tex"}
+    assert invoke(*again, folder / "thesis.tex")[0] == 2
     assert invoke(*again, tmp_path / "nowhere" / "site")[0] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"site", "mine"}
 

@@ -17,10 +17,10 @@ const messageOf = (/** @type {unknown} */ error) => (error instanceof Error ? er
 const element = (/** @type {string} */ name, /** @type {string} */ text) => Object.assign(document.createElement(name), { textContent: text });
 const ms = (/** @type {number} */ value) => `${value < 10 ? value.toPrecision(2) : value.toFixed(0)} ms`;
 
-/** The place, width and names of the output that is shown. @param {Model} model */
+/** The name, width and value names of the output that is shown. @param {Model} model */
 function mainOutput({ outputs, labels, units, manifest }) {
   const port = outputs.find(({ name }) => name === manifest.task?.output) ?? outputs[0], width = port?.width ?? 0;
-  const names = labels.length === width ? [...labels] : Array.from({ length: width }, (_, place) => `${port?.name} ${place}${units[place] ? ` ${units[place]}` : ""}`);
+  const names = labels.length === width ? [...labels] : Array.from({ length: width }, (_, index) => `${port?.name} ${index}${units[index] ? ` ${units[index]}` : ""}`);
   return { name: port?.name ?? "", width, names, frames: port?.frames || 1, isClasses: labels.length === width && width > 0 };
 }
 
@@ -61,12 +61,12 @@ function verify(model) {
 /** @param {string} name @param {Model} model */
 function showFacts(name, model) {
   const { manifest, features, labels, units, samplingRate, unit, delay, resetEvery } = model;
-  const late = delay ? `, ${delay} samples${samplingRate === null ? "" : ` (${ms((1000 * delay) / samplingRate)})`} late` : "";
+  const lag = delay ? `, ${delay} samples${samplingRate === null ? "" : ` (${ms((1000 * delay) / samplingRate)})`} late` : "";
   /** @type {[string, string | false | null][]} */
   const facts = [
     ["File", `${name}, ${manifest.precision}`], ["sha256 of the ONNX file", model.identity], ["Labels", labels.join(", ")],
     ["Units", units.join(", ")], ["Features", features.join(", ")], ["Sampling rate", samplingRate !== null && `${samplingRate} Hz`],
-    ["Stream", `${unit === 1 ? "a result per sample" : `results every ${unit} samples`}${late}`],
+    ["Stream", `${unit === 1 ? "a result per sample" : `results every ${unit} samples`}${lag}`],
     ["State reset", resetEvery !== null && `every ${resetEvery} samples, as in training`],
     ["States", model.states.map((state) => `${state.name} (${state.width})`).join(", ")],
   ];
@@ -87,10 +87,10 @@ class View {
     this.output = mainOutput(model);
     const { isClasses, names } = this.output, figure = /** @type {any} */ (byId(`${prefix}-plot`));
     this.plot = new Plot(figure, { names: features, labels: isClasses ? names : [], outputs: isClasses ? [] : names });
-    byId(`${prefix}-legend`).replaceChildren(...[...lanesOf(features).values()].flat().map((place) => {
+    byId(`${prefix}-legend`).replaceChildren(...[...lanesOf(features).values()].flat().map((index) => {
       const line = element("span", ""), swatch = svg("svg", { viewBox: "0 0 20 10", "aria-hidden": "true" });
-      swatch.append(svg("line", { class: `s${place % 6}`, x1: 0, x2: 20, y1: 5, y2: 5, "stroke-width": 3 }));
-      line.append(swatch, features[place] ?? "");
+      swatch.append(svg("line", { class: `s${index % 6}`, x1: 0, x2: 20, y1: 5, y2: 5, "stroke-width": 3 }));
+      line.append(swatch, features[index] ?? "");
       return line;
     }));
     say(`${prefix}-result`, "");
@@ -132,8 +132,8 @@ class View {
   }
 }
 
-/** Run work that a button starts and stops. @param {string} id @param {string} idle its text @param {string} place of messages @param {(signal: AbortSignal) => Promise<void>} work */
-function onButton(id, idle, place, work) {
+/** Run work that a button starts and stops. @param {string} id @param {string} idle its text @param {string} output the id of the element for messages @param {(signal: AbortSignal) => Promise<void>} work */
+function onButton(id, idle, output, work) {
   const button = byId(id);
   button.textContent = idle;
   button.onclick = async () => {
@@ -145,7 +145,7 @@ function onButton(id, idle, place, work) {
     try {
       await work(stop.signal);
     } catch (error) {
-      say(place, messageOf(error), true);
+      say(output, messageOf(error), true);
     } finally {
       stop.abort();
       button.textContent = idle;
@@ -164,20 +164,20 @@ function showReplay(model) {
   const view = new View("replay", model, names.length ? names : (recordings[0]?.features ?? [])), width = input?.width ?? 1;
   const recording = () => /** @type {typeof recordings[number]} */ (recordings[Number(chosen("recording"))]), choice = /** @type {HTMLSelectElement} */ (byId("recording"));
   byId("replay").inert = false;
-  choice.replaceChildren(...recordings.map(({ label }, place) => Object.assign(element("option", label), { value: String(place) })));
+  choice.replaceChildren(...recordings.map(({ label }, index) => Object.assign(element("option", label), { value: String(index) })));
   for (const id of ["replay-controls", "replay-figure"]) byId(id).hidden = !recordings.length;
   const inputs = model.inputs.map((port) => `${port.name} (${port.width})`).join(" and ");
   say("replay-words", recordings.length ? REPLAY_WORDS : `This page replays recordings of sensors: one float32 input. It has none for this file, whose inputs are ${inputs}.`);
   onButton("play", "Play", "replay-result", async (signal) => {
     const { x, label } = recording(), count = x.length / width, rate = model.samplingRate ?? DEFAULT_RATE, speed = Number(chosen("speed"));
-    /** @type {string[]} */ const said = [];
+    /** @type {string[]} */ const shown = [];
     view.start(count);
     say("replay-result", "");
     for await (const _ of pace(rate * speed, signal)) {
-      view.take(x.subarray(said.length * width, (said.length + 1) * width));
-      if (said.push(view.label) === count) break;
+      view.take(x.subarray(shown.length * width, (shown.length + 1) * width));
+      if (shown.push(view.label) === count) break;
     }
-    const wrong = said.findLastIndex((each) => each !== label), last = said.at(-1);
+    const wrong = shown.findLastIndex((answer) => answer !== label), last = shown.at(-1);
     view.conclude(signal.aborted || !last ? "" : !model.labels.includes(label) ? `Recognized at the end as ${last}. `
       : wrong === count - 1 ? `Classified as ${last}; the recording is ${label}. ` : `Recognized as ${label} after ${((wrong + 2) / rate).toFixed(1)} s. `, rate * speed);
   });
@@ -198,7 +198,7 @@ function showLive(model) {
       throw new Error("The browser blocks access to the motion sensor; allow it in the page's settings.");
     }
     const rate = model.samplingRate ?? DEFAULT_RATE, units = { acceleration: chosen("acceleration"), rotation: chosen("rotation") }, started = performance.now();
-    let latest = /** @type {Float32Array | null} */ (null), said = "";
+    let latest = /** @type {Float32Array | null} */ (null), shown = "";
     addEventListener("devicemotion", (event) => { latest = sampleOf(event, wanted ?? [], units) ?? latest; }, { signal });
     view.start(Math.round(LIVE_SECONDS * rate));
     for await (const _ of pace(rate, signal)) {
@@ -206,8 +206,8 @@ function showLive(model) {
       if (!latest) continue;
       byId("live-figure").hidden = false;
       view.take(latest);
-      if (view.label !== said) say("live-result", `Now: ${view.label}`);
-      said = view.label;
+      if (view.label !== shown) say("live-result", `Now: ${view.label}`);
+      shown = view.label;
     }
     view.conclude("Stopped. ", rate);
   });

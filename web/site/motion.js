@@ -10,9 +10,9 @@ const ANGLES = /** @type {const} */ ({ x: "beta", y: "gamma", z: "alpha" });
  * @param {readonly string[]} features for example `acc_x`, `gyr_z`, `ax`
  */
 export function readings(features) {
-  const found = features.map((name) => /^(?:(a|acc\w*?|lin\w*?|user\w*?)|g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? []);
-  if (!found.every(({ length }) => length) || !found.length) return null;
-  return found.map(([, acceleration, axis]) => ({ isRotation: !acceleration, axis: /** @type {"x" | "y" | "z"} */ (axis?.toLowerCase()) }));
+  const matches = features.map((name) => /^(?:(a|acc\w*?|lin\w*?|user\w*?)|g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? []);
+  if (!matches.every(({ length }) => length) || !matches.length) return null;
+  return matches.map(([, acceleration, axis]) => ({ isRotation: !acceleration, axis: /** @type {"x" | "y" | "z"} */ (axis?.toLowerCase()) }));
 }
 
 /**

@@ -10,13 +10,13 @@ export function svg(name, attributes, text) {
   return element;
 }
 
-/** Return the places of names by the lane that they are drawn in: `acc_x acc_y gyr_x` are two lanes. @param {readonly string[]} names */
+/** Return the indices of names by the lane in which they are drawn: `acc_x acc_y gyr_x` are two lanes. @param {readonly string[]} names */
 export function lanesOf(names) {
   /** @type {Map<string, number[]>} */
   const lanes = new Map();
-  names.forEach((name, place) => {
+  names.forEach((name, index) => {
     const stem = name.replace(/[\s_.-]?([xyz]|\d+)$/i, "");
-    lanes.set(stem, [...(lanes.get(stem) ?? []), place]);
+    lanes.set(stem, [...(lanes.get(stem) ?? []), index]);
   });
   return lanes.size <= 3 ? lanes : new Map([["", [...names.keys()]]]);
 }
@@ -70,26 +70,26 @@ export class Plot {
   draw() {
     const width = this.#svg.clientWidth || 300, { names, labels, outputs } = this.#what, parts = [];
     let top = 0;
-    const lane = (/** @type {string} */ name, /** @type {number[]} */ places, /** @type {"sample" | "result"} */ of) => {
-      parts.push(...this.#lane(name, places, of, top, width));
+    const lane = (/** @type {string} */ name, /** @type {number[]} */ indices, /** @type {"sample" | "result"} */ of) => {
+      parts.push(...this.#lane(name, indices, of, top, width));
       top += LANE + TOP;
     };
-    for (const [name, places] of lanesOf(names)) lane(name, places, "sample");
+    for (const [name, indices] of lanesOf(names)) lane(name, indices, "sample");
     if (labels.length) {
       parts.push(this.#band(top, width));
       top += BAND;
     } else {
-      for (const [name, places] of lanesOf(outputs)) lane(name, places, "result");
+      for (const [name, indices] of lanesOf(outputs)) lane(name, indices, "result");
     }
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${top}`);
     this.#svg.setAttribute("height", String(top));
     this.#svg.replaceChildren(...parts);
   }
 
-  /** @param {string} name @param {number[]} places @param {"sample" | "result"} of @param {number} top @param {number} width */
-  #lane(name, places, of, top, width) {
-    const known = [...this.#rows.entries()].filter(([, row]) => row[of].length);
-    const values = places.map((place) => known.map(([, row]) => Number(row[of][place])));
+  /** @param {string} name @param {number[]} indices @param {"sample" | "result"} of @param {number} top @param {number} width */
+  #lane(name, indices, of, top, width) {
+    const filled = [...this.#rows.entries()].filter(([, row]) => row[of].length);
+    const values = indices.map((at) => filled.map(([, row]) => Number(row[of][at])));
     const finite = values.flat().filter(Number.isFinite), low = Math.min(0, ...finite), high = Math.max(0, ...finite);
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
     const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
@@ -98,8 +98,8 @@ export class Plot {
       svg("line", { class: "axis", x1: 0, x2: width, y1: y(0), y2: y(0) }),
       svg("text", { x: 0, y: top + 12 }, name + range),
       ...values.map((line, at) => svg("polyline", {
-        class: `s${(places[at] ?? 0) % 6}`,
-        points: line.map((value, index) => `${x(known[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
+        class: `s${(indices[at] ?? 0) % 6}`,
+        points: line.map((value, index) => `${x(filled[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
       })),
     ];
   }
@@ -107,12 +107,12 @@ export class Plot {
   /** @param {number} top @param {number} width */
   #band(top, width) {
     const band = svg("g", { class: "band" }), step = width / this.#columns;
-    const said = this.#rows.map(({ result }) => (result.length ? best(result) : -1));
-    for (let from = 0, to = 0; from < said.length; from = to) {
-      while (to < said.length && said[to] === said[from]) to += 1;
-      const place = said[from] ?? -1, label = this.#what.labels[place] ?? "", room = (to - from) * step;
-      if (place < 0) continue; // a stream that is behind has none yet
-      band.append(svg("rect", { class: `c${place % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
+    const classes = this.#rows.map(({ result }) => (result.length ? best(result) : -1));
+    for (let from = 0, to = 0; from < classes.length; from = to) {
+      while (to < classes.length && classes[to] === classes[from]) to += 1;
+      const index = classes[from] ?? -1, label = this.#what.labels[index] ?? "", room = (to - from) * step;
+      if (index < 0) continue; // no result yet, because of the delay
+      band.append(svg("rect", { class: `c${index % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
       const shown = [label, label.slice(0, 1)].find((text) => text.length * 8 + 6 < room);
       if (shown) band.append(svg("text", { x: from * step + 5, y: top + 26 }, shown));
     }
@@ -120,5 +120,5 @@ export class Plot {
   }
 }
 
-/** Return the place of the largest value. @param {ArrayLike<number>} values */
-export const best = (values) => Array.from(values).reduce((top, value, place, all) => (value > (all[top] ?? -Infinity) ? place : top), 0);
+/** Return the index of the largest value. @param {ArrayLike<number>} values */
+export const best = (values) => Array.from(values).reduce((top, value, index, all) => (value > (all[top] ?? -Infinity) ? index : top), 0);

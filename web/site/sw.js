@@ -4,7 +4,7 @@ const worker = /** @type {ServiceWorkerGlobalScope & {SITE: {version: string, fi
 worker.importScripts("site.js");
 
 // one origin may have several sites, each in its own folder
-const OWN = `lstm-edge ${worker.registration.scope} `, CACHE = OWN + worker.SITE.version;
+const PREFIX = `lstm-edge ${worker.registration.scope} `, CACHE = PREFIX + worker.SITE.version;
 
 worker.addEventListener("install", (event) => {
   const requests = worker.SITE.files.map((file) => new Request(file, { cache: "no-cache" }));
@@ -12,7 +12,7 @@ worker.addEventListener("install", (event) => {
 });
 
 worker.addEventListener("activate", (event) => {
-  const old = caches.keys().then((names) => names.filter((name) => name.startsWith(OWN) && name !== CACHE));
+  const old = caches.keys().then((names) => names.filter((name) => name.startsWith(PREFIX) && name !== CACHE));
   event.waitUntil(old.then((names) => Promise.all(names.map((name) => caches.delete(name)))).then(() => worker.clients.claim()));
 });
 

@@ -25,7 +25,7 @@ const TYPES = /** @type {Record<string, string>} */ ({
 export async function serve(roots, { isolated = false } = {}) {
   const server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname)).slice(1);
-    const prefix = Object.keys(roots).sort((left, right) => right.length - left.length).find((each) => path.startsWith(each));
+    const prefix = Object.keys(roots).sort((left, right) => right.length - left.length).find((root) => path.startsWith(root));
     let file = prefix === undefined ? "" : join(roots[prefix] ?? "", path.slice(prefix.length));
     if (existsSync(file) && statSync(file).isDirectory()) file = join(file, "index.html");
     if (!existsSync(file)) return void response.writeHead(404).end();

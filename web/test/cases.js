@@ -13,8 +13,8 @@ async function refuses(work, name, words) {
   try {
     await work();
   } catch (error) {
-    const found = /** @type {Error} */ (error);
-    return check(found.name === name && words.test(found.message) && !found.message.includes("\n"), `${found.name}: ${found.message}`);
+    const refusal = /** @type {Error} */ (error);
+    return check(refusal.name === name && words.test(refusal.message) && !refusal.message.includes("\n"), `${refusal.name}: ${refusal.message}`);
   }
   throw new Error(`not refused: ${words}`);
 }
@@ -25,8 +25,8 @@ function only(result) {
   if (!array) throw new Error("no result");
   return array;
 }
-const signal = (/** @type {number} */ count) => Float32Array.from({ length: count }, (_, place) => Math.sin(place * 1.7));
-const isSame = (/** @type {ArrayLike<number>} */ a, /** @type {ArrayLike<number>} */ b) => a.length === b.length && Array.from(a).every((value, place) => Object.is(value, b[place]));
+const signal = (/** @type {number} */ count) => Float32Array.from({ length: count }, (_, index) => Math.sin(index * 1.7));
+const isSame = (/** @type {ArrayLike<number>} */ a, /** @type {ArrayLike<number>} */ b) => a.length === b.length && Array.from(a).every((value, index) => Object.is(value, b[index]));
 
 /** @type {Record<string, Case>} */
 export const cases = {
@@ -44,7 +44,7 @@ export const cases = {
     check(model.features.length === 6 && model.samplingRate === 10 && model.unit === 1 && model.delay === 0, "signal");
     check(/^[0-9a-f]{64}$/.test(model.identity) && model.inputs[0]?.name === "x" && model.states.length === 2, "identity and ports");
     const { label, probabilities } = model.interpret([0, 3, 1, 0]);
-    check(label === "Running" && Math.abs(probabilities.reduce((sum, each) => sum + each, 0) - 1) < 1e-12, "probabilities");
+    check(label === "Running" && Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12, "probabilities");
   },
 
   "steps, chunks and other streams give the same bits": async ({ load, url, bytes }) => {
@@ -60,13 +60,13 @@ export const cases = {
   },
 
   "frames come with a unit, after the delay": async ({ load, url }) => {
-    const strided = (await load(`${url}strided.lep`)), stream = strided.stream(), late = await load(`${url}late.lep`);
-    check(strided.unit === 4 && strided.delay === 4 && late.unit === 1 && late.delay === 2, "pace");
-    const found = Array.from({ length: 20 }, (_, step) => stream.step(signal(60).subarray(3 * step, 3 * step + 3)));
-    check(found.every((result, step) => (result !== null) === ((step + 1) % 4 === 0 && step > 3)), "when frames come");
-    const whole = only(strided.stream().process(signal(60))), single = found.flatMap((result) => Array.from(result === null ? [] : only(result)));
+    const strided = (await load(`${url}strided.lep`)), stream = strided.stream(), lagging = await load(`${url}late.lep`);
+    check(strided.unit === 4 && strided.delay === 4 && lagging.unit === 1 && lagging.delay === 2, "pace");
+    const results = Array.from({ length: 20 }, (_, step) => stream.step(signal(60).subarray(3 * step, 3 * step + 3)));
+    check(results.every((result, step) => (result !== null) === ((step + 1) % 4 === 0 && step > 3)), "when frames come");
+    const whole = only(strided.stream().process(signal(60))), single = results.flatMap((result) => Array.from(result === null ? [] : only(result)));
     check(isSame(whole, single) && whole.length === 4 * (strided.outputs[0]?.width ?? 0), "the same frames");
-    const delayed = late.stream();
+    const delayed = lagging.stream();
     check(delayed.step([1, 2, 3]) === null && delayed.step([1, 2, 3]) === null && delayed.step([1, 2, 3]) !== null, "a delay");
   },
 

@@ -27,10 +27,10 @@ export function makePrograms() {
  * Return why tests are skipped where a program is not here; where LSTM_EDGE_REQUIRE names it, that is an error.
  *
  * @param {string} program
- * @param {unknown} found
+ * @param {unknown} isThere
  */
-export function skipWithout(program, found) {
-  if (found) return false;
+export function skipWithout(program, isThere) {
+  if (isThere) return false;
   if (process.env.LSTM_EDGE_REQUIRE?.split(/\s+/).includes(program)) throw new Error(`no ${program}, which LSTM_EDGE_REQUIRE names`);
   return `no ${program}`;
 }

@@ -27,8 +27,8 @@ describe("the page", { skip }, () => {
   before(async () => {
     lstmEdge("convert", join(DATA, "motions-int8.onnx"), "--to", "web", "-o", site);
     cpSync(programs, site, { recursive: true });
-    const late = Buffer.from(Float32Array.from({ length: 36 }, (_, place) => Math.sin(place)).buffer).toString("base64");
-    writeFileSync(join(site, "site.js"), readFileSync(join(site, "site.js"), "utf8").replace('"recordings": [', `"recordings": [{"label": "a wave", "features": ["ax", "ay", "az"], "x": "${late}"}, `));
+    const wave = Buffer.from(Float32Array.from({ length: 36 }, (_, index) => Math.sin(index)).buffer).toString("base64");
+    writeFileSync(join(site, "site.js"), readFileSync(join(site, "site.js"), "utf8").replace('"recordings": [', `"recordings": [{"label": "a wave", "features": ["ax", "ay", "az"], "x": "${wave}"}, `));
     server = await serve({ "": `${site}/` });
     browser = await launch();
   });
@@ -50,7 +50,7 @@ describe("the page", { skip }, () => {
   const settled = () => page.waitForFunction(() => !/Reading/.test(document.getElementById("verdict")?.textContent ?? "Reading"));
   const text = (/** @type {string} */ id) => page.locator(`#${id}`).innerText();
   const result = (/** @type {string} */ id, /** @type {RegExp} */ words) =>
-    page.waitForFunction(([place, pattern]) => new RegExp(pattern ?? "").test(document.getElementById(place ?? "")?.textContent ?? ""), [id, words.source]);
+    page.waitForFunction(([name, pattern]) => new RegExp(pattern ?? "").test(document.getElementById(name ?? "")?.textContent ?? ""), [id, words.source]);
   const play = async () => {
     await page.selectOption("#speed", "20");
     await page.click("#play");
@@ -143,9 +143,9 @@ describe("the page", { skip }, () => {
         await page.setViewportSize({ width, height: 900 });
         await page.emulateMedia({ colorScheme });
         assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `no sideways scrolling at ${width}`);
-        const found = /** @type {any} */ (await page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"));
-        assert.deepEqual(found.violations.map((/** @type {any} */ each) => `${each.id}: ${each.nodes.map((/** @type {any} */ node) => node.html)}`), []);
-        assert.ok(found.passes.some((/** @type {any} */ each) => each.id === "color-contrast"), "contrast was measured");
+        const report = /** @type {any} */ (await page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"));
+        assert.deepEqual(report.violations.map((/** @type {any} */ violation) => `${violation.id}: ${violation.nodes.map((/** @type {any} */ node) => node.html)}`), []);
+        assert.ok(report.passes.some((/** @type {any} */ rule) => rule.id === "color-contrast"), "contrast was measured");
         if (SHOTS) await page.screenshot({ path: join(SHOTS, `web-page-${width}-${colorScheme}.png`), fullPage: true });
       }
     }
@@ -187,7 +187,7 @@ describe("the page", { skip }, () => {
     await page.goto(server.url);
     await settled();
     await play();
-    assert.deepEqual([...new Set(asked)].filter((each) => !each.endsWith("null")), [`GET ${new URL(server.url).origin}`]);
+    assert.deepEqual([...new Set(asked)].filter((request) => !request.endsWith("null")), [`GET ${new URL(server.url).origin}`]);
     const other = await serve({ "": `${site}/` });
     try {
       assert.equal((await fetch(other.url)).status, 200);

@@ -295,8 +295,8 @@ def _symbols(size: Any) -> list[str]:
 def _growing(size: Any) -> list[str]:
     """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with none."""
     expression = size.node.expr if _symbols(size) else sympy.Integer(1)
-    here = dict.fromkeys(expression.free_symbols, 97)
-    return sorted(str(s) for s in here if expression.subs(here) != expression.subs({**here, s: 193}))
+    sizes = dict.fromkeys(expression.free_symbols, 97)
+    return sorted(str(s) for s in sizes if expression.subs(sizes) != expression.subs({**sizes, s: 193}))
 
 
 def _fixed(size: Any) -> int | None:

@@ -146,8 +146,8 @@ def _checked_task(
     task = config.task or Task("", "")
     output = next((spec for spec in outputs if task.output in ("", spec.name)), None)
     if config.task and output is None:
-        there = ", ".join(spec.name for spec in outputs) or "states only"
-        raise InputError(f"task output {task.output!r}: the outputs are {there}")
+        listed = ", ".join(spec.name for spec in outputs) or "states only"
+        raise InputError(f"task output {task.output!r}: the outputs are {listed}")
     signal = next((spec for spec in inputs if len(spec.axes) > 1), None)
     described = (("features", config.signal.features, signal), ("labels", task.labels, output))
     for kind, names, spec in (*described, ("units", task.units, output)):

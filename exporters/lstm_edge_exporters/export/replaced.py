@@ -177,7 +177,7 @@ def _max_pool(
 ) -> Tensor:
     """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
     given = zip((kernel_size, stride or kernel_size, padding, dilation), (1, 1, 0, 1), strict=True)
-    sizes = [(size[0] if isinstance(size, tuple | list) else size, other) for size, other in given]
+    sizes = [(size[0] if isinstance(size, tuple | list) else size, added) for size, added in given]
     pool: Any = F.max_pool2d
     return pool(x.unsqueeze(-1), *sizes, **named).squeeze(-1)  # type: ignore[no-any-return]
 

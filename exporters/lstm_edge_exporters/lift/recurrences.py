@@ -60,7 +60,7 @@ def recurrences(model: ir.Model) -> list[Recurrence]:
 
 
 def top_of(value: ir.Value) -> ir.Value:
-    """Return what the topmost layout operator above ``value`` reads first; ``value`` if there is none."""
+    """Return the first input of the topmost layout operator above ``value``, or ``value``."""
     while (node := value.producer()) is not None and node.op_type in LAYOUT and node.inputs[0] is not None:
         value = node.inputs[0]
     return value
@@ -81,17 +81,17 @@ def _slots(node: ir.Node) -> Iterator[Slot]:
         yield from slots(node)
     elif node.domain == "" and node.op_type in ("Loop", "Scan"):
         carried = list(_carried_floats(node))
-        for number, places in enumerate(carried, 1):
-            yield Slot(node, "h" if len(carried) == 1 else f"state{number}", *places)
+        for number, indices in enumerate(carried, 1):
+            yield Slot(node, "h" if len(carried) == 1 else f"state{number}", *indices)
 
 
 def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
-    """Return the places, among the inputs and the outputs, of floats that change from pass to pass."""
+    """Return the input and output index of each float that changes from pass to pass."""
     body = node.attributes["body"].as_graph()
     if len(body.inputs) != len(node.inputs):  # a Scan of opset 8 has sequence_lens, too
         return
     loop = node.op_type == "Loop"
-    first = 2 if loop else 0  # behind the trip count and the condition
+    first = 2 if loop else 0  # after the trip count and the condition
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
     for index in range(first, len(node.inputs) - scanned):
         entering, leaving = body.inputs[index], behind_identity(body.outputs[index - first + loop])

@@ -55,7 +55,7 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | Non
     return None
 
 
-def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, every: bool = False) -> Runs:
+def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, all_sizes: bool = False) -> Runs:
     """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
@@ -75,12 +75,12 @@ def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, eve
                 results = run(cases.at(sizes).feeds)
             except Exception as error:  # noqa: BLE001, PERF203  onnxruntime's exceptions share no base class
                 reason = reason or f"at {sizes}: {first_line(error)}"
-                if every or not runs:
+                if all_sizes or not runs:
                     break
             else:
                 arrays = (_small(results[str(twin.name)]) for twin in part.graph.outputs)
                 runs.append((sizes, dict(zip(values, arrays, strict=True))))
-        if len(runs) == len(group) or (runs and not every):
+        if len(runs) == len(group) or (runs and not all_sizes):
             return runs
     raise FileFormatError(
         f"the file does not run at other sizes: {reason}; "
@@ -148,7 +148,7 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
     """
     values = [value for node in model.graph for value in node.outputs if value.name]
     values = [value for value in values if value.type is None or isinstance(value.type, ir.TensorType)]
-    runs = evaluate(model, values, _cases(model, batch, sequence), every=True)
+    runs = evaluate(model, values, _cases(model, batch, sequence), all_sizes=True)
     cases = [sizes for sizes, _ in runs]
     for value in values:
         arrays = [run[value] for _, run in runs]

@@ -82,8 +82,8 @@ def judge(
         agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
         if targets is not None:
             ends = [np.array([labels[-1] for labels in labels_of]) for labels_of in (left, right)]
-            one, two = (float(np.mean(end == targets)) for end in ends)
-            accuracy = one, two
+            old, new = (float(np.mean(end == targets)) for end in ends)
+            accuracy = old, new
     return Judgement(len(cases), agreement, accuracy, change, {name: _drifted(long[name]) for name in states})
 
 

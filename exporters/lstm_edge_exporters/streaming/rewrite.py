@@ -171,8 +171,8 @@ class Rewriter:
 
     def state(self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
-        if other := next((axis for axis in axes if isinstance(axis, str) and axis != self.batch), None):
-            raise self.refusal(f"needs a state of fixed size, but axis {other} takes any; fix it by a number")
+        if named := next((axis for axis in axes if isinstance(axis, str) and axis != self.batch), None):
+            raise self.refusal(f"needs a state of fixed size, but axis {named} takes any; fix it by a number")
         assert dtype is not None
         number = sum(state.input.startswith(f"{kind}_") for state in self.states)
         name = self.names.unique(f"{kind}_{number}")

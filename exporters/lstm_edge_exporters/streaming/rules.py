@@ -281,13 +281,13 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
         for index, value in enumerate(node.inputs)
         if value is not None and value in work.flows
     ]
-    delay = max(0, *(other.delay for _, _, other in operands))
-    for index, value, other in operands:
-        if other.rate != flow.rate:
+    delay = max(0, *(incoming.delay for _, _, incoming in operands))
+    for index, value, incoming in operands:
+        if incoming.rate != flow.rate:
             raise work.refusal("joins frames of different rates")
-        if other.axis in axes_read(node, index, len(axes_of(value))):
+        if incoming.axis in axes_read(node, index, len(axes_of(value))):
             raise work.refusal("reads all time")
-        node.replace_input_with(index, work.wait(value, other, delay - other.delay)[0])
+        node.replace_input_with(index, work.wait(value, incoming, delay - incoming.delay)[0])
     work.undefined |= delay > 0 and node.op_type in _PARTIAL
     for result in node.outputs:
         axis = work.time_axis(result)

@@ -336,8 +336,8 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
         for first in range(0, rows, count):
             part = dict(feeds)
             for name, axis in axes_of(feeds):
-                every = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
-                part[name] = feeds[name].take(every[:, first : first + count].ravel(), axis=axis)
+                indices = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
+                part[name] = feeds[name].take(indices[:, first : first + count].ravel(), axis=axis)
             parts.append(run(part))
         joined = dict(parts[0])
         for name, axis in axes_of(parts[0]):

@@ -52,13 +52,13 @@ def check_form(file: ModelFile) -> Iterator[Check]:
 
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
     """Compare the manifest with the expected one, field by field, and the graph's inputs and outputs."""
-    mine, theirs = file.manifest, expected.manifest
-    recorded, other = _fields(mine), _fields(theirs)
-    for name in {**other, **recorded}:
-        if name in other or name not in _MEANING or expected.configured:
-            yield _same(name, recorded.get(name), other.get(name))
-    for axis in sorted({*mine.ranges, *theirs.ranges}):
-        narrower, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
+    manifest, reference = file.manifest, expected.manifest
+    recorded, wanted = _fields(manifest), _fields(reference)
+    for name in {**wanted, **recorded}:
+        if name in wanted or name not in _MEANING or expected.configured:
+            yield _same(name, recorded.get(name), wanted.get(name))
+    for axis in sorted({*manifest.ranges, *reference.ranges}):
+        narrower, wider = (side.ranges.get(axis, AxisRange()) for side in (manifest, reference))
         if expected.configured or not _is_narrower(narrower, wider):
             yield _same(f"range of {axis}", str(narrower), str(wider))
     for role in ("input", "output"):
@@ -67,11 +67,11 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
         yield answered(f"{role}s of the graph", wrong)
 
 
-def differing(mine: onnx.ModelProto, theirs: onnx.ModelProto, role: str) -> list[str]:
+def differing(proto: onnx.ModelProto, expected: onnx.ModelProto, role: str) -> list[str]:
     """Return the names of constants (``initializer``), nodes, inputs or outputs that differ in two files."""
-    parts, other = (_contents(getattr(model.graph, role)) for model in (mine, theirs))
-    names = [name for name in {**other, **parts} if parts.get(name) != other.get(name)]
-    return names or ([] if [*parts] == [*other] else ["their order"])
+    parts, wanted = (_contents(getattr(model.graph, role)) for model in (proto, expected))
+    names = [name for name in {**wanted, **parts} if parts.get(name) != wanted.get(name)]
+    return names or ([] if [*parts] == [*wanted] else ["their order"])
 
 
 def _contents(parts: Iterable[Any]) -> dict[str, bytes]:

@@ -347,4 +347,4 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, _Loop]
+_OPERATORS: list[type[OpRun]] = [*(_operator(*entry) for entry in _COMPUTED.items()), _MaxPool, _Loop]

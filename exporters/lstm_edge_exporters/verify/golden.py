@@ -63,13 +63,13 @@ def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden
     """Say where recorded cases are fewer or smaller than those that an export records, or constant."""
     if len(recorded) < len(wanted):
         yield f"the file has {len(recorded)}, expected {len(wanted)}"
-    for number, (mine, theirs) in enumerate(zip(recorded, wanted, strict=False), 1):
-        sizes = [case_size(manifest, case.inputs) for case in (mine, theirs)]
-        if any(size < other for size, other in zip(*sizes, strict=True)):
+    for number, (record, expected) in enumerate(zip(recorded, wanted, strict=False), 1):
+        sizes = [case_size(manifest, case.inputs) for case in (record, expected)]
+        if any(size < least for size, least in zip(*sizes, strict=True)):
             yield f"case {number} has N, L = {sizes[0]}, expected {sizes[1]}"
-        for name, array in theirs.inputs.items():
+        for name, array in expected.inputs.items():
             varies = array.dtype.kind == "f" and np.ptp(array) > 0
-            if varies and np.ptp(mine.inputs.get(name, 0.0)) == 0:
+            if varies and np.ptp(record.inputs.get(name, 0.0)) == 0:
                 yield f"case {number}: {name} is constant"
 
 

@@ -71,9 +71,9 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
         yield answered(f"limits of golden case {number}", about)
 
 
-def _differences(mine: onnx.ModelProto, theirs: onnx.ModelProto) -> Iterator[str]:
+def _differences(proto: onnx.ModelProto, expected: onnx.ModelProto) -> Iterator[str]:
     """Yield the constants, nodes, inputs and outputs of a file that are not the expected ones."""
     for role in ("initializer", "node", "input", "output"):
-        if names := differing(mine, theirs, role):
+        if names := differing(proto, expected, role):
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             yield f"{role}s {', '.join(names[:_SHOWN])}{more} differ"

@@ -39,7 +39,7 @@ def asked(name: str, question: Callable[[], Check]) -> Check:
 def judged(name: str, records: Sequence[Comparison]) -> Check:
     """Return the check that every output is within its limit."""
     failed = "; ".join(str(record) for record in records if not record.ok)
-    worst = max(records, key=lambda each: each.ratio, default=None)
+    worst = max(records, key=lambda record: record.ratio, default=None)
     return Check(name, "failed" if failed else "passed", failed, worst)
 
 

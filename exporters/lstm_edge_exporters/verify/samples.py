@@ -53,8 +53,8 @@ def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps
     joined = dict(feeds[0])
     for name, axis in manifest.time_axes.items():
         if name in joined:
-            every = np.concatenate([feed[name] for feed in feeds[:steps]], axis=axis)
-            joined[name] = every.take(np.arange(steps) % every.shape[axis], axis=axis)
+            full = np.concatenate([feed[name] for feed in feeds[:steps]], axis=axis)
+            joined[name] = full.take(np.arange(steps) % full.shape[axis], axis=axis)
     return joined
 
 

@@ -251,15 +251,15 @@ class Validation:
 
     def _claims(self) -> tuple[Manifest, list[Check]]:
         """Return the expected manifest, and compare what the file's states of chunks and of padding."""
-        mine, wanted = (
+        saved, wanted = (
             self.file.manifest,
             find_streaming(self.truth, self.expected.cases, self.expected.reach),
         )
-        about = f"the file says {mine.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
-        checks = [answered("streamable", "" if wanted.streamable == mine.streamable else about)]
+        about = f"the file says {saved.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
+        checks = [answered("streamable", "" if wanted.streamable == saved.streamable else about)]
         if wanted.lengths is not None and wanted.states and not wanted.unstreamable:
             about = (
-                "" if mine.padded_states == wanted.padded_states else f"the file says {mine.padded_states}"
+                "" if saved.padded_states == wanted.padded_states else f"the file says {saved.padded_states}"
             )
             checks.append(answered("states stop at lengths", about))
         return wanted, checks

@@ -226,9 +226,9 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
 
 def differing_constants(file: onnx.ModelProto, exact: Mapping[str, Array]) -> list[str]:
     """Return the float constants of a file that are not the rounded ones of its graph in float64."""
-    mine = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
     return [
         name
         for name, array in exact.items()
-        if name not in mine or mine[name].tobytes() != array.astype(mine[name].dtype).tobytes()
+        if name not in constants or constants[name].tobytes() != array.astype(constants[name].dtype).tobytes()
     ]

@@ -1,4 +1,4 @@
-"""Code that once was refused, or made a file of too narrow a range, and is exported.
+"""Modules that are hard to export, at sizes that were not traced.
 
 PYTEST_DONT_REWRITE: the assertions of modules are what the tests are about.
 """
@@ -58,7 +58,7 @@ class Squeezes(Layer):
 
 
 class Decodes(Layer):
-    """A forecast of as many steps as one has features: a loop of a length of its own."""
+    """A forecast of as many steps as a step has features: a loop of a fixed length."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ class Decodes(Layer):
         )
 
     def forward(self, x):
-        state, y, steps = tuple(each[0] for each in self.encoder(x)[1]), x[:, -1], []
+        state, y, steps = tuple(layers[0] for layers in self.encoder(x)[1]), x[:, -1], []
         for _ in range(4):
             state = self.cell(y, state)
             y = y + self.out(state[0])
@@ -78,7 +78,7 @@ class Decodes(Layer):
 
 
 class Scales(Layer):
-    """Steps by a spread with an epsilon that is small, and a factor that is nearly 1."""
+    """Normalize steps with a small epsilon, and multiply by a factor of nearly 1."""
 
     def forward(self, x):
         spread = torch.var(1e-4 * x, dim=2, keepdim=True, unbiased=False)

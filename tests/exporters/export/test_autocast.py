@@ -18,8 +18,8 @@ class Cast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=self.enabled):
-            one, other = self.head(self.lstm(x)[0]).chunk(2, -1)
-        return one * other
+            left, right = self.head(self.lstm(x)[0]).chunk(2, -1)
+        return left * right
 
 
 def test_a_region_without_autocast_is_a_part_of_the_graph():

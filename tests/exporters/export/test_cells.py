@@ -1,4 +1,4 @@
-"""Generated cells: no state is paired with another's output, and none is missed without a note."""
+"""Generated cells: every state is paired with its own output, or a note names it."""
 
 import importlib.util
 import random
@@ -61,7 +61,7 @@ def build(cell, folder):
     after = [name.removeprefix("past_") + mark for name in names]
     keys = ["y", *(name.removeprefix("past_") for name in names)]
     values = ["y", *after] if style != "inline" else [f"{value} * 1" for value in ("y", *after)]
-    keys, values = ([each[index] for index in order] for each in (keys, values))
+    keys, values = ([texts[index] for index in order] for texts in (keys, values))
     result, fields = CONTAINERS[container](keys, values), ", ".join(map(repr, keys))
     text = {"arguments": ", ".join(names), "core": core.format(mark), "first": after[0]}
     (folder / "generated.py").write_text(SOURCE.format(width=width, result=result, fields=fields, **text))

@@ -62,7 +62,7 @@ def test_without_total_length_the_output_ends_with_the_longest_row():
 
 
 class Chained(nn.Module):
-    """A PackedSequence goes from one layer to the next, its data changed on the way; time first."""
+    """A PackedSequence passed between two layers, with changed data; time first."""
 
     def __init__(self):
         super().__init__()
@@ -104,8 +104,8 @@ def test_a_module_that_sorts_by_itself_takes_lengths_in_any_order():
 
 class LengthsFromMask(Packs):
     def forward(self, x, lengths):
-        found = (x[..., 0] != 0).sum(1)
-        return self.rnn(self.pack(x, found))[1][0][-1] + lengths.unsqueeze(1) * 0
+        counts = (x[..., 0] != 0).sum(1)
+        return self.rnn(self.pack(x, counts))[1][0][-1] + lengths.unsqueeze(1) * 0
 
 
 def test_lengths_computed_from_the_input():

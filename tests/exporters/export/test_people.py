@@ -41,7 +41,7 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
     signature = Call.of(module, person.example)
     session = onnxruntime.InferenceSession(artifact.model)
     feeds = {name: tensor.numpy() for name, tensor in zip(signature.names, signature.example, strict=True)}
-    rows = next(iter(feeds.values())).shape[_place(manifest)] if manifest.batch else 1
+    rows = next(iter(feeds.values())).shape[_batch_axis(manifest)] if manifest.batch else 1
     for state in manifest.states:
         shape = [rows if axis == "N" else axis for axis in state.axes]
         feeds.setdefault(state.input, np.broadcast_to(np.float32(state.reset), shape))
@@ -57,5 +57,5 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
         np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=name)
 
 
-def _place(manifest):
+def _batch_axis(manifest):
     return next(spec.axes.index("N") for spec in manifest.inputs if "N" in spec.axes)

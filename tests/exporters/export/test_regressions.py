@@ -1,4 +1,4 @@
-"""Networks that were exported wrong, or refused for no reason."""
+"""Regressions: networks whose export was wrong or refused."""
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ def test_a_network_that_returns_its_states_alone_streams_them(kind):
             want = hidden if count == 2 else (hidden,)
             arrays = list(got.values()) if isinstance(got, dict) else [got]
             assert len(arrays) == count
-            for array, other in zip(arrays, want, strict=True):
-                np.testing.assert_allclose(array, other.detach().numpy()[0], atol=1e-6)
+            for array, expected in zip(arrays, want, strict=True):
+                np.testing.assert_allclose(array, expected.detach().numpy()[0], atol=1e-6)
 
 
 class Masked(nn.Module):

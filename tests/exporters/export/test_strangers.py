@@ -1,4 +1,4 @@
-"""Small stand-ins for modules of public packages that once went wrong, at sizes that were not traced."""
+"""Small copies of modules of public packages, run at sizes that were not traced."""
 
 import math
 
@@ -22,7 +22,7 @@ def floats(*shape):
 
 
 def run(content, given):
-    """Run a file on inputs by name, what is left out at its reset value; return its first output."""
+    """Run a file on named inputs, missing ones at their reset value; return the first output."""
     session = onnxruntime.InferenceSession(content)
     feeds = {name: tensor.numpy() for name, tensor in given.items()}
     for state in load(content).manifest.states:
@@ -108,7 +108,7 @@ def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(ki
         got = run(content, dict(zip(names, given, strict=True)))
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}")
     inferred = onnx.load_from_string(content).graph.value_info
-    assert "None" not in {axis.dim_param for each in inferred for axis in each.type.tensor_type.shape.dim}
+    assert "None" not in {axis.dim_param for value in inferred for axis in value.type.tensor_type.shape.dim}
 
 
 class LoopsOverTime(nn.Module):

@@ -30,7 +30,7 @@ class Network:
     def add(self, operator, inputs, outputs=1, name="", **attributes):
         self.taken += 1
         if isinstance(outputs, int):
-            outputs = [f"{operator.lower()}_{self.taken}_{place}" for place in range(outputs)]
+            outputs = [f"{operator.lower()}_{self.taken}_{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return outputs[0] if len(outputs) == 1 else outputs
 

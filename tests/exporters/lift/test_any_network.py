@@ -65,7 +65,7 @@ def initial(net, style, x, hidden):
 def build(network, opset, batch_first, layers, rng_seed=0):
     net = network(opset, rng_seed)
     x, width = net.add("Transpose", ["x"], perm=[1, 0, 2]) if batch_first else "x", 3
-    for place, (operator, hidden, extra, styles, use_lengths) in enumerate(layers):
+    for index, (operator, hidden, extra, styles, use_lengths) in enumerate(layers):
         states = [initial(net, style, x, hidden) for style in styles]
         lengths = ""
         if use_lengths:
@@ -81,7 +81,7 @@ def build(network, opset, batch_first, layers, rng_seed=0):
             h=states[0],
             c=states[1] if len(states) > 1 else "",
             outputs=("Y",),
-            name=f"layer{place}",
+            name=f"layer{index}",
             **extra,
         )
         x, width = net.squeeze(y, 1), hidden

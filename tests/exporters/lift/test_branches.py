@@ -1,4 +1,4 @@
-"""Files of several rates: an If that an input chooses by, one inside another, decided by sizes."""
+"""Files of several rates: an If chosen by an input, nested Ifs, and Ifs decided by sizes."""
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ def rate(network, seed, width, name):
     start = net.add("Identity", ["state"])
     y, h = net.recurrent("GRU", steps, width, 4, h=start, outputs=("Y", "Y_h"), name=f"{name}_gru")[:2]
     count = net.add("Gather", [net.add("Shape", [steps]), net.const(np.array([0]))], axis=0)
-    one = net.add("Equal", [count, net.const(np.array([1]))])
+    single = net.add("Equal", [count, net.const(np.array([1]))])
     branches = {}
     for key, operator in (("then_branch", "Squeeze"), ("else_branch", "ReduceMean")):
         inner = network(seed=seed)
@@ -32,7 +32,7 @@ def rate(network, seed, width, name):
         else:
             inner.add("ReduceMean", [y], ["inner"], axes=[0, 1], keepdims=0)
         branches[key] = inner.graph({}, ["inner"], "inner")
-    out = net.add("If", [one], **branches)
+    out = net.add("If", [single], **branches)
     net.add("Identity", [out], ["out"])
     net.add("Identity", [h], ["last"])
     return net.graph({}, ["out", "last"], name)
@@ -61,8 +61,8 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(network, numbe
     }
     expected = onnxruntime.InferenceSession(model).run(None, fed | {"sr": np.array(number)})
     got = onnxruntime.InferenceSession(lifted.model).run(["output", "stateN"], fed)
-    for one, other in zip(got, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    for array, reference in zip(got, expected, strict=True):
+        np.testing.assert_allclose(array, reference, rtol=0, atol=1e-6)
     stream = load(lifted.model).stream()
     stream.step(fed["input"][0])
     assert np.any(stream.state["state"] != 0)

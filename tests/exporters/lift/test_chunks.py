@@ -1,4 +1,4 @@
-"""Where chunks do not equal the whole, the report says which node is to blame and by how much."""
+"""If chunks differ from the full sequence, the report names the node and the difference."""
 
 import numpy as np
 import onnxruntime
@@ -58,7 +58,7 @@ def test_an_operator_along_time_keeps_its_past_and_streams_behind_by_what_it_loo
     x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     whole = onnxruntime.InferenceSession(content).run(["y"], {"x": x[None]})[0][:, 0, 0]
     stream = load(lifted.model).stream()
-    outputs = [stream.step(each) for each in x]
+    outputs = [stream.step(sample) for sample in x]
     assert [output is None for output in outputs] == [index < ahead for index in range(9)]
     np.testing.assert_allclose([output.ravel() for output in outputs[ahead:]], whole[: 9 - ahead], atol=1e-6)
 

@@ -31,7 +31,7 @@ LSTM = "g (float[T,B,3] x) => (float[T,1,B,4] y) { y = LSTM <hidden_size=4>(x, W
 
 
 def move_weight(model, states):
-    value = max(model.graph.initializers.values(), key=lambda each: each.const_value.size)
+    value = max(model.graph.initializers.values(), key=lambda weight: weight.const_value.size)
     array = value.const_value.numpy().copy()
     array.flat[np.abs(array).argmax()] *= 1 + 2.0**-18
     value.const_value = ir.tensor(array, name=value.name)
@@ -52,8 +52,8 @@ DAMAGES = {
 def test_a_damaged_lift_is_refused_or_marked(monkeypatch, damage):
     real = pipeline.lift_states
 
-    def damaged(model, nodes, axes, known):
-        return DAMAGES[damage](model, real(model, nodes, axes, known))
+    def damaged(model, nodes, axes, declared):
+        return DAMAGES[damage](model, real(model, nodes, axes, declared))
 
     monkeypatch.setattr(pipeline, "lift_states", damaged)
     try:

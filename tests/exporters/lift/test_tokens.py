@@ -1,4 +1,4 @@
-"""Files that read tokens: what is drawn for them tells which network reads backwards."""
+"""Files that read tokens: random tokens show which network reads backwards."""
 
 import re
 
@@ -23,8 +23,8 @@ def reader(network, *, backwards, dtype, steps):
     read = ["x", "mask"]
     if backwards:
         ends = [net.const(np.array([n])) for n in (-1, np.iinfo(np.int64).min, 0, -1)]
-        read = [net.add("Slice", [each, *ends]) for each in read]
-    xt, bit = (body.add("Gather", [each, "i"], axis=0) for each in read)
+        read = [net.add("Slice", [value, *ends]) for value in read]
+    xt, bit = (body.add("Gather", [value, "i"], axis=0) for value in read)
     left, right = body.weight(WIDTH, HIDDEN), body.weight(HIDDEN, HIDDEN)
     new = body.add(
         "Tanh", [body.add("Add", [body.add("MatMul", [xt, left]), body.add("MatMul", ["h", right])])]
@@ -45,8 +45,8 @@ def reader(network, *, backwards, dtype, steps):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_only_the_network_that_reads_forward_is_streamable(network, dtype, steps):
     forward, backwards = (
-        lift(reader(network, backwards=each, dtype=dtype, steps=steps).SerializeToString())
-        for each in (False, True)
+        lift(reader(network, backwards=reverse, dtype=dtype, steps=steps).SerializeToString())
+        for reverse in (False, True)
     )
     assert forward.manifest.unstreamable == ""
     assert re.search("selects frames|no rule for streaming", backwards.manifest.unstreamable)

@@ -46,7 +46,7 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=True):
-    """Bytes of ``x -> kind -> Linear -> logits`` with states in and out, and a golden case of its own.
+    """Bytes of ``x -> kind -> Linear -> logits`` with states in and out, and a golden case.
 
     ``edit(graph)`` may change the graph before the manifest goes in.
     """
@@ -55,7 +55,7 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
     shapes = {"W0": (1, gates, features), "R0": (1, gates, hidden), "B0": (1, 2 * gates), "b": (classes,)}
     weights = {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
     weights["V"] = rng.uniform(-1, 1, (classes, hidden))
-    starts, ends = ([f"{letter}_{place}" for letter in letters] for place in "0n")
+    starts, ends = ([f"{letter}_{suffix}" for letter in letters] for suffix in "0n")
     weights["rows"] = np.array([-1, hidden])
     options = ", linear_before_reset = 1" if kind == "GRU" else ""
     states = ", ".join(f"float[1,N,{hidden}] {name}" for name in starts)
@@ -98,5 +98,5 @@ def _golden(content, features):
     model = load(content)
     start = model.run(rng.normal(size=(3, 4, features)).astype(np.float32))[1]
     outputs, state = model.run(x, start)
-    found = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
-    return Golden({"x": x, **start}, found, dict.fromkeys(found, 1e-7))
+    results = {**outputs, **{spec.output: state[spec.input] for spec in model.states}}
+    return Golden({"x": x, **start}, results, dict.fromkeys(results, 1e-7))

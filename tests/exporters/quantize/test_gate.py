@@ -1,4 +1,4 @@
-"""Nothing is written that did not pass, and the old file stays."""
+"""A file that fails a check is not written, and an existing file stays."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
     after = _edited(before, "V", lambda array: array[::-1])
     judged = _judged(before, after, samples)
     assert judged.agreement < 0.5
-    assert any("of labels agree" in said for said in over_budget(judged, replace(LOOSE, agreement=0.975)))
+    assert any("of labels agree" in reason for reason in over_budget(judged, replace(LOOSE, agreement=0.975)))
 
 
 def _labels(content, samples, *, carried):
@@ -79,7 +79,7 @@ def test_accuracy_is_that_of_streams_which_start_again_only_where_training_did(
 ):
     content = changed(network(), trained=Trained(carry=carried, window=1, reset=0.5 if carried else 1.0))
     samples = Samples({"x": samples.inputs["x"][:, :1]})
-    same, other = (_labels(content, samples, carried=each) for each in (carried, not carried))
+    same, other = (_labels(content, samples, carried=carry) for carry in (carried, not carried))
     assert (same != other).any()
     assert _judged(content, content, Samples(samples.inputs, same)).accuracy == (1.0, 1.0)
     assert _judged(content, content, Samples(samples.inputs, other)).accuracy[0] < 1.0
@@ -104,11 +104,11 @@ def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
 
 def test_a_network_without_a_constant_weight_is_refused(network, write):
     def edit(graph):
-        """W depends on the input, in value not at all."""
+        """Make W depend on the input, without changing its value."""
         graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0))
         graph.node.insert(1, helper.make_node("Sub", ["top", "top"], ["nought"]))
-        for place, name in enumerate(("W0", "R0")):
-            graph.node.insert(2 + place, helper.make_node("Add", [name, "nought"], [f"{name}_made"]))
+        for index, name in enumerate(("W0", "R0")):
+            graph.node.insert(2 + index, helper.make_node("Add", [name, "nought"], [f"{name}_made"]))
         lstm = next(node for node in graph.node if node.op_type == "LSTM")
         lstm.input[1], lstm.input[2] = "W0_made", "R0_made"
 

@@ -1,4 +1,4 @@
-"""Stored weights: small in the file, gone when a session opens, right to their last bit."""
+"""Stored weights: small in the file, folded when a session opens, exact to the last bit."""
 
 import numpy as np
 import onnx
@@ -89,9 +89,9 @@ def test_an_embedding_table_is_stored_by_row():
     )
     proto = _stored(content.SerializeToString(), precision.store_int8, {"Gather"})
     assert len(_stored_names(proto)) == 1
-    found = _run(proto, {"tokens": np.arange(40)})
+    got = _run(proto, {"tokens": np.arange(40)})
     step = np.abs(table).max(axis=1, keepdims=True) / 127
-    assert np.all(np.abs(found - table) <= step * 0.5001)
+    assert np.all(np.abs(got - table) <= step * 0.5001)
 
 
 @pytest.mark.parametrize("scheme", [*precision.schemes("arm"), *precision.schemes("x86")], ids=str)
@@ -102,6 +102,6 @@ def test_a_matrix_of_three_axes_runs_with_every_scheme(scheme):
     content = make_model(text, {"w": rng.normal(size=(1, 16, 20)), "v": rng.normal(size=(20, 16))})
     proto = precision.int8_dynamic(ir.from_proto(content), scheme)
     x = {"x": rng.normal(size=(5, 16)).astype(np.float32)}
-    expected, found = (_run(model, x) for model in (content, proto))
-    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    expected, got = (_run(model, x) for model in (content, proto))
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
     assert {node.op_type for node in proto.graph.node} & {"DynamicQuantizeMatMul", "MatMulInteger"}

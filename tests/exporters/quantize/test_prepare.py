@@ -1,4 +1,4 @@
-"""What must be true before the quantizer runs is made true, and the network stays what it was."""
+"""Preparing a graph for the quantizer does not change its results."""
 
 import numpy as np
 import onnx_ir as ir
@@ -71,18 +71,18 @@ def test_weights_become_initializers_of_their_own_and_results_stay(write, operat
     prepare(model)
     after = ir.to_proto(model)
     assert [node.op_type for node in after.graph.node] == operators
-    known = {each.name for each in after.graph.initializer}
+    initializers = {weight.name for weight in after.graph.initializer}
     used = [name for node in after.graph.node if node.op_type == "LSTM" for name in node.input[1:3]]
     assert len(set(used)) == len(used)
-    assert write is _of_an_input or known.issuperset(used)
-    assert not known & {value.name for value in after.graph.input}
+    assert write is _of_an_input or initializers.issuperset(used)
+    assert not initializers & {value.name for value in after.graph.input}
     feeds = {"x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)}
     feeds |= {"scale": np.array([2.0], np.float32)} if write is _of_an_input else {}
-    one, two = (
-        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+    expected, got = (
+        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(
             None, feeds
         )
-        for each in (before, after)
+        for proto in (before, after)
     )
-    for a, b in zip(one, two, strict=True):
+    for a, b in zip(expected, got, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

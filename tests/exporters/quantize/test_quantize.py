@@ -1,4 +1,4 @@
-"""A float file in, a smaller one out: what is made, what is carried over, and that it repeats."""
+"""Quantized files: their nodes, the manifest they keep, and reproducible bytes."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def _operators(content):
 
 
 def _replay(content):
-    """What each golden output is off by, run whole and fed one step a call."""
+    """Return the error of each golden output, over the full sequence and step by step."""
     model = load(content)
     golden = model.manifest.golden
     inputs = dict(golden.inputs)
@@ -45,10 +45,10 @@ def _replay(content):
     runs.append((outputs, state))
     off = dict.fromkeys(golden.outputs, 0.0)
     for outputs, new in runs:
-        found = {**outputs, **{spec.output: new[spec.input] for spec in model.states}}
+        results = {**outputs, **{spec.output: new[spec.input] for spec in model.states}}
         for name, expected in golden.outputs.items():
-            if found[name].shape == expected.shape:
-                off[name] = max(off[name], float(np.abs(found[name] - expected).max()))
+            if results[name].shape == expected.shape:
+                off[name] = max(off[name], float(np.abs(results[name] - expected).max()))
     return off, golden.limit
 
 
@@ -135,7 +135,7 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     assert np.abs(load(to_native(stored[0].model)).run(x)[0]["logits"] - exact).max() < 1e-5
     monkeypatch.setattr(pipeline, "on_native", lambda content: None)
     stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
-    assert not any(each.manifest.int8_activations for each in stored)
+    assert not any(result.manifest.int8_activations for result in stored)
 
 
 @pytest.mark.parametrize("config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str)
@@ -196,12 +196,12 @@ def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
     assert "padding would spoil the scales" in small.picked
     assert small.counts == {"LSTM stored": 2}
-    model, found = load(small.model), []
+    model, results = load(small.model), []
     for padding in (0.0, 1e6, np.nan):
         padded = np.where((np.arange(12) < lengths[:, None])[..., None], x, np.float32(padding))
-        found.append(*model.run(padded, None, lengths)[0].values())
-    for other in found[1:]:
-        np.testing.assert_array_equal(other, found[0])
+        results.append(*model.run(padded, None, lengths)[0].values())
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 @pytest.mark.parametrize(

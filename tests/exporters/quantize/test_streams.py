@@ -16,7 +16,7 @@ from lstm_edge_runtime.manifest import Task
 
 
 class Late(nn.Module):
-    """Two frames behind; classifies."""
+    """Classify, with a delay of two frames."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Late(nn.Module):
 
 
 class Strided(nn.Module):
-    """A frame every 4 samples, one behind; frames, and a result of the last one alone."""
+    """A frame every 4 samples, with a delay of one; outputs frames, and a result of the last frame."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=WAYS)
 def pair(request, tmp_path_factory):
-    """Return a float file that streams, and what was quantized from it."""
+    """Return a float file that streams, and the quantized file."""
     kind, config, task = WAYS[request.param]
     folder = tmp_path_factory.mktemp("pair")
     torch.manual_seed(0)
@@ -67,11 +67,11 @@ def test_a_quantized_stream_is_near_the_float_files(pair):
     assert path.stat().st_size < 0.75 * parent.stat().st_size
     assert after.selftest().ok
     x = np.random.default_rng(3).standard_normal((90, 3)).astype(np.float32)
-    one, other = (model.stream().process({"x": x}) for model in (before, after))
-    for name, theirs in one.items() if isinstance(one, dict) else [("", one)]:
-        mine = other[name] if name else other
-        assert mine.shape == theirs.shape
-        assert 0 < np.abs(mine - theirs).max() < 0.05
+    expected, got = (model.stream().process({"x": x}) for model in (before, after))
+    for name, reference in expected.items() if isinstance(expected, dict) else [("", expected)]:
+        actual = got[name] if name else got
+        assert actual.shape == reference.shape
+        assert 0 < np.abs(actual - reference).max() < 0.05
     assert {state.output for state in after.manifest.states} == after.manifest.equivalence["drift"].keys()
     held = after.stream()
     held.process(np.zeros((after.manifest.delay_steps, 3), np.float32))

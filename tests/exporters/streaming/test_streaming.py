@@ -32,7 +32,7 @@ KINDS = [
     kind if expected.quick else pytest.param(kind, marks=pytest.mark.slow)
     for kind, expected in NETWORKS.items()
 ]
-BUFFERED = [kind for kind, found in NETWORKS.items() if found.quick and found[:2] != (1, 0)]
+BUFFERED = [kind for kind, expected in NETWORKS.items() if expected.quick and expected[:2] != (1, 0)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 buffered_kind = pytest.mark.parametrize("kind", BUFFERED, ids=lambda kind: kind.__name__)
 cuts = st.lists(st.integers(0, X.shape[1]), max_size=6).map(sorted)
@@ -41,7 +41,7 @@ few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck
 
 @functools.cache
 def made(kind, only_back=None):
-    """Return a network and its file; the one that streams."""
+    """Return a network and its file that streams."""
     torch.manual_seed(0)
     module = kind().eval()
     with torch.no_grad():
@@ -63,8 +63,8 @@ def opened(kind, engine):
 
 def outputs_of(module, x):
     with torch.no_grad():
-        found = module(torch.from_numpy(np.ascontiguousarray(x))[None])
-    return [each[0].numpy() for each in (found if isinstance(found, tuple) else (found,))]
+        result = module(torch.from_numpy(np.ascontiguousarray(x))[None])
+    return [output[0].numpy() for output in (result if isinstance(result, tuple) else (result,))]
 
 
 def frames_of(kind, x):
@@ -79,7 +79,7 @@ def frames_of(kind, x):
 
 
 def last_of(kind, x):
-    """Return the result of a network without a time axis for the newest complete frame, None if none is."""
+    """Return the result for the newest complete frame, or None, of a network without a time axis."""
     module, artifact = made(kind)
     delay, unit = artifact.manifest.delays.get("output", 0), artifact.manifest.unit
     if len(x) // unit <= delay:
@@ -150,10 +150,10 @@ def test_chunks_give_the_frames_of_the_network(kind, engine, cuts):
 def test_single_steps_give_the_same_and_a_reset_stream_is_a_new_one(kind, engine):
     x, stream = X[0, :72], opened(kind, engine).stream()
     for _ in range(2):
-        steps = [first(each) for each in map(stream.step, x) if each is not None]
+        steps = [first(result) for result in map(stream.step, x) if result is not None]
         if has_time(kind):
             whole = frames_of(kind, x)
-            same(np.concatenate([each.reshape(-1, *whole.shape[1:]) for each in steps]), whole)
+            same(np.concatenate([frame.reshape(-1, *whole.shape[1:]) for frame in steps]), whole)
         else:
             same(steps[-1], last_of(kind, x))
         stream.reset()
@@ -194,7 +194,7 @@ def test_sources_of_a_batch_have_their_own_age(kind, engine, starts, sizes):
             stream.process(x[:start])
     at = np.array(starts)
     for size in (*sizes, 1):
-        chunks = [x[place : place + size] for place, x in zip(at, X, strict=True)]
+        chunks = [x[start : start + size] for start, x in zip(at, X, strict=True)]
         if min(map(len, chunks)) < size:
             break
         results = first(batch.process(np.stack(chunks), ids))
@@ -214,10 +214,10 @@ def test_an_error_leaves_no_trace():
     for wrong in (X[0, 3, :2], X[0, 3:9, :2]):
         with pytest.raises(InputError):
             stream.process(wrong) if wrong.ndim > 1 else stream.step(wrong)
-    other = opened(networks.TwoRates, "onnxruntime").stream()
-    other.process(X[0, :3])
-    for one, two in zip(stream.process(X[0, 3:40]).values(), other.process(X[0, 3:40]).values(), strict=True):
-        same(one, two)
+    new = opened(networks.TwoRates, "onnxruntime").stream()
+    new.process(X[0, :3])
+    for got, want in zip(stream.process(X[0, 3:40]).values(), new.process(X[0, 3:40]).values(), strict=True):
+        same(got, want)
 
 
 # --- the files ---
@@ -310,8 +310,8 @@ def wrong_fill(work, value, flow, frames, *, past=Rewriter.past):
 
 
 def short_wait(work, value, flow, frames, *, wait=Rewriter.wait):
-    delayed, found = wait(work, value, flow, max(frames - 1, 0))
-    return delayed, found.__class__(flow.axis, flow.delay + frames, flow.rate, found.fill)
+    delayed, result = wait(work, value, flow, max(frames - 1, 0))
+    return delayed, result.__class__(flow.axis, flow.delay + frames, flow.rate, result.fill)
 
 
 FAULTS = {

@@ -1,4 +1,4 @@
-"""Names of a model that are no names: whatever they say, a target writes what it should and nothing else."""
+"""Hostile names in a model: a target writes only the files that it should, with the right contents."""
 
 import json
 import re
@@ -39,7 +39,7 @@ HOSTILE = (
 
 
 def hostile_model(turn):
-    """Return a network whose every name and label is hostile, another in each turn, and its manifest."""
+    """Return a network whose names and labels are all hostile and change with ``turn``, and its manifest."""
     model, names = onnx.load(DATA / "lstm.onnx"), dict[str, str]()
 
     def name(old):
@@ -48,12 +48,12 @@ def hostile_model(turn):
             old, f"{HOSTILE[(turn + count + 1) % len(HOSTILE)]}{'' if count < 3 else count}"
         )
 
-    def renamed(each):
-        if isinstance(each, dict):
-            return {names.get(key, key): renamed(value) for key, value in each.items()}
-        if isinstance(each, list):
-            return [*map(renamed, each)]
-        return names.get(each, each) if isinstance(each, str) else each
+    def renamed(value):
+        if isinstance(value, dict):
+            return {names.get(key, key): renamed(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [*map(renamed, value)]
+        return names.get(value, value) if isinstance(value, str) else value
 
     (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
     manifest, graph = json.loads(entry.value), model.graph
@@ -71,7 +71,7 @@ def hostile_model(turn):
     for node in graph.node:
         node.name = node.doc_string = name(f"node {node.output[0]}")
         for side in (node.input, node.output):
-            side[:] = [each and name(each) for each in side]
+            side[:] = [text and name(text) for text in side]
     graph.name = graph.doc_string = model.producer_name = model.doc_string = name("graph")
     del graph.value_info[:], model.metadata_props[:]
     manifest = renamed(manifest) | {"provenance": {name("p"): {name("q"): name("r")}}}
@@ -80,8 +80,8 @@ def hostile_model(turn):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder in which a verb runs in a deep one."""
+def folder(tmp_path, monkeypatch):
+    """A folder; the working directory is six levels below it."""
     inner = tmp_path.joinpath(*"abcdef")
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
@@ -92,11 +92,11 @@ def tree(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def call(place, turn, capsys, *arguments, refusal=None, code=0):
-    """Run a verb on a hostile model; return what it wrote, by path, nothing where it was refused so."""
+def call(folder, turn, capsys, *arguments, refusal=None, code=0):
+    """Run a verb on a hostile model; return the written files by path (none if refused) and the manifest."""
     model, manifest = hostile_model(turn)
     Path("net.onnx").write_bytes(sealed(model.SerializeToString()))
-    before = tree(place)
+    before = tree(folder)
     try:
         ended = run(cli, [str(argument) for argument in arguments])
     except SystemExit as stop:  # a failed check
@@ -105,7 +105,7 @@ def call(place, turn, capsys, *arguments, refusal=None, code=0):
     refused = refusal is not None and refusal in written.err and written.err.count("\n") == 1
     assert ended == (2 if refused else code), written.err
     assert "\x1b" not in written.out + written.err
-    after = tree(place)
+    after = tree(folder)
     assert {path: after[path] for path in before} == before
     made = {path.relative_to(Path.cwd()): after[path] for path in after.keys() - before.keys()}
     return made, manifest
@@ -116,24 +116,24 @@ TURNS = [*(pytest.param(turn, marks=pytest.mark.slow) for turn in range(16)), 16
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_native(turn, place, capsys):
-    made, _ = call(place, turn, capsys, "convert", "net.onnx", "-o", "net.lep")
+def test_native(turn, folder, capsys):
+    made, _ = call(folder, turn, capsys, "convert", "net.onnx", "-o", "net.lep")
     assert set(made) == {Path("net.lep")}
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_web(wasm, turn, place, capsys):
-    made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "web", "-o", "site")
+def test_web(wasm, turn, folder, capsys):
+    made, _ = call(folder, turn, capsys, "convert", "net.onnx", "--to", "web", "-o", "site")
     assert {path.parts[0] for path in made} == {"site"}
     text = made[Path("site/site.js")].decode("ascii")
     assert json.loads(text.removeprefix("self.SITE = ").removesuffix(";\n"))["name"] == "net.onnx"
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_c(turn, place, capsys, find_program):
+def test_c(turn, folder, capsys, find_program):
     find_program("cc", "gcc", "clang")
     made, manifest = call(
-        place, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c", refusal="no C identifier"
+        folder, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c", refusal="no C identifier"
     )
     if not made:
         return
@@ -156,7 +156,7 @@ def test_c(turn, place, capsys, find_program):
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_strings_come_back_as_they_were(text):
-    digits = re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), c_string(text)[1:-1])
+    digits = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), c_string(text)[1:-1])
     assert digits.encode("latin-1").decode() == text
 
 

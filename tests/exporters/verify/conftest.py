@@ -1,4 +1,4 @@
-"""Healthy artifacts, exported once, and the validation that every test puts them or their faults to."""
+"""Healthy artifacts, exported once, and their validation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Made:
-    """A network, what it takes, and the file made of it."""
+    """A network, example inputs, and the exported file."""
 
     module: nn.Module
     example: object
@@ -62,11 +62,11 @@ class Tokens(nn.Module):
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Export one of the forms, once."""
-    known = {}
+    cache = {}
 
     def make(form: str) -> Made:
-        if form in known:
-            return known[form]
+        if form in cache:
+            return cache[form]
         torch.manual_seed(3)
         path = tmp_path_factory.mktemp("made") / f"{form}.onnx"
         if form in FORMS:
@@ -79,8 +79,8 @@ def made(tmp_path_factory):
             example = torch.randn(3, 7, 5) if form == "scaled" else torch.randint(0, 40, (3, 7))
             config = None
         export(module, example, config).save(path)
-        known[form] = Made(module, example, path, config)
-        return known[form]
+        cache[form] = Made(module, example, path, config)
+        return cache[form]
 
     return make
 
@@ -89,9 +89,9 @@ def made(tmp_path_factory):
 def examine():
     """Validate a file against the network that it should be."""
 
-    def run(one: Made, path: Path | None = None, **options):
-        file = open_file(path or one.path)
-        against = against_module(one.module, file, one.example, config=one.config) if file.model else None
+    def run(case: Made, path: Path | None = None, **options):
+        file = open_file(path or case.path)
+        against = against_module(case.module, file, case.example, config=case.config) if file.model else None
         return validate(file, against, ValidateConfig(**{"quick": True} | options))
 
     return run

@@ -12,14 +12,14 @@ def recurrent(model, ops=("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")):
 
 
 def change(model, name, how):
-    """Put ``how(array)`` in the place of an initializer."""
-    tensor = next(each for each in model.graph.initializer if each.name == name)
+    """Replace an initializer's array by ``how(array)``."""
+    tensor = next(initializer for initializer in model.graph.initializer if initializer.name == name)
     array = numpy_helper.to_array(tensor).copy()
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))
 
 
 def restate(model, **fields):
-    """Change fields of the manifest; a function gets the value that is there."""
+    """Change fields of the manifest; a function gets the current value."""
     entry = next(prop for prop in model.metadata_props if prop.key == KEY)
     manifest = Manifest.from_json(entry.value)
     values = {name: how(getattr(manifest, name)) if callable(how) else how for name, how in fields.items()}
@@ -28,18 +28,18 @@ def restate(model, **fields):
 
 def _one_ulp(array):
     flat = array.reshape(-1)
-    place = int(np.abs(flat).argmax()) // 2
-    flat[place] = np.nextafter(flat[place], np.float32(np.inf))
+    index = int(np.abs(flat).argmax()) // 2
+    flat[index] = np.nextafter(flat[index], np.float32(np.inf))
     return array
 
 
 def _swapped(array, axis, order=(1, 0, 2, 3)):
     gates = np.split(array, len(order), axis)
-    return np.concatenate([gates[place] for place in order], axis)
+    return np.concatenate([gates[index] for index in order], axis)
 
 
-def _weight(place):
-    return lambda model, how: change(model, recurrent(model).input[place], how)
+def _weight(position):
+    return lambda model, how: change(model, recurrent(model).input[position], how)
 
 
 def one_ulp_of_a_weight(model):
@@ -65,16 +65,15 @@ def one_number_of_the_head(model):
 
 
 def state_not_carried(model):
-    """The last state is what came in."""
-    node = recurrent(model)
-    state = node.input[5]
-    for each in model.graph.node:
-        for place, name in enumerate(each.output):
+    """Return the initial state as the last."""
+    state = recurrent(model).input[5]
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
             if name == "h_n":
-                each.output[place] = "h_lost"
-            for position, read in enumerate(each.input):
+                node.output[index] = "h_lost"
+            for position, read in enumerate(node.input):
                 if read == "h_n":
-                    each.input[position] = "h_lost"
+                    node.input[position] = "h_lost"
     model.graph.node.append(helper.make_node("Identity", [state], ["h_n"]))
 
 
@@ -84,7 +83,7 @@ def state_ignored(model):
 
 def runs_backwards(model):
     node = recurrent(model)
-    kept = [each for each in node.attribute if each.name != "direction"]
+    kept = [attribute for attribute in node.attribute if attribute.name != "direction"]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute("direction", "reverse")])
 
@@ -94,23 +93,23 @@ def gates_clipped(model):
 
 
 def another_epsilon(model):
-    node = next(each for each in model.graph.node if each.op_type == "LayerNormalization")
-    kept = [each for each in node.attribute if each.name != "epsilon"]
+    node = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    kept = [attribute for attribute in node.attribute if attribute.name != "epsilon"]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute("epsilon", 1e-3)])
 
 
 def first_steps_only(model):
-    """Right up to 60 steps: later ones read the last of these."""
+    """Cut the input after 60 steps."""
     name = model.graph.input[0].name
     model.graph.initializer.extend(
         numpy_helper.from_array(np.array([value], np.int64), f"cut_{key}")
         for key, value in (("start", 0), ("end", 60), ("axis", 1), ("steps", 1))
     )
     for node in model.graph.node:
-        for place, read in enumerate(node.input):
+        for position, read in enumerate(node.input):
             if read == name and node.op_type != "Shape":
-                node.input[place] = "cut"
+                node.input[position] = "cut"
     model.graph.node.insert(
         0, helper.make_node("Slice", [name, "cut_start", "cut_end", "cut_axis", "cut_steps"], ["cut"])
     )

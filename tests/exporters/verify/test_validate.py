@@ -1,4 +1,4 @@
-"""``validate``: healthy files pass, faults are found, and the report says the cause first."""
+"""``validate``: healthy files pass, faults are found, and the report begins with the cause."""
 
 import re
 
@@ -55,10 +55,10 @@ FAULTS = [
 
 @pytest.mark.parametrize(("form", "fault", "first"), FAULTS)
 def test_a_fault_is_found_and_its_cause_comes_first(form, fault, first, made, examine, tmp_path):
-    one = made(form)
-    model = onnx.load(one.path)
+    case = made(form)
+    model = onnx.load(case.path)
     fault(model)
-    report = examine(one, faults.save(model, tmp_path / "faulty.onnx"))
+    report = examine(case, faults.save(model, tmp_path / "faulty.onnx"))
     assert not report.ok
     group, check, _ = report.headlines[0]
     assert group.key == first, (group.key, check)
@@ -80,7 +80,7 @@ CLAIMS = {
     "precision": {"precision": "int8"},
     "lengths": {"padded_states": lambda padded: not padded},
     "counts": {"counts": ("logits",)},
-    "opset": {"provenance": lambda known: {**known, "opset": 17}},
+    "opset": {"provenance": lambda provenance: {**provenance, "opset": 17}},
 }
 
 
@@ -148,13 +148,13 @@ def test_without_a_reference_the_golden_cases_are_replayed(made, tmp_path):
 
 
 def test_another_file_is_a_reference(made, tmp_path):
-    one = made("stacked")
-    file = open_file(one.path)
-    assert validate(file, against_file(one.path, file), QUICK).ok
-    model = onnx.load(one.path)
+    case = made("stacked")
+    file = open_file(case.path)
+    assert validate(file, against_file(case.path, file), QUICK).ok
+    model = onnx.load(case.path)
     faults.one_ulp_of_a_weight(model)
     file = open_file(faults.save(model, tmp_path / "m.onnx"))
-    assert validate(file, against_file(one.path, file), QUICK).headlines[0][0].key == "weights"
+    assert validate(file, against_file(case.path, file), QUICK).headlines[0][0].key == "weights"
 
 
 class Plain(nn.Module):
@@ -194,19 +194,19 @@ def test_a_lifted_file_is_compared_with_another_lift_of_its_original(tmp_path):
 
 
 def test_other_weights_are_said_first(made):
-    one = made("scaled")
-    file, other = open_file(one.path), type(one.module)().eval()
+    case = made("scaled")
+    file, other = open_file(case.path), type(case.module)().eval()
     with torch.no_grad():
         other.head.weight += 1
-    report = validate(file, against_module(other, file, one.example), QUICK)
+    report = validate(file, against_module(other, file, case.example), QUICK)
     assert "holds other constants than the reference" in report.verdict
     with pytest.raises(CheckFailedError, match="holds other constants"):
         report.require()
 
 
 def test_a_module_alone_is_a_reference(made):
-    one = made("scaled")
-    assert validate(one.path, one.module, QUICK).require().ok
+    case = made("scaled")
+    assert validate(case.path, case.module, QUICK).require().ok
 
 
 def test_samples_of_the_data_are_compared(made, examine):
@@ -226,13 +226,13 @@ def smaller(made, tmp_path_factory):
     module.rnn, module.head = nn.LSTM(6, 48, batch_first=True), nn.Linear(48, 4)
     net = _Headed(module.rnn, module.head).eval()
     export(net, torch.randn(2, 9, 6)).save(folder / "float.onnx")
-    known = {}
+    paths = {}
 
     def make(name):
-        if name not in known:
-            known[name] = folder / f"{name}.onnx"
-            quantize(folder / "float.onnx", WAYS[name]).save(known[name])
-        return net, folder / "float.onnx", known[name]
+        if name not in paths:
+            paths[name] = folder / f"{name}.onnx"
+            quantize(folder / "float.onnx", WAYS[name]).save(paths[name])
+        return net, folder / "float.onnx", paths[name]
 
     return make
 

@@ -1,4 +1,4 @@
-"""``lstm-edge convert``: where the output goes, the folder of C, and which files it takes."""
+"""``lstm-edge convert``: output paths, the folder of C, and the files it accepts."""
 
 import json
 import shutil
@@ -25,16 +25,16 @@ def plain(make, tmp_path, find_program):
 def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_path):
     code, out, err = invoke("convert", plain, "--to", "c", "-o", f"{tmp_path / 'har_c'}/", "--json")
     assert (code, err) == (0, "")
-    said = json.loads(out)
+    document = json.loads(out)
     folder = tmp_path / "har_c"
     files = {
         str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
     }
     assert set(files) == NAMES
-    assert said["bytes"] == files
-    assert (said["name"], said["state"]) == ("har", 2 * 8 * 4)
-    assert said["constants"] > 0
-    assert said["largest_difference"] < 1e-5
+    assert document["bytes"] == files
+    assert (document["name"], document["state"]) == ("har", 2 * 8 * 4)
+    assert document["constants"] > 0
+    assert document["largest_difference"] < 1e-5
     code, out, _ = invoke("convert", plain, "--to", "c", "-o", folder)
     assert code == 0
     assert "self-test: passed here" in out

@@ -1,4 +1,4 @@
-"""``lstm-edge doctor``: what is installed, what is missing, and the commands that mend it."""
+"""``lstm-edge doctor``: installed and missing packages, and the commands that install them."""
 
 import json
 import subprocess
@@ -23,20 +23,20 @@ def run(setup, *arguments):
 
 def test_it_names_versions_providers_and_processor(invoke):
     code, out, err = invoke("doctor", "--json")
-    found = table(out)
+    rows = table(out)
     assert (code, err) == (0, "")
     for words in (onnxruntime.__version__, *onnxruntime.get_available_providers()):
-        assert words in found["onnxruntime"]["found"]
-    assert found["onnxruntime"]["advice"] == ""
-    assert "torch" in found["export"]["found"]
+        assert words in rows["onnxruntime"]["found"]
+    assert rows["onnxruntime"]["advice"] == ""
+    assert "torch" in rows["export"]["found"]
     assert "CPUExecutionProvider" in invoke("doctor")[1]
 
 
 def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
     both = {"onnxruntime": ["onnxruntime-gpu", "onnxruntime"]}
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: both)
-    found = table(invoke("doctor", "--json")[1])
-    assert "pip uninstall onnxruntime onnxruntime-gpu" in found["onnxruntime"]["advice"]
+    rows = table(invoke("doctor", "--json")[1])
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in rows["onnxruntime"]["advice"]
 
 
 def test_without_engines_and_torch_it_exits_1_and_names_the_extras():
@@ -47,12 +47,12 @@ def test_without_engines_and_torch_it_exits_1_and_names_the_extras():
         "doctor",
         "--json",
     )
-    found = table(ran.stdout)
+    rows = table(ran.stdout)
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: no model can run on this machine")
-    assert "pip install" in found["onnxruntime"]["advice"]
-    assert found["export"]["found"] == "missing: torch, onnx"
-    assert install_command("report") in found["report"]["advice"]
+    assert "pip install" in rows["onnxruntime"]["advice"]
+    assert rows["export"]["found"] == "missing: torch, onnx"
+    assert install_command("report") in rows["report"]["advice"]
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_a_wheel_that_does_not_start_is_named_next_to_the_rest(tmp_path, har, pa
     (tmp_path / "onnxruntime" / "__init__.py").write_text(package)
     setup = f"sys.path.insert(0, {str(tmp_path)!r}); sys.modules['lstm_edge_native'] = None"
     ran = run(setup, "doctor", "--json")
-    found = table(ran.stdout)
+    rows = table(ran.stdout)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
-    assert "does not start" in found["onnxruntime"]["found"]
-    assert "pip install" in found["onnxruntime"]["advice"]
+    assert "does not start" in rows["onnxruntime"]["found"]
+    assert "pip install" in rows["onnxruntime"]["advice"]
     ran = run(setup, "selftest", har.path)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert ran.stderr.startswith("error: onnxruntime does not start")

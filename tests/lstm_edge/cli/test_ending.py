@@ -1,4 +1,4 @@
-"""How verbs end: one line and an exit code, whatever ended them."""
+"""Every verb ends with one line and an exit code, whatever the cause."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
 
 
 def group(work) -> click.Group:
-    found = click.Group()
-    found.add_command(click.Command("work", callback=work))
-    return found
+    commands = click.Group()
+    commands.add_command(click.Command("work", callback=work))
+    return commands
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
     ):
         _, out, err = invoke(*arguments)
         assert out + err, arguments
-        assert all(each.isprintable() or each == "\n" for each in out + err), arguments
+        assert all(character.isprintable() or character == "\n" for character in out + err), arguments
     code, _, _ = invoke("predict", path, data, "-o", tmp_path / "p.csv")
     assert code == 0
     assert HOSTILE in (tmp_path / "p.csv").read_text()

@@ -42,12 +42,12 @@ def test_the_imu_reader_says_each_change_of_activity(imu, tmp_path):
     out = run("imu_reader", imu.path, "--replay", tmp_path / "r.csv", "--rate", 1000).splitlines()
     stream = load(imu.path).stream()
     labels = ("rest", "walk", "run, fast")
-    said, expected = None, []
+    last, expected = None, []
     for step, sample in enumerate(samples, start=1):
         label = labels[int(stream.step(sample).argmax())]
-        if label != said:
+        if label != last:
             expected.append(f"{step / 1000:8.2f} s  {label}")
-        said = label
+        last = label
     assert len(expected) > 2
     assert out[:-1] == expected
     assert out[-1].startswith("60 samples, ")

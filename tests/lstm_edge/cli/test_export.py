@@ -1,4 +1,4 @@
-"""``lstm-edge export``: runs and factories become files that say what the command line says of them."""
+"""``lstm-edge export``: runs and factories become files with the names and axes of the command line."""
 
 import json
 import subprocess
@@ -121,8 +121,8 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
     assert [state["input"] for state in document["states"]] == ["h_0"]
     assert document["files"] == {"t.onnx": (folder / "t.onnx").stat().st_size}
     tokens = torch.randint(0, 40, (2, 9))
-    found, _ = load(folder / "t.onnx").run(tokens.numpy())
-    assert torch.allclose(torch.from_numpy(found["output"]), module(tokens), atol=1e-5)
+    got, _ = load(folder / "t.onnx").run(tokens.numpy())
+    assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
 def test_an_ambiguous_state_is_named(folder, invoke):
@@ -167,7 +167,7 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
 @pytest.mark.parametrize(
     ("source", "inputs", "lengths"),
     [
-        ("Talks", ["tokens=N,L:int64"], None),  # what it prints does not reach the JSON
+        ("Talks", ["tokens=N,L:int64"], None),  # its output does not get into the JSON
         ("narrow", ["input=N,L,5"], None),  # bfloat16
         ("Packs", ["token_lengths=N:int64", "tokens=N,L:int64"], "token_lengths"),  # in falling order
         ("Counter", ["x=N,L:80,3"], None),

@@ -60,9 +60,9 @@ def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
     code, out, _ = invoke("predict", har.path, path, "--series", "who", "--order", "t", "--json")
     assert code == 0
     got = [json.loads(line) for line in out.splitlines()]
-    assert [one["series"] for one in got] == ["s0", "s2"]
+    assert [row["series"] for row in got] == ["s0", "s2"]
     expected = load(har.path).predict(X[[0, 2]]).probabilities
-    np.testing.assert_allclose([list(one["probabilities"].values()) for one in got], expected, atol=1e-6)
+    np.testing.assert_allclose([list(row["probabilities"].values()) for row in got], expected, atol=1e-6)
 
 
 def test_values_are_headed_by_their_own_names(invoke, make, data):
@@ -97,11 +97,11 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     ],
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
-    found = SampleInput(declared(axes, batch, sequence))
+    sample_input = SampleInput(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
-    array = found.arrange(rows)
+    array = sample_input.arrange(rows)
     assert array.shape == expected
-    assert (found.width, found.batched) == (3, batched)
+    assert (sample_input.width, sample_input.batched) == (3, batched)
     if expected == (4, 2, 3):
         np.testing.assert_array_equal(array[:, 1], rows[1])
 

@@ -1,4 +1,4 @@
-"""``lstm-edge score``: results are those of a stream per series, whatever the files, partitions and kills."""
+"""``lstm-edge score``: results equal a stream per series, for any files, partitions and kills."""
 
 import json
 import os
@@ -33,14 +33,14 @@ LABELS = ["rest", "walk", "run, fast"]
 
 
 def samples(rng, lengths, names=AXES):
-    """Return the samples of several series in the order of time: series, order and features."""
+    """Return interleaved samples of several series in order of time: series, order and features."""
     series = rng.permutation(np.repeat(np.arange(len(lengths)), lengths))
     order = np.zeros(len(series), dtype=np.int64)
-    for one, length in enumerate(lengths):
-        order[series == one] = np.arange(length) * 3 - 5
+    for number, length in enumerate(lengths):
+        order[series == number] = np.arange(length) * 3 - 5
     x = (rng.normal(size=(len(series), len(names))) * 3).astype(np.float32)
-    columns = {"series": [f"dev {one}" for one in series], "order": order}
-    return pa.table(columns | {name: x[:, place] for place, name in enumerate(names)})
+    columns = {"series": [f"dev {number}" for number in series], "order": order}
+    return pa.table(columns | {name: x[:, index] for index, name in enumerate(names)})
 
 
 def write(table, path, **options):
@@ -54,14 +54,14 @@ def by_series(table):
     return table.sort_by([("series", "ascending"), ("order", "ascending")])
 
 
-def expected(path, table, every="never"):
+def expected(path, table, reset_every="never"):
     """Return the outputs of a stream per series, for a table ordered by series; NaN without a frame."""
     model = load(path)
     x = np.stack([table[name].to_numpy() for name in table.column_names[2:]], axis=1)
     rows, before = [], None
     for name, sample in zip(table["series"].to_pylist(), x, strict=True):
         if name != before:
-            stream, before = model.stream(reset_every=every), name
+            stream, before = model.stream(reset_every=reset_every), name
         result = stream.step(sample)
         rows.append(next(iter(result.values())) if isinstance(result, dict) else result)
     width = max(np.size(row) for row in rows if row is not None)
@@ -80,12 +80,12 @@ def results(*outputs):
     return by_series(pa.concat_tables([table.replace_schema_metadata() for table in tables]))
 
 
-def events(*outputs, every=True):
+def events(*outputs, with_open=True):
     tables = [
         parquet.ParquetFile(path).read() for output in outputs for path in (output / "_events").iterdir()
     ]
     table = pa.concat_tables(tables).sort_by([("series", "ascending"), ("start", "ascending")])
-    return table if every else table.filter(pa.compute.invert(table["open"]))
+    return table if with_open else table.filter(pa.compute.invert(table["open"]))
 
 
 def numbers(table):
@@ -95,20 +95,20 @@ def numbers(table):
 
 def held_labels(table, labels, hold):
     """Return the events of a table ordered by series: series, start, end, label, samples, open."""
-    found, before = [], None
+    rows, before = [], None
     for name, order, new in zip(table["series"].to_pylist(), table["order"].to_pylist(), labels, strict=True):
         if name != before:
             before, held, candidate, count = name, None, None, 0
-            found += [None]  # no event of this series yet
+            rows += [None]  # no event of this series yet
         candidate, count = new, count + 1 if new == candidate else 1
         if count >= hold and new != held:
-            if found[-1]:
-                found[-1][-1] = False
+            if rows[-1]:
+                rows[-1][-1] = False
             held = new
-            found.append([name, order, order, LABELS[new], 0, True])
-        if found[-1]:
-            found[-1][2], found[-1][4] = order, found[-1][4] + 1
-    return [tuple(event) for event in found if event]
+            rows.append([name, order, order, LABELS[new], 0, True])
+        if rows[-1]:
+            rows[-1][2], rows[-1][4] = order, rows[-1][4] + 1
+    return [tuple(event) for event in rows if event]
 
 
 def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
@@ -116,19 +116,19 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     table = samples(rng, [40, 1, 25, 60])
     days = rng.integers(0, 3, len(table))
     for day in range(3):
-        own = table.filter(pa.array(days == day))
-        write(own, tmp_path / "in" / f"day={day}" / "a[1]*.parquet", row_group_size=9)
+        part = table.filter(pa.array(days == day))
+        write(part, tmp_path / "in" / f"day={day}" / "a[1]*.parquet", row_group_size=9)
     write(table, tmp_path / "in" / "_old" / "a.parquet")  # hidden
     line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
     code, out, err = invoke(*line, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert (report["rows"], report["series"], report["files"], report["late"]) == (126, 4, 3, 0)
-    found, probabilities = results(tmp_path / "out"), softmax(expected(har.path, by_series(table)))
-    assert found.column_names == ["series", "order", "label", *(f"p_{label}" for label in LABELS)]
-    assert found.select(["series", "order"]).equals(by_series(table).select(["series", "order"]))
-    np.testing.assert_array_equal(numbers(found), probabilities)
-    assert found["label"].to_pylist() == [LABELS[k] for k in probabilities.argmax(axis=1)]
+    got, probabilities = results(tmp_path / "out"), softmax(expected(har.path, by_series(table)))
+    assert got.column_names == ["series", "order", "label", *(f"p_{label}" for label in LABELS)]
+    assert got.select(["series", "order"]).equals(by_series(table).select(["series", "order"]))
+    np.testing.assert_array_equal(numbers(got), probabilities)
+    assert got["label"].to_pylist() == [LABELS[k] for k in probabilities.argmax(axis=1)]
     assert parquet.read_table(tmp_path / "out").num_rows == 126
     assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -139,11 +139,11 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
     files=st.integers(1, 4),
     parts=st.integers(1, 5),
-    every=st.sampled_from(["never", 1, 7]),
+    reset_every=st.sampled_from(["never", 1, 7]),
     hold=st.integers(1, 4),
 )
 def test_results_and_events_do_not_depend_on_files_and_partitions(
-    har, tmp_path_factory, seed, lengths, files, parts, every, hold
+    har, tmp_path_factory, seed, lengths, files, parts, reset_every, hold
 ):
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("split")
     table = samples(rng, lengths)
@@ -151,16 +151,16 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
     for index in range(files):
         write(table.filter(pa.array(where == index)), folder / "in" / f"{index}.parquet", row_group_size=9)
     write(table, folder / "one" / "0.parquet")
-    options = {"events": True, "reset_every": every, "hold": hold}
+    options = {"events": True, "reset_every": reset_every, "hold": hold}
     run(folder / "in", har.path, folder / "out", parts=parts, **options)
     run(folder / "one", har.path, folder / "whole", **options)
     assert results(folder / "out").equals(results(folder / "whole"))
     table = by_series(table)
-    probabilities = softmax(expected(har.path, table, every=every))
+    probabilities = softmax(expected(har.path, table, reset_every=reset_every))
     np.testing.assert_array_equal(numbers(results(folder / "out")), probabilities)
     for output in ("out", "whole"):
-        found = [tuple(row.values()) for row in events(folder / output).to_pylist()]
-        assert found == held_labels(table, probabilities.argmax(axis=1), hold)
+        got = [tuple(row.values()) for row in events(folder / output).to_pylist()]
+        assert got == held_labels(table, probabilities.argmax(axis=1), hold)
     shutil.rmtree(folder)
 
 
@@ -180,7 +180,7 @@ def test_nights_equal_one_long_run(har, tmp_path, folders):
         outputs.append(output)
     assert results(*outputs).equals(results(tmp_path / "whole"))
     closed = pa.concat_tables(
-        [events(*outputs, every=False), events(outputs[-1]).filter(pa.compute.field("open"))]
+        [events(*outputs, with_open=False), events(outputs[-1]).filter(pa.compute.field("open"))]
     )
     by = [("series", "ascending"), ("start", "ascending")]
     assert closed.sort_by(by).equals(events(tmp_path / "whole"))
@@ -207,8 +207,8 @@ def test_late_rows_are_left_out_and_counted(invoke, har, tmp_path):
 def _short_states(folder):
     (path,) = (folder / "_states").iterdir()
     table = parquet.ParquetFile(path).read()
-    place = table.column_names.index("state/h_0")
-    parquet.write_table(table.set_column(place, "state/h_0", pa.array([b"1234"])), path)
+    index = table.column_names.index("state/h_0")
+    parquet.write_table(table.set_column(index, "state/h_0", pa.array([b"1234"])), path)
 
 
 def _edit(change):
@@ -303,17 +303,17 @@ def test_keys_in_paths_and_types_of_orders_and_series_are_kept(har, tmp_path, ki
     )
     table = table.set_column(1, "order", order.cast(kind))
     for name in ("dev 0", "dev 1"):
-        own = table.filter(pa.compute.equal(table["series"], name)).drop_columns(["series"])
-        write(own, tmp_path / "in" / f"series={name}" / "0.parquet")
+        part = table.filter(pa.compute.equal(table["series"], name)).drop_columns(["series"])
+        write(part, tmp_path / "in" / f"series={name}" / "0.parquet")
     whole = by_series(table)
     number = pa.array([int(name[-1]) for name in table["series"].to_pylist()], pa.int8())
     write(table.set_column(0, "series", number), tmp_path / "numbers" / "0.parquet")
     for data, series in (("in", pa.string()), ("numbers", pa.int8())):
         run(tmp_path / data, har.path, tmp_path / f"out {data}", events=True)
-        found = results(tmp_path / f"out {data}")
-        assert (found.schema.field("series").type, found.schema.field("order").type) == (series, kind)
-        assert found["order"].equals(whole["order"])
-        np.testing.assert_array_equal(numbers(found), softmax(expected(har.path, whole)))
+        got = results(tmp_path / f"out {data}")
+        assert (got.schema.field("series").type, got.schema.field("order").type) == (series, kind)
+        assert got["order"].equals(whole["order"])
+        np.testing.assert_array_equal(numbers(got), softmax(expected(har.path, whole)))
         schema = events(tmp_path / f"out {data}").schema
         assert [schema.field(name).type for name in ("series", "start", "end")] == [series, kind, kind]
 
@@ -326,8 +326,8 @@ def test_names_of_columns_and_folders_reach_no_query(har, tmp_path):
     output.parent.mkdir(parents=True)
     run(tmp_path / "in", har.path, output, series='se"ries', order="file", features=("row", "part", "x'"))
     (path,) = output.glob("part-*")
-    found = parquet.ParquetFile(path).read()
-    np.testing.assert_array_equal(numbers(found), softmax(expected(har.path, by_series(table))))
+    got = parquet.ParquetFile(path).read()
+    np.testing.assert_array_equal(numbers(got), softmax(expected(har.path, by_series(table))))
     write(table.append_column("AX", table["ay"]), tmp_path / "twice" / "0.parquet")
     with pytest.raises(InputError, match="2 columns 'ax'"):
         run(tmp_path / "twice", har.path, tmp_path / "none")
@@ -337,18 +337,18 @@ def test_names_of_columns_and_folders_reach_no_query(har, tmp_path):
 
 def test_a_file_with_a_delay_leaves_results_empty_until_it_is_over(har, tmp_path):
     table = samples(np.random.default_rng(11), [30, 1, 12, 8, 8, 8, 8])
-    late = np.searchsorted([10], table["order"].to_numpy())
+    parts = np.searchsorted([10], table["order"].to_numpy())
     outputs = []
     for index in range(2):
-        write(table.filter(pa.array(late == index)), tmp_path / "in" / f"{index}.parquet")
+        write(table.filter(pa.array(parts == index)), tmp_path / "in" / f"{index}.parquet")
         since = str(outputs[-1]) if outputs else None
         outputs.append(tmp_path / f"out{index}")
         run(tmp_path / "in", DATA / "late.onnx", outputs[-1], since=since, events=True)
-    found, outputs = results(*outputs), expected(DATA / "late.onnx", by_series(table))
+    got, outputs = results(*outputs), expected(DATA / "late.onnx", by_series(table))
     missing = np.isnan(outputs[:, 0])
-    assert found["label"].is_null().to_numpy().tolist() == missing.tolist()
+    assert got["label"].is_null().to_numpy().tolist() == missing.tolist()
     assert 0 < missing.sum() < len(missing)
-    np.testing.assert_array_equal(numbers(found)[~missing], softmax(outputs)[~missing])
+    np.testing.assert_array_equal(numbers(got)[~missing], softmax(outputs)[~missing])
 
 
 @pytest.fixture(scope="module")
@@ -386,20 +386,20 @@ def test_other_files_give_the_bits_of_single_streams(make, tagger, tmp_path, kin
         (tmp_path / "m.lep").write_bytes(to_native(path))
         path = tmp_path / "m.lep"
     run(tmp_path / "in", path, tmp_path / "out", features=names)
-    outputs, found = expected(path, by_series(table)), results(tmp_path / "out")
-    np.testing.assert_array_equal(numbers(found), softmax(outputs) if kind == "int8" else outputs)
-    assert (kind == "int8") == ("label" in found.column_names)
+    outputs, got = expected(path, by_series(table)), results(tmp_path / "out")
+    np.testing.assert_array_equal(numbers(got), softmax(outputs) if kind == "int8" else outputs)
+    assert (kind == "int8") == ("label" in got.column_names)
 
 
 def test_a_file_trained_from_reset_is_reset_at_every_window(invoke, make, tmp_path):
     path = make("from_reset", trained=Trained(False, 6, 1.0)).path
     table = samples(np.random.default_rng(7), [20, 30])
     write(table, tmp_path / "0.parquet")
-    for name, arguments, every in (("a", [], 6), ("b", ["--reset-every", "never"], "never")):
+    for name, arguments, reset_every in (("a", [], 6), ("b", ["--reset-every", "never"], "never")):
         line = ["score", tmp_path / "0.parquet", "-m", path, "-o", tmp_path / name, "--workers", 1]
         code, out, _ = invoke(*line, *arguments)
-        assert (code, f"reset every: {every}" in out) == (0, True)
-        probabilities = softmax(expected(path, by_series(table), every=every))
+        assert (code, f"reset every: {reset_every}" in out) == (0, True)
+        probabilities = softmax(expected(path, by_series(table), reset_every=reset_every))
         np.testing.assert_array_equal(numbers(results(tmp_path / name)), probabilities)
 
 
@@ -407,14 +407,14 @@ def test_a_window_gives_each_row_the_result_of_its_last_steps_from_reset(har, tm
     table = samples(np.random.default_rng(8), [20, 4])
     write(table, tmp_path / "0.parquet")
     run(tmp_path / "0.parquet", har.path, tmp_path / "a", window=6)
-    found = results(tmp_path / "a")
-    assert found["label"].null_count == 2 * 5 - 1  # a series of 4 steps has no full window
+    got = results(tmp_path / "a")
+    assert got["label"].null_count == 2 * 5 - 1  # a series of 4 steps has no full window
     ordered = by_series(table)
     x = np.stack([ordered[name].to_numpy() for name in ("ax", "ay", "az")], axis=1).astype(np.float32)
     with load(har.path) as model:
-        for row in np.flatnonzero(~np.isnan(numbers(found)[:, 0])):
+        for row in np.flatnonzero(~np.isnan(numbers(got)[:, 0])):
             alone = model.predict(x[None, row - 5 : row + 1]).probabilities[0]
-            np.testing.assert_allclose(numbers(found)[row], alone, atol=1e-6)
+            np.testing.assert_allclose(numbers(got)[row], alone, atol=1e-6)
 
 
 def _long(folder, count=12, rows=4000):
@@ -444,7 +444,7 @@ def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for folder in ("", "_events", "_states"):  # files that a kill in the middle of writing leaves
+    for folder in ("", "_events", "_states"):  # files left by a kill during writing
         (tmp_path / ".out.partial" / folder / ".part-00000.parquet.00000000.tmp").write_bytes(b"PAR1")
     finished = {(path.name, path.stat().st_mtime_ns) for path in (tmp_path / ".out.partial").glob("part-*")}
     run(tmp_path / "in", har.path, tmp_path / "out", parts=8, events=True)

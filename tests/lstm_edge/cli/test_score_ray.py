@@ -59,9 +59,9 @@ def test_a_cluster_gives_the_results_of_one_process(har, tmp_path, cluster):
     for name, options in (("one", ("--workers", 1)), ("two", ("--address", cluster))):
         done = _score(tmp_path / "in", har.path, tmp_path / name, *options)
         assert done.returncode == 0, done.stderr
-    one, two = (parquet.read_table(tmp_path / name / "part-00000.parquet") for name in ("one", "two"))
-    assert one.num_rows == 4000
-    assert one.equals(two)
+    expected, got = (parquet.read_table(tmp_path / name / "part-00000.parquet") for name in ("one", "two"))
+    assert expected.num_rows == 4000
+    assert expected.equals(got)
 
 
 def test_an_error_of_a_worker_is_one_line(har, tmp_path, cluster):

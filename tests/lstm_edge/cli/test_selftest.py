@@ -57,9 +57,9 @@ def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
     (tmp_path / "m.onnx").write_bytes(with_manifest(model, manifest))
     code, out, _ = invoke("selftest", tmp_path / "m.onnx", "--json")
     assert code == 1
-    found = {c["output"]: c["max_abs"] for c in json.loads(out)["comparisons"]}
-    assert found["logits"] is None
-    assert found["h_n"] < 1e-6
+    differences = {c["output"]: c["max_abs"] for c in json.loads(out)["comparisons"]}
+    assert differences["logits"] is None
+    assert differences["h_n"] < 1e-6
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])

@@ -30,8 +30,8 @@ def documents(out) -> list:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def probabilities(found):
-    return np.array([list(each["probabilities"].values()) for each in found])
+def probabilities(answers):
+    return np.array([list(answer["probabilities"].values()) for answer in answers])
 
 
 def softmax(logits):
@@ -39,13 +39,13 @@ def softmax(logits):
     return wide / wide.sum(axis=-1, keepdims=True)
 
 
-def stepped(path, every=1000, x=X):
-    """Probabilities of each step of a stream that is reset by hand."""
-    one, rows = load(path).stream(reset_every="never"), []
+def stepped(path, reset_every=1000, x=X):
+    """Return the probabilities of each step of a stream, reset by hand."""
+    stream, rows = load(path).stream(reset_every="never"), []
     for step, sample in enumerate(x):
-        if step % every == 0:
-            one.reset()
-        rows.append(one.step(sample))
+        if step % reset_every == 0:
+            stream.reset()
+        rows.append(stream.step(sample))
     return softmax(np.array(rows))
 
 
@@ -57,14 +57,14 @@ def from_reset(make):
 
 @pytest.fixture
 def start(har):
-    """Start a real ``lstm-edge stream``; whatever is left of it at the end is killed."""
+    """Start a real ``lstm-edge stream``; kill it at the end of the test."""
     running = []
 
     def run(*arguments, **options):
         command = [sys.executable, "-c", MAIN, "stream", har.path, *map(str, arguments)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | options
         process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
-        watch = threading.Timer(60, process.kill)  # an answer that never comes fails the test
+        watch = threading.Timer(60, process.kill)  # a missing answer fails the test
         watch.start()
         running.append((process, watch))
         return process
@@ -116,8 +116,8 @@ def test_killed_and_restarted_it_continues_from_the_saved_state(start, har, tmp_
     assert err == (f"resumed {tmp_path / 's.npz'} at step {resumed}\n" if resumed else "")
     answers |= {document["step"]: document for document in documents(out)}
     assert set(answers) == set(range(1, 41))
-    found = probabilities([answers[step] for step in range(1, 41)])
-    np.testing.assert_allclose(found, stepped(har.path), atol=1e-6)
+    got = probabilities([answers[step] for step in range(1, 41)])
+    np.testing.assert_allclose(got, stepped(har.path), atol=1e-6)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".tmp")] == ["s.npz"]
 
 
@@ -188,12 +188,12 @@ def test_a_terminal_is_told_what_is_expected(start):
     ],
 )
 def test_an_input_without_a_valid_line_fails(stream, har, content, options, code, message):
-    found, _, err = stream(content, har.path, *options)
-    assert (found, message in err) == (code, True)
+    status, _, err = stream(content, har.path, *options)
+    assert (status, message in err) == (code, True)
 
 
 @pytest.mark.parametrize(
-    ("trained", "options", "every", "note"),
+    ("trained", "options", "reset_every", "note"),
     [
         (WINDOW, [], 6, "states are reset every 6 steps"),
         (WINDOW, ["--reset-every", 4], 4, ""),
@@ -202,10 +202,10 @@ def test_an_input_without_a_valid_line_fails(stream, har, content, options, code
         (WHOLE, [], 40, "states are carried on"),
     ],
 )
-def test_states_are_reset_with_each_training_window(stream, make, trained, options, every, note):
+def test_states_are_reset_with_each_training_window(stream, make, trained, options, reset_every, note):
     path = make("trained", trained=trained).path
     _, out, err = stream(text(), path, "--json", *options)
-    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, every), atol=1e-6)
+    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, reset_every), atol=1e-6)
     assert (note in err, bool(err)) == (True, bool(note))
 
 
@@ -213,7 +213,7 @@ def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(str
     _, out, err = stream(text(), from_reset, "--json", "--window", 6)
     with load(from_reset) as model:
         expected = [model.predict(X[None, end - 6 : end]).probabilities[0] for end in range(6, 41)]
-    assert [one["step"] for one in documents(out)] == list(range(6, 41))
+    assert [document["step"] for document in documents(out)] == list(range(6, 41))
     np.testing.assert_allclose(probabilities(documents(out)), expected, atol=1e-6)
     assert err == ""
 

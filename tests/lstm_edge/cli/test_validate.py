@@ -1,4 +1,4 @@
-"""``lstm-edge validate``: what it takes, what it writes, and what it exits with."""
+"""``lstm-edge validate``: arguments, output and exit codes."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def job(tmp_path_factory):
     export(*deployable(run)).save(folder / "m.onnx")
     model = onnx.load(folder / "m.onnx")
     head = [node for node in model.graph.node if node.op_type == "Gemm"][-1]
-    bias = next(each for each in model.graph.initializer if each.name == head.input[2])
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == head.input[2])
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0, 0.3, 0]), bias.name))
     (folder / "wrong.onnx").write_bytes(sealed(model.SerializeToString()))
     x = np.random.default_rng(0).normal(size=(24, 20, 3)).astype(np.float32)

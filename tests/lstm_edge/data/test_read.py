@@ -1,4 +1,4 @@
-"""Data files of every kind: what is read, what is noted and what is refused."""
+"""Data files of every kind: values, notes and refusals."""
 
 import struct
 import wave
@@ -30,12 +30,12 @@ def arrays(folder, config=None, features_of=(), **changes):
 
 
 def values(data):
-    return [one.x.tolist() for one in data.series], [one.y.tolist() for one in data.series]
+    return [series.x.tolist() for series in data.series], [series.y.tolist() for series in data.series]
 
 
 def test_a_table_gives_its_series_each_in_its_order(tmp_path):
     data = table(tmp_path, LOG)
-    assert [one.name for one in data.series] == ["1", "2"]
+    assert [series.name for series in data.series] == ["1", "2"]
     assert values(data) == ([[[2, 20], [3, 30]], [[5, 50], [6, 60]]], [[0, 0], [1, 1]])
     assert (data.classes, data.signal.features) == (("x", "y"), ("a", "b"))
 
@@ -80,7 +80,7 @@ def test_parquet_and_a_folder_give_what_the_table_gives(tmp_path):
     for folder in ("all", "by"):
         data = read_data(tmp_path / folder)
         assert (values(data), data.classes) == (values(expected), ("x", "y"))
-    assert [one.name for one in read_data(tmp_path / "by").series] == ["x/1.csv", "y/1.csv"]
+    assert [series.name for series in read_data(tmp_path / "by").series] == ["x/1.csv", "y/1.csv"]
 
 
 def test_wav_is_read_as_samples(tmp_path):
@@ -139,7 +139,7 @@ def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path)
     with pytest.raises(InputError, match=r"'a.csv' has 50 samples per second, 'b.csv' has 100; --rate 50"):
         read_data(tmp_path / "rates")
     data = read_data(tmp_path / "rates", ReadConfig(sampling_rate=50))
-    assert [len(one) for one in data.series] == [8, 4]
+    assert [len(series) for series in data.series] == [8, 4]
     assert [step for (step,) in data.series[1].x.tolist()] == [0, 2, 4, 6]
     assert (data.signal.sampling_rate, data.notes) == (50, ())
     options = ReadConfig(sampling_rate=50, forecast=("a",), features=("a",))
@@ -199,7 +199,7 @@ def test_a_table_that_can_not_be_learnt_from_is_refused_by_row_and_column(tmp_pa
 
 def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
     data = arrays(tmp_path, lengths=np.array([1, 2, 3, 6]), features=np.array(["a", "b"]), sampling_rate=50.0)
-    assert [len(one) for one in data.series] == [1, 2, 3, 6]
+    assert [len(series) for series in data.series] == [1, 2, 3, 6]
     assert (data.classes, data.signal.features, data.signal.sampling_rate) == (("a", "b"), ("a", "b"), 50)
     assert arrays(tmp_path, y=np.array([10, 9, 10, 9])).classes == ("9", "10")
     data = arrays(tmp_path, y=np.array([0.5, 1.5, 2, 3]))
@@ -210,7 +210,7 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
     assert (data.task.labels, data.series[3].y[0].tolist()) == (("p", "q0", "q1"), [3, 6, 7])
     assert arrays(tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))).classes == ("e", "f")
     np.save(tmp_path / "one.npy", np.zeros((1, 6, 2)))
-    assert [one.x.shape for one in read_data(tmp_path / "one.npy", targets="ignored").series] == [(6, 2)]
+    assert [s.x.shape for s in read_data(tmp_path / "one.npy", targets="ignored").series] == [(6, 2)]
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ def data_of(classes, groups=None, splits=None, steps=4):
 
 
 def sets_of(split):
-    labels = [(label, one.split) for one in split.data.series for label in set(one.y.tolist())]
+    labels = [(label, series.split) for series in split.data.series for label in set(series.y.tolist())]
     return Counter((split.data.classes[label], name) for label, name in labels)
 
 
 def test_every_set_takes_its_share_of_each_class_and_the_seed_decides_which():
     splits = [split_series(data_of("a" * 60 + "b" * 20), DataConfig(), seed) for seed in (1, 1, 2)]
-    names = [[one.split for one in split.data.series] for split in splits]
+    names = [[series.split for series in split.data.series] for split in splits]
     assert names[0] == names[1] != names[2]
     for label, count in (("a", 60), ("b", 20)):
         counts = [sets_of(splits[0])[label, name] for name in SETS]
@@ -48,7 +48,7 @@ def test_every_set_takes_its_share_of_each_class_and_the_seed_decides_which():
 )
 def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_noted(held, groups, seed):
     data = data_of(held, groups[: len(held)])
-    if len({one.group for one in data.series}) < 3 or len(data.classes) < 2:
+    if len({series.group for series in data.series}) < 3 or len(data.classes) < 2:
         return
     try:
         split = split_series(data, DataConfig(), seed)
@@ -56,9 +56,9 @@ def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_note
         assert "no series in the training set" in str(error)  # noqa: PT017
         return
     sets = {}
-    for one in split.data.series:
-        assert sets.setdefault(one.group, one.split) == one.split
-    assert {one.name for one in split.data.series} == {one.name for one in data.series}
+    for series in split.data.series:
+        assert sets.setdefault(series.group, series.split) == series.split
+    assert {series.name for series in split.data.series} == {series.name for series in data.series}
     counts = sets_of(split)
     for label in data.classes:
         lacking = [name for name in SETS if not counts[label, name]]
@@ -77,14 +77,14 @@ def test_rare_classes_are_in_every_set_or_train_and_are_noted():
 
 def test_few_series_are_cut_in_time():
     split = split_series(data_of(["abab"], steps=25), DataConfig(), 0)
-    lengths = [(one.split, len(one)) for one in split.data.series]
+    lengths = [(series.split, len(series)) for series in split.data.series]
     assert lengths == [("train", 60), ("validation", 20), ("test", 20)]
 
 
 def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training():
     split = split_series(data_of("ab" * 10, splits=["train"] * 16 + ["test"] * 4), DataConfig(), 0)
-    assert Counter(one.split for one in split.data.series) == {"train": 12, "validation": 4, "test": 4}
-    assert [one.name for one in split.data.of("test")] == ["16", "17", "18", "19"]
+    assert Counter(series.split for series in split.data.series) == {"train": 12, "validation": 4, "test": 4}
+    assert [series.name for series in split.data.of("test")] == ["16", "17", "18", "19"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_splits_that_can_not_be_made_are_refused(classes, options, message):
 def test_folds_test_every_series_once():
     data = data_of("ab" * 10)
     folds = fold_series(data, DataConfig(folds=4), 0)
-    tested = [one.name for fold in folds for one in fold.data.of("test")]
+    tested = [series.name for fold in folds for series in fold.data.of("test")]
     assert sorted(tested, key=int) == [str(index) for index in range(20)]
     assert all(len(fold.data.of("test")) == 5 for fold in folds)
     with pytest.raises(InputError, match="got 20 series or groups for 20 folds"):
@@ -117,7 +117,7 @@ def test_separate_files_are_sets_with_classes_numbered_together(tmp_path):
     for name, labels in (("train", ["b", "c"]), ("test", ["a", "b"])):
         np.savez(tmp_path / f"{name}.npz", x=np.zeros((2, 3, 1)), y=np.array(labels))
     data = read_data(tmp_path / "train.npz", sets={"test": tmp_path / "test.npz"})
-    assert [(one.split, data.classes[one.y[0]]) for one in data.series] == [
+    assert [(series.split, data.classes[series.y[0]]) for series in data.series] == [
         ("train", "b"), ("train", "c"), ("test", "a"), ("test", "b"),
     ]  # fmt: skip
     np.savez(tmp_path / "wide.npz", x=np.zeros((2, 3, 2)), y=np.array(["b", "c"]))

@@ -1,4 +1,4 @@
-"""Training: what is learnt, what is saved, what resumes, what is refused."""
+"""Training: accuracy, saved files, resuming and refusals."""
 
 import json
 import math
@@ -25,7 +25,7 @@ QUICK = TrainConfig(hidden_size=8, epochs=3, batch_size=8)
 
 
 def save_classes(path, *, lengths=False, count=40, steps=20, seed=0, **more):
-    """Write samples that rise or fall, with an offset and units of their own."""
+    """Write samples that rise or fall, with an offset and a scale."""
     rng = np.random.default_rng(seed)
     y = np.arange(count) % 2
     slope = np.where(y, 1.0, -1.0)[:, None] * np.linspace(0, 30, steps)
@@ -120,8 +120,8 @@ def test_resuming_gives_the_same_bits(tmp_path, options, config):
     assert read_state(tmp_path / "parts")[:2] == (options, replace(config, epochs=2))
     more = train(path, tmp_path / "parts", data_config=options, config=config, resume=True)
     assert more.summary["epochs"] == 4
-    one, other = load(tmp_path / "whole").model, load(tmp_path / "parts").model
-    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    whole, parts = load(tmp_path / "whole").model, load(tmp_path / "parts").model
+    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
     assert (tmp_path / "whole" / MODEL).read_bytes() == (tmp_path / "parts" / MODEL).read_bytes()
 
 
@@ -164,8 +164,9 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
     assert refused
     with pytest.raises(InputError, match="already contains a run; --resume or --overwrite it"):
         train(data, tmp_path / "run", config=QUICK)
+    (half := tmp_path / "run" / ".model.safetensors.00000000.tmp").touch()  # of a killed process
     train(data, tmp_path / "run", config=replace(QUICK, seed=3, epochs=1), overwrite=True)
-    assert read_state(tmp_path / "run")[1].seed == 3
+    assert (read_state(tmp_path / "run")[1].seed, half.exists()) == (3, False)
 
 
 @pytest.mark.system
@@ -175,15 +176,15 @@ def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
         "t.train(sys.argv[1], sys.argv[2], config=t.TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
         " on_epoch=lambda epoch, _: print(epoch.number, flush=True))"
     )
-    for every in (1e9, 0.0):
-        folder = tmp_path / f"run-{every}"
-        command = [sys.executable, "-c", program, str(data), str(folder), str(every)]
+    for interval in (1e9, 0.0):
+        folder = tmp_path / f"run-{interval}"
+        command = [sys.executable, "-c", program, str(data), str(folder), str(interval)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ran:
             while ran.stdout.readline().strip() != "3":
                 assert ran.poll() is None
             time.sleep(0.05)
             ran.kill()
-        if every:
+        if interval:
             train(data, folder, config=QUICK)  # nothing was saved, so that it starts again
             continue
         with pytest.raises(NotFoundError, match="its training was stopped; train again with --resume"):
@@ -265,7 +266,7 @@ def series_of(*lengths):
 
 
 def test_lanes_walk_through_every_step_once():
-    batches = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, 2, joined=False))
+    batches = list(lanes(((series, 0) for series in series_of(5, 3, 4)), 2, 2, 2, joined=False))
     steps = [
         (int(batch.y[row, step]), int(batch.since[row]) + step)
         for batch in batches
@@ -279,7 +280,7 @@ def test_lanes_walk_through_every_step_once():
 def test_the_picked_steps_estimate_the_loss_of_all(data):
     split, _ = read_split(data, DataConfig(), 0)
     training = Training(split, DataConfig(), QUICK)
-    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, 5, joined=False))
+    batches = list(lanes(((series, 0) for series in split.data.of("train")), 24, None, 5, joined=False))
     torch.manual_seed(0)
     whole, _ = run_epoch(training.net, training.loss, batches, 0.0)
     some = [run_epoch(training.net, training.loss, batches, 0.0, picks=4)[0] for _ in range(200)]

@@ -1,4 +1,4 @@
-"""Makes the model files beside it: ``python tests/runtime/data/make.py``. The same bytes each time.
+"""Makes the model files of this folder: ``python tests/runtime/data/make.py``. The same bytes each time.
 
 Runtime tests read the files and need neither torch nor onnx.
 """
@@ -92,10 +92,10 @@ def lstm() -> None:
         provenance={"made_by": "tests/runtime/data/make.py"},
         golden=Golden(inputs, plain, floor),
     )  # fmt: skip
-    model, manifest = onnx.load(HERE / "lstm.onnx"), Manifest.from_json
-    known = manifest(next(prop.value for prop in model.metadata_props if prop.key == "lstm_edge"))
-    broken = known.states[0]._replace(output="h_last")
-    (HERE / "broken.onnx").write_bytes(with_manifest(model, known._replace(states=(broken,), golden=None)))
+    model = onnx.load(HERE / "lstm.onnx")
+    stored = Manifest.from_json(next(prop.value for prop in model.metadata_props if prop.key == "lstm_edge"))
+    broken = stored.states[0]._replace(output="h_last")
+    (HERE / "broken.onnx").write_bytes(with_manifest(model, stored._replace(states=(broken,), golden=None)))
 
 
 def main() -> None:

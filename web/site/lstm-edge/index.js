@@ -104,13 +104,13 @@ export class Model {
   /** @param {number} kind @returns {Port[]} */
   #ports(kind) {
     const { _c: c, _program: program } = this, at = c.malloc(PORT_BYTES);
-    const found = Array.from({ length: c.lstm_edge_count(program, kind) }, (_, index) => {
+    const ports = Array.from({ length: c.lstm_edge_count(program, kind) }, (_, index) => {
       c.lstm_edge_describe(program, kind, index, at);
-      const [name = 0, width = 0, type = 0, every = 0, frames = 0] = new Uint32Array(c.memory.buffer, at, 7);
-      return { name: textAt(c, name), width, type, everyStep: every !== 0, frames };
+      const [name = 0, width = 0, type = 0, flag = 0, frames = 0] = new Uint32Array(c.memory.buffer, at, 7);
+      return { name: textAt(c, name), width, type, everyStep: flag !== 0, frames };
     });
     c.free(at);
-    return found;
+    return ports;
   }
 
   /** Class names, in the order of the task's output. @returns {readonly string[]} */
@@ -144,8 +144,8 @@ export class Model {
   /** Return probabilities of logits, and the label of the largest. @param {ArrayLike<number>} logits */
   interpret(logits) {
     const values = Array.from(logits, Number), most = Math.max(...values), shares = values.map((value) => Math.exp(value - most));
-    const sum = shares.reduce((total, each) => total + each, 0), place = values.indexOf(most);
-    return { label: this.labels[place], probabilities: shares.map((each) => each / sum) };
+    const sum = shares.reduce((total, share) => total + share, 0), index = values.indexOf(most);
+    return { label: this.labels[index], probabilities: shares.map((share) => share / sum) };
   }
 }
 
@@ -189,16 +189,16 @@ export class Stream {
   /** Run several time steps. @param {Samples} samples one sample after another @returns {Result} frames one after another, or the last step's output */
   process(samples) {
     const { _c: c, inputs, outputs, unit } = this.#model, given = this.#given(samples), steps = (given[0]?.length ?? 0) / (inputs[0]?.width ?? 1);
-    const places = [...inputs.map(({ width }) => 8 * steps * width),
+    const blocks = [...inputs.map(({ width }) => 8 * steps * width),
       ...outputs.map(({ width, everyStep, frames }) => 4 * width * (everyStep ? (Math.floor(steps / unit) + 1) * frames : 1))].map((bytes) => c.malloc(bytes + 8));
-    const table = c.malloc(4 * places.length);
-    new Uint32Array(c.memory.buffer, table, places.length).set(places);
-    inputs.forEach((port, index) => fill(arrayAt(port, c.memory.buffer, places[index] ?? 0, steps * port.width), given[index] ?? []));
+    const table = c.malloc(4 * blocks.length);
+    new Uint32Array(c.memory.buffer, table, blocks.length).set(blocks);
+    inputs.forEach((port, index) => fill(arrayAt(port, c.memory.buffer, blocks[index] ?? 0, steps * port.width), given[index] ?? []));
     try {
       this.#check(c.lstm_edge_chunk(this.#at, table, steps, table + 4 * inputs.length));
-      return this.#results((index, count) => new Float32Array(c.memory.buffer, places[inputs.length + index], count));
+      return this.#results((index, count) => new Float32Array(c.memory.buffer, blocks[inputs.length + index], count));
     } finally {
-      for (const place of [...places, table]) c.free(place);
+      for (const block of [...blocks, table]) c.free(block);
     }
   }
 
@@ -222,8 +222,8 @@ export class Stream {
       return count ? /** @type {Float32Array} */ (view(index, count)).slice(0, count) : null;
     };
     if (outputs[0] && outputs.length === 1) return result(outputs[0], 0);
-    const found = outputs.map(result);
-    return found.some(Boolean) ? Object.fromEntries(outputs.map(({ name }, index) => [name, found[index] ?? new Float32Array(0)])) : null;
+    const results = outputs.map(result);
+    return results.some(Boolean) ? Object.fromEntries(outputs.map(({ name }, index) => [name, results[index] ?? new Float32Array(0)])) : null;
   }
 
   /** @param {number} status */

@@ -18,14 +18,14 @@ _GATES = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
 
 def reads(operation: Operation) -> list[int]:
     """Return the buffers that an operation reads."""
-    places = _BUFFERS.get(operation.code, ((0,), (1,)))[0]
-    return [operation.arguments[place] for place in places if operation.arguments[place] != NONE]
+    positions = _BUFFERS.get(operation.code, ((0,), (1,)))[0]
+    return [operation.arguments[position] for position in positions if operation.arguments[position] != NONE]
 
 
 def writes(operation: Operation) -> list[int]:
     """Return the buffers that an operation writes."""
-    places = _BUFFERS.get(operation.code, ((0,), (1,)))[1]
-    return [operation.arguments[place] for place in places if operation.arguments[place] != NONE]
+    positions = _BUFFERS.get(operation.code, ((0,), (1,)))[1]
+    return [operation.arguments[position] for position in positions if operation.arguments[position] != NONE]
 
 
 def size_of(writer: ProgramWriter, buffer: int) -> int:
@@ -83,10 +83,10 @@ def lay(spans: Iterable[Span]) -> int:
     """Give each span an offset apart from those needed at the same time; return the size."""
     placed: list[Span] = []
     unique = {id(span): span for span in spans}
-    for span in sorted(unique.values(), key=lambda other: (-other.size, other.first)):
+    for span in sorted(unique.values(), key=lambda span: (-span.size, span.first)):
         near = [other for other in placed if other.first <= span.last and span.first <= other.last]
         for other in sorted(near, key=lambda other: other.offset):
             if span.offset + span.size > other.offset and other.offset + other.size > span.offset:
                 span.offset = other.offset + other.size
         placed.append(span)
-    return max((other.offset + other.size for other in placed), default=0)
+    return max((span.offset + span.size for span in placed), default=0)

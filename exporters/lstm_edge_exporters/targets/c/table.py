@@ -16,8 +16,8 @@ from .memory import RECURRENT, last_reads, lay, plan, size_of, writes
 Array = npt.NDArray[np.generic]
 Fields = Mapping[str, object]
 """The members of an operation's arguments in C."""
-_BEHIND = {"float": 0, "int8_t": 3, "int64_t": 0}
-"""Elements that kernels read behind the last one."""
+_READ_AFTER = {"float": 0, "int8_t": 3, "int64_t": 0}
+"""Number of elements that kernels read after the last one."""
 _MOST_ELEMENTS = 1 << 24
 """Elements that a reference can reach."""
 _MOST_WIDTH = 0xFFFF
@@ -78,31 +78,31 @@ def _packed(weights: Array) -> Array:
 
 @dataclass
 class _Pool:
-    """One const array in C: every constant of one type, one behind the other; equal ones are stored once."""
+    """One const array in C: all constants of one type in a row; equal ones are stored once."""
 
     symbol: str
     c_type: str
     parts: list[Array] = field(default_factory=list)
-    places: dict[bytes, int] = field(default_factory=dict)
+    offsets: dict[bytes, int] = field(default_factory=dict)
     size: int = 0
 
-    def place(self, array: Array) -> int:
-        """Return where a constant begins."""
+    def offset(self, array: Array) -> int:
+        """Return the offset of a constant."""
         flat = np.ascontiguousarray(array).reshape(-1)
-        place = self.places.setdefault(flat.tobytes(), self.size)
-        if place == self.size:
+        offset = self.offsets.setdefault(flat.tobytes(), self.size)
+        if offset == self.size:
             self.parts.append(flat)
             self.size += flat.size
-        return place
+        return offset
 
     def add(self, array: Array) -> str:
         """Return the pointer to a constant in C."""
-        return f"{self.symbol} + {self.place(array)}"
+        return f"{self.symbol} + {self.offset(array)}"
 
     def definition(self) -> str:
-        """Return the array in C, a constant a line; nothing where there are none."""
+        """Return the array in C, one constant per line; "" without constants."""
         lines = "".join(f"    {literals(array)},\n" for array in self.parts)
-        size = self.size + _BEHIND[self.c_type]
+        size = self.size + _READ_AFTER[self.c_type]
         return f"static const {self.c_type} {self.symbol}[{size}] = {{\n{lines}}};\n" if lines else ""
 
 
@@ -144,10 +144,10 @@ class Table:
     # where each buffer lies
 
     def _lay_states(self) -> tuple[list[int], int, Array]:
-        """Return where each state begins, their size, and their reset values; whole numbers come first."""
+        """Return the offset of each state, their size and reset values; whole numbers come first."""
         ports, writer = self._writer.ports("states"), self._writer
         offsets, size = [0] * len(ports), 0
-        for number in sorted(range(len(ports)), key=lambda each: writer.dtype(ports[each].buffer) != "int64"):
+        for number in sorted(range(len(ports)), key=lambda i: writer.dtype(ports[i].buffer) != "int64"):
             offsets[number] = size
             size += size_of(writer, ports[number].buffer)
         reset = np.zeros(size, np.float32)
@@ -162,26 +162,26 @@ class Table:
                 self._refs[operation.arguments[1]] = self._operand(operation.arguments[0])
 
     def _place_ports(self) -> list[tuple[int, str, int]]:
-        """Place inputs, outputs and states; return what has to be copied in the end: from, to, how many."""
+        """Place inputs, outputs and states; return the final copies: from, to, how many."""
         writer, last, copies = self._writer, last_reads(self._writer), []
         inputs, outputs, states = (writer.ports(kind) for kind in ("inputs", "outputs", "states"))
         writer_of = {buffer: number for number, op in enumerate(self._operations) for buffer in writes(op)}
         for number, port in enumerate(inputs):
             self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
         for port, offset in zip(states, self.offsets, strict=True):
-            place = self._refs[port.buffer] = _ref("LE_STATE", offset)
+            ref = self._refs[port.buffer] = _ref("LE_STATE", offset)
             number = writer_of.get(port.next, -1)
             recurrent = number >= 0 and self._operations[number].code in RECURRENT
             if recurrent and last[port.buffer] == number and port.next not in self._refs:
-                self._refs[port.next] = place
+                self._refs[port.next] = ref
             elif port.next != port.buffer:
-                copies.append((port.next, place, size_of(writer, port.buffer)))
+                copies.append((port.next, ref, size_of(writer, port.buffer)))
         for number, port in enumerate(outputs):
-            place = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
+            ref = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:
-                copies.append((port.buffer, place, writer.width(port.buffer)))
+                copies.append((port.buffer, ref, writer.width(port.buffer)))
             else:
-                self._refs[port.buffer] = place
+                self._refs[port.buffer] = ref
         return copies
 
     def _plan(self) -> dict[int, str]:
@@ -205,7 +205,7 @@ class Table:
         values = np.zeros(width, np.float32) if number == NONE else self._writer.constants[number]
         whole = values.dtype == np.int64
         pool, base = (self.wholes, "LE_WHOLES") if whole else (self.floats, "LE_FLOATS")
-        return _ref(base, pool.place(values) * (1 + whole))
+        return _ref(base, pool.offset(values) * (1 + whole))
 
     def _matrix(self, weights: Weights) -> Fields:
         numbers, scales, quantized = weights
@@ -270,7 +270,7 @@ class Table:
             bias[last] = both[0, last]
         cell.products(bias, 2)
         if cell.resets_last:
-            start = _ref("LE_FLOATS", self.floats.place(both[1, last]))
+            start = _ref("LE_FLOATS", self.floats.offset(both[1, last]))
             self._product(cell.r.rows(last), start, cell.h, through)
         cell.function(0, update, 2)
         if cell.resets_last:
@@ -334,8 +334,8 @@ class Table:
 
     def _normalize(self, operation: Operation) -> None:
         x, y, length, epsilon, scale, bias = operation.arguments[:6]
-        own = {"scale": self._vector(scale), "bias": self._vector(bias), "epsilon": _float(epsilon)}
-        self._in_rows("le_normalize", x, y, length, own)
+        extra = {"scale": self._vector(scale), "bias": self._vector(bias), "epsilon": _float(epsilon)}
+        self._in_rows("le_normalize", x, y, length, extra)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         count = self._writer.width(x) // length
@@ -407,11 +407,11 @@ class _Cell:
         arguments, refs, writer = operation.arguments, table._refs, table._writer
         self._table = table
         self.x, self.h, self.c, self.new_h, self.new_c = (refs.get(buffer, "") for buffer in arguments[:5])
-        self.w, self.r = (writer.weights(*(arguments[place + i] for place in (5, 8, 20))) for i in (0, 1))
+        self.w, self.r = (writer.weights(*(arguments[first + i] for first in (5, 8, 20))) for i in (0, 1))
         self.hidden, self.resets_last = self.r.numbers.shape[1], bool(arguments[10])
         none = np.zeros(2 * len(self.r.numbers), np.float32)
         self.bias = none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
-        self.functions = [table._function(*arguments[place : place + 3]) for place in (11, 14, 17)]
+        self.functions = [table._function(*arguments[first : first + 3]) for first in (11, 14, 17)]
 
     def gate(self, number: int) -> str:
         """Return the reference of a gate's sums."""
@@ -421,11 +421,11 @@ class _Cell:
         """Add the products of the input and of the old state, of the first ``gates`` gates or of all."""
         table, sums = self._table, self.gate(0)
         table._product(
-            self.w, _ref("LE_FLOATS", table.floats.place(bias[: len(self.w.numbers)])), self.x, sums
+            self.w, _ref("LE_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])), self.x, sums
         )
         hidden = self.r if gates is None else self.r.rows(slice(gates * self.hidden))
         table._product(hidden, sums, self.h, sums)
 
-    def function(self, number: int, place: str, gates: int = 1) -> None:
+    def function(self, number: int, ref: str, gates: int = 1) -> None:
         """Add a function of some gates, in place."""
-        self._table._map(self.functions[number], place, place, gates * self.hidden)
+        self._table._map(self.functions[number], ref, ref, gates * self.hidden)

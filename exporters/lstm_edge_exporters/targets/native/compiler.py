@@ -63,8 +63,8 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
 
 
 def _int8_product(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
-    quantized, own, point = op.DynamicQuantizeLinear(x, _outputs=3)
-    return op.Mul(op.Cast(op.MatMulInteger(quantized, weights, point, zero)), op.Mul(own, scale))
+    quantized, input_scale, point = op.DynamicQuantizeLinear(x, _outputs=3)
+    return op.Mul(op.Cast(op.MatMulInteger(quantized, weights, point, zero)), op.Mul(input_scale, scale))
 
 
 def _one_node(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
@@ -134,9 +134,9 @@ class _Compiler:
             raise UnsupportedError(f"state {state.input} is {state.dtype}, expected float32 or int64")
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
         places = []
-        for layer, own in enumerate(reset.reshape(layers, -1)):
+        for layer, values in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
-            buffer = self._writer.state(part.name, own.size, own, state.dtype)
+            buffer = self._writer.state(part.name, values.size, values, state.dtype)
             self._parts.append((part, buffer))
             places.append(self._memory.at(buffer))
         self._values[state.input] = Value(np.concatenate(places).reshape(shape), state.dtype)
@@ -144,7 +144,7 @@ class _Compiler:
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
         """Return the axis of the frames of a state that is the last frames of a value; None for any other.
 
-        One Concat reads it, which puts new frames behind it, and a Slice of the result is its new value.
+        One Concat appends new frames to it, and a Slice of the result is its new value.
         """
         value = next(input_ for input_ in self._graph.inputs if input_.name == state.input)
         made = next(output for output in self._graph.outputs if output.name == state.output)
@@ -223,7 +223,7 @@ class _Compiler:
                 raise UnsupportedError(f"{about}: an output that is not covered")
 
     def _lower(self, node: ir.Node) -> Sequence[Any]:
-        if any(each.type is ir.AttributeType.GRAPH for each in node.attributes.values()):
+        if any(option.type is ir.AttributeType.GRAPH for option in node.attributes.values()):
             raise UnsupportedError("it has a subgraph")
         names = ["" if value is None else str(value.name) for value in node.inputs]
         if node.op_type == "Concat" and names[0] in self._pasts:
@@ -231,7 +231,7 @@ class _Compiler:
             source = self._get(names[1])
             if not isinstance(source, Value) or source.dtype != "float32":
                 raise UnsupportedError("a past takes in frames that are not computed")
-            return [Value(self._memory.behind(buffer, ring, source, axis))]
+            return [Value(self._memory.with_past(buffer, ring, source, axis))]
         inputs: list[In] = [self._get(name) if name else None for name in names]
         standard = node.domain in ("", "ai.onnx")
         if standard and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
@@ -260,14 +260,14 @@ class _Compiler:
 
     def _size(self, node: ir.Node, value: Value) -> Sequence[Array]:
         """Return the shape of a value, and note which sizes follow from rows and steps."""
-        (found,) = evaluate(node, [np.broadcast_to(np.int8(0), value.shape)], self._opset)
+        (result,) = evaluate(node, [np.broadcast_to(np.int8(0), value.shape)], self._opset)
         declared = node.inputs[0].shape if node.inputs[0] is not None else None
         fixed = [isinstance(size, int) for size in declared] if declared is not None else []
         if len(fixed) != len(value.shape):
             fixed = [size != 1 for size in value.shape]
         sized = ~np.array(fixed, bool)[attribute(node, "start", 0) : attribute(node, "end")]
         self._mark(node, [sized if node.op_type == "Shape" else np.asarray(sized.any())])
-        return [found]
+        return [result]
 
     def _fold(self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]) -> Sequence[Array]:
         arrays = evaluate(node, inputs, self._opset)

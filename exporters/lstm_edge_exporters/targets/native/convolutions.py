@@ -12,7 +12,7 @@ from lstm_edge_runtime.manifest import Array
 
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
-from .operators import In, Out, floats, known, lowers, optional
+from .operators import In, Out, as_array, floats, lowers, optional
 
 
 class Windows(NamedTuple):
@@ -62,7 +62,7 @@ def _as_read(taps: Array) -> Array:
 
 @lowers("Conv")
 def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
-    value, weights = floats(given), known(matrix, "weights").astype("float32")
+    value, weights = floats(given), as_array(matrix, "weights").astype("float32")
     bias, groups, kernel = optional(added, "a bias"), attribute(node, "group", 1), weights.shape[2:]
     places = _windows(node, kernel).places(value.places)
     made = weights.shape[0] // groups
@@ -109,10 +109,10 @@ def _depthwise_conv(
         return wide.reshape(*numbers.shape[:-1], -1)
 
     made = [
-        _sums(memory, taps, spread(each), None if starts is None else spread(starts[place]))
-        for place, each in enumerate(full)
+        _sums(memory, taps, spread(kernel), None if starts is None else spread(starts[index]))
+        for index, kernel in enumerate(full)
     ]
-    joined = np.stack([each.reshape(rows, channels, size) for each in made], 2)
+    joined = np.stack([sums.reshape(rows, channels, size) for sums in made], 2)
     return Value(joined.reshape(shape))
 
 
@@ -132,7 +132,7 @@ def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
 @lowers("ConvTranspose")
 def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None) -> Out:
     """Multiply each frame with the taps' weights and add up what falls on one output."""
-    value, weights = floats(given), known(matrix, "weights").astype("float32")
+    value, weights = floats(given), as_array(matrix, "weights").astype("float32")
     groups, kernel, sizes = attribute(node, "group", 1), weights.shape[2:], value.shape[2:]
     windows = _windows(node, kernel)
     if bias is not None or attribute(node, "output_shape"):
@@ -146,11 +146,11 @@ def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: 
     )
     made, frames = weights.shape[1], prod(sizes)
     products = []  # of each frame with each tap: (frames, taps, made)
-    for own, part in zip(
+    for inputs, part in zip(
         np.split(value.places[0].reshape(-1, frames), groups), np.split(weights, groups), strict=True
     ):
         flat = part.reshape(len(part), made, -1).transpose(2, 1, 0).reshape(-1, len(part))
-        row = memory.at(memory.writer.linear(memory.row(Value(own.T)), flat))
+        row = memory.at(memory.writer.linear(memory.row(Value(inputs.T)), flat))
         products.append(row.reshape(frames * prod(kernel), made))
     # the products that fall on each output: (one after another, outputs, groups, made)
     reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]

@@ -28,18 +28,18 @@ class Value(NamedTuple):
     """A value that is computed at run time."""
 
     places: Array
-    """The place of each number, in the value's shape."""
+    """The place of each number in memory, in the value's shape."""
     dtype: str = "float32"
     """``bool`` are float32 of 0 and 1 in the program."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one source in one step, or in one unit."""
+        """Shape for one source and one step, or one unit."""
         return self.places.shape
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """Number of elements."""
         return self.places.size
 
 
@@ -92,8 +92,8 @@ class Memory:
         flat = np.asarray(array, np.float32).reshape(-1)
         return self.value(self.writer.filled(flat), array.shape, "bool" if array.dtype == bool else "float32")
 
-    def behind(self, past: int, ring: Past, source: Value, axis: int) -> Array:
-        """Return the places of a past's frames and, behind them along ``axis``, those of ``source``."""
+    def with_past(self, past: int, ring: Past, source: Value, axis: int) -> Array:
+        """Return the places of a past's frames followed, along ``axis``, by those of ``source``."""
         new = source.shape[axis]
         row = self.row(Value(np.moveaxis(source.places, axis, 0)))
         frames, size = ring.frames + new, ring.groups * ring.inner
@@ -141,8 +141,8 @@ class Memory:
             return None
         return buffers[0], np.argsort(value.places.reshape(-1))
 
-    def each(self, value: Value, function: Callable[[int], int], dtype: str = "") -> Value:
-        """Return what a function from buffer to buffer, number by number, makes of a value."""
+    def map(self, value: Value, function: Callable[[int], int], dtype: str = "") -> Value:
+        """Apply an elementwise function from buffer to buffer to a value; return the result."""
         buffers = self.buffers(value)
         if buffers is None:
             buffers = [self.row(value)]
@@ -150,8 +150,8 @@ class Memory:
         places = value.places.copy()
         for buffer in buffers:
             old, new = self.at(buffer), self.at(function(buffer))
-            mine = (value.places >= old[0]) & (value.places <= old[-1])
-            places[mine] += new[0] - old[0]
+            mask = (value.places >= old[0]) & (value.places <= old[-1])
+            places[mask] += new[0] - old[0]
         return Value(places, dtype or value.dtype)
 
     def row(self, value: Value, fill: float = 0.0) -> int:
@@ -167,13 +167,13 @@ class Memory:
         return self._rows[key]
 
     def _padded(self, flat: Array, fill: float) -> Array:
-        """Return places with those of stored numbers in the place of padding."""
+        """Return places in which stored numbers replace padding."""
         padding, index = flat == PADDING, np.arange(flat.size)
         if not padding.any():
             return flat
-        behind = index - np.maximum.accumulate(np.where(padding, -1, index))
-        stored = self.stored(np.full(behind.max(), fill)).places
-        return np.where(padding, stored[np.maximum(behind - 1, 0)], flat)
+        distance = index - np.maximum.accumulate(np.where(padding, -1, index))
+        stored = self.stored(np.full(distance.max(), fill)).places
+        return np.where(padding, stored[np.maximum(distance - 1, 0)], flat)
 
     def _collect(self, flat: Array, value: Value) -> int:
         if not flat.size:
@@ -197,8 +197,8 @@ class Memory:
         for number in np.unique(numbers).tolist():
             if not self._regions[number].frame:
                 continue
-            region, own = self._regions[number], numbers == number
-            frames, inner = np.divmod(flat[own] - self._starts[number], region.frame)
+            region, mask = self._regions[number], numbers == number
+            frames, inner = np.divmod(flat[mask] - self._starts[number], region.frame)
             used = np.unique(frames)
             apart = np.unique(np.diff(used))
             first, dilation = int(used[0]), int(apart[0]) if apart.size == 1 else 1
@@ -208,7 +208,7 @@ class Memory:
                 window = (region.source, region.buffer, first, dilation, count, region.new)
                 self._windows[key] = self.writer.window(*window)
             flat = flat.copy()
-            flat[own] = self.at(self._windows[key])[(frames - first) // dilation * region.frame + inner]
+            flat[mask] = self.at(self._windows[key])[(frames - first) // dilation * region.frame + inner]
         return flat
 
 

@@ -82,7 +82,7 @@ def floats(given: In) -> Value:
     return value
 
 
-def known(given: In, what: str) -> Array:
+def as_array(given: In, what: str) -> Array:
     """Return an input that is stored in the file; raises ``UnsupportedError`` for others."""
     if not isinstance(given, np.ndarray):
         raise UnsupportedError(f"{what} that is not stored in the file")
@@ -90,8 +90,8 @@ def known(given: In, what: str) -> Array:
 
 
 def optional(given: In, what: str) -> Array | None:
-    """Return an input as ``known`` does, None where it is left out."""
-    return None if given is None else known(given, what)
+    """Return an input as ``as_array`` does, or None if it is left out."""
+    return None if given is None else as_array(given, what)
 
 
 def _filled(memory: Memory, given: In) -> Value:
@@ -107,7 +107,7 @@ def _filled(memory: Memory, given: In) -> Value:
 
 def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, float]:
     """Return an operator's function with alpha and beta: those of a node, or the usual ones."""
-    numbers = [own if node is None else attribute(node, key, own) for key, own in _PARAMETERS.get(name, ())]
+    numbers = [num if node is None else attribute(node, key, num) for key, num in _PARAMETERS.get(name, ())]
     alpha, beta, *_ = [*map(float, numbers), 0.0, 0.0]
     return _UNARY[name], alpha, beta
 
@@ -118,28 +118,28 @@ def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return _each(memory, floats(given), function, alpha, beta)
+    return _map(memory, floats(given), function, alpha, beta)
 
 
-def _each(
+def _map(
     memory: Memory, value: Value, function: Function, alpha: float = 0.0, beta: float = 0.0, dtype: str = ""
 ) -> Value:
-    return memory.each(value, lambda buffer: memory.writer.unary(buffer, function, alpha, beta), dtype)
+    return memory.map(value, lambda buffer: memory.writer.unary(buffer, function, alpha, beta), dtype)
 
 
 @lowers("Clip")
 def _clip(memory: Memory, node: ir.Node, given: In, least: In = None, most: In = None) -> Out:
     low, high = (
-        float(attribute(node, name, default if limit is None else known(limit, "a limit").item()))
+        float(attribute(node, name, default if limit is None else as_array(limit, "a limit").item()))
         for name, limit, default in (("min", least, -np.inf), ("max", most, np.inf))
     )
-    return _each(memory, floats(given), Function.CLIP, low, high)
+    return _map(memory, floats(given), Function.CLIP, low, high)
 
 
 @lowers("HardSwish")
 def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
     value = floats(given)
-    return _combine(memory, Binary.MULTIPLY, value, _each(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5))
+    return _combine(memory, Binary.MULTIPLY, value, _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5))
 
 
 @lowers(*_BINARY)
@@ -148,8 +148,8 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     if node in memory.fused:
         return next(input_ for input_ in inputs if isinstance(input_, Value))
     first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
-    for other in rest:
-        first = _combine(memory, _BINARY[node.op_type], first, other)
+    for operand in rest:
+        first = _combine(memory, _BINARY[node.op_type], first, operand)
     return _value(first)
 
 
@@ -184,7 +184,7 @@ def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
     result = Value(places.reshape(shape), lead.dtype)
     if kind not in (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL):
         return result
-    return memory.each(result, memory.writer.cast, "bool") if whole else result._replace(dtype="bool")
+    return memory.map(result, memory.writer.cast, "bool") if whole else result._replace(dtype="bool")
 
 
 def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) -> int:
@@ -195,7 +195,7 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, given: In) -> Out:
-    return _each(memory, _filled(memory, given), Function.AFFINE, -1.0, 1.0, "bool")
+    return _map(memory, _filled(memory, given), Function.AFFINE, -1.0, 1.0, "bool")
 
 
 @lowers("Where")
@@ -211,7 +211,7 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
 @lowers("BatchNormalization")
 def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
     value = floats(given)
-    scale, bias, mean, variance = (known(part, "a parameter").astype("float64") for part in parameters)
+    scale, bias, mean, variance = (as_array(part, "a parameter").astype("float64") for part in parameters)
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
     scaled = _combine(memory, Binary.MULTIPLY, value, factor.reshape(shape))
@@ -225,11 +225,11 @@ def _cast(memory: Memory, node: ir.Node, given: In) -> Out:
     if to in ("int64", "int32") and not is_float:
         return value
     if to == "int64":
-        return memory.each(value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64")
+        return memory.map(value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64")
     if to != "float32" and to != value.dtype:
         raise UnsupportedError(f"from {value.dtype} to {to}")
     if not is_float:
-        value = memory.each(value, memory.writer.cast, "float32")
+        value = memory.map(value, memory.writer.cast, "float32")
     return value._replace(dtype=to)
 
 
@@ -252,11 +252,11 @@ def _product(
 
 @lowers("Gemm")
 def _gemm(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
-    source, weights = floats(given), known(matrix, "weights")
+    source, weights = floats(given), as_array(matrix, "weights")
     if attribute(node, "transA", 0) or any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")):
         raise UnsupportedError("transA, alpha or beta")
     weights = weights if attribute(node, "transB", 0) else weights.T
-    bias = np.zeros(1, "float32") if added is None else known(added, "a bias")
+    bias = np.zeros(1, "float32") if added is None else as_array(added, "a bias")
     if bias.ndim > 1 and len(bias) > 1:
         raise UnsupportedError("a bias that differs between rows")
     row = memory.writer.linear(memory.row(source), weights, np.broadcast_to(bias.reshape(-1), len(weights)))
@@ -270,7 +270,7 @@ def _matmul(memory: Memory, node: ir.Node, given: In, matrix: In) -> Out:
 
 def _matrix(given: In) -> Array:
     """Return stored weights as ``(K, M)``."""
-    weights = known(given, "weights")
+    weights = as_array(given, "weights")
     if weights.ndim < 2 or prod(weights.shape[:-2]) != 1:
         raise UnsupportedError(f"weights {weights.shape}, expected a matrix")
     return weights.reshape(weights.shape[-2:])
@@ -292,7 +292,7 @@ def _layer_norm(memory: Memory, node: ir.Node, given: In, scale: In = None, bias
     inner = value.shape[attribute(node, "axis", -1) :]
     parameters = [
         memory.writer.optional(
-            None if vector is None else np.broadcast_to(known(vector, "a scale"), inner).reshape(-1)
+            None if vector is None else np.broadcast_to(as_array(vector, "a scale"), inner).reshape(-1)
         )
         for vector in (scale, bias)
     ]
@@ -304,7 +304,7 @@ def _layer_norm(memory: Memory, node: ir.Node, given: In, scale: In = None, bias
 def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
     value, kind = floats(given), node.op_type
     rank = len(value.shape)
-    stored = attribute(node, "axes", ()) if axes is None else known(axes, "axes").reshape(-1).tolist()
+    stored = attribute(node, "axes", ()) if axes is None else as_array(axes, "axes").reshape(-1).tolist()
     if attribute(node, "noop_with_empty_axes", 0):
         raise UnsupportedError("noop_with_empty_axes")
     inner = sorted({axis % rank for axis in stored} or range(rank))
@@ -319,7 +319,7 @@ def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
         row = memory.row(Value(value.places.transpose(*outer, *inner)))
         value = memory.value(memory.writer.linear(row, factor), shape)
     total = value._replace(places=value.places.reshape(shape))
-    return _each(memory, total, Function.SQRT) if kind == "ReduceL2" else total
+    return _map(memory, total, Function.SQRT) if kind == "ReduceL2" else total
 
 
 @lowers("CumSum")
@@ -327,7 +327,7 @@ def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
     value, sums = floats(given), list[Value]()
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
-    axis = known(along, "an axis").item()
+    axis = as_array(along, "an axis").item()
     for frame in np.moveaxis(value.places, axis, 0):
         sums.append(_combine(memory, Binary.ADD, sums[-1], Value(frame)) if sums else Value(frame))
     return Value(np.moveaxis(np.stack([total.places for total in sums]), 0, axis))
@@ -352,8 +352,8 @@ def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
 def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     axis = attribute(node, "axis", 0)
     if isinstance(data, Value):
-        return data._replace(places=data.places.take(known(index, "places"), axis))
-    table, value = known(data, "a table"), _value(index)
+        return data._replace(places=data.places.take(as_array(index, "places"), axis))
+    table, value = as_array(data, "a table"), _value(index)
     axis %= table.ndim
     inputs = {port.buffer for port in memory.writer.ports("inputs")}
     if value.dtype == "float32" or not inputs.issuperset(memory.buffers(value) or [-1]):
@@ -370,10 +370,10 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
 def _pad(memory: Memory, node: ir.Node, given: In, pads: In = None, fill: In = None, axes: In = None) -> Out:
     value = floats(given)
     mode = attribute(node, "mode", "constant")
-    around = known(pads, "pads").reshape(-1).tolist()
-    number = 0.0 if fill is None else float(known(fill, "a value").item())
+    around = as_array(pads, "pads").reshape(-1).tolist()
+    number = 0.0 if fill is None else float(as_array(fill, "a value").item())
     widths = [(0, 0)] * len(value.shape)
-    chosen = range(len(widths)) if axes is None else known(axes, "axes").reshape(-1).tolist()
+    chosen = range(len(widths)) if axes is None else as_array(axes, "axes").reshape(-1).tolist()
     for index, axis in enumerate(chosen):
         widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
     if mode != "constant" or min(map(min, widths)) < 0:
@@ -390,7 +390,7 @@ def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In
     if modes != ["nearest", "asymmetric", "floor"] or scales is None:
         raise UnsupportedError(f"{modes}, expected nearest, asymmetric, floor and scales")
     places = floats(given).places
-    for axis, scale in enumerate(known(scales, "scales").tolist()):
+    for axis, scale in enumerate(as_array(scales, "scales").tolist()):
         if scale != int(scale) or scale < 1:
             raise UnsupportedError(f"a scale of {scale}")
         places = np.repeat(places, int(scale), axis)
@@ -402,7 +402,7 @@ def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In
 
 @lowers(*_GATES)
 def _recurrent(memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In) -> list[Out]:
-    weights = [known(matrix, "weights") for matrix in (w, r)]
+    weights = [as_array(matrix, "weights") for matrix in (w, r)]
     scales: list[Array | None] = [None, None]
     for index, weight in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
         if (stored := in_int8(weight[0])) is not None:
@@ -415,9 +415,9 @@ def _int8_lstm(memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In) ->
     *others, w_scale, w_zero, r_scale, r_zero = rest
     weights, scales = [], []
     for given, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
-        raw = known(given, "weights")
+        raw = as_array(given, "weights")
         weights.append(_shift(raw, zero).transpose(0, 2, 1))
-        scales.append(_vector(known(scale, "a scale"), raw.shape[2]))
+        scales.append(_vector(as_array(scale, "a scale"), raw.shape[2]))
     return _layer(memory, node, "LSTM", x, weights, scales, *others)
 
 
@@ -453,12 +453,12 @@ def _layer(
         flags=int(bool(attribute(node, "linear_before_reset", 0))),
         functions=_activations(kind, node),
     )
-    first, every = len(memory.writer.operations) - 1, [news[0]]
+    first, steps = len(memory.writer.operations) - 1, [news[0]]
     for row in rows[1:]:
         news = memory.writer.recurrent_again(first, row, news)
-        every.append(news[0])
+        steps.append(news[0])
     shape = (1, 1, hidden)
-    y = Value(np.stack([memory.at(new).reshape(shape) for new in every]))
+    y = Value(np.stack([memory.at(new).reshape(shape) for new in steps]))
     return [y, *(memory.value(new, shape) for new in news)]
 
 
@@ -478,12 +478,12 @@ def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]
 def _int8_matmul(memory: Memory, node: ir.Node, given: In, matrix: In, scale: In, zero: In = None) -> Out:
     """Multiply by int8 weights; the compiler puts this in the place of the nodes that ``quantize`` writes."""
     weights = _shift(_matrix(matrix), zero).T
-    return _product(memory, node, floats(given), weights, _vector(known(scale, "a scale"), len(weights)))
+    return _product(memory, node, floats(given), weights, _vector(as_array(scale, "a scale"), len(weights)))
 
 
 def _shift(raw: Array, zero: In) -> Array:
     """Return quantized weights ``(..., K, M)`` without their zero points, as int8."""
-    point = np.zeros(1, "int16") if zero is None else known(zero, "a zero point").astype("int16").reshape(-1)
+    point = np.zeros(1, "int16") if zero is None else as_array(zero, "a zero point").astype("int16").ravel()
     shifted = raw.astype("int16") - point
     if shifted.min() < -128 or shifted.max() > 127:
         raise UnsupportedError("weights that do not fit into int8 without their zero points")

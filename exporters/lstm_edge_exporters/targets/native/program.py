@@ -70,7 +70,7 @@ class Weights(NamedTuple):
     scales: Array | None
     """Of int8: ``(M,)``."""
     quantized: bool
-    """Whether the input is quantized too."""
+    """True if the input is quantized too."""
 
     def rows(self, rows: slice) -> "Weights":
         """Return a part of the outputs."""
@@ -108,9 +108,9 @@ class ProgramWriter:
 
     def weights(self, numbers: int, scales: int, stored: int) -> Weights:
         """Return the weights that three arguments name: numbers, scales, one more than scales."""
-        own = stored - 1 if scales == NONE else scales
-        found = None if own < 0 else self.constants[own].reshape(-1)
-        return Weights(self.constants[numbers], found, scales != NONE)
+        index = stored - 1 if scales == NONE else scales
+        factors = None if index < 0 else self.constants[index].reshape(-1)
+        return Weights(self.constants[numbers], factors, scales != NONE)
 
     def buffer(self, width: int, dtype: str = "float32") -> int:
         """Add a buffer of ``width`` elements a row; return its number."""
@@ -239,7 +239,7 @@ class ProgramWriter:
             x: the buffer of its input.
             states: the buffers of h, and of c for an LSTM.
             weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
-            bias: Wb + Rb; for a GRU both, one behind the other.
+            bias: Wb + Rb; for a GRU both, concatenated.
             scales: of W and R where they are int8, and their inputs are quantized.
             flags: 1 for linear_before_reset.
             functions: each with alpha and beta.
@@ -258,7 +258,7 @@ class ProgramWriter:
 
     def _layer(self, code: Code, x: int, states: Sequence[int], rest: Sequence[float]) -> list[int]:
         new = [self.buffer(self.width(state)) for state in states]
-        olds, news = ((each[0], each[1] if len(each) > 1 else NONE) for each in (states, new))
+        olds, news = ((buffers[0], buffers[1] if len(buffers) > 1 else NONE) for buffers in (states, new))
         self.operation(code, x, *olds, *news, *rest)
         return new
 
@@ -270,10 +270,10 @@ class ProgramWriter:
         """Add a function of ``a`` and ``b``, a buffer or a constant: both float32, or both int64."""
         dtype = self.dtype(a)
         if isinstance(b, np.ndarray):
-            other, operands = b.size, (NONE, self.constant(np.asarray(b, dtype).reshape(1, -1)))
+            width, operands = b.size, (NONE, self.constant(np.asarray(b, dtype).reshape(1, -1)))
         else:
-            other, operands = self.width(b), (b, NONE)
-        out = self.buffer(max(self.width(a), other), dtype)
+            width, operands = self.width(b), (b, NONE)
+        out = self.buffer(max(self.width(a), width), dtype)
         self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))
         return out
 
@@ -336,9 +336,9 @@ class ProgramWriter:
         """Add weights; return the arguments that ``weights`` takes."""
         if scales is not None:
             return self.constant(np.asarray(numbers, "int8")), self._floats(scales), 0
-        if (found := in_int8(numbers := np.asarray(numbers, "float32"))) is None:
+        if (packed := in_int8(numbers := np.asarray(numbers, "float32"))) is None:
             return self.constant(numbers), NONE, 0
-        return self.constant(found[0]), NONE, 1 + self._floats(found[1])
+        return self.constant(packed[0]), NONE, 1 + self._floats(packed[1])
 
     def optional(self, array: Array | None) -> int:
         """Add a constant of float32; return its number, ``NONE`` where there is no array."""

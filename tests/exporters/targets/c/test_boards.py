@@ -1,4 +1,4 @@
-"""C where no onnxruntime is: armv7 and RISC-V under qemu-user, Cortex-M bare metal under qemu-system-arm."""
+"""C without onnxruntime: armv7 and RISC-V under qemu-user, Cortex-M bare metal under qemu-system-arm."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 BOARDS = ("m0", "m3", "m4f", "m7", "m33", "m55")
 EXAMPLE = Path(__file__).parents[4] / "examples" / "cortex_m"
-SAID = re.compile(
+PRINTED = re.compile(
     r"self-test passed, largest difference (?P<difference>\d+)e-9\n.*"
     r"ticks of 100 steps: (?P<steps>\d+)\nticks of 1000000 instructions: (?P<million>\d+)\n"
     r"flash (?P<flash>\d+) bytes\nRAM (?P<ram>\d+) bytes, of that stack (?P<stack>\d+)\n",
@@ -25,16 +25,16 @@ SAID = re.compile(
 
 @pytest.fixture(scope="module")
 def on_board(find_program, folder_of, run, tmp_path_factory):
-    """A function that builds the example for a board with a network called har, and gives what it says."""
+    """Return a function that builds and runs the example on a board and returns the numbers it prints."""
     for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
         find_program(program)
 
     def measure(board: str, folder: Path) -> dict[str, int]:
         out = tmp_path_factory.mktemp("board")
         words = (f"BOARD={board}", f"HAR={folder}", f"OUT={out}")
-        said = run("make", "-s", "-C", EXAMPLE, "run", *words).decode()
-        print(f"\n{board}: {said}")
-        return {name: int(value) for name, value in SAID.fullmatch(said).groupdict().items()}
+        output = run("make", "-s", "-C", EXAMPLE, "run", *words).decode()
+        print(f"\n{board}: {output}")
+        return {name: int(value) for name, value in PRINTED.fullmatch(output).groupdict().items()}
 
     return measure
 
@@ -53,7 +53,7 @@ def demo(har):
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_ram(board, demo, on_board):
-    """The linker script gives it no more."""
+    """The linker script sets this limit."""
     measured = on_board(board, demo)
     assert measured["flash"] <= 64 * 1024
     assert measured["ram"] <= 8 * 1024

@@ -24,7 +24,7 @@ SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 @pytest.fixture
 def results(find_program, run, tmp_path):
-    """A function that compiles a folder and gives what it computes for the calls."""
+    """Return a function that compiles a folder and returns its results for the calls."""
 
     def execute(folder, given, *options, compiler="gcc"):
         (tmp_path / "main.c").write_text(driver(folder))
@@ -150,8 +150,8 @@ def test_a_program_sees(what, folder_of, find_program, run, tmp_path):
 def fails_when(folder, number, value, find_program, run, tmp_path):
     """Replace a number of the code, found by a pattern: the self-test must fail."""
     code = (folder / "src/net.c").read_text()
-    place = re.search(number, code)
-    (tmp_path / "net.c").write_text(code[: place.start()] + value + code[place.end() :])
+    match = re.search(number, code)
+    (tmp_path / "net.c").write_text(code[: match.start()] + value + code[match.end() :])
     (tmp_path / "main.c").write_text(CHECK)
     files = [source for source in sources(folder) if not str(source).endswith("/net.c")]
     made = [tmp_path / "net.c", tmp_path / "main.c", "-lm", "-o", tmp_path / "m"]
@@ -210,5 +210,5 @@ endfunction()
 def test_the_folder_is_a_component_of_esp_idf(folder_of, find_program, run, tmp_path):
     folder = folder_of("demo")
     (tmp_path / "mock.cmake").write_text(f'{IDF}\ninclude("{folder / "CMakeLists.txt"}")\n')
-    said = run(find_program("cmake"), "-P", tmp_path / "mock.cmake").decode()
-    assert set(re.findall(r"src/(\w+)\.c", said)) == {"net", "net_selftest", "lstm_edge_core"}
+    output = run(find_program("cmake"), "-P", tmp_path / "mock.cmake").decode()
+    assert set(re.findall(r"src/(\w+)\.c", output)) == {"net", "net_selftest", "lstm_edge_core"}

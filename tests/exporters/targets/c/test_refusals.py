@@ -72,8 +72,8 @@ def test_files_that_can_not_be_checked(altered, tmp_path):
 )
 def test_sizes_beyond_the_arguments_of_the_core(width, add, message):
     writer = ProgramWriter()
-    for place, row in enumerate(add(writer, writer.input("x", width))):
-        writer.output(f"y{place}", row, every_step=True)
+    for index, row in enumerate(add(writer, writer.input("x", width))):
+        writer.output(f"y{index}", row, every_step=True)
     with pytest.raises(UnsupportedError, match=message):
         Table(writer)
 
