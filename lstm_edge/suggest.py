@@ -1,6 +1,5 @@
 """Suggest the name that was meant."""
 
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -8,10 +7,10 @@ from difflib import get_close_matches
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if none is near.
 
-    A name that begins with the other is nearer than one that shares letters, and so are initials (``--lr``).
+    A name that begins with the other is nearer than one that shares letters.
     """
     asked = _letters(name)
-    near = [name for name in names if _letters(name).startswith(asked) or asked == _initials(name)]
+    near = [name for name in names if _letters(name).startswith(asked)]
     if not near:
         whole = {_letters(name): name for name in names}
         near = [whole[letters] for letters in get_close_matches(asked, whole, n=1, cutoff=0.7)]
@@ -20,7 +19,3 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
-
-
-def _initials(name: str) -> str:
-    return "".join(word[0] for word in re.split(r"[-_ ]+", name.lower()) if word)

@@ -11,11 +11,6 @@ Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
 
 
-def even_sizes(total: int, size: int) -> list[int]:
-    """Return the sizes of chunks of ``size`` steps that make ``total``; the last may be shorter."""
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
 def run_chunks(
     run: Runner, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
 ) -> Iterator[Mapping[str, Array]]:

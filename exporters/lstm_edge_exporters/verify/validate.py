@@ -316,8 +316,8 @@ class Validation:
             return []
         manifest, samples = self.expected.manifest, []
         for sample in sample_feeds(self.config.data, manifest, _SAMPLES[not self.config.quick]):
-            steps = manifest.steps(sample) if manifest.time_axes else 1
-            samples.append({**full_length(manifest, self._case(1, steps, _DATA, at_reset=True)), **sample})
+            case = self._case(1, manifest.steps(sample), _DATA, at_reset=True)
+            samples.append({**full_length(manifest, case), **sample})
         return samples
 
     def _rounded(self, name: str, feeds: Feeds, run: Runner | None = None) -> Check:

@@ -18,17 +18,18 @@ def states(artifact):
 
 
 class Absent(nn.Module):
-    def __init__(self, **options):
+    def __init__(self, hidden=6, layers=2, **options):
         super().__init__()
-        self.rnn = nn.LSTM(5, 6, 2, batch_first=True, **options)
+        self.rnn = nn.LSTM(5, hidden, layers, batch_first=True, **options)
 
     def forward(self, x):
         return self.rnn(x)[0]
 
 
-def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them():
-    artifact = export(Absent(), X)
-    assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
+@pytest.mark.parametrize(("hidden", "layers"), [(6, 2), (1, 1)])
+def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them(hidden, layers):
+    artifact = export(Absent(hidden, layers), X)
+    assert states(artifact) == [("h_0", "h_n", (layers, "N", hidden)), ("c_0", "c_n", (layers, "N", hidden))]
     assert [state.reset for state in artifact.manifest.states] == [0.0, 0.0]
 
 

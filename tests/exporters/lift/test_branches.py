@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from lstm_edge_exporters.graph import is_data_free
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
 
@@ -45,6 +47,13 @@ def two_rates(network):
     net.add("If", [fast], ["output", "stateN"], **branches)
     inputs = {"input": [None, None], "state": [1, None, 4], "sr": (INT, [])}
     return net.model(inputs, ["output", "stateN"]).SerializeToString()
+
+
+def test_what_a_branch_reads_from_outside_is_data_of_its_if():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) <bool go = {1}> {
+        y = If (go) <then_branch = a () => (float[N] p) { p = Identity(x) },
+                     else_branch = b () => (float[N] q) { q = Neg(x) }> }"""
+    assert not is_data_free(ir.from_proto(onnx.parser.parse_model(text)).graph.outputs[0])
 
 
 @pytest.mark.parametrize(("number", "size"), [(16000, 8), (8000, 4)])

@@ -1,9 +1,12 @@
 """Files that have their states already get the contract and nothing else."""
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_exporters.pairing import pair_states
 from lstm_edge_runtime.errors import ContractError, InputError
 
 
@@ -42,6 +45,13 @@ def test_an_input_that_no_output_continues_gets_one(network):
     lifted = lift(model.SerializeToString())
     assert [(s.input, s.output) for s in lifted.report.lifted] == [("first_h", "h_n"), ("first_c", "c_n")]
     assert lifted.manifest.unstreamable == ""
+
+
+def test_an_output_of_the_same_shape_that_does_not_read_a_state_does_not_continue_it():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[L, N, 4] x, float[1, N, 4] h) => (float[L, N, 4] y, float[1, N, 4] top)
+        { y = Add(x, h) top = ReduceMax(x) }"""
+    assert pair_states(ir.from_proto(onnx.parser.parse_model(text)).graph, {}, "L") == ({}, {})
 
 
 def test_states_named_by_the_caller_are_taken(network):

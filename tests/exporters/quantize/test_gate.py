@@ -90,6 +90,8 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
     labels = _labels(content, samples, carried=True)
     judged = _judged(content, content, Samples(samples.inputs, labels))
     assert judged.accuracy == (1.0, 1.0)
+    for agreement, refused in ((0.98, False), (0.97, True)):
+        assert bool(over_budget(replace(judged, agreement=agreement), Budget())) is refused
     for lost, refused in ((1, False), (2, True)):
         fallen = replace(judged, accuracy=(1.0, 1 - lost / 40))
         assert bool(over_budget(fallen, LOOSE)) is refused

@@ -66,11 +66,13 @@ STREAMS = {
     "ones in front": (LAST, lambda k: f"{SIZE}t = Concat<axis = 0>(s, {k.i(4, 3)})"
                      "f = ConstantOfShape<value = float[1] {1.0}>(t) y = Concat<axis = 2>(f, x)", 1, 0),
     "later frames": (LAST, lambda k: f"a = Slice(x, {k.i(2)}, {k.i(END)}, {k.i(2)}) y = Reciprocal(a)", 1, 2),
+    "computed start": (LAST, lambda k: f"s = Shape<start = 1, end = 2>(x) t = Sub(s, {k.i(2)})"
+                      f"y = Slice(x, t, {k.i(END)}, {k.i(2)})", 1, 2),
     "every other": (LAST, lambda k: f"y = Slice(x, {k.i(1)}, {k.i(END)}, {k.i(2)}, {k.i(2)})", 2, 0),
     "last frames": (LAST, lambda k: f"y = Slice(x, {k.i(-3)}, {k.i(END)}, {k.i(2)})", 1, 2),
     "last frame": (LAST, lambda k: f"y = Gather<axis = 2>(x, {k.i(-1)})", 1, 0),
-    "transposed": (LAST, lambda k: f"a = {ahead(k)} y = "
-                  f"ConvTranspose<strides=[2], pads=[1,1], dilations=[2]>(a, {k.w(4, 2, 4)}, {k.w(2)})", 1, 3),
+    "transposed": (LAST, lambda k: f"a = {ahead(k)} y = ConvTranspose"
+                  f"<strides = [2], pads = [1, 1], dilations = [2]>(a, {k.w(4, 2, 4)}, {k.w(2)})", 1, 3),
     "gaps": (LAST, lambda k: f"y = ConvTranspose<strides=[3], output_padding=[1]>(x, {k.w(4, 2, 2)})", 1, 0),
     "repeated": (LAST, lambda k: f"a = {ahead(k)} "
                 f'y = Resize<mode = "nearest", {FLOOR}>(a, , {k.f(1, 1, 2)})', 1, 2),

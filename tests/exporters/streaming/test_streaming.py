@@ -9,7 +9,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.streaming import rules
@@ -239,14 +238,8 @@ class Reads(nn.Module):
 
 REFUSED = {
     "attention": (Attends, r"MatMul 'node_\w+' relates frames with frames"),
-    "softmax over time": (lambda: Reads(lambda y: torch.softmax(y, 1)), r"Softmax '\w+' reads all time"),
-    "mean over time": (lambda: Reads(lambda y: y - y.mean(1, keepdim=True)), r"ReduceMean '\w+' reads all"),
     "reversed": (lambda: Reads(lambda y: y.flip(1)), r"Slice '\w+' selects frames from the end"),
     "both directions": (lambda: Reads(lambda y: y, bidirectional=True), "bidirectional"),
-    "reflected": (
-        lambda: Reads(lambda y: F.pad(y.mT, (2, 2), mode="reflect").mT[:, 2:-2]),
-        r"reflect",
-    ),
 }
 
 

@@ -91,5 +91,6 @@ def test_the_terminal_takes_names_as_text(report, capsys):
     text = capsys.readouterr().out
     assert "[red]" in text
     assert "FAILED Sizes" in text
+    assert re.search(r"1e-07\W+0.001\W+failed", text)  # limit and error
     assert "skipped checks Lengths: the file takes no lengths" in text
     assert "2 passed, 1 failed, 2 skipped" in text

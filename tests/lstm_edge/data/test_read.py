@@ -204,6 +204,7 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
     assert arrays(tmp_path, y=np.array([10, 9, 10, 9])).classes == ("9", "10")
     data = arrays(tmp_path, y=np.array([0.5, 1.5, 2, 3]))
     assert (data.task.labels, data.series[1].y[0].tolist()) == (("y",), [1.5])
+    assert arrays(tmp_path, y=np.arange(8.0).reshape(4, 2)).task.labels == ("y0", "y1")
     data = arrays(
         tmp_path, ReadConfig(targets=("p", "q0", "q1")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2)
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lstm_edge.data.config import DataConfig
 from lstm_edge.data.read import read_data
-from lstm_edge.data.series import SETS, Data, Series
+from lstm_edge.data.series import SETS, Data, Series, windows_of
 from lstm_edge.data.split import fold_series, split_series
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Signal, Task
@@ -99,6 +99,11 @@ def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training()
 def test_splits_that_can_not_be_made_are_refused(classes, options, message):
     with pytest.raises(InputError, match=message):
         split_series(data_of(classes, **options), DataConfig(), 0)
+
+
+def test_windows_reach_the_end_of_a_series_and_a_shorter_one_is_whole():
+    windows = windows_of(data_of("a", steps=7).series + data_of("b", steps=2).series, 3, 2)
+    assert [window.name for window in windows] == ["0 [0:3]", "0 [2:5]", "0 [4:7]", "0 [0:3]"]
 
 
 def test_folds_test_every_series_once():
