@@ -77,8 +77,9 @@ def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     arguments = [argument.format(har=har.path, data=data) for argument in arguments]
+    command, buffered = [*LSTM_EDGE, *arguments], os.environ | {"PYTHONUNBUFFERED": ""}
     ran = subprocess.run(
-        [*LSTM_EDGE, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered
     )
     os.close(writing)
     assert ran.returncode == 141
