@@ -40,6 +40,11 @@ def edited(model, *, opset=17, operator="Identity"):
     return model.SerializeToString()
 
 
+def test_nodes_may_come_in_any_order(model):
+    model.graph.node.reverse()
+    assert [state.input for state in lift(model.SerializeToString()).report.lifted] == ["h_0", "c_0"]
+
+
 NO_NETWORKS = {
     "not an ONNX file": lambda *_: b"PK\x03\x04 this is a zip file, not a network",
     "does not exist": lambda _, folder: folder / "absent.onnx",
