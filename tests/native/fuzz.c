@@ -1,7 +1,7 @@
 /*
  * Load damaged programs and run those that load: fuzz SEED COUNT FILE... prints how many loaded.
  * Built with the sanitizers, so that a bad access ends it. Checksums are made good again, so that the damage
- * reaches what is behind them.
+ * reaches the code after them.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
                               (header.inputs + header.outputs + header.states) * sizeof(le_port) +
                               header.operations * sizeof(le_operation);
         for (unsigned long i = 0; i < count; i++, tried++) {
-            unsigned char *data = malloc(size + 1); /* of its own, so that a read beyond its end is seen */
+            unsigned char *data = malloc(size + 1); /* allocated apart, so that a read beyond its end is seen */
             memcpy(data, original, size);
             const size_t now = i == 0 ? size : damage(data, size, tables, header.version);
             unsigned char *exact = malloc(now == 0 ? 1 : now);

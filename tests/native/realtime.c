@@ -31,7 +31,7 @@ typedef struct {
     lstm_edge_status status;
 } job;
 
-/* Fill the inputs' place with numbers that are valid in any type: small bit patterns for floats, indices else. */
+/* Fill the inputs with numbers that are valid in any type: small bit patterns for floats, indices else. */
 static void fill(lstm_edge_program *program, size_t input, void *to, size_t steps, size_t seed) {
     lstm_edge_port port;
     lstm_edge_describe(program, LSTM_EDGE_INPUT, input, &port);
@@ -89,7 +89,7 @@ static void take_steps(lstm_edge_program *program, size_t steps) {
 static float *outputs_of(lstm_edge_program *program) {
     lstm_edge_port port;
     lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &port);
-    float *found = calloc(COMPARED * port.width, sizeof *found);
+    float *outputs = calloc(COMPARED * port.width, sizeof *outputs);
     lstm_edge_stream *stream = lstm_edge_stream_new(program);
     for (size_t step = 0; step < COMPARED; step++) {
         for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_INPUT); i++) {
@@ -100,11 +100,11 @@ static float *outputs_of(lstm_edge_program *program) {
         }
         if (step == COMPARED / 2) lstm_edge_begin(stream);
         lstm_edge_step(stream);
-        memcpy(found + step * port.width, lstm_edge_output(stream, 0), port.width * sizeof *found);
+        memcpy(outputs + step * port.width, lstm_edge_output(stream, 0), port.width * sizeof *outputs);
     }
     lstm_edge_end(stream);
     lstm_edge_stream_free(stream);
-    return found;
+    return outputs;
 }
 
 /* The control bits of the floating-point unit, without the flags of past exceptions; and those that flush to zero. */
