@@ -10,11 +10,11 @@ from engine import Program
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from in_c import c_of, run_in_c
-from networks import Network, Reads, copy, make_network, networks
+from networks import USUAL, Network, Reads, copy, make_network, networks
 from operations import operations, samples
 
 from conftest import open_for
-from lstm_edge_exporters.targets.native.program import ProgramWriter
+from lstm_edge_exporters.targets.native.program import Binary, Code, ProgramWriter
 
 pytestmark = pytest.mark.system
 
@@ -138,6 +138,13 @@ def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp
     results = [buffer for buffer, _ in operations(writer, x).values()]
     results.append(writer.linear(x, rng.standard_normal((23, 4)).astype("float32")))
     results.append(writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")))
+    old, weights = (
+        writer.state("h", 3),
+        [rng.standard_normal((3, size)).astype("float32") for size in (12, 3)],
+    )
+    new = writer.recurrent(Code.RNN, x, [old], weights, functions=USUAL["RNN"])[0]
+    writer.next_state(old, new)
+    results.append(writer.binary(Binary.SUBTRACT, new, old))  # the state is read behind its layer
     copied, shifted, window = writer.buffer(9), writer.buffer(24), writer.state("window", 24)
     copy(writer, x, copied, 3, (1, 0), 3, (4, 3))
     copy(writer, window, shifted, 12, (12, 0))
