@@ -1,5 +1,7 @@
 """The cases of a verification: a difference at some size, start, index or row is found."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,7 +13,7 @@ from lstm_edge_exporters.verify.compare import Pair
 from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_exporters.verify.verify import find_streaming, verify
 from lstm_edge_runtime.errors import CheckFailedError
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec, TensorSpec
 
 SUM = "c = Concat<axis=1>(h, x) s = CumSum(c, one) a = Slice(s, one, end, one) b = Slice(s, last, end, one) "
 USUAL = "y = Gather(table, t) z = Identity(a) h_n = Identity(b)"
@@ -85,3 +87,20 @@ def test_a_row_that_reads_another_is_found_and_a_case_without_numbers_is_named()
 def test_chunks_that_are_not_the_full_sequence_are_found(results, reason):
     found = find_streaming(pair(*[graph(results)] * 3), CASES, 0).unstreamable
     assert found[: len(reason) or None] == reason
+
+
+@pytest.mark.parametrize("name", ["L", "N"])
+def test_calls_of_several_steps_or_rows_alone_are_no_chunks(name):
+    manifest = MANIFEST._replace(ranges={name: AxisRange(2)})
+    assert f"({name}), not one" in find_streaming(replace(pair(), manifest=manifest), CASES, 0).unstreamable
+
+
+def test_lengths_are_drawn_in_falling_order_if_wanted_and_a_graph_that_ignores_them_is_told():
+    manifest = MANIFEST._replace(inputs=(*MANIFEST.inputs, TensorSpec("n", "int64", ("N",))), lengths="n")
+    cases = replace(CaseGenerator.of(manifest, values={"t": 9}), sorted_lengths=True)
+    for offset in range(9):
+        lengths = cases.case(5, 40, at_reset=True, offset=offset, full=True).feeds["n"].tolist()
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] == 40
+    found = find_streaming(replace(pair(), manifest=manifest), cases, 0)
+    assert (found.unstreamable, found.padded_states) == ("", False)
