@@ -85,6 +85,8 @@ STREAMS = {
     "joined": (MIDDLE, lambda k: f"a = Transpose<perm = [0, 2, 1]>(x) b = {ahead(k, 'a')}"
               f"c = Transpose<perm = [0, 2, 1]>(b) y = Reshape(c, {k.i(0, -1, 12)})", 3, 1),
     "reshaped": (MIDDLE, lambda k: f"y = Reshape(x, {k.i(0, 0, 2, 2)})", 1, 0),
+    "rows as frames": (MIDDLE, lambda k: f"s = Shape<end = 2>(x) a = Reshape(x, {k.i(-1, 4)})"
+                      f"b = MatMul(a, {k.w(4, 3)}) t = Concat<axis=0>(s, {k.i(3)}) y = Reshape(b, t)", 1, 0),
     "LSTM": (FIRST, lambda k: layer(k, "LSTM", 4, "h", "c"), 1, 1),
     "GRU": (FIRST, lambda k: layer(k, "GRU", 3, "h"), 1, 1),
     "GRU, reset last": (FIRST, lambda k: layer(k, "GRU", 3, "h", options=", linear_before_reset = 1"), 1, 1),
