@@ -96,7 +96,7 @@ STREAMS = {
 
 
 def streamed(axes, nodes):
-    """Return a graph in float64, and its stream with the manifest."""
+    """Return a graph in float64, that of its stream, and what is known of this."""
     constants = Constants()
     body = nodes(constants)
     resets = {name: reset for name, reset in {"h": 0.0, "c": 0.0, "one": 1.0}.items() if f" {name}_n" in body}
@@ -113,13 +113,14 @@ def streamed(axes, nodes):
     sized = measure_shapes(ir.from_proto(proto), "N", "L")
     outputs = (TensorSpec("y", "float32", tuple(map(str, sized.graph.outputs[0].shape))),)
     result = stream(sized, Manifest((TensorSpec("x", "float32", axes),), outputs, tuple(states)))
-    return Graph64(widened(proto)), Graph64(widened(ir.to_proto(result.model))), result.manifest
+    return Graph64(widened(proto)), Graph64(widened(ir.to_proto(result.model))), result
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_gives_the_frames_of_the_full_sequence(name):
     axes, nodes, unit, delay = STREAMS[name]
-    full, graph, manifest = streamed(axes, nodes)
+    full, graph, result = streamed(axes, nodes)
+    manifest = result.manifest
     assert (manifest.unit, manifest.delays.get("y", 0)) == (unit, delay)
     size = {"N": 2, "L": 12}
     x = np.random.default_rng(1).standard_normal([size.get(axis, axis) for axis in axes])
@@ -127,6 +128,7 @@ def test_a_stream_gives_the_frames_of_the_full_sequence(name):
     shapes = {state.input: [size.get(axis, axis) for axis in state.axes] for state in manifest.states}
     feeds = {"x": x} | {s.input: np.full(shapes[s.input], s.reset).astype(s.dtype) for s in manifest.states}
     want, time = full(feeds)["y"], manifest.time_axes.get("y")
+    assert bool(result.need) == (unit > 1 or delay > 0 or (time is not None and want.shape[time] != 12))
     for sizes in [12], [unit] * (12 // unit), [unit, 12 - 2 * unit, unit]:
         got = join_chunks(manifest, list(run_chunks(graph, manifest, feeds, sizes)))["y"]
         assert np.isfinite(got).all()
