@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift.running import name_axis
 from lstm_edge_runtime import load
 
 
@@ -77,3 +78,8 @@ def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(net
     stream = load(lifted.model).stream()
     parts = [stream.process(part) for part in np.split(x[0], [5, 6])]
     np.testing.assert_allclose(np.concatenate(parts), whole[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("lengths", "name"), [([2, 5], "N"), ([4, 10], "2*N"), ([4, 9], None), ([6, 6], 6)])
+def test_an_axis_is_named_by_its_length_at_every_size(lengths, name):
+    assert name_axis(lengths, [{"N": 2}, {"N": 5}]) == name

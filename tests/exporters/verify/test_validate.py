@@ -101,12 +101,17 @@ def _golden(**changes):
     }
 
 
+def _half_away(golden):
+    return {name: array + np.float32(0.5) * golden.limits[name] for name, array in golden.outputs.items()}
+
+
 RECORDED = {
     "none": {"golden": None},
     "no second case": _golden(more=lambda _: ()),
     "wide limits": _golden(limits=lambda limits: {name: 9 * array for name, array in limits.items()}),
     "a limit of int8": _golden(limit=lambda _: {"logits": 1e9}),
     "no limits": _golden(limits=lambda _: {}),
+    "outputs half a limit away": {"golden": lambda golden: golden._replace(outputs=_half_away(golden))},
     "wrong outputs": _golden(outputs=lambda outputs: {name: 1.01 * array for name, array in outputs.items()}),
 }
 
