@@ -14,6 +14,7 @@ from networks import USUAL, Network, Reads, copy, make_network, networks
 from operations import operations, samples
 
 from conftest import open_for
+from lstm_edge_exporters.targets.c.table import Table
 from lstm_edge_exporters.targets.native.program import Binary, Code, ProgramWriter
 
 pytestmark = pytest.mark.system
@@ -129,6 +130,13 @@ def test_int8_has_the_same_bits_on_every_processor(
     got[np.abs(got) < np.finfo("float32").tiny] = 0
     assert np.array_equal(got[:, head:], expected[:, head:])
     assert np.allclose(got[:, :head], expected[:, :head], atol=1e-5)
+
+
+def test_states_of_whole_numbers_come_first_where_they_are_aligned() -> None:
+    writer = ProgramWriter()
+    for state in (writer.state("h", 3), writer.state("count", 1, dtype="int64")):
+        writer.next_state(state, state)
+    assert Table(writer).offsets == [2, 0]
 
 
 def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp_path: Path) -> None:

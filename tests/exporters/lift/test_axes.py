@@ -45,6 +45,7 @@ def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(ne
     lifted = lift(net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString())
     assert lifted.report.made_dynamic == ("batch",)
     assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
+    assert "a call is a whole window, not a step" in lifted.manifest.unstreamable
 
 
 def across_and_along(network):
