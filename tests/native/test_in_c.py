@@ -152,7 +152,7 @@ def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp
     )
     new = writer.recurrent(Code.RNN, x, [old], weights, functions=USUAL["RNN"])[0]
     writer.next_state(old, new)
-    results.append(writer.binary(Binary.SUBTRACT, new, old))  # the state is read behind its layer
+    results += [writer.binary(Binary.SUBTRACT, new, old), old, x]  # the state is read behind its layer
     copied, shifted, window = writer.buffer(9), writer.buffer(24), writer.state("window", 24)
     copy(writer, x, copied, 3, (1, 0), 3, (4, 3))
     copy(writer, window, shifted, 12, (12, 0))

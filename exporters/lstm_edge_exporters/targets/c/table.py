@@ -179,7 +179,7 @@ class Table:
         for number, port in enumerate(outputs):
             ref = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:
-                copies.append((port.buffer, ref, writer.width(port.buffer)))
+                copies.insert(0, (port.buffer, ref, writer.width(port.buffer)))  # before a state changes
             else:
                 self._refs[port.buffer] = ref
         return copies
