@@ -88,7 +88,7 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
     Args:
         model: a file with a golden case.
         compiled: its program.
-        steps: how many there are, beginning anew where the row is shorter; None for those of the row.
+        steps: their number, beginning anew where the row is shorter; None or no time axis: the row's.
 
     Raises:
         CheckFailedError: onnxruntime does not give what the golden case says.
@@ -97,7 +97,7 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
     golden, feeds, rows = manifest.golden, dict[str, Array](), dict[str, Array]()
     assert golden is not None
     model.selftest().require()
-    if steps is None:
+    if steps is None or not manifest.time_axes:
         lengths = golden.inputs.get(manifest.lengths or "")
         steps = manifest.steps(golden.inputs) if lengths is None else int(lengths.reshape(-1)[0])
     calls = steps // manifest.unit

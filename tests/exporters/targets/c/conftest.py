@@ -46,6 +46,17 @@ class Tagger(nn.Module):
         return output, h_n[-1]
 
 
+class Cell(nn.Module):
+    """One step at a time, of a cell."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0])
+
+
 class SmallGru(nn.Module):
     """A GRU with a linear head on its last step."""
 
@@ -94,7 +105,7 @@ MADE = {
     "demo": (Demo, (2, 5, 6), {"outputs": ("logits",), "task": TASK, "signal": SIGNAL}),
     "tagger": (Tagger, (2, 5), {"outputs": ("next", "last")}),
     "strided": (Strided, (2, 40, 3), STREAM), "means": (Means, (2, 30, 3), STREAM),
-    "small_gru": (SmallGru, (2, 20, 6), {"inputs": {"x": ("N", "L", 6)}}),
+    "cell": (Cell, (2, 6), {}), "small_gru": (SmallGru, (2, 20, 6), {"inputs": {"x": ("N", "L", 6)}}),
 }  # fmt: skip
 """Modules, the shapes of their inputs, and how they are exported."""
 STORED = {"int8": "motions-int8", "layers": "lstm"}

@@ -59,6 +59,15 @@ def test_a_stream_in_units_computes_what_onnxruntime_does(name, network, folder_
     assert np.abs(got - expected[: len(got)]).max() <= limit_for(expected, 1e-6)
 
 
+def test_a_cell_carries_its_states_from_step_to_step(network, folder_of, results):
+    x = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+    with load(network("cell")) as model:
+        stream = model.stream()
+        expected = np.stack([stream.step(row) for row in x])
+    got = results(folder_of("cell"), x.tobytes(), *SANITIZED).reshape(expected.shape)
+    assert np.abs(got - expected).max() <= limit_for(expected, 1e-6)
+
+
 def test_the_linker_sees_prefixed_names_only_and_nothing_that_allocates(
     folder_of, find_program, run, tmp_path
 ):
