@@ -54,7 +54,7 @@ def command(
     if last and any(len(record.x) > last for record in data.series):
         note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
     used = [(record, record.x[-last:]) for record in data.series]
-    by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
+    by_frame, frames = samples.one_step or frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
         lines.line(row, *(record.name, len(record.x) - len(x) + step)[: 1 + by_frame])

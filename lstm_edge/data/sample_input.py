@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge.results import frame_axis, main_name, main_output, top_rows
+from lstm_edge.results import MainFrames, frame_axis, main_name, main_output, top_rows
 from lstm_edge_runtime.errors import InputError, counted
 from lstm_edge_runtime.manifest import Array
 
@@ -60,9 +60,7 @@ class SampleInput:
     def rows(self, x: Array) -> Array:
         """Return series ``(N, L, I)`` as the file's input has them, with the batch axis first."""
         x = self.steps(x)
-        if self._sequence is None:
-            return x[:, 0]
-        first = self._feature is not None and self._feature < self._sequence
+        first = self._feature is not None and self._feature < (self._sequence or 0)
         return x.swapaxes(1, 2) if first else x
 
     def arrange(self, series: Sequence[Array]) -> Array:
@@ -73,6 +71,10 @@ class SampleInput:
 
 def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
     """Run a series ``(L, I)`` from reset, and return the frames ``(frames, C)`` of the main output."""
+    if samples.one_step:
+        stream, main = model.stream(), MainFrames(model)
+        steps = enumerate(samples.steps(x.astype(samples.spec.dtype)), 1)
+        return np.stack([row for number, step in steps for *_, row in main.of(stream.step(step), number)])
     output = main_output(model, model.run(samples.arrange([x]))[0])
     batch, time = model.manifest.batch_axis(model.manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:

@@ -38,6 +38,18 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
         np.testing.assert_allclose(shares, alone.probabilities[0], rtol=1e-5, atol=1e-7)
 
 
+def test_a_file_of_one_step_takes_every_step_of_a_series(invoke, data):
+    code, out, err = invoke("predict", DATA / "step.onnx", data)
+    assert code == 0, err
+    rows = list(csv.reader(io.StringIO(out)))[1:]
+    assert [row[:2] for row in rows] == [[str(i), str(n)] for i in range(5) for n in range(1, LENGTHS[i] + 1)]
+    expected = []
+    for x, length in zip(X, LENGTHS, strict=True):
+        stream = load(DATA / "step.onnx").stream()
+        expected += [np.ravel(stream.step(step)) for step in x[:length]]
+    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), expected, rtol=1e-6)
+
+
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
     target = tmp_path / "out.jsonl"
     code, out, _ = invoke("predict", har.path, data, "--json", "-o", target)
