@@ -55,8 +55,7 @@ def score(
         raise InputError(f"{output} {why}, or name another output")
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
-        work, rows, groups = Path(plan.work), 0, len(plan.groups)
-        files = len(plan.files)
+        work, rows, groups, files = Path(plan.work), 0, len(plan.groups), len(plan.files)
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
             show(0.3 * done / groups, f"read {files * done // groups} of {counted(files, 'file')}")
         for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
@@ -68,7 +67,7 @@ def score(
             late=sum(count for path, _, _, count in plan.files if path not in skipped) - rows,
             series=sum(_rows(work / STATES)),
             events=sum(_rows(work / EVENTS)) if options.events else None,
-            files=len(plan.files),
+            files=files,
             skipped=skipped,
             reset_every=plan.options.reset_every or "never",
             seconds=time.monotonic() - begun,

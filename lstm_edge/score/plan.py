@@ -26,7 +26,8 @@ ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
 PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
 _NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
 _ORDERS = "numbers, dates or times", (*_NUMBERS[1], pa.types.is_timestamp, pa.types.is_date)
-_NAMES = "text or integers", (pa.types.is_string, pa.types.is_integer)
+_TEXT = pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary  # as pandas writes it
+_NAMES = "text or integers", (*_TEXT, pa.types.is_integer)
 _SAME = ("series", "order", "features", "events", "hold", "reset_every", "window")  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
@@ -182,15 +183,15 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
     wanted = {options.series: _NAMES, options.order: _ORDERS} | dict.fromkeys(options.features, _NUMBERS)
     keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
     is_key = options.series in keys and options.series not in types
-    if is_key:
-        types[options.series] = pa.string()
+    types |= dict.fromkeys([options.series] * is_key, pa.string())
     names = [name.lower() for name in [*schema.names, *keys * is_key]]  # DuckDB ignores the case
     for name, (expected, tests) in wanted.items():
         if (count := names.count(name.lower())) != 1 or name not in types:
             raise InputError(f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}")
         if not any(test(types[name]) for test in tests):
             raise InputError(f"{path}: column {name!r} is {types[name]}, expected {expected}")
-    found_types = KEY if is_key else str(types[options.series]), str(types[options.order])
+    series = "string" if any(test(types[options.series]) for test in _TEXT) else str(types[options.series])
+    found_types = KEY if is_key else series, str(types[options.order])
     if found_types != before and any(before):
         wrong = f"series and order are {' and '.join(found_types)}, expected {' and '.join(before)}"
         raise InputError(f"{path}: {wrong} as in the first file")

@@ -318,6 +318,18 @@ def test_keys_in_paths_and_types_of_orders_and_series_are_kept(har, tmp_path, ki
         assert [schema.field(name).type for name in ("series", "start", "end")] == [series, kind, kind]
 
 
+def test_text_of_any_kind_names_series(har, tmp_path):
+    table = samples(np.random.default_rng(11), [9, 12])
+    names = table["series"]
+    for number, series in enumerate((names, names.cast(pa.large_string()), names.dictionary_encode())):
+        part = table.set_column(0, "series", series).slice(7 * number, 7)
+        write(part, tmp_path / "in" / f"{number}.parquet")
+    run(tmp_path / "in", har.path, tmp_path / "out")
+    table_of_all = results(tmp_path / "out")
+    assert table_of_all.schema.field("series").type == pa.string()
+    np.testing.assert_array_equal(numbers(table_of_all), softmax(expected(har.path, by_series(table))))
+
+
 def test_names_of_columns_and_folders_reach_no_query(har, tmp_path):
     table = samples(np.random.default_rng(34), [20, 30])
     names = ['se"ries', "file", "row", "part", "x'"]
