@@ -23,7 +23,7 @@ def test_a_step_and_a_tick_of_both_kinds_of_files_are_timed(invoke, har, tmp_pat
     assert [(row["engine"], row["call"]) for row in rows] == [
         (engine, call) for engine in ("onnxruntime", "native") for call in ("step", "step, 8 streams")
     ]
-    assert all(0 < row["p50_us"] <= row["p99_us"] for row in rows)
+    assert all(0 < row["p50_us"] <= min(row["p99_us"], 1e5) for row in rows)
 
 
 def test_a_file_with_a_unit_is_timed_by_units(invoke):
