@@ -80,7 +80,7 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         model = lower(program, call.names)
         exposed = expose_states(model, program, call, config, returned_names(plain, len(outputs)))
         manifest = _describe(exposed, program, config)
-        exact, manifest, reach, refused = _keep_past(exposed.model, manifest, config)
+        exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
         file = to_float32(exact)
     run = remember(TorchReference(reference, call, exposed.titles))
     arrays = {name: tensor.numpy() for name, tensor in zip(call.names, narrow.example, strict=True)}
@@ -91,9 +91,7 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
     return Built(exact, file, manifest, run, single, cases, exposed.notes, reach, refused)
 
 
-def _keep_past(
-    model: ir.Model, manifest: Manifest, config: ExportConfig
-) -> tuple[ir.Model, Manifest, int, str]:
+def _pasts(model: ir.Model, manifest: Manifest, config: ExportConfig) -> tuple[ir.Model, Manifest, int, str]:
     """Return graph and contract with states of operators along time, their steps, and why there are none."""
     if config.stateless or manifest.unstreamable:
         return model, manifest, 0, ""

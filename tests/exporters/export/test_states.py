@@ -44,6 +44,30 @@ def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
     )
 
 
+class Returned(Absent):
+    """The usual code: its caller may pass the hidden state on, or not."""
+
+    def forward(self, x, hidden=None):
+        y, (h, c) = self.rnn(x, hidden)
+        return y.sum(-1), (h, c)
+
+
+class Keyed(Absent):
+    def forward(self, x):
+        y, (h, _) = self.rnn(x)
+        return {"y": y.sum(-1), "h": h}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "outputs"),
+    [(Returned, (), ["output"]), (Returned, ("y", "h", "c"), ["y", "h", "c"]), (Keyed, (), ["y", "h"])],
+)
+def test_a_returned_state_is_an_output_of_its_own_only_under_a_name(kind, names, outputs):
+    artifact = export(kind(), X, ExportConfig(outputs=names))
+    assert [spec.name for spec in artifact.manifest.outputs] == outputs
+    assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
+
+
 class Learned(nn.Module):
     def __init__(self):
         super().__init__()
