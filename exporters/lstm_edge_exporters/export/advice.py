@@ -31,7 +31,7 @@ _KINDS = (
         "it takes the size of an axis for a number",
         "use tensor operations over the whole axis, or give that axis as a number with inputs=",
     ),
-    ("", "", "write that line with torch's operators on tensors and sizes, or compute it outside of forward"),
+    ("", "", "write that line with torch's operators, or name the axes of all inputs (--input x=N,L,3)"),
 )
 """Pattern of the error's text, the reason, and what to write instead."""
 

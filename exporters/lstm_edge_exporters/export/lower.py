@@ -93,8 +93,7 @@ def _simplify(model: ir.Model) -> None:
     """Compute constants in float64, fold batch norms, remove unused values, number unnamed ones, in place."""
     folding = FoldConstantsPass(shape_inference=True, input_size_limit=_LARGE, output_size_limit=_LARGE)
     unused = common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
-    rules = rewriter.RewritePass(_RULES)
-    steps = ir.passes.PassManager([folding, rules, *unused], steps=2, early_stop=True)
+    steps = ir.passes.PassManager([folding, rewriter.RewritePass(_RULES), *unused], steps=2, early_stop=True)
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(model)
     traced = re.compile(r"val_\d+")
@@ -107,9 +106,10 @@ def _simplify(model: ir.Model) -> None:
 
 def _widen(model: ir.Model, program: ExportedProgram) -> None:
     """Make every float32 of a translation float64, in place; numbers get the program's digits back."""
-    arguments = ((node.args, node.kwargs) for node in program.graph.nodes)
-    leaves = (leaf for both in arguments for leaf in pytree.tree_leaves(both))
-    digits_of = {np.float32(number): number for number in (*_NUMBERS, *leaves) if isinstance(number, float)}
+    leaves = pytree.tree_leaves([(node.args, node.kwargs) for node in program.graph.nodes])
+    numbers = [number for number in (*_NUMBERS, *leaves) if isinstance(number, float)]
+    most = np.finfo(np.float32).max  # as torch.finfo has it in float32
+    digits_of = {np.float32(x): x if np.isinf(x) else np.clip(x, -most, most) for x in numbers}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         array = constant(node.outputs[0]) if node.op_type == "Constant" else None
         if array is not None and array.dtype == np.float32:

@@ -52,6 +52,14 @@ class Rotates(Layer):
         return (self.rnn(x)[0].to(self.turn.dtype) @ self.turn @ self.turn).real
 
 
+class Masks(Layer):
+    """The smallest number of the dtype in a row that may be all masked, and no infinities."""
+
+    def forward(self, x):
+        y = torch.nan_to_num(self.rnn(torch.nan_to_num(x))[0])
+        return y.masked_fill(x[..., :1] < 0, torch.finfo(y.dtype).min).softmax(-1)
+
+
 class Squeezes(Layer):
     def forward(self, x):
         return self.head(self.rnn(x)[0][:, -1]).squeeze()
@@ -93,7 +101,7 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-MODULES = [Pools, Interpolates, Packs, Rotates, Decodes, Scales]
+MODULES = [Pools, Interpolates, Packs, Rotates, Decodes, Masks, Scales]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
@@ -119,6 +127,15 @@ def test_a_loop_of_a_length_of_its_own_is_in_the_file_and_its_cell_keeps_no_stat
     artifact = export(Decodes().eval(), data(2, 8))
     assert [state.input for state in artifact.manifest.states] == ["encoder.h_0", "encoder.c_0"]
     assert any("'cell'" in note and "stays in the graph" in note for note in artifact.notes)
+
+
+def test_infinities_are_replaced_by_the_largest_number_of_float32():
+    module = Masks().eval()
+    model = load(export(module, data(2, 8)).model)
+    x = data(1, 4)
+    x[0, 1, 0], x[0, 2, 1], x[0, 3, 2] = torch.inf, -torch.inf, torch.nan
+    with torch.no_grad():
+        np.testing.assert_allclose(model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-5)
 
 
 def test_a_squeeze_of_the_batch_needs_two_rows():
