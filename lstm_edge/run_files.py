@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove the files of a run and those that a kill left half-written, but not the folder."""
+    """Remove the files of a run and temporary files of a killed process, but not the folder."""
     for name in (MODEL, RESUME, METRICS, REPORT, CURVES):
         for path in (folder / name, *folder.glob(f".{name}.*.tmp")):
             path.unlink(missing_ok=True)

@@ -96,7 +96,7 @@ STREAMS = {
 
 
 def streamed(axes, nodes):
-    """Return a graph in float64, that of its stream, and what is known of this."""
+    """Return a graph in float64, its stream's graph in float64, and the result of ``stream``."""
     constants = Constants()
     body = nodes(constants)
     resets = {name: reset for name, reset in {"h": 0.0, "c": 0.0, "one": 1.0}.items() if f" {name}_n" in body}

@@ -88,7 +88,7 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
     Args:
         model: a file with a golden case.
         compiled: its program.
-        steps: their number, beginning anew where the row is shorter; None or no time axis: the row's.
+        steps: their number; a shorter row is repeated. The row's if None, or without a time axis.
 
     Raises:
         CheckFailedError: onnxruntime does not give what the golden case says.
