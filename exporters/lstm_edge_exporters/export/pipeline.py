@@ -1,7 +1,8 @@
 """From a module to a verified file: one line of stages, each a function in the file of its name.
 
-``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states`` -> ``stream``
--> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes.
+``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states``
+-> ``lower_recurrent`` -> ``stream`` -> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and
+bytes.
 """
 
 import copy
@@ -44,7 +45,9 @@ from .cast import IR_VERSION, to_float32
 from .config import ExportConfig
 from .floats import TURNS, copy_as
 from .lower import lower
-from .states import Exposed, expose_states, sources
+from .lower_recurrent import lower_recurrent
+from .state_arguments import sources
+from .states import Exposed, expose_states
 
 OPSET = 18
 """The ONNX opset of files; 18 is read by onnxruntime 1.14 (February 2023) and later."""
@@ -78,7 +81,9 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         reference, call = copy_as(plain, torch.float64), narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
         model = lower(program, call.names)
-        exposed = expose_states(model, program, call, config, returned_names(plain, len(outputs)))
+        returned = returned_names(plain, len(outputs))
+        exposed = expose_states(model, program, call, config=config, returned=returned)
+        lower_recurrent(model)
         manifest = _describe(exposed, program, config)
         exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
         file = to_float32(exact)

@@ -24,7 +24,7 @@ from ..streaming.stream import stream
 from ..verify.cases import Feeds
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
-from .axes import Named, name_axes, take_given
+from .axes import NamedAxes, name_axes, take_given
 from .config import LiftConfig
 from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
@@ -100,22 +100,22 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     if fixed and not config.inputs and not holds_rows(model.graph):
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
             freed = _name(model, config, free=True)
-            if not freed[2].final:
+            if not freed[2].conclusive:
                 return _lift(model, config, *freed)
             named = freed
     return _lift(model, config, *(named or _name(model, config, free=False)))
 
 
-def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Model, Feeds, Named]:
+def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Model, Feeds, NamedAxes]:
     model = original.clone()
     given = put_constants(model, config.constants)
     if free:
         free_sizes(model)
     take_given(model.graph, config.inputs)
-    return model, given, name_axes(model, config.inputs, free=free)
+    return model, given, name_axes(model, free=free)
 
 
-def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds, axes: Named) -> Lifted:
+def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds, axes: NamedAxes) -> Lifted:
     refuse_nested(model)
     declared = recognize(model, config.states, axes.sequence)
     forward = [layer for layer in axes.over_time if not is_reversed(layer.node)]
@@ -176,7 +176,7 @@ def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
 
 
 def _describe(
-    model: ir.Model, axes: Named, outputs: Sequence[TensorSpec], states: tuple[StateSpec, ...]
+    model: ir.Model, axes: NamedAxes, outputs: Sequence[TensorSpec], states: tuple[StateSpec, ...]
 ) -> Manifest:
     """Return the manifest before verification, and declare the outputs in the graph."""
     if any(state.dtype != "float32" for state in states if "float" in state.dtype):

@@ -24,7 +24,8 @@ from ..graph import (
 )
 from ..pairing import pair_states
 from ..recurrent import Slot, label, state_shape
-from .axes import Measured, Named
+from .axes import NamedAxes
+from .measurements import Measurements
 from .recurrences import LAYOUT, Recurrence, recurrences, top_of
 
 _GENERIC = re.compile(r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?")
@@ -39,7 +40,7 @@ _CONVENTIONS = (
 
 
 def lift_states(
-    model: ir.Model, nodes: Sequence[Recurrence], axes: Named, declared: Sequence[StateSpec]
+    model: ir.Model, nodes: Sequence[Recurrence], axes: NamedAxes, declared: Sequence[StateSpec]
 ) -> list[StateSpec]:
     """Let the states of ``nodes`` start from inputs and leave by outputs, except the ``declared`` ones.
 
@@ -52,7 +53,7 @@ def lift_states(
     reason = ""
     for slot in (slot for node in nodes for slot in node.slots):
         try:
-            state = _describe(slot, axes.runs, axes.batch, carried)
+            state = _describe(slot, axes.measured, axes.batch, carried)
         except ContractError as error:
             reason = reason or f"{slot.kind} of {label(slot.node)} can't be carried: {error}"
             continue
@@ -122,7 +123,7 @@ _State = tuple[ir.Value, float | Array]
 """An input, with a name if the graph has it already, and its reset value."""
 
 
-def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) -> _State | None:
+def _describe(slot: Slot, runs: Measurements, batch: str | None, carried: set[str]) -> _State | None:
     """Find a state's dtype, axes and reset value; None for one that is an input and an output already."""
     initial, node = slot.initial, slot.node
     if initial is None:  # zeros
@@ -142,7 +143,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
     raise ContractError(f"it is computed from {names}, and no output continues it")
 
 
-def _constant(slot: Slot, initial: ir.Value, runs: Measured, batch: str | None) -> _State:
+def _constant(slot: Slot, initial: ir.Value, runs: Measurements, batch: str | None) -> _State:
     """Describe a state whose initial value depends on sizes alone."""
     arrays, axis = runs.arrays(initial), 1
     if not arrays:
@@ -163,7 +164,7 @@ def _constant(slot: Slot, initial: ir.Value, runs: Measured, batch: str | None) 
     return ir.val(None, ir.DataType.from_numpy(arrays[0].dtype), shape), value
 
 
-def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
+def _rows(node: ir.Node, runs: Measurements, batch: str | None) -> int | str:
     """Return the rows of a recurrent node's X: a number, ``N``, or ``6*N`` where others are folded in."""
     x = node.inputs[0]
     assert x is not None

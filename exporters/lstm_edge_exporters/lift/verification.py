@@ -20,7 +20,8 @@ from ..verify.cases import Case, CaseGenerator, Feeds, full_length, in_chunks, r
 from ..verify.compare import FLOOR, Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.verify import Verified, find_streaming, verify
-from .axes import BATCH, SEQUENCE, Named
+from .axes import NamedAxes
+from .roles import BATCH, SEQUENCE
 from .running import case_generator, runner
 
 _GRID = ((1, 1), (2, 7), (3, 12), (1, 33))
@@ -39,7 +40,7 @@ class Cases(CaseGenerator):
 
     @classmethod
     def of_lifted(
-        cls, graph: ir.Graph, manifest: Manifest, axes: Named, seed: int, original: ir.Graph
+        cls, graph: ir.Graph, manifest: Manifest, axes: NamedAxes, seed: int, original: ir.Graph
     ) -> "Cases":
         """Draw inputs of a lifted graph; states that the original lacks are at reset in every case."""
         inputs = case_generator(graph, manifest, axes.steps).inputs
