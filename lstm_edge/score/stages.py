@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.model import softmax
 
 from . import sql
-from .events import Spans
+from .events import Events, Spans
 from .plan import EVENTS, KEY, STATES, Plan, open_model
 from .pool import Pool
 
@@ -87,7 +86,7 @@ class Partition:
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
         self._first, self._done = np.cumsum(counts) - counts, np.zeros(size, np.int64)
         self._order, self._values = self._file(np.int64, 1), self._file(np.float32, len(plan.results))
-        self._ended = list[list[Array]]()
+        self._ended = list[Events]()
         self._order_type = before.column("last").type if before else pa.int64()
         if plan.files:
             self._order_type = parquet.read_schema(plan.files[0][0]).field(plan.options.order).type
@@ -203,15 +202,14 @@ class Partition:
                 f"series {self._names[owners[row]]!r} has {self._plan.options.order} {value} twice"
             )
 
-    def _events(self, values: Sequence[Array], *, is_open: bool) -> pa.Table:
-        numbers, start, end, label, samples = values
+    def _events(self, events: Events, *, is_open: bool) -> pa.Table:
         columns = {
-            self._plan.options.series: self._series(numbers),
-            "start": _as_orders(start, self._order_type),
-            "end": _as_orders(end, self._order_type),
-            "label": pa.array(self._plan.labels).take(pa.array(label)),
-            "samples": pa.array(samples),
-            "open": pa.array(np.full(len(numbers), is_open)),
+            self._plan.options.series: self._series(events.series),
+            "start": _as_orders(events.start, self._order_type),
+            "end": _as_orders(events.end, self._order_type),
+            "label": pa.array(self._plan.labels).take(pa.array(events.label)),
+            "samples": pa.array(events.samples),
+            "open": pa.array(np.full(len(events.series), is_open)),
         }
         return pa.table(columns)
 

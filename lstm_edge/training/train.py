@@ -30,9 +30,17 @@ from ..data.series import SETS, Data, Series, are_joined, windows_of
 from ..data.split import Split, fold_series, split_series
 from ..lstm1 import LSTM1, fit_scale
 from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_run
+from .batches import (
+    STREAM_WINDOWS,
+    Batch,
+    chunk_batches,
+    shuffled_segments,
+    stream_batches,
+    window_batches,
+)
 from .config import UPDATES, TrainConfig
-from .epoch import Loss, lanes, run_epoch, shuffled
-from .metrics import STREAM_WINDOWS, advice, score_set, stream_lanes, window_lanes
+from .epoch import Loss, evaluate, train_epoch
+from .scoring import advice, score_set
 
 _LEAST_UPDATES = 20  # steps of the optimizer in an epoch; small training sets are passed over several times
 _STREAMS, _RESTART = 0.5, 0.1  # share of the lanes that carry their states, and how often these are reset too
@@ -101,7 +109,9 @@ class Training:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed * 1_000_003 + number)
             batches = islice(self._batches(number), self.updates)
-            loss, _ = run_epoch(self.net, self.loss, batches, keep, self.optimizer, picks=_PICKS)
+            loss = train_epoch(
+                self.net, batches, self.optimizer, loss=self.loss, carry=keep, max_steps=_PICKS
+            )
             epoch = self._validated(number, loss)
         net, moments = self.net.state_dict(), self.optimizer.state_dict()["state"]
         if epoch.best == number:
@@ -112,14 +122,18 @@ class Training:
         self.history.append(epoch)
         return epoch
 
-    def _batches(self, number: int) -> Iterator[Any]:
+    def _batches(self, number: int) -> Iterator[Batch]:
         options, config, series = self.options, self.config, self.split.data.of("train")
         window = stretch = options.window
         if not config.carries and options.stride:
             series, stretch = windows_of(series, window, options.stride), None
-        order = shuffled(series, stretch, STREAM_WINDOWS, np.random.default_rng((config.seed, number)))
+        order = shuffled_segments(
+            series, stretch, STREAM_WINDOWS, np.random.default_rng((config.seed, number))
+        )
         joined = are_joined(self.split.data.series, window)
-        return lanes(order, config.batch_size, window, window, joined=joined, tails=False)
+        return chunk_batches(
+            order, config.batch_size, chunk=window, window=window, joined=joined, drop_last=True
+        )
 
     def _validated(self, number: int, loss: float) -> Epoch:
         series, options, carries = self.split.data.of("validation"), self.options, self.config.carries
@@ -128,12 +142,14 @@ class Training:
         streams = windows = None
         score = 0.0
         if not self.config.bidirectional:
-            batches = stream_lanes(series, options.window)
-            streams, score = run_epoch(self.net, self.loss, batches, 1.0, picks=_PICKS)
+            batches = stream_batches(series, options.window)
+            result = evaluate(self.net, batches, loss=self.loss, carry=1.0, max_steps=_PICKS)
+            streams, score = result.loss, result.accuracy
         if not carries or streams is None or streams < lowest:
-            batches = window_lanes(series, options.window, options.stride)
-            windows, right = run_epoch(self.net, self.loss, batches, 0.0, picks=_PICKS)
-            score = score if carries else right
+            batches = window_batches(series, options.window, options.stride)
+            result = evaluate(self.net, batches, loss=self.loss, carry=0.0, max_steps=_PICKS)
+            windows = result.loss
+            score = score if carries else result.accuracy
         if not math.isfinite(sum(value or 0.0 for value in (loss, streams, windows))):
             advice = f"give a lower --learning-rate than {self.config.learning_rate}"
             raise InputError(f"the loss is {loss} in epoch {number}; {advice}")
@@ -175,7 +191,10 @@ class Training:
         data, options, config = self.split.data, self.options, self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
-        scores = {name: score_set(self.net, data, name, self.loss, options, config) for name in SETS[1:]}
+        scores = {
+            name: score_set(self.net, data, name, loss=self.loss, options=options, config=config)
+            for name in SETS[1:]
+        }
         lengths, trained = [*map(len, data.series)], {*map(len, data.of("train"))}
         summary = {
             "task": data.task.kind,

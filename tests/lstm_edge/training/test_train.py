@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import torch
 from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.data.series import Series
 from lstm_edge.run_files import METRICS, MODEL, RESUME
-from lstm_edge.training.epoch import lanes, run_epoch
-from lstm_edge.training.metrics import advice, classification
+from lstm_edge.training.batches import chunk_batches
+from lstm_edge.training.epoch import evaluate, run_batches
+from lstm_edge.training.metrics import score_classes
+from lstm_edge.training.scoring import advice
 from lstm_edge.training.train import Training, read_split, read_state
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
@@ -265,31 +268,32 @@ def series_of(*lengths):
     return [Series(str(index), "", "train", steps, steps[:, 0].astype(int)) for index, steps in enumerate(x)]
 
 
-def test_lanes_walk_through_every_step_once():
-    batches = list(lanes(((series, 0) for series in series_of(5, 3, 4)), 2, 2, 2, joined=False))
+def test_rows_of_batches_walk_through_every_step_once():
+    batches = list(chunk_batches(series_of(5, 3, 4), 2, chunk=2, window=2, joined=False))
     steps = [
-        (int(batch.y[row, step]), int(batch.since[row]) + step)
+        (int(batch.y[row, step]), int(batch.offset[row]) + step)
         for batch in batches
         for row in range(2)
         for step in range(int(batch.lengths[row]))
     ]
     assert sorted(steps) == [(row, step) for row, count in enumerate((5, 3, 4)) for step in range(count)]
-    assert all(torch.equal(batch.since == 0, batch.first) for batch in batches)
+    assert all(torch.equal(batch.offset == 0, batch.starts_stream) for batch in batches)
 
 
 def test_the_picked_steps_estimate_the_loss_of_all(data):
     split, _ = read_split(data, DataConfig(), 0)
     training = Training(split, DataConfig(), QUICK)
-    batches = list(lanes(((series, 0) for series in split.data.of("train")), 24, None, 5, joined=False))
+    batches = list(chunk_batches(split.data.of("train"), 24, chunk=None, window=5, joined=False))
     torch.manual_seed(0)
-    whole, _ = run_epoch(training.net, training.loss, batches, 0.0)
-    some = [run_epoch(training.net, training.loss, batches, 0.0, picks=4)[0] for _ in range(200)]
+    score = partial(evaluate, training.net, batches, loss=training.loss, carry=0.0)
+    whole = score().loss
+    some = [score(max_steps=4).loss for _ in range(200)]
     assert np.mean(some) == pytest.approx(whole, abs=4 * np.std(some) / 200**0.5)
 
 
 def test_classes_are_counted_as_scikit_learn_does():
     predicted, y = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0])
-    scores = classification(predicted, y, ("a", "b", "c"))
+    scores = score_classes(predicted, y, ("a", "b", "c"))
     assert scores["accuracy"] == pytest.approx(0.8)
     assert scores["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
     assert scores["recall"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
@@ -305,8 +309,8 @@ def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(keep,
     net, rng = LSTM1(3, 2, 4, 2, 5, readout="last"), np.random.default_rng(0)
     xs = rng.normal(size=(2, 8, 2)).astype(np.float32)
     records = [Series("", "", "", x, np.zeros(len(x))) for part in np.split(xs, parts, 1) for x in part]
-    batches, outputs = lanes(((record, 0) for record in records), 2, 4, 4, joined=joined), []
-    run_epoch(net, lambda y, _: y[..., 0], batches, keep, on_batch=lambda *given: outputs.append(given[-1]))
+    batches = chunk_batches(records, 2, chunk=4, window=4, joined=joined)
+    outputs = [result.outputs for result in run_batches(net.eval(), batches, keep)]
     ends = [net(torch.from_numpy(xs[:, start:])) for start in (0, 4)]
     assert not torch.allclose(*ends, atol=1e-3)
     assert torch.allclose(outputs[1][:, -1], ends[0 if carried else 1], atol=1e-6)
