@@ -1,4 +1,6 @@
-"""Shared parts of the benchmarks: sizes of networks, interleaved timing, tables, command lines, processes."""
+"""Shared parts of the benchmarks: sizes of networks, interleaved timing, tables,
+command lines, processes.
+"""
 
 import argparse
 import logging
@@ -26,8 +28,12 @@ class Times(dict[str, list[float]]):
     """Seconds per call of each contestant, one entry per repeat."""
 
     def ratio(self, name: str, baseline: str) -> float:
-        """Return the median of the time divided by the baseline's in the same repeat."""
-        return statistics.median(a / b for a, b in zip(self[name], self[baseline], strict=True))
+        """Return the median of the time divided by the baseline's in the same
+        repeat.
+        """
+        return statistics.median(
+            a / b for a, b in zip(self[name], self[baseline], strict=True)
+        )
 
 
 def repeat(function: Callable[..., object], *arguments: object) -> Call:
@@ -41,12 +47,16 @@ def repeat(function: Callable[..., object], *arguments: object) -> Call:
 
 
 def interleave(
-    calls: Mapping[str, Call], count: int, repeats: int, clock: Callable[[], float] = time.process_time
+    calls: Mapping[str, Call],
+    count: int,
+    repeats: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> Times:
     """Time every call ``count`` times, alternately.
 
-    Time is by default the process's CPU time: on one thread the wall time of a quiet machine, less disturbed
-    by a busy one. The order is drawn again for each repeat, so that no call always follows the same one.
+    Time is by default the process's CPU time: on one thread the wall time of a quiet
+    machine, less disturbed by a busy one. The order is drawn again for each repeat, so
+    that no call always follows the same one.
     """
     for call in calls.values():
         call(max(1, count // 10))
@@ -69,7 +79,9 @@ def table(columns: Iterable[object], rows: Iterable[Iterable[object]] = ()) -> s
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help is the script's docstring."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def print_machine(*packages: str) -> None:
@@ -78,7 +90,10 @@ def print_machine(*packages: str) -> None:
 
     cpu = describe_cpu()
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    print(f"\n{cpu['processor']} ({cpu['machine']}), {cpu['cores']} cores; {versions}", end=", ")
+    print(
+        f"\n{cpu['processor']} ({cpu['machine']}), {cpu['cores']} cores; {versions}",
+        end=", ",
+    )
     print(f"Python {platform.python_version()}")
 
 
@@ -88,14 +103,18 @@ def run(*command: object) -> str:
     Raises:
         SystemExit: it failed, with what it said.
     """
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{command[0]}: {done.stderr or done.stdout}")
     return done.stdout
 
 
 def apart(got: Any, expected: Any) -> float:
-    """Return the largest difference of two arrays, as a fraction of the expected one's largest value."""
+    """Return the largest difference of two arrays, as a fraction of the expected one's
+    largest value.
+    """
     if got.shape != expected.shape:
         return float("inf")
     scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)

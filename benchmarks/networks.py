@@ -27,14 +27,24 @@ class Layers(nn.Module):
         states: bool = False,
     ) -> None:
         super().__init__()
-        self.before, self.layer, self.after = before or nn.Identity(), layer, after or nn.Identity()
+        self.before, self.layer, self.after = (
+            before or nn.Identity(),
+            layer,
+            after or nn.Identity(),
+        )
         self.states = states
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
-        """Run on ``x (N, L, I)``, packed if there are ``lengths``; a ``state`` that is given is returned."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: Any = None
+    ) -> Any:
+        """Run on ``x (N, L, I)``, packed if there are ``lengths``; a ``state`` that is
+        given is returned.
+        """
         inputs = self.before(x)
         if lengths is not None:
-            inputs = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            inputs = pack_padded_sequence(
+                inputs, lengths.cpu(), batch_first=True, enforce_sorted=False
+            )
         y, last = self.layer(inputs, *(() if state is None else (state,)))
         if lengths is not None:
             y = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
@@ -57,7 +67,9 @@ def gru(width: int, hidden: int, layers: int = 1) -> Layers:
 class Fn(nn.Module):
     """A function of the input, and of layers and tensors that it takes by name."""
 
-    def __init__(self, function: Callable[..., Tensor], **parts: nn.Module | Tensor) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], **parts: nn.Module | Tensor
+    ) -> None:
         super().__init__()
         self.function, self.names = function, tuple(parts)
         for name, part in parts.items():
@@ -72,5 +84,9 @@ class Fn(nn.Module):
 
 
 def over_time(*layers: nn.Module) -> Chain:
-    """Return layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
-    return Chain(Fn(lambda x: x.transpose(1, 2)), *layers, Fn(lambda y: y.transpose(1, 2)))
+    """Return layers that have time last, on ``(N, L, C)``; or time first, on
+    ``(N, C, L)``.
+    """
+    return Chain(
+        Fn(lambda x: x.transpose(1, 2)), *layers, Fn(lambda y: y.transpose(1, 2))
+    )

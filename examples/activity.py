@@ -1,4 +1,6 @@
-"""Activity recognition on a smart watch: from recordings to a stream that classifies every sample."""
+"""Activity recognition on a smart watch: from recordings to a stream that classifies
+every sample.
+"""
 
 import sys
 from importlib.resources import files
@@ -15,40 +17,70 @@ WINDOW, SECOND = 100, 10
 """Samples per recording, also the training window, and per second."""
 
 
-def days(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, ...]]:
-    """Return days of six concatenated recordings: samples ``(600, 6)`` and activities ``(600,)``."""
+def days(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, count: int
+) -> list[tuple[np.ndarray, ...]]:
+    """Return days of six concatenated recordings: samples ``(600, 6)`` and activities
+    ``(600,)``.
+    """
     chosen = [rng.choice(len(x), 6, replace=False) for _ in range(count)]
-    return [(np.concatenate(x[indices]), np.repeat(y[indices], x.shape[1])) for indices in chosen]
+    return [
+        (np.concatenate(x[indices]), np.repeat(y[indices], x.shape[1]))
+        for indices in chosen
+    ]
 
 
 def last_second(x: np.ndarray) -> np.ndarray:
-    """Return mean and deviation of the last second at each sample, ``(steps, 12)``, for the baseline."""
+    """Return mean and deviation of the last second at each sample, ``(steps, 12)``, for
+    the baseline.
+    """
     parts = [x[max(0, end - SECOND) : end] for end in range(1, len(x) + 1)]
     return np.array([[*part.mean(axis=0), *part.std(axis=0)] for part in parts])
 
 
 def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
-    """Train, export, validate, quantize, stream and plot; write all files to ``folder``."""
+    """Train, export, validate, quantize, stream and plot; write all files to
+    ``folder``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     with (files("lstm_edge") / "data" / "basic_motions.npz").open("rb") as file:
         arrays = dict(np.load(file))
     x, y, first = arrays["x"], arrays["y"], np.flatnonzero(arrays["split"] == "train")
     rng.shuffle(first)
-    parts = {"train": first[8:], "validation": first[:8], "test": np.flatnonzero(arrays["split"] == "test")}
-    sets = {name: days(x[at], y[at], rng, count if name == "train" else 10) for name, at in parts.items()}
+    parts = {
+        "train": first[8:],
+        "validation": first[:8],
+        "test": np.flatnonzero(arrays["split"] == "test"),
+    }
+    sets = {
+        name: days(x[at], y[at], rng, count if name == "train" else 10)
+        for name, at in parts.items()
+    }
     rows, number = [",".join(["day", "split", "activity", *arrays["features"]])], 0
     for name, pairs in sets.items():
         for samples, activities in pairs:
             number += 1
             lines = zip(activities, samples.round(4).tolist(), strict=True)
-            rows += [",".join([f"{number},{name},{label}", *map(str, sample)]) for label, sample in lines]
+            rows += [
+                ",".join([f"{number},{name},{label}", *map(str, sample)])
+                for label, sample in lines
+            ]
     (folder / "days.csv").write_text("\n".join(rows) + "\n")
 
-    # Windows that end at any time after a change teach the network to forget earlier activities.
-    data = DataConfig(series="day", label="activity", window=WINDOW, stride=20, sampling_rate=SECOND)
+    # Windows that end at any time after a change teach the network to forget earlier
+    # activities.
+    data = DataConfig(
+        series="day", label="activity", window=WINDOW, stride=20, sampling_rate=SECOND
+    )
     config = TrainConfig(epochs=epochs, batch_size=64)
-    run = train(folder / "days.csv", folder / "run", data_config=data, config=config, overwrite=True)
+    run = train(
+        folder / "days.csv",
+        folder / "run",
+        data_config=data,
+        config=config,
+        overwrite=True,
+    )
     score = run.summary["test"]["streams"]["accuracy"]
     print(f"train: {score:.1%} of a stream's steps right, on recordings it never saw")
     module, example, config = deployable(run)
@@ -67,19 +99,29 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
         simple.append(far.sum(axis=2).argmin(axis=1))
     truth = np.array([activities for _, activities in sets["test"]])
     tail = np.arange(truth.shape[1]) % WINDOW >= 3 * SECOND
-    for name, classes in (("stream", streamed), ("baseline: nearest mean of one second", simple)):
+    for name, classes in (
+        ("stream", streamed),
+        ("baseline: nearest mean of one second", simple),
+    ):
         right = labels[np.array(classes)] == truth
         print(
-            f"{name}: {right.mean():.1%} of the samples right; {right[:, tail].mean():.1%} 3 s after a change"
+            f"{name}: {right.mean():.1%} of the samples right;"
+            f" {right[:, tail].mean():.1%} 3 s after a change"
         )
 
     seconds, day = (np.arange(truth.shape[1]) / SECOND).tolist(), sets["test"][0][0]
-    happened = Series("happened", seconds, np.searchsorted(labels, truth[0]).tolist(), "marks", "pale")
-    predicted = Series("predicted by the stream", seconds, streamed[0], "points", "orange")
+    happened = Series(
+        "happened", seconds, np.searchsorted(labels, truth[0]).tolist(), "marks", "pale"
+    )
+    predicted = Series(
+        "predicted by the stream", seconds, streamed[0], "points", "orange"
+    )
     acceleration = Series("", seconds, day[:, 0].tolist())
     plots = [
         Plot("Acceleration along x", (acceleration,)),
-        Plot("Activity", (happened, predicted), Axis("seconds"), Axis(rows=tuple(labels))),
+        Plot(
+            "Activity", (happened, predicted), Axis("seconds"), Axis(rows=tuple(labels))
+        ),
     ]
     (folder / "activity.png").write_bytes(draw_png(plots, stacked=True))
 

@@ -1,12 +1,15 @@
-"""Read a motion sensor at its sampling rate and print changes of the recognized activity.
+"""Read a motion sensor at its sampling rate and print changes of the recognized
+activity.
 
-A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played back:
+A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played
+back:
 
-    python examples/imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate 10
-    python examples/imu_reader.py har.onnx --replay recording.csv --rate 100
+    python examples/imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate
+    10 python examples/imu_reader.py har.onnx --replay recording.csv --rate 100
 
-It needs lstm-edge[cpu] alone. Put your own driver in the place of ``read_iio``: a function that returns one
-sample, the features in the order in which the file names them.
+It needs lstm-edge[cpu] alone. Put your own driver in the place of ``read_iio``: a
+function that returns one sample, the features in the order in which the file names
+them.
 """
 
 import argparse
@@ -28,31 +31,45 @@ CHANNELS = {
 
 
 def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
-    """Return a function that reads one sample ``(I,)`` from an Industrial I/O device, in SI units."""
+    """Return a function that reads one sample ``(I,)`` from an Industrial I/O device,
+    in SI units.
+    """
     channels = [CHANNELS.get(name, name) for name in features]
     scales = []
     for channel in channels:
-        single, shared = folder / f"in_{channel}_scale", folder / f"in_{channel.rpartition('_')[0]}_scale"
+        single, shared = (
+            folder / f"in_{channel}_scale",
+            folder / f"in_{channel.rpartition('_')[0]}_scale",
+        )
         scales.append(float((single if single.exists() else shared).read_text()))
     raw = [folder / f"in_{channel}_raw" for channel in channels]
 
     def read() -> np.ndarray:
-        return np.array([float(path.read_text()) for path in raw], np.float32) * np.float32(scales)
+        return np.array(
+            [float(path.read_text()) for path in raw], np.float32
+        ) * np.float32(scales)
 
     return read
 
 
 def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
-    """Return a function that reads the next row of a recording; StopIteration at its end."""
+    """Return a function that reads the next row of a recording; StopIteration at its
+    end.
+    """
     with path.open(newline="") as file:
         rows = iter(
-            [np.array([float(row[name]) for name in features], np.float32) for row in csv.DictReader(file)]
+            [
+                np.array([float(row[name]) for name in features], np.float32)
+                for row in csv.DictReader(file)
+            ]
         )
     return lambda: next(rows)
 
 
 def ticks(seconds: float) -> Iterator[float]:
-    """Yield at a steady rate, with the delay of each iteration; missed iterations are not caught up."""
+    """Yield at a steady rate, with the delay of each iteration; missed iterations are
+    not caught up.
+    """
     due = time.perf_counter()
     while True:
         delay = time.perf_counter() - due
@@ -71,17 +88,34 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--iio", type=Path, metavar="FOLDER")
     source.add_argument("--replay", type=Path, metavar="CSV")
-    parser.add_argument("--rate", type=float, help="sampling rate in Hertz  [default: the file's]")
-    parser.add_argument("--samples", type=int, help="number of samples after which to stop")
+    parser.add_argument(
+        "--rate", type=float, help="sampling rate in Hertz  [default: the file's]"
+    )
+    parser.add_argument(
+        "--samples", type=int, help="number of samples after which to stop"
+    )
     options = parser.parse_args()
 
     with load(options.model) as model:
         task = model.manifest and model.manifest.task
-        if not model.manifest or not task or not task.labels or not model.manifest.signal.features:
+        if (
+            not model.manifest
+            or not task
+            or not task.labels
+            or not model.manifest.signal.features
+        ):
             parser.error(f"{options.model} has no names of features and classes")
         features, labels = model.manifest.signal.features, task.labels
-        rate = options.rate or model.manifest.signal.sampling_rate or parser.error("give --rate")
-        read = read_iio(options.iio, features) if options.iio else replay(options.replay, features)
+        rate = (
+            options.rate
+            or model.manifest.signal.sampling_rate
+            or parser.error("give --rate")
+        )
+        read = (
+            read_iio(options.iio, features)
+            if options.iio
+            else replay(options.replay, features)
+        )
         stream = model.stream(reset_every=model.manifest.reset_every)  # as in training
         last, lags, slowest = None, 0, 0.0
         try:
@@ -91,16 +125,23 @@ def main() -> None:
                 result = stream.step(sample)
                 slowest = max(slowest, time.perf_counter() - began)
                 lags += lag > 1 / rate
-                if result is None:  # the stream has a delay, or a frame takes more samples
+                if (
+                    result is None
+                ):  # the stream has a delay, or a frame takes more samples
                     continue
-                logits = np.atleast_2d(result)[-1]  # of one output per layer, the top one's
+                logits = np.atleast_2d(result)[
+                    -1
+                ]  # of one output per layer, the top one's
                 label = labels[int(logits.argmax())]
                 if label != last:
                     print(f"{stream.steps_seen / rate:8.2f} s  {label}", flush=True)
                     last = label
         except (StopIteration, KeyboardInterrupt):
             pass
-        print(f"{stream.steps_seen} samples, {lags} late by an interval, slowest step {slowest * 1e6:.0f} us")
+        print(
+            f"{stream.steps_seen} samples, {lags} late by an interval, slowest step"
+            f" {slowest * 1e6:.0f} us"
+        )
 
 
 if __name__ == "__main__":

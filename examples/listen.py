@@ -1,4 +1,5 @@
-"""Listen to a WAV file as to a microphone, in blocks, and print when a label is heard; needs no torch.
+"""Listen to a WAV file as to a microphone, in blocks, and print when a label is heard;
+needs no torch.
 
 python examples/listen.py out/model-int8.onnx out/room.wav
 """
@@ -23,40 +24,57 @@ def read_blocks(path: Path, rate: float) -> Iterator[np.ndarray]:
     """Yield the samples of a WAV file in blocks, float32 within -1 and 1.
 
     Raises:
-        ValueError: it is not 16-bit sound of one channel and ``rate`` samples a second, or has no samples.
+        ValueError: it is not 16-bit sound of one channel and ``rate`` samples a second,
+            or has no samples.
         OSError: it can't be read.
     """
     try:
         file = wave.open(str(path), "rb")  # noqa: SIM115  closed below
     except (wave.Error, EOFError) as error:
         raise ValueError(
-            f"{path} is not a WAV file of plain samples ({str(error) or 'it ends early'})"
+            f"{path} is not a WAV file of plain samples"
+            f" ({str(error) or 'it ends early'})"
         ) from None
     with file:
         got = (file.getnchannels(), 8 * file.getsampwidth(), file.getframerate())
         if got != (1, 16, rate):
             raise ValueError(
-                f"{path} has {got[0]} channels of {got[1]} bits, {got[2]} samples a second; expected 1 of "
-                f"16, {rate:g}: ffmpeg -i {path} -ac 1 -ar {rate:g} -c:a pcm_s16le new.wav"
+                f"{path} has {got[0]} channels of {got[1]} bits, {got[2]} samples a"
+                f" second; expected 1 of 16, {rate:g}: ffmpeg -i {path} -ac 1 -ar"
+                f" {rate:g} -c:a pcm_s16le new.wav"
             )
         if not file.getnframes():
             raise ValueError(f"{path} has no samples")
         while block := file.readframes(int(BLOCK * rate)):
-            yield np.frombuffer(block[: len(block) // 2 * 2], "<i2").astype(np.float32) / 32768
+            yield (
+                np.frombuffer(block[: len(block) // 2 * 2], "<i2").astype(np.float32)
+                / 32768
+            )
 
 
 def listen(model: Model, path: Path) -> list[float]:
     """Print when the second label is heard; return its probability in each frame.
 
     Raises:
-        ValueError: as ``read_blocks``; or the model is no classifier of raw sound at a known rate.
+        ValueError: as ``read_blocks``; or the model is no classifier of raw sound at a
+            known rate.
     """
     task, rate = model.manifest.task, model.manifest.signal.sampling_rate
-    if task is None or len(task.labels) < 2 or not rate or len(model.inputs[0].axes) != 2:
-        raise ValueError("expected a model that has labels and a sampling rate, of samples (N, L)")
+    if (
+        task is None
+        or len(task.labels) < 2
+        or not rate
+        or len(model.inputs[0].axes) != 2
+    ):
+        raise ValueError(
+            "expected a model that has labels and a sampling rate, of samples (N, L)"
+        )
     stream, probabilities, quiet_until = model.stream(), [], 0.0
     for block in read_blocks(path, rate):
-        frames = [float(1 / (1 + np.exp(logits[0] - logits[1]))) for logits in stream.process(block)]
+        frames = [
+            float(1 / (1 + np.exp(logits[0] - logits[1])))
+            for logits in stream.process(block)
+        ]
         probabilities += frames
         now = stream.steps_seen / rate
         if max(frames, default=0) > 0.5 and now >= quiet_until:
@@ -68,7 +86,8 @@ def listen(model: Model, path: Path) -> list[float]:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(
-            "expected a model and a WAV file: python examples/listen.py out/model-int8.onnx out/room.wav"
+            "expected a model and a WAV file: python examples/listen.py"
+            " out/model-int8.onnx out/room.wav"
         )
     try:
         listen(load(sys.argv[1]), Path(sys.argv[2]))

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 @contextlib.contextmanager
 def _folder_of_its_own() -> Iterator[None]:
-    """Let matplotlib write its list of fonts, as it does when imported, into a temporary folder."""
+    """Let matplotlib write its list of fonts, as it does when imported, into a
+    temporary folder.
+    """
     if "MPLCONFIGDIR" in os.environ:
         yield
         return
@@ -95,13 +97,17 @@ def draw_png(plots: Sequence[Plot], *, stacked: bool = False) -> bytes:
         plots: the plots.
         stacked: one above the other, for narrow screens, instead of side by side.
     """
-    heights = [1 + _ROW * len(plot.y.rows) if plot.y.rows else _HEIGHT for plot in plots]
+    heights = [
+        1 + _ROW * len(plot.y.rows) if plot.y.rows else _HEIGHT for plot in plots
+    ]
     rows = len(plots) if stacked else 1
     size = (_WIDTH, sum(heights)) if stacked else (_WIDTH * len(plots), 1.5 * _HEIGHT)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained", dpi=100)
         ratios = heights if stacked else [1.0]
-        cells = figure.subplots(rows, len(plots) // rows, squeeze=False, height_ratios=ratios)
+        cells = figure.subplots(
+            rows, len(plots) // rows, squeeze=False, height_ratios=ratios
+        )
         for axes, plot in zip(cells.flat, plots, strict=True):
             _fill(axes, plot)
         stream = io.BytesIO()
@@ -112,7 +118,9 @@ def draw_png(plots: Sequence[Plot], *, stacked: bool = False) -> bytes:
 def _fill(axes: Axes, plot: Plot) -> None:
     for series in plot.series:
         look: dict[str, Any] = {"color": _COLORS[series.color], "label": series.name}
-        y = [value if math.isfinite(value) else math.nan for value in series.y]  # not drawn
+        y = [
+            value if math.isfinite(value) else math.nan for value in series.y
+        ]  # not drawn
         if series.kind == "bars":
             axes.stairs(y, series.x, fill=True, **look)
         elif series.kind == "points":
@@ -120,13 +128,26 @@ def _fill(axes: Axes, plot: Plot) -> None:
         elif series.kind == "marks":
             axes.plot(series.x, y, "|", markersize=13, markeredgewidth=2.2, **look)
         else:
-            axes.plot(series.x, y, linewidth=1.7, marker="o" if len(y) < 9 else "", **look)
-    axes.set(xlabel=plot.x.label, ylabel=plot.y.label, xscale=plot.x.scale, yscale=plot.y.scale)
+            axes.plot(
+                series.x, y, linewidth=1.7, marker="o" if len(y) < 9 else "", **look
+            )
+    axes.set(
+        xlabel=plot.x.label,
+        ylabel=plot.y.label,
+        xscale=plot.x.scale,
+        yscale=plot.y.scale,
+    )
     if plot.y.rows:
         axes.set_yticks(range(len(plot.y.rows)), plot.y.rows)
         axes.set_ylim(len(plot.y.rows) - 0.4, -0.6)
     several = len(plot.series) > 1
     axes.set_title(plot.title, loc="left", fontsize=13, pad=26 if several else None)
     if several:  # between title and plot, where it covers nothing
-        position: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-        axes.legend(ncols=len(plot.series), handlelength=1.2, **position).set_in_layout(False)
+        position: Any = {
+            "loc": "lower left",
+            "bbox_to_anchor": (0, 1),
+            "borderaxespad": 0,
+        }
+        axes.legend(ncols=len(plot.series), handlelength=1.2, **position).set_in_layout(
+            False
+        )

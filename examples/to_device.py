@@ -1,4 +1,6 @@
-"""The steps from a trained network to a device: export, validate, quantize, self-test."""
+"""The steps from a trained network to a device: export, validate, quantize,
+self-test.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ def to_device(
     samples: Samples,
     folder: Path,
 ) -> Model:
-    """Write ``model.onnx`` and ``model-int8.onnx`` to ``folder``; return the second, opened.
+    """Write ``model.onnx`` and ``model-int8.onnx`` to ``folder``; return the second,
+    opened.
 
     Args:
-        module: trained; with the example and the configuration as ``export`` takes them.
+        module: trained; with the example and the configuration as ``export`` takes
+            them.
         example: what ``forward`` takes.
         config: what the file says of itself.
         samples: held-out data that the int8 file is judged on.
@@ -33,13 +37,22 @@ def to_device(
     path, small = folder / "model.onnx", folder / "model-int8.onnx"
     artifact = export(module, example, config)
     artifact.save(path)
-    print(f"export: {len(artifact.model):,} bytes, at most {artifact.verified.max_abs:.1e} from PyTorch")
+    print(
+        f"export: {len(artifact.model):,} bytes, at most"
+        f" {artifact.verified.max_abs:.1e} from PyTorch"
+    )
 
     file = open_file(path)
-    report = validate(file, against_module(module, file, example, config=config), ValidateConfig(quick=True))
+    report = validate(
+        file,
+        against_module(module, file, example, config=config),
+        ValidateConfig(quick=True),
+    )
     if not report.ok:
         raise SystemExit(report.verdict)
-    print(f"validate: passed, {sum(len(group.checks) for group in report.groups)} checks")
+    print(
+        f"validate: passed, {sum(len(group.checks) for group in report.groups)} checks"
+    )
 
     made = quantize(path, QuantizeConfig(weights_only=True), samples)
     made.save(small)

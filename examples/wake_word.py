@@ -1,4 +1,6 @@
-"""A wake word in raw sound: the file contains the spectrum and takes samples in blocks of any size."""
+"""A wake word in raw sound: the file contains the spectrum and takes samples in blocks
+of any size.
+"""
 
 import sys
 import wave
@@ -17,17 +19,28 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Signal, Task
 
 RATE, HOP, BANDS, LABELS = 8000, 128, 20, ("other", "wake word")
-VOWELS = {"a": (750, 1200), "e": (500, 1900), "i": (300, 2300), "o": (450, 850), "u": (320, 700)}
+VOWELS = {
+    "a": (750, 1200),
+    "e": (500, 1900),
+    "i": (300, 2300),
+    "o": (450, 850),
+    "u": (320, 700),
+}
 """The first two formants, in hertz."""
 WORD, HEARD = "iau", 0.3
 """The word, and the seconds after its end in which the network has to hear it."""
 
 
 def vowel(rng: np.random.Generator, name: str, pitch: float) -> np.ndarray:
-    """Return a vowel of 0.12 to 0.25 seconds: overtones of a pitch under two formants."""
+    """Return a vowel of 0.12 to 0.25 seconds: overtones of a pitch under two
+    formants.
+    """
     time = np.arange(int(rng.uniform(0.12, 0.25) * RATE)) / RATE
     first, second = np.array(VOWELS[name]) * rng.uniform(0.92, 1.08)
-    phase, sound = 2 * np.pi * np.cumsum(pitch * (1 + 0.05 * np.sin(25 * time))) / RATE, np.zeros(len(time))
+    phase, sound = (
+        2 * np.pi * np.cumsum(pitch * (1 + 0.05 * np.sin(25 * time))) / RATE,
+        np.zeros(len(time)),
+    )
     for k in range(1, int(RATE / 2 / pitch / 1.1)):
         loud = np.exp(-(((k * pitch - first) / 120) ** 2)) + 0.5 * np.exp(
             -(((k * pitch - second) / 180) ** 2)
@@ -37,7 +50,9 @@ def vowel(rng: np.random.Generator, name: str, pitch: float) -> np.ndarray:
 
 
 def sound(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, list[float]]:
-    """Return words in noise, float32 within -1 and 1, and the seconds at which each wake word ends."""
+    """Return words in noise, float32 within -1 and 1, and the seconds at which each
+    wake word ends.
+    """
     signal = rng.uniform(0.002, 0.02) * rng.normal(0, 1, int(seconds * RATE))
     ends, at = [], int(rng.uniform(0.2, 0.8) * RATE)
     while True:
@@ -67,27 +82,45 @@ class Bands(nn.Module):
         super().__init__()
         self.register_buffer("window", torch.hann_window(2 * HOP))
         mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
-        edges, bins = 700 * (10 ** (mel / 2595) - 1), np.linspace(0, RATE / 2, HOP + 1)[:, None]
-        rise, fall = ((bins - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - bins) / np.diff(edges)[1:])
-        self.register_buffer("mel", torch.tensor(np.maximum(0, np.minimum(rise, fall)), dtype=torch.float32))
+        edges, bins = (
+            700 * (10 ** (mel / 2595) - 1),
+            np.linspace(0, RATE / 2, HOP + 1)[:, None],
+        )
+        rise, fall = (
+            (bins - edges[:-2]) / np.diff(edges)[:-1],
+            (edges[2:] - bins) / np.diff(edges)[1:],
+        )
+        self.register_buffer(
+            "mel",
+            torch.tensor(np.maximum(0, np.minimum(rise, fall)), dtype=torch.float32),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``(N, frames, 20)`` of samples ``(N, L)``."""
-        z = torch.stft(x, 2 * HOP, HOP, window=self.window, center=False, return_complex=True)
+        z = torch.stft(
+            x, 2 * HOP, HOP, window=self.window, center=False, return_complex=True
+        )
         return torch.log((z.abs() ** 2).transpose(1, 2) @ self.mel + 1e-3)
 
 
 class Detector(nn.Module):
-    """A convolution over three frames of the bands, a GRU and two logits for each frame."""
+    """A convolution over three frames of the bands, a GRU and two logits for each
+    frame.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.bands, self.conv = Bands(), nn.Conv1d(BANDS, 24, 3, padding=1)
-        self.gru, self.head = nn.GRU(24, 32, batch_first=True), nn.Linear(32, len(LABELS))
+        self.gru, self.head = (
+            nn.GRU(24, 32, batch_first=True),
+            nn.Linear(32, len(LABELS)),
+        )
 
     def of_bands(self, y: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(N, frames, 2)`` of bands."""
-        return self.head(self.gru(torch.relu(self.conv(y.transpose(1, 2))).transpose(1, 2))[0])
+        return self.head(
+            self.gru(torch.relu(self.conv(y.transpose(1, 2))).transpose(1, 2))[0]
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(N, frames, 2)`` of samples ``(N, L)``."""
@@ -97,23 +130,31 @@ class Detector(nn.Module):
 def heard(ends: list[float], frames: int) -> np.ndarray:
     """Return True for each frame just after a wake word."""
     time = (np.arange(frames) * HOP + 2 * HOP) / RATE
-    return np.any([(time > end) & (time <= end + HEARD) for end in [-1.0, *ends]], axis=0)
+    return np.any(
+        [(time > end) & (time <= end + HEARD) for end in [-1.0, *ends]], axis=0
+    )
 
 
 def main(folder: Path, steps: int = 250) -> None:
-    """Train, export, validate, quantize, listen to a WAV file and plot; write all files to ``folder``."""
+    """Train, export, validate, quantize, listen to a WAV file and plot; write all files
+    to ``folder``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     rng, net = np.random.default_rng(0), Detector()
     clips = [sound(rng, 6.0) for _ in range(120)]
     x = torch.from_numpy(np.stack([signal for signal, _ in clips]))
     bands = net.bands(x)  # they are not trained
-    y = torch.from_numpy(np.stack([heard(ends, bands.size(1)) for _, ends in clips]).astype(np.int64))
+    y = torch.from_numpy(
+        np.stack([heard(ends, bands.size(1)) for _, ends in clips]).astype(np.int64)
+    )
     optimizer = torch.optim.Adam(net.parameters(), 0.005)
     for _ in range(steps):
         rows = torch.randint(0, 100, (16,))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net.of_bands(bands[rows]).flatten(0, 1), y[rows].flatten()).backward()
+        nn.functional.cross_entropy(
+            net.of_bands(bands[rows]).flatten(0, 1), y[rows].flatten()
+        ).backward()
         optimizer.step()
     net.eval()
     right = (net(x[100:]).argmax(dim=2) == y[100:]).float().mean()
@@ -126,7 +167,9 @@ def main(folder: Path, steps: int = 250) -> None:
         signal=Signal(("sound",), float(RATE)),
         stream=True,
     )
-    model = to_device(net, x[:2, :4096], config, Samples({"x": x[100:].numpy()}), folder)
+    model = to_device(
+        net, x[:2, :4096], config, Samples({"x": x[100:].numpy()}), folder
+    )
     print(f"streams: {load(folder / 'model.onnx').manifest.delay_steps} steps of delay")
 
     signal, ends = sound(np.random.default_rng(7), 12.0)
@@ -135,9 +178,14 @@ def main(folder: Path, steps: int = 250) -> None:
     probabilities = listen(model, folder / "room.wav")
     times = (np.arange(len(probabilities) + 1) * HOP / RATE).tolist()
     word = heard(ends, len(probabilities)).astype(float).tolist()
-    loudest = np.abs(signal[: len(probabilities) * HOP]).reshape(-1, HOP).max(axis=1).tolist()
+    loudest = (
+        np.abs(signal[: len(probabilities) * HOP]).reshape(-1, HOP).max(axis=1).tolist()
+    )
     plots = [
-        Plot("The sound: loudest sample of every 16 ms", (Series("", times[1:], loudest),)),
+        Plot(
+            "The sound: loudest sample of every 16 ms",
+            (Series("", times[1:], loudest),),
+        ),
         Plot(
             "The wake word?",
             (

@@ -1,6 +1,7 @@
 """Train an LSTM1 and export it for the edge.
 
-The names below are imported when they are first used, so that ``import lstm_edge`` needs no torch.
+The names below are imported when they are first used, so that ``import lstm_edge``
+needs no torch.
 """
 
 import typing as _typing
@@ -15,8 +16,24 @@ if _typing.TYPE_CHECKING:
     from .training.config import TrainConfig
     from .training.train import train
 
-__all__ = ["LSTM1", "DataConfig", "Run", "TrainConfig", "__version__", "deployable", "load", "save", "train"]
+__all__ = [
+    "LSTM1",
+    "DataConfig",
+    "Run",
+    "TrainConfig",
+    "__version__",
+    "deployable",
+    "load",
+    "save",
+    "train",
+]
 
-_MODULES = {"DataConfig": ".data.config", "LSTM1": ".lstm1", "TrainConfig": ".training.config"}
-_MODULES |= dict.fromkeys(("Run", "deployable", "load", "save"), ".checkpoint") | {"train": ".training.train"}
+_MODULES = {
+    "DataConfig": ".data.config",
+    "LSTM1": ".lstm1",
+    "TrainConfig": ".training.config",
+}
+_MODULES |= dict.fromkeys(("Run", "deployable", "load", "save"), ".checkpoint") | {
+    "train": ".training.train"
+}
 __getattr__, __dir__ = _lazy_names(__name__, _MODULES)

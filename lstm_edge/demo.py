@@ -23,17 +23,22 @@ from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
 
-DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"  # written to the demo's folder
+DATA, RUN, MODEL = (
+    "basic_motions.npz",
+    "run",
+    "basic_motions.onnx",
+)  # written to the demo's folder
 TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on two cores
 
 
 @dataclass(frozen=True)
 class Result:
-    """Results of streaming the held-out recordings, each from reset, and all in one stream.
+    """Results of streaming the held-out recordings, each from reset, and all in one
+    stream.
 
-    ``recognized`` recordings were recognized at their last sample. The logits of ``steps`` steps differ from
-    PyTorch's by at most ``largest_difference``. ``stream_accuracy`` is the fraction of right steps of
-    the one stream.
+    ``recognized`` recordings were recognized at their last sample. The logits of
+    ``steps`` steps differ from PyTorch's by at most ``largest_difference``.
+    ``stream_accuracy`` is the fraction of right steps of the one stream.
     """
 
     recognized: int
@@ -51,24 +56,40 @@ class Result:
 
     def check(self) -> None:
         """Raise ``CheckFailedError`` if a number is out of bounds."""
-        if not (self.largest_difference <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
-            raise CheckFailedError(f"{self} is out of bounds; please report it with `lstm-edge --version`")
+        if not (
+            self.largest_difference <= 1e-5
+            and self.accuracy >= 0.95
+            and self.stream_accuracy >= 0.75
+        ):
+            raise CheckFailedError(
+                f"{self} is out of bounds; please report it with `lstm-edge --version`"
+            )
 
 
 def copy_recordings(folder: Path) -> Data:
-    """Copy the recordings to ``folder`` and return the held-out ones; raises InputError if it can't."""
-    write_bytes(make_folder(folder) / DATA, (files("lstm_edge") / "data" / DATA).read_bytes())
+    """Copy the recordings to ``folder`` and return the held-out ones; raises InputError
+    if it can't.
+    """
+    write_bytes(
+        make_folder(folder) / DATA, (files("lstm_edge") / "data" / DATA).read_bytes()
+    )
     recordings = read_data(folder / DATA)
     return replace(recordings, series=tuple(recordings.of("test")))
 
 
 def train_run(folder: Path, on_epoch: Callable[[Epoch, int], None]) -> Run:
-    """Train on the recordings that are not held out; replaces the run of an earlier demo."""
-    return train(folder / DATA, folder / RUN, config=TRAINING, overwrite=True, on_epoch=on_epoch)
+    """Train on the recordings that are not held out; replaces the run of an earlier
+    demo.
+    """
+    return train(
+        folder / DATA, folder / RUN, config=TRAINING, overwrite=True, on_epoch=on_epoch
+    )
 
 
 def export_run(run: Run, folder: Path) -> Artifact:
-    """Export the file; raises ``CheckFailedError`` if it does not compute the same as PyTorch."""
+    """Export the file; raises ``CheckFailedError`` if it does not compute the same as
+    PyTorch.
+    """
     with one_thread():
         artifact = export(*deployable(run))
     artifact.save(folder / MODEL)
@@ -76,7 +97,9 @@ def export_run(run: Run, folder: Path) -> Artifact:
 
 
 def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, int]]:
-    """Yield logits ``(C,)`` after each sample of a recording ``(L, I)``, and the nanoseconds of the step."""
+    """Yield logits ``(C,)`` after each sample of a recording ``(L, I)``, and the
+    nanoseconds of the step.
+    """
     stream.reset()
     for sample in recording:
         start = perf_counter_ns()
@@ -85,20 +108,32 @@ def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, 
 
 
 def measure(run: Run, stream: Stream, held_out: Data) -> Result:
-    """Stream every held-out recording, compare each step with PyTorch, and stream all without a reset."""
-    x, y = (np.stack([getattr(record, kind) for record in held_out.series]) for kind in ("x", "y"))
+    """Stream every held-out recording, compare each step with PyTorch, and stream all
+    without a reset.
+    """
+    x, y = (
+        np.stack([getattr(record, kind) for record in held_out.series])
+        for kind in ("x", "y")
+    )
     replayed = [list(replay_recording(stream, recording)) for recording in x]
-    logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
+    logits = np.array(
+        [[step for step, _ in steps] for steps in replayed]
+    )  # (recordings, L, C)
     with torch.no_grad(), one_thread():
         parts = (torch.from_numpy(x[:, : end + 1]) for end in range(x.shape[1]))
         expected = np.stack([run.model(part).numpy() for part in parts], axis=1)
     order = np.random.default_rng(0).permutation(len(x))
-    labels = [step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))]
+    labels = [
+        step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))
+    ]
     return Result(
         recognized=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
         recordings=len(y),
         steps=logits.shape[0] * logits.shape[1],
         largest_difference=float(np.abs(logits - expected).max()),
-        microseconds_per_step=float(np.median([took for steps in replayed for _, took in steps])) / 1e3,
+        microseconds_per_step=float(
+            np.median([took for steps in replayed for _, took in steps])
+        )
+        / 1e3,
         stream_accuracy=float(np.mean(np.equal(labels, np.concatenate(y[order])))),
     )

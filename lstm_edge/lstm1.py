@@ -1,4 +1,6 @@
-"""LSTM1: the well-known LSTM, ReLU, Linear, ReLU, Linear network with the options of ``torch.nn.LSTM``."""
+"""LSTM1: the well-known LSTM, ReLU, Linear, ReLU, Linear network with the options of
+``torch.nn.LSTM``.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -16,15 +18,19 @@ HiddenAndCell = tuple[Tensor, Tensor]
 class LSTM1(nn.Module):
     """Logits (or predicted values) from the final hidden state of an LSTM.
 
-    ``x -> scale -> nn.LSTM -> h_n -> ReLU -> Linear(., 128) -> ReLU -> Linear(128, num_classes) -> scale``
+    ``x -> scale -> nn.LSTM -> h_n -> ReLU -> Linear(., 128) -> ReLU -> Linear(128,
+    num_classes) -> scale``
 
-    The parameters are named ``lstm.*``, ``fc_1.*`` and ``fc.*``. ``set_scales`` adds the normalization as
-    buffers. With ``D = 2`` if bidirectional else 1 and ``H_out = proj_size or hidden_size``, the head reads
+    The parameters are named ``lstm.*``, ``fc_1.*`` and ``fc.*``. ``set_scales`` adds
+    the normalization as buffers. With ``D = 2`` if bidirectional else 1 and
+    ``H_out = proj_size or hidden_size``, the head reads
 
-    * ``readout="stacked"``: ``h_n.view(-1, H_out)``, the final hidden state of every layer and direction.
-      ``logits (layers*D*N, num_classes)``: row ``k*N + n`` belongs to sample ``n`` and to the ``k``-th state.
-    * ``readout="last"``: the top layer only, both directions next to each other (forward first).
-      ``logits (N, num_classes)``. For one layer and one direction it equals ``"stacked"``.
+    * ``readout="stacked"``: ``h_n.view(-1, H_out)``, the final hidden state of every
+      layer and direction. ``logits (layers*D*N, num_classes)``: row ``k*N + n`` belongs
+      to sample ``n`` and to the ``k``-th state.
+    * ``readout="last"``: the top layer only, both directions next to each other
+      (forward first). ``logits (N, num_classes)``. For one layer and one direction it
+      equals ``"stacked"``.
 
     Args:
         num_classes: width of the output: classes, or values to predict.
@@ -33,11 +39,13 @@ class LSTM1(nn.Module):
         num_layers: number of LSTM layers.
         seq_length: time steps of a training window; kept as information.
         readout: ``"stacked"`` or ``"last"``.
-        added: for each value, the index of the feature whose current value is added to the output, so that
-            the network predicts the difference (only with ``readout="last"``); empty for none.
+        added: for each value, the index of the feature whose current value is added to
+            the output, so that the network predicts the difference (only with
+            ``readout="last"``); empty for none.
         device: device of the parameters.
         dtype: dtype of the parameters.
-        options: of ``nn.LSTM``: ``bias``, ``dropout``, ``bidirectional`` and ``proj_size``.
+        options: of ``nn.LSTM``: ``bias``, ``dropout``, ``bidirectional`` and
+            ``proj_size``.
 
     Raises:
         InputError: ``readout`` or ``added`` does not fit.
@@ -60,14 +68,25 @@ class LSTM1(nn.Module):
         super().__init__()
         if readout not in ("stacked", "last"):
             raise InputError(f"readout is {readout!r}, expected stacked or last")
-        fits = readout == "last" and len(added) == num_classes and set(added) <= set(range(input_size))
+        fits = (
+            readout == "last"
+            and len(added) == num_classes
+            and set(added) <= set(range(input_size))
+        )
         if added and not fits:
             raise InputError(
-                f"added is {tuple(added)}, expected {num_classes} indices below {input_size} and readout last"
+                f"added is {tuple(added)}, expected {num_classes} indices below"
+                f" {input_size} and readout last"
             )
         factory: Any = {"device": device, "dtype": dtype}
-        self.num_classes, self.seq_length, self.readout = num_classes, seq_length, readout
-        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, **options, **factory)
+        self.num_classes, self.seq_length, self.readout = (
+            num_classes,
+            seq_length,
+            readout,
+        )
+        self.lstm = nn.LSTM(
+            input_size, hidden_size, num_layers, batch_first=True, **options, **factory
+        )
         self._directions = 2 if self.lstm.bidirectional else 1
         width = self.lstm.proj_size or hidden_size
         self._row_width = width * self._directions if readout == "last" else width
@@ -86,23 +105,34 @@ class LSTM1(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments that the parameters' shapes don't show, as plain values."""
+        """The constructor's arguments that the parameters' shapes don't show, as plain
+        values.
+        """
         names = ("seq_length", "readout", "added")
-        return {name: getattr(self, name) for name in names} | {"dropout": self.lstm.dropout}
+        return {name: getattr(self, name) for name in names} | {
+            "dropout": self.lstm.dropout
+        }
 
     def forward(
-        self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        h_0: Tensor | None = None,
+        c_0: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        """Return the logits, or values in their own units; with states also those after the last valid step.
+        """Return the logits, or values in their own units; with states also those after
+        the last valid step.
 
         Args:
             x: raw features ``(N, L, I)``.
             h_0: initial hidden state ``(layers*D, N, H_out)``; None for zeros.
             c_0: initial cell state ``(layers*D, N, H)``.
-            lengths: int64 ``(N,)``, number of valid steps of each row, 1 to ``L``; by default ``L``.
+            lengths: int64 ``(N,)``, number of valid steps of each row, 1 to ``L``; by
+                default ``L``.
 
         Returns:
-            Without states ``logits``; with states, which is the exported form, ``(logits, h_n, c_n)``.
+            Without states ``logits``; with states, which is the exported form,
+            ``(logits, h_n, c_n)``.
 
         Raises:
             InputError: ``lengths`` don't fit ``x``.
@@ -116,29 +146,42 @@ class LSTM1(nn.Module):
         if self.added:
             now = x[:, -1]
             if lengths is not None:
-                last = (lengths.to(x.device) - 1)[:, None, None].expand(-1, 1, x.shape[2])
+                last = (lengths.to(x.device) - 1)[:, None, None].expand(
+                    -1, 1, x.shape[2]
+                )
                 now = x.gather(1, last)[:, 0]
         logits = self.outputs(rows.reshape(-1, self._row_width), now)
         return logits if state is None else (logits, h_n, c_n)
 
     def hidden_at(
-        self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        steps: Tensor,
+        state: HiddenAndCell | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the top layer's hidden state ``(N, K, H_out)`` after steps ``int64 (N, K)``, and the state.
+        """Return the top layer's hidden state ``(N, K, H_out)`` after steps
+        ``int64 (N, K)``, and the state.
 
-        The other arguments are those of ``forward``. The network must not be bidirectional.
+        The other arguments are those of ``forward``. The network must not be
+        bidirectional.
         """
         hidden, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:
             return hidden[torch.arange(len(x))[:, None], steps], state_n
         first = hidden.batch_sizes.cumsum(0) - hidden.batch_sizes
         steps = torch.minimum(steps.cpu(), lengths.cpu()[:, None] - 1)
-        return hidden.data[first[steps] + hidden.unsorted_indices.cpu()[:, None]], state_n
+        return (
+            hidden.data[first[steps] + hidden.unsorted_indices.cpu()[:, None]],
+            state_n,
+        )
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return logits or values in their own units from hidden states ``(..., H_out)``.
+        """Return logits or values in their own units from hidden states
+        ``(..., H_out)``.
 
-        A network that predicts differences also takes the raw features ``x (..., I)`` of the same steps.
+        A network that predicts differences also takes the raw features ``x (..., I)``
+        of the same steps.
         """
         values: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
         if self.y_mean is not None and self.y_std is not None:
@@ -146,26 +189,40 @@ class LSTM1(nn.Module):
         return values + self.now(x) if self.added and x is not None else values
 
     def now(self, x: Tensor) -> Tensor:
-        """Return the current values ``(..., C)`` of the forecast features, from raw features ``(..., I)``."""
+        """Return the current values ``(..., C)`` of the forecast features, from raw
+        features ``(..., I)``.
+        """
         return x @ self.added_columns
 
     def set_scales(
-        self, x: tuple[Tensor, Tensor] | None = None, y: tuple[Tensor, Tensor] | None = None
+        self,
+        x: tuple[Tensor, Tensor] | None = None,
+        y: tuple[Tensor, Tensor] | None = None,
     ) -> "LSTM1":
         """Set the normalization of what is given, and return the network.
 
-        Features are normalized with the mean and standard deviation ``x``, each ``(I,)``; values are restored
-        with those of ``y``, each ``(C,)``. Raises InputError for a scale of another width, not finite, or a
-        standard deviation that is not positive.
+        Features are normalized with the mean and standard deviation ``x``, each
+        ``(I,)``; values are restored with those of ``y``, each ``(C,)``. Raises
+        InputError for a scale of another width, not finite, or a standard deviation
+        that is not positive.
         """
-        for name, pair, width in (("x", x, self.lstm.input_size), ("y", y, self.num_classes)):
+        for name, pair, width in (
+            ("x", x, self.lstm.input_size),
+            ("y", y, self.num_classes),
+        ):
             for part, tensor in zip(("mean", "std"), pair or (), strict=False):
                 if (
                     tensor.shape != (width,)
                     or not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all()
                 ):
-                    expected = f"{width} finite numbers{', all positive' if part == 'std' else ''}"
-                    raise InputError(f"the {part} of {name} is {tensor.tolist()}, expected {expected}")
+                    expected = (
+                        f"{width} finite"
+                        f" numbers{', all positive' if part == 'std' else ''}"
+                    )
+                    raise InputError(
+                        f"the {part} of {name} is {tensor.tolist()}, expected"
+                        f" {expected}"
+                    )
                 setattr(self, f"{name}_{part}", tensor.to(self.fc.weight))
         return self
 
@@ -176,18 +233,30 @@ class LSTM1(nn.Module):
             inputs = (x - self.x_mean) / self.x_std
         if lengths is None:
             return inputs
-        if not torch.compiler.is_compiling():  # packing would read past the end of x, or drop rows
-            fits = x.dim() == 3 and lengths.shape == x.shape[:1] and not lengths.is_floating_point()
+        if (
+            not torch.compiler.is_compiling()
+        ):  # packing would read past the end of x, or drop rows
+            fits = (
+                x.dim() == 3
+                and lengths.shape == x.shape[:1]
+                and not lengths.is_floating_point()
+            )
             if not fits or not ((lengths > 0) & (lengths <= x.shape[1])).all():
-                raise InputError(f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to {x.shape[1]}")
-        return pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+                raise InputError(
+                    f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to"
+                    f" {x.shape[1]}"
+                )
+        return pack_padded_sequence(
+            inputs, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
 
 
 def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, float64 ``(columns,)``, of the rows of ``(rows, columns)``.
+    """Return mean and standard deviation, float64 ``(columns,)``, of the rows of
+    ``(rows, columns)``.
 
-    A column that varies by no more than float32's rounding has a deviation of 1: dividing by noise would
-    blow up the first sample that differs.
+    A column that varies by no more than float32's rounding has a deviation of 1:
+    dividing by noise would blow up the first sample that differs.
     """
     std, mean = torch.std_mean(columns.double(), dim=0, correction=0)
     info = torch.finfo(torch.float32)

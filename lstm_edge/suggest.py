@@ -5,7 +5,8 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if none is near.
+    """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if
+    none is near.
 
     A name that begins with the other is nearer than one that shares letters.
     """
@@ -13,7 +14,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     near = [name for name in names if _letters(name).startswith(asked)]
     if not near:
         whole = {_letters(name): name for name in names}
-        near = [whole[letters] for letters in get_close_matches(asked, whole, n=1, cutoff=0.7)]
+        near = [
+            whole[letters]
+            for letters in get_close_matches(asked, whole, n=1, cutoff=0.7)
+        ]
     return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
 
 

@@ -1,4 +1,6 @@
-"""Build the C library for WebAssembly: python native/build_wasm.py OUT.wasm. Needs ziglang from PyPI."""
+"""Build the C library for WebAssembly: python native/build_wasm.py OUT.wasm. Needs
+ziglang from PyPI.
+"""
 
 import re
 import subprocess
@@ -6,7 +8,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("program", "stream", "memory", "workspace", "error", "pool", "isa", "kernels")
+SOURCES = (
+    "program",
+    "stream",
+    "memory",
+    "workspace",
+    "error",
+    "pool",
+    "isa",
+    "kernels",
+)
 FLAGS = (
     "-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128", "-O3", "-ffp-contract=off",
     "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi", "-DNDEBUG",
@@ -19,10 +30,23 @@ def main(out: Path) -> None:
     """Compile every function of the header into ``out``."""
     header = (HERE / "include" / "lstm_edge.h").read_text(encoding="utf-8")
     functions = re.findall(r"^LSTM_EDGE_API .*?(lstm_edge_\w+)\(", header, re.MULTILINE)
-    wanted = set(functions) - {"lstm_edge_open", "lstm_edge_run", "lstm_edge_set_threads"}
+    wanted = set(functions) - {
+        "lstm_edge_open",
+        "lstm_edge_run",
+        "lstm_edge_set_threads",
+    }
     exports = [f"-Wl,--export={name}" for name in ("malloc", "free", *sorted(wanted))]
     sources = [str(HERE / "src" / f"{name}.c") for name in SOURCES]
-    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, f"-I{HERE / 'include'}", *sources, *exports]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        *FLAGS,
+        f"-I{HERE / 'include'}",
+        *sources,
+        *exports,
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     sys.exit(subprocess.run([*command, "-o", str(out)], check=False).returncode)  # noqa: S603
 

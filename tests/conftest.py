@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell's & and nohup leave it so, and the programs that the tests interrupt would inherit it.
+    # A shell's & and nohup leave it so, and the programs that the tests interrupt would
+    # inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRED = "LSTM_EDGE_REQUIRE"
-"""An environment variable: programs that tests must find, where they would be skipped else."""
+"""An environment variable: programs that tests must find, where they would be skipped
+else."""
 
 
 @pytest.fixture(scope="session")
 def find_program():
-    """A function that gives the first of some programs that is on PATH, or skips the test.
+    """A function that gives the first of some programs that is on PATH, or skips the
+    test.
 
     Where ``LSTM_EDGE_REQUIRE`` names one of them, the test fails: CI installed it.
     """
@@ -47,5 +50,7 @@ def wasm() -> Path:
     with (native / "CMakeLists.txt").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.is_file():
-            subprocess.run([sys.executable, native / "build_wasm.py", built], check=True)
+            subprocess.run(
+                [sys.executable, native / "build_wasm.py", built], check=True
+            )
     return built

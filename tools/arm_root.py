@@ -1,4 +1,6 @@
-"""Lay out an aarch64 Python with this project's light dependencies in a cache folder, for qemu-user."""
+"""Lay out an aarch64 Python with this project's light dependencies in a cache folder,
+for qemu-user.
+"""
 
 import fcntl
 import hashlib
@@ -18,30 +20,49 @@ _ROOT = Path(__file__).parents[1]
 _SITE = "lib/python3/dist-packages"
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 _DECLARED = _ROOT / "runtime" / "pyproject.toml"
-_REQUIREMENTS = ("-r", str(_DECLARED), "--extra=cpu", "click", "rich", "pytest", "hypothesis")
+_REQUIREMENTS = (
+    "-r",
+    str(_DECLARED),
+    "--extra=cpu",
+    "click",
+    "rich",
+    "pytest",
+    "hypothesis",
+)
 """For uv: what the runtime declares, and what its tests need."""
 _WRAPPER = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 exec "$here/../../../qemu-aarch64" -L "$here/../.." -0 "$0" "$here/{python}" "$@"
 """
-"""Stands beside the real interpreter and is its ``sys.executable``, so that subprocesses are emulated too."""
+"""Stands beside the real interpreter and is its ``sys.executable``, so that
+subprocesses are emulated too."""
 
 
 class UnsupportedMachineError(Exception):
-    """This machine can't run aarch64 programs by the means used here; the message says why."""
+    """This machine can't run aarch64 programs by the means used here; the message says
+    why.
+    """
 
 
 def _require_supported() -> None:
     machine = f"{platform.system()} on {platform.machine()}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise UnsupportedMachineError(f"this is {machine}; Debian on x86-64, or aarch64, is needed")
-    missing = [program for program in ("apt-get", "dpkg-deb") if not shutil.which(program)]
+        raise UnsupportedMachineError(
+            f"this is {machine}; Debian on x86-64, or aarch64, is needed"
+        )
+    missing = [
+        program for program in ("apt-get", "dpkg-deb") if not shutil.which(program)
+    ]
     if missing:
-        raise UnsupportedMachineError(f"no {' and '.join(missing)} here; Debian is needed")
+        raise UnsupportedMachineError(
+            f"no {' and '.join(missing)} here; Debian is needed"
+        )
 
 
 def _apt(folder: Path, *options: str) -> list[str]:
-    """Return the start of an apt-get command that keeps everything it writes under a folder."""
+    """Return the start of an apt-get command that keeps everything it writes under a
+    folder.
+    """
     for part in ("state/lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     settings = {
@@ -51,20 +72,36 @@ def _apt(folder: Path, *options: str) -> list[str]:
         "APT::Update::Post-Invoke": "",
         "APT::Sandbox::User": "",
     }
-    return ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in settings.items()), *options]
+    return [
+        "apt-get",
+        "-qq",
+        *(f"-o{key}={value}" for key, value in settings.items()),
+        *options,
+    ]
 
 
 def _call(command: Sequence[str | Path], cwd: Path | None = None) -> None:
     """Run a program silently; print what it said where it fails."""
     ran = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=cwd
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        cwd=cwd,
     )
     if ran.returncode:
-        raise SystemExit(f"setting up aarch64 failed at: {' '.join(map(str, command))}\n{ran.stdout}")
+        raise SystemExit(
+            f"setting up aarch64 failed at: {' '.join(map(str, command))}\n{ran.stdout}"
+        )
 
 
 def _unpack(folder: Path, root: Path) -> None:
-    for part in ("lib", "bin", "sbin"):  # as on a merged-/usr system, whichever way a package spells paths
+    for part in (
+        "lib",
+        "bin",
+        "sbin",
+    ):  # as on a merged-/usr system, whichever way a package spells paths
         (root / "usr" / part).mkdir(parents=True, exist_ok=True)
         if not (root / part).is_symlink():
             (root / part).symlink_to(f"usr/{part}")
@@ -74,13 +111,20 @@ def _unpack(folder: Path, root: Path) -> None:
 
 def _starts(program: Path) -> bool:
     try:
-        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(
+                [program, "--version"], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
     except OSError:
         return False
 
 
 def _get_qemu(folder: Path) -> None:
-    """Put ``qemu-aarch64`` into the folder: this machine's own, or the one in the distribution's package."""
+    """Put ``qemu-aarch64`` into the folder: this machine's own, or the one in the
+    distribution's package.
+    """
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if qemu:
         (folder / "qemu-aarch64").symlink_to(qemu)
@@ -88,15 +132,23 @@ def _get_qemu(folder: Path) -> None:
     apt = _apt(folder / "apt-host")
     _call([*apt, "update"])
     archives = folder / "apt-host" / "cache" / "archives"
-    for package in ("qemu-user", "qemu-user-static"):  # static builds are in one or the other, by release
+    for package in (
+        "qemu-user",
+        "qemu-user-static",
+    ):  # static builds are in one or the other, by release
         _call([*apt, "download", package], cwd=archives)
         _unpack(folder / "apt-host", folder / "qemu")
         for name in ("qemu-aarch64-static", "qemu-aarch64"):
             if _starts(folder / "qemu" / "usr" / "bin" / name):
-                shutil.copy(folder / "qemu" / "usr" / "bin" / name, folder / "qemu-aarch64")
+                shutil.copy(
+                    folder / "qemu" / "usr" / "bin" / name, folder / "qemu-aarch64"
+                )
                 shutil.rmtree(folder / "qemu")
                 return
-    raise SystemExit("no qemu-aarch64 in this distribution's packages starts here; install qemu-user by hand")
+    raise SystemExit(
+        "no qemu-aarch64 in this distribution's packages starts here; install qemu-user"
+        " by hand"
+    )
 
 
 def _foreign_apt(folder: Path) -> list[str]:
@@ -130,19 +182,42 @@ def install_for_arm(python: Path, site: Path, arguments: Sequence[str]) -> None:
         arguments: what ``uv pip install`` takes.
     """
     (interpreter,) = python.parent.glob("python3.*[0-9]")
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--no-config", "--only-binary=:all:"]
-    target: list[str | Path] = ["--target", site, "--python-platform", "aarch64-manylinux_2_28"]
-    _call([*uv, *target, "--python-version", interpreter.name.removeprefix("python"), *arguments])
+    uv = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--no-config",
+        "--only-binary=:all:",
+    ]
+    target: list[str | Path] = [
+        "--target",
+        site,
+        "--python-platform",
+        "aarch64-manylinux_2_28",
+    ]
+    _call(
+        [
+            *uv,
+            *target,
+            "--python-version",
+            interpreter.name.removeprefix("python"),
+            *arguments,
+        ]
+    )
 
 
 @contextmanager
 def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
-    """Return a program that is an aarch64 Python to whoever starts it; lay it out where it isn't yet.
+    """Return a program that is an aarch64 Python to whoever starts it; lay it out where
+    it isn't yet.
 
     It is this process's alone until the block ends.
 
     Args:
-        packages: Folders that hold import packages; it imports them as if they were installed.
+        packages: Folders that hold import packages; it imports them as if they were
+            installed.
 
     Raises:
         UnsupportedMachineError: This is not Debian on x86-64.
@@ -155,15 +230,22 @@ def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
         system.get("VERSION_ID", ""),
         _DECLARED.read_text(encoding="utf-8"),
     ]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm-edge"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm-edge"
+    )
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / f"arm-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     with (cache / "arm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            for stale in cache.glob("arm-*"):  # of another recipe, or of a run that was stopped half-way
+            for stale in cache.glob(
+                "arm-*"
+            ):  # of another recipe, or of a run that was stopped half-way
                 shutil.rmtree(stale)
-            print(f"setting up aarch64 Python, numpy and onnxruntime under {folder}", flush=True)
+            print(
+                f"setting up aarch64 Python, numpy and onnxruntime under {folder}",
+                flush=True,
+            )
             building = folder.with_name(f"{folder.name}.part")
             building.mkdir()
             _get_qemu(building)

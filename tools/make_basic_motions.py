@@ -24,8 +24,9 @@ _TARGET = Path(__file__).parents[1] / "lstm_edge" / "data" / "basic_motions.npz"
 def make(wheel: Path, target: Path) -> None:
     """Write BasicMotions to ``target`` as a file that ``lstm-edge train`` reads.
 
-    ``x: float32 (80, 100, 6)`` in the archive's units; ``y: <U9 (80,)`` the activity; ``split: <U5 (80,)``
-    the archive's own parts, ``train`` and ``test``; ``features: <U5 (6,)``; ``sampling_rate`` in Hertz.
+    ``x: float32 (80, 100, 6)`` in the archive's units; ``y: <U9 (80,)`` the activity;
+    ``split: <U5 (80,)`` the archive's own parts, ``train`` and ``test``;
+    ``features: <U5 (6,)``; ``sampling_rate`` in Hertz.
     """
     rows, labels, split = [], [], []
     with zipfile.ZipFile(wheel) as archive:
@@ -33,12 +34,19 @@ def make(wheel: Path, target: Path) -> None:
             text = archive.read(f"{_FOLDER}/BasicMotions_{part.upper()}.ts").decode()
             for line in text.partition("@data\n")[2].splitlines():
                 *channels, label = line.strip().split(":")
-                rows.append(np.array([channel.split(",") for channel in channels], dtype=np.float32).T)
+                rows.append(
+                    np.array(
+                        [channel.split(",") for channel in channels], dtype=np.float32
+                    ).T
+                )
                 labels.append(label)
                 split.append(part)
     x = np.stack(rows)
     if x.shape != (80, 100, len(_FEATURES)) or set(labels) != _LABELS:
-        raise SystemExit(f"expected 80 recordings of 100 samples and 6 channels, got {x.shape} {set(labels)}")
+        raise SystemExit(
+            f"expected 80 recordings of 100 samples and 6 channels, got {x.shape}"
+            f" {set(labels)}"
+        )
     arrays: dict[str, Any] = {
         "x": x,
         "y": np.array(labels),

@@ -1,12 +1,15 @@
-"""Is a healthy network ever refused? Export, validate and run random ones; there must be no alarm.
+"""Is a healthy network ever refused? Export, validate and run random ones; there must
+be no alarm.
 
-    python -m benchmarks.proof.healthy --count 100 --python OLD/bin/python    # needs lstm-edge[export]
+    python -m benchmarks.proof.healthy --count 100 --python OLD/bin/python    # needs
+    lstm-edge[export]
 
-A form says what is particular about a network; everything else (kind of layer, widths, layers, directions,
-how states are passed) is drawn, from a seed that is new each run and printed. Each network is exported, which
-verifies it, and validated with ``--quick``. Its golden cases and cases of other sizes then run on onnxruntime
-of this interpreter, on those of each ``--python``, and on the C library, and are compared by the same limits.
-Exit status 1: a refusal or an alarm.
+A form says what is particular about a network; everything else (kind of layer, widths,
+layers, directions, how states are passed) is drawn, from a seed that is new each run
+and printed. Each network is exported, which verifies it, and validated with
+``--quick``. Its golden cases and cases of other sizes then run on onnxruntime of this
+interpreter, on those of each ``--python``, and on the C library, and are compared by
+the same limits. Exit status 1: a refusal or an alarm.
 """
 
 import contextlib
@@ -36,7 +39,11 @@ from lstm_edge_exporters.verify.expected import Expected, against_module
 from lstm_edge_exporters.verify.file import ModelFile, open_file
 from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_exporters.verify.validate import validate
-from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    LstmEdgeError,
+    MissingDependencyError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.selftest import selftest
 
@@ -72,15 +79,21 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "RMS norm": nn.RMSNorm,
     "batch norm": _batch_norm,
     "instance norm": lambda inputs: over_time(nn.InstanceNorm1d(inputs, affine=True)),
-    "group norm": lambda inputs: over_time(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
-    "standardized": lambda inputs: Fn(lambda x, mean: (x - mean) / 30, mean=300 * torch.randn(inputs)),
+    "group norm": lambda inputs: over_time(
+        nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)
+    ),
+    "standardized": lambda inputs: Fn(
+        lambda x, mean: (x - mean) / 30, mean=300 * torch.randn(inputs)
+    ),
 }
 """Modules in front of a recurrent layer."""
 
 
 TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cumulative sum": lambda y, _: torch.cumsum(y, 1),
-    "cumulative mean": lambda y, _: torch.cumsum(y, 1) / torch.arange(1, y.shape[1] + 1).unsqueeze(-1),
+    "cumulative mean": (
+        lambda y, _: torch.cumsum(y, 1) / torch.arange(1, y.shape[1] + 1).unsqueeze(-1)
+    ),
     "mask": lambda y, x: y.masked_fill(x[..., :1] < 0, 0.0),
     "attention mask": lambda y, _: y * torch.softmax(y.masked_fill(y < -1, -1e9), -1),
     "squeeze": lambda y, _: y.squeeze(-1),
@@ -92,14 +105,22 @@ TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Recurrent(Layers):
     """Stacked recurrent layers, a linear head at every step, a function at the end."""
 
-    def __init__(self, layer: nn.RNNBase, outputs: int, end: str, form: str = "") -> None:
+    def __init__(
+        self, layer: nn.RNNBase, outputs: int, end: str, form: str = ""
+    ) -> None:
         norm = NORMS[form](layer.input_size) if form in NORMS else None
-        width = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
+        width = (layer.proj_size or layer.hidden_size) * (
+            2 if layer.bidirectional else 1
+        )
         super().__init__(layer, norm, nn.Linear(width, outputs) if outputs else None)
         self.end, self.tail = ENDS[end], TAILS.get(form, lambda y, _: y)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
-        """Run on ``x (N, L, I)``, or ``(L, I)``, with lengths or initial states where those are inputs."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: Any = None
+    ) -> Any:
+        """Run on ``x (N, L, I)``, or ``(L, I)``, with lengths or initial states where
+        those are inputs.
+        """
         result = super().forward(x, lengths, state)
         y, *last = result if state is not None else (result,)
         y = self.tail(self.end(y), x)
@@ -111,9 +132,19 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
     torch.manual_seed(int(rng.integers(2**31)))
     gated = ("closed gates", "open gates", "leak")
     kinds = {**{name: ["LSTM", "GRU"] for name in gated}, "small RNN": ["RNN"]}
-    kind = "LSTM" if form == "projection" else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
-    inputs, width = int(rng.integers(1, 9)), int(rng.integers(1 if form != "projection" else 2, 40))
-    options: dict[str, Any] = {"num_layers": int(rng.choice([1, 1, 2])), "bias": bool(rng.random() < 0.9)}
+    kind = (
+        "LSTM"
+        if form == "projection"
+        else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
+    )
+    inputs, width = (
+        int(rng.integers(1, 9)),
+        int(rng.integers(1 if form != "projection" else 2, 40)),
+    )
+    options: dict[str, Any] = {
+        "num_layers": int(rng.choice([1, 1, 2])),
+        "bias": bool(rng.random() < 0.9),
+    }
     options["bidirectional"] = bool(rng.random() < 0.2)
     if kind == "RNN" and rng.random() < 0.3 and form not in ("scales", "saturated"):
         options["nonlinearity"] = "relu"
@@ -135,10 +166,14 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
         if form in _ADJUST:
             _ADJUST[form](module, rng)
     example = _example(layer, form, rng, states=states)
-    return Network(module, example, f"{form}: {kind}({inputs}, {width}) {options} {end}")
+    return Network(
+        module, example, f"{form}: {kind}({inputs}, {width}) {options} {end}"
+    )
 
 
-def _example(layer: nn.RNNBase, form: str, rng: np.random.Generator, *, states: bool) -> tuple[Any, ...]:
+def _example(
+    layer: nn.RNNBase, form: str, rng: np.random.Generator, *, states: bool
+) -> tuple[Any, ...]:
     x = torch.randn(3, 7, layer.input_size) * (10.0 ** rng.uniform(-1, 1))
     if form in NORMS:
         x = x + 10.0 ** rng.uniform(-1, 3) * torch.randn(layer.input_size)
@@ -169,14 +204,18 @@ def _scale(low: float, high: float) -> Adjust:
 def _shift_gate(module: Recurrent, rng: np.random.Generator, sign: float) -> None:
     gates = [1] if sign > 0 or module.layer.mode == "GRU" else [0, 3]
     gate, width = int(rng.choice(gates)), module.layer.hidden_size
-    module.layer.bias_ih_l0[gate * width : (gate + 1) * width] += sign * rng.uniform(3, 10)
+    module.layer.bias_ih_l0[gate * width : (gate + 1) * width] += sign * rng.uniform(
+        3, 10
+    )
 
 
 def _leak(module: Recurrent, rng: np.random.Generator) -> None:
     """Hold a gate at a constant, so that a state is a leaky sum."""
     width = module.layer.hidden_size
     for name, parameter in module.layer.named_parameters():
-        parameter[width : 2 * width] = float(rng.uniform(3, 10)) if name.startswith("bias_ih") else 0.0
+        parameter[width : 2 * width] = (
+            float(rng.uniform(3, 10)) if name.startswith("bias_ih") else 0.0
+        )
 
 
 _ADJUST: dict[str, Adjust] = {
@@ -186,7 +225,9 @@ _ADJUST: dict[str, Adjust] = {
     "open gates": lambda module, rng: _shift_gate(module, rng, 1.0),
     "leak": _leak,
     "saturated": lambda module, _: module.after.weight.mul_(30.0),
-    "tiny outputs": lambda module, rng: module.after.weight.mul_(10.0 ** rng.uniform(-9, -3)),
+    "tiny outputs": lambda module, rng: module.after.weight.mul_(
+        10.0 ** rng.uniform(-9, -3)
+    ),
 }
 FORMS = (
     "default", "lengths", "projection", "huge inputs", *_ADJUST, *(end for end in ENDS if end), *NORMS, *TAILS
@@ -207,7 +248,9 @@ np.savez(sys.argv[3], **dict(zip(names, session.run(names, dict(np.load(sys.argv
 
 
 class Result(NamedTuple):
-    """The checks of one network, the largest error of each engine as a fraction of its limit, and alarms."""
+    """The checks of one network, the largest error of each engine as a fraction of its
+    limit, and alarms.
+    """
 
     checks: int
     errors: Mapping[str, float]
@@ -218,21 +261,34 @@ def main() -> int:
     """Examine ``--count`` networks and print a table."""
     options = parser(__doc__)
     options.add_argument("--count", type=int, default=100)
-    options.add_argument("--seed", type=int, help="of an earlier run; new each time by default")
+    options.add_argument(
+        "--seed", type=int, help="of an earlier run; new each time by default"
+    )
     options.add_argument("--processes", type=int, default=1)
-    options.add_argument("--python", nargs="*", default=[], help="interpreters with other onnxruntimes")
+    options.add_argument(
+        "--python", nargs="*", default=[], help="interpreters with other onnxruntimes"
+    )
     chosen = options.parse_args()
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
     with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
-        results = list(pool.map(partial(examine, seed, chosen.python), range(chosen.count)))
+        results = list(
+            pool.map(partial(examine, seed, chosen.python), range(chosen.count))
+        )
     alarms = [alarm for result in results for alarm in result.alarms]
     print(*alarms, sep="\n")
     errors = [pair for result in results for pair in result.errors.items()]
-    engines = {name: [error for engine, error in errors if engine == name] for name, _ in errors}
-    rows = [[name, len(ratios), f"{max(ratios):.2f}"] for name, ratios in engines.items()]
+    engines = {
+        name: [error for engine, error in errors if engine == name]
+        for name, _ in errors
+    }
+    rows = [
+        [name, len(ratios), f"{max(ratios):.2f}"] for name, ratios in engines.items()
+    ]
     print(table(["engine", "networks", "largest error / limit"], rows))
     checks = sum(result.checks for result in results)
-    print(f"\n{chosen.count} networks, {checks} checks, {len(alarms)} alarms, seed {seed}")
+    print(
+        f"\n{chosen.count} networks, {checks} checks, {len(alarms)} alarms, seed {seed}"
+    )
     print_machine("onnxruntime", "torch")
     return int(bool(alarms))
 
@@ -240,29 +296,45 @@ def main() -> int:
 def examine(seed: int, pythons: Sequence[str], number: int) -> Result:
     """Export, validate and run network ``number`` of a seed."""
     quiet()
-    network = draw_network(FORMS[number % len(FORMS)], np.random.default_rng((seed, number)))
+    network = draw_network(
+        FORMS[number % len(FORMS)], np.random.default_rng((seed, number))
+    )
     errors: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
             export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
-            return Result(0, errors, [f"network {number}, {network.about}: refused: {error}"])
+            return Result(
+                0, errors, [f"network {number}, {network.about}: refused: {error}"]
+            )
         file = open_file(path)
         against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=True))
         checks = [check for group in report.groups for check in group.checks]
-        alarms = [f"{check.name}: {check.message}" for check in checks if check.status == "failed"]
+        alarms = [
+            f"{check.name}: {check.message}"
+            for check in checks
+            if check.status == "failed"
+        ]
         alarms += _run_engines(file, against, pythons, errors)
-    return Result(len(checks), errors, [f"network {number}, {network.about}: {alarm}" for alarm in alarms])
+    return Result(
+        len(checks),
+        errors,
+        [f"network {number}, {network.about}: {alarm}" for alarm in alarms],
+    )
 
 
-def _engines(file: ModelFile, pythons: Sequence[str]) -> Iterator[tuple[str, Callable[[Feeds], Feeds]]]:
+def _engines(
+    file: ModelFile, pythons: Sequence[str]
+) -> Iterator[tuple[str, Callable[[Feeds], Feeds]]]:
     yield "onnxruntime", file.runner()
     with contextlib.suppress(UnsupportedError, MissingDependencyError):
         yield ".lep", file.native_runner()
     for python in pythons:
-        version = run(python, "-c", "import onnxruntime; print(onnxruntime.__version__)")
+        version = run(
+            python, "-c", "import onnxruntime; print(onnxruntime.__version__)"
+        )
         yield f"onnxruntime {version.strip()}", partial(_run_old, python, file.path)
 
 
@@ -277,13 +349,22 @@ def _run_old(python: str, path: Path, feeds: Feeds) -> Feeds:
 def _run_engines(
     file: ModelFile, against: Expected, pythons: Sequence[str], errors: dict[str, float]
 ) -> Iterator[str]:
-    """Compare every engine with the graph in float64, and replay the golden cases in each."""
+    """Compare every engine with the graph in float64, and replay the golden cases in
+    each.
+    """
     pair = Pair(file.manifest, Graph64(against.exact), against.reference, file.runner())
-    cases = [against.cases.case(n, length, at_reset=True, full=True).feeds for n, length in SIZES]
+    cases = [
+        against.cases.case(n, length, at_reset=True, full=True).feeds
+        for n, length in SIZES
+    ]
     for name, engine in _engines(file, pythons):
         records = [*itertools.chain(*selftest(file.manifest, engine).cases)]
         # the native engine gives zeros beyond a row's length
-        for feeds in [full_length(file.manifest, case) for case in cases] if name == ".lep" else cases:
+        for feeds in (
+            [full_length(file.manifest, case) for case in cases]
+            if name == ".lep"
+            else cases
+        ):
             records += compare_all(engine(feeds), pair.exact(feeds), pair.limits(feeds))
         errors[name] = max(record.ratio for record in records)
         yield from (f"{name}: {record}" for record in records if not record.ok)

@@ -1,11 +1,13 @@
-"""Does validation find faults? Files of healthy networks, spoiled at random, and validated.
+"""Does validation find faults? Files of healthy networks, spoiled at random, and
+validated.
 
     python -m benchmarks.proof.mutants --count 500 --processes 2
 
-A mutant is a file with one change: of the graph, of one weight by one unit in the last place, of a state, of
-the manifest, of the delay of a stream, of the golden case, or of an int8 weight. A change of the graph counts
-if it moves an output in float64 by 1e-9 of a channel's largest value, on cases that validation does not draw.
-Exit status 1: a mutant is not found, or less than 95 in 100 of those of int8 files.
+A mutant is a file with one change: of the graph, of one weight by one unit in the last
+place, of a state, of the manifest, of the delay of a stream, of the golden case, or of
+an int8 weight. A change of the graph counts if it moves an output in float64 by 1e-9 of
+a channel's largest value, on cases that validation does not draw. Exit status 1: a
+mutant is not found, or less than 95 in 100 of those of int8 files.
 """
 
 import contextlib
@@ -56,7 +58,9 @@ class NotApplicableError(Exception):
     """The file has nothing that this change could spoil."""
 
 
-def _lstm1(*, layers: int = 1, lengths: bool = False, hidden: int = 12, **options: Any) -> Made:
+def _lstm1(
+    *, layers: int = 1, lengths: bool = False, hidden: int = 12, **options: Any
+) -> Made:
     network = LSTM1(4, 6, hidden, layers, 20, **options).eval()
     network.set_scales((torch.linspace(-3, 3, 6), 10.0 ** torch.linspace(-2, 2, 6)))
     run = Run(
@@ -84,11 +88,18 @@ NETWORKS: dict[str, Callable[[], Made]] = {
         ExportConfig(),
     ),
     "stream with a delay": lambda: _stream(nn.Conv1d(3, 8, 5, padding=2), nn.ELU()),
-    "stream with a unit": lambda: _stream(nn.Conv1d(3, 8, 4, stride=2, padding=1), nn.ReLU()),
+    "stream with a unit": lambda: _stream(
+        nn.Conv1d(3, 8, 4, stride=2, padding=1), nn.ReLU()
+    ),
     "int8": lambda: _lstm1(hidden=64),
-    "int8 GRU": lambda: (Chain(gru(5, 40), nn.Linear(40, 3)), torch.randn(3, 5, 5), ExportConfig()),
+    "int8 GRU": lambda: (
+        Chain(gru(5, 40), nn.Linear(40, 3)),
+        torch.randn(3, 5, 5),
+        ExportConfig(),
+    ),
 }
-"""Each makes a module, an example and a configuration; those called int8 are quantized."""
+"""Each makes a module, an example and a configuration; those called int8 are
+quantized."""
 
 
 class Draft:
@@ -96,10 +107,18 @@ class Draft:
 
     def __init__(self, content: bytes) -> None:
         proto = onnx.load_model_from_string(content)
-        self.manifest = Manifest.from_json(next(p.value for p in proto.metadata_props if p.key == KEY))
+        self.manifest = Manifest.from_json(
+            next(p.value for p in proto.metadata_props if p.key == KEY)
+        )
         self.model = ir.from_proto(proto)
-        self.values = {str(value.name): value for value in data_inputs(self.model.graph)}
-        self.values |= {str(value.name): value for node in self.model.graph for value in node.outputs}
+        self.values = {
+            str(value.name): value for value in data_inputs(self.model.graph)
+        }
+        self.values |= {
+            str(value.name): value
+            for node in self.model.graph
+            for value in node.outputs
+        }
         self.about = ""
         """The changed field, for functions that change many."""
 
@@ -108,26 +127,45 @@ class Draft:
         self.model.metadata_props.clear()
         self.model.metadata_props[KEY] = manifest
 
-    def spoil(self, rng: Rng, change: Callable[[Array, Rng], Array], *kinds: str, least: int = 1) -> None:
-        """Change an initializer whose dtype is in ``kinds`` and that has a minimum number of elements."""
+    def spoil(
+        self,
+        rng: Rng,
+        change: Callable[[Array, Rng], Array],
+        *kinds: str,
+        least: int = 1,
+    ) -> None:
+        """Change an initializer whose dtype is in ``kinds`` and that has a minimum
+        number of elements.
+        """
         constants = [
             (initializer, initializer.const_value.numpy())
             for initializer in self.model.graph.initializers.values()
         ]
-        fitting = [(v, a) for v, a in constants if a.dtype.name in kinds and a.size >= least]
+        fitting = [
+            (v, a) for v, a in constants if a.dtype.name in kinds and a.size >= least
+        ]
         value, array = _pick(fitting, rng)
         new = np.ascontiguousarray(change(array.copy(), rng)).astype(array.dtype)
-        value.const_value, value.shape = ir.tensor(new, name=value.name), ir.Shape(new.shape)
+        value.const_value, value.shape = (
+            ir.tensor(new, name=value.name),
+            ir.Shape(new.shape),
+        )
 
     def insert(self, name: str, kind: str, *numbers: float, **attributes: Any) -> None:
         """Replace a value by the result of a node on it and ``numbers``."""
-        graph, value, names = self.model.graph, self.values[name], UniqueNames(self.model.graph)
+        graph, value, names = (
+            self.model.graph,
+            self.values[name],
+            UniqueNames(self.model.graph),
+        )
         constants = []
         for number in numbers:
             tensor = ir.tensor(np.array(number, value.dtype.numpy()))
             constants.append(ir.val(names.unique("number"), const_value=tensor))
             graph.register_initializer(constants[-1])
-        node = ir.node(kind, [value, *constants], attributes, name=names.unique("mutant"))
+        node = ir.node(
+            kind, [value, *constants], attributes, name=names.unique("mutant")
+        )
         new = node.outputs[0]
         new.name, new.type, new.shape = names.unique("changed"), value.type, value.shape
         if value.is_graph_output():
@@ -135,7 +173,11 @@ class Draft:
         ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
         node.replace_input_with(0, value)
         producer = value.producer()
-        graph.insert_before(graph[0], node) if producer is None else producer.append(node)
+        (
+            graph.insert_before(graph[0], node)
+            if producer is None
+            else producer.append(node)
+        )
         self.values[name] = new
 
 
@@ -180,18 +222,31 @@ def _weight(draft: Draft, rng: Rng) -> None:
 
 
 def _ulp(draft: Draft, rng: Rng) -> None:
-    draft.spoil(rng, _change_one(lambda value: np.nextafter(value, np.float32(np.inf))), "float32")
+    draft.spoil(
+        rng,
+        _change_one(lambda value: np.nextafter(value, np.float32(np.inf))),
+        "float32",
+    )
 
 
 def _value(draft: Draft, rng: Rng) -> None:
     """Change one float value on its way."""
     infer_shapes(draft.model)
-    floats = [name for name, value in draft.values.items() if value.dtype is ir.DataType.FLOAT]
+    floats = [
+        name for name, value in draft.values.items() if value.dtype is ir.DataType.FLOAT
+    ]
     _change(draft, _pick(floats, rng), rng)
 
 
 def _change(draft: Draft, name: str, rng: Rng) -> None:
-    changes = (("Mul", 1.0001), ("Mul", 0.0), ("Mul", -1.0), ("Add", 1e-4), ("Clip", -0.5, 0.5), ())
+    changes = (
+        ("Mul", 1.0001),
+        ("Mul", 0.0),
+        ("Mul", -1.0),
+        ("Add", 1e-4),
+        ("Clip", -0.5, 0.5),
+        (),
+    )
     if change := _pick(changes, rng):
         draft.insert(name, *change)
     else:
@@ -210,7 +265,10 @@ def _state(draft: Draft, rng: Rng) -> None:
         index = [value.name for value in draft.model.graph.outputs].index(state.output)
         same = ir.node("Identity", [source])
         draft.model.graph.append(same)
-        same.outputs[0].name, draft.values[state.output].name = state.output, f"{state.output}_before"
+        same.outputs[0].name, draft.values[state.output].name = (
+            state.output,
+            f"{state.output}_before",
+        )
         same.outputs[0].type, same.outputs[0].shape = source.type, source.shape
         draft.model.graph.outputs[index] = same.outputs[0]
     elif state.dtype == "float32":
@@ -222,7 +280,12 @@ def _state(draft: Draft, rng: Rng) -> None:
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if isinstance(value, (dict, list)) and value and "data" not in value:
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        return [leaf for key, item in items if key not in _UNREAD for leaf in _leaves(item, (*path, key))]
+        return [
+            leaf
+            for key, item in items
+            if key not in _UNREAD
+            for leaf in _leaves(item, (*path, key))
+        ]
     return [path]
 
 
@@ -237,7 +300,9 @@ def _other(value: Any) -> Any:
 def _claim(draft: Draft, rng: Rng, within: tuple[str, ...] = ()) -> None:
     """Change one value of the manifest."""
     text = json.loads(draft.manifest.to_json())
-    *path, last = _pick([leaf for leaf in _leaves(text) if not within or leaf[0] in within], rng)
+    *path, last = _pick(
+        [leaf for leaf in _leaves(text) if not within or leaf[0] in within], rng
+    )
     owner = text
     for key in path:
         owner = owner[key]
@@ -262,7 +327,9 @@ def _golden(draft: Draft, rng: Rng) -> None:
         "limit": dict.fromkeys(golden.outputs, 1e9),
     }
     draft.about = _pick(list(changes), rng)
-    new = draft.manifest._replace(golden=golden._replace(**{draft.about: changes[draft.about]}))
+    new = draft.manifest._replace(
+        golden=golden._replace(**{draft.about: changes[draft.about]})
+    )
     if new.to_json() == draft.manifest.to_json():
         raise NotApplicableError
     draft.write(new.to_json())
@@ -292,7 +359,9 @@ GROUPS = {
     "states": Group((_state,), judged=True),
     "one ULP": Group((_ulp,)),
     "manifest": Group((_claim,)),
-    "unit and delay": Group((lambda d, r: _claim(d, r, ("unit", "delays")),), networks="stream"),
+    "unit and delay": Group(
+        (lambda d, r: _claim(d, r, ("unit", "delays")),), networks="stream"
+    ),
     "golden case": Group((_golden,)),
     "int8": Group((_int8,), networks="int8"),
 }
@@ -326,14 +395,20 @@ def _healthy(name: str) -> Healthy:
     generator = replace(reference.cases, seed=_SEED)
     cases = []
     for number, size in enumerate(SIZES):
-        with contextlib.suppress(RuntimeError, ValueError):  # a size that the network refuses
-            feeds = generator.case(*size, at_reset=number % 3 == 1, offset=number, full=True).feeds
+        with contextlib.suppress(
+            RuntimeError, ValueError
+        ):  # a size that the network refuses
+            feeds = generator.case(
+                *size, at_reset=number % 3 == 1, offset=number, full=True
+            ).feeds
             cases.append((feeds, graph(feeds)))
     return Healthy(content, reference, graph, cases)
 
 
 def _moves(healthy: Healthy, model: onnx.ModelProto) -> float:
-    """Return the largest difference as a fraction of a channel's largest value; -1 for no graph at all."""
+    """Return the largest difference as a fraction of a channel's largest value; -1 for
+    no graph at all.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
         graph = Graph64(widened(model, healthy.reference.exact))
@@ -350,14 +425,21 @@ def _moves(healthy: Healthy, model: onnx.ModelProto) -> float:
                 return math.inf
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
             away = np.abs(got[name].astype(np.float64) - expected)
-            largest = max(largest, float(np.nan_to_num(away, nan=math.inf).max(initial=0.0)) / scale)
+            largest = max(
+                largest,
+                float(np.nan_to_num(away, nan=math.inf).max(initial=0.0)) / scale,
+            )
     return largest
 
 
 def _find(healthy: Healthy, path: Path) -> str:
-    """Return the group of checks, or the error, that rejects the file; empty for none."""
+    """Return the group of checks, or the error, that rejects the file; empty for
+    none.
+    """
     try:
-        validation = Validation(open_file(path), healthy.reference, ValidateConfig(quick=True))
+        validation = Validation(
+            open_file(path), healthy.reference, ValidateConfig(quick=True)
+        )
         return next((group.title for group in validation.groups() if group.failed), "")
     except LstmEdgeError as error:
         return type(error).__name__
@@ -367,7 +449,9 @@ def _find(healthy: Healthy, path: Path) -> str:
 
 
 def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
-    """Return group, description, effect and finder of a mutant; None if nothing changes."""
+    """Return group, description, effect and finder of a mutant; None if nothing
+    changes.
+    """
     name, number = task
     group = GROUPS[name]
     rng = np.random.default_rng((number, *map(ord, name)))
@@ -387,32 +471,55 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.onnx"
         path.write_bytes(sealed(mutant.SerializeToString()))
-        about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
+        about = (
+            f"{getattr(change, '__name__', name)} {draft.about} in {network}, number"
+            f" {number}"
+        )
         return name, about, moves, _find(healthy, path)
 
 
 def main() -> int:
     """Spoil, validate, and print the table and the survivors."""
     options = parser(__doc__)
-    options.add_argument("--count", type=int, default=500, help="mutants that are tried")
+    options.add_argument(
+        "--count", type=int, default=500, help="mutants that are tried"
+    )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--processes", type=int, default=1)
     options.add_argument("--groups", nargs="*", choices=GROUPS, default=list(GROUPS))
     chosen = options.parse_args()
     names = chosen.groups
-    tasks = [(names[i % len(names)], chosen.seed * chosen.count + i) for i in range(chosen.count)]
+    tasks = [
+        (names[i % len(names)], chosen.seed * chosen.count + i)
+        for i in range(chosen.count)
+    ]
     mutants: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
     with ProcessPoolExecutor(chosen.processes) as pool:
         for made in pool.map(spoil, tasks, chunksize=len(names)):
             if made is not None:
                 mutants[made[0]].append(made[1:])
-    counts = {name: (len(group), sum(bool(mutant[2]) for mutant in group)) for name, group in mutants.items()}
-    print(table(["group", "mutants that differ", "found"], ([name, *two] for name, two in counts.items())))
-    for name, about, moves, check in ((name, *mutant) for name, group in mutants.items() for mutant in group):
+    counts = {
+        name: (len(group), sum(bool(mutant[2]) for mutant in group))
+        for name, group in mutants.items()
+    }
+    print(
+        table(
+            ["group", "mutants that differ", "found"],
+            ([name, *two] for name, two in counts.items()),
+        )
+    )
+    for name, about, moves, check in (
+        (name, *mutant) for name, group in mutants.items() for mutant in group
+    ):
         if not check:
             print(f"- not found: {name}, {about}, moves {moves:.2g}")
     print_machine("onnxruntime", "torch")
-    return int(any(got < (0.95 if name == "int8" else 1.0) * of for name, (of, got) in counts.items()))
+    return int(
+        any(
+            got < (0.95 if name == "int8" else 1.0) * of
+            for name, (of, got) in counts.items()
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Streams of networks that look along time, compared with the network in float64.
 
-The networks are those of ``tests/exporters/streaming/networks.py``. Each is exported, with ``stream=True`` if
-its ordinary file does not stream, which verifies it. Then it is streamed at random cuts on both engines.
-Differences are fractions of the largest value of an output.
+The networks are those of ``tests/exporters/streaming/networks.py``. Each is exported,
+with ``stream=True`` if its ordinary file does not stream, which verifies it. Then it is
+streamed at random cuts on both engines. Differences are fractions of the largest value
+of an output.
 """
 
 import copy
@@ -33,12 +34,16 @@ _NEAR = 1e-4
 
 
 def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
-    """Export a network; return its manifest, and the largest difference of each engine's stream from it.
+    """Export a network; return its manifest, and the largest difference of each
+    engine's stream from it.
 
     Raises:
         UnsupportedError: it does not stream.
     """
-    config, example = ExportConfig(inputs={"x": ("N", "L", WIDTH)}), torch.randn(2, 96, WIDTH)
+    config, example = (
+        ExportConfig(inputs={"x": ("N", "L", WIDTH)}),
+        torch.randn(2, 96, WIDTH),
+    )
     artifact = export(module, example, config)
     if artifact.manifest.unstreamable:
         artifact = export(module, example, replace(config, stream=True))
@@ -47,7 +52,10 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
     x = rng.standard_normal((steps, WIDTH)).astype(np.float32)
     with torch.no_grad():
         result = copy.deepcopy(module).double()(torch.from_numpy(x)[None].double())
-    wholes = [output.numpy() for output in (result if isinstance(result, tuple) else (result,))]
+    wholes = [
+        output.numpy()
+        for output in (result if isinstance(result, tuple) else (result,))
+    ]
     parts = np.split(x, np.cumsum(random_sizes(steps, rng))[:-1])
     engines = {}
     for content in (artifact.model, to_native(artifact.model)):
@@ -56,20 +64,38 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
             results = [stream.process(part) for part in parts]
         engines[model.engine] = max(
             _difference(manifest, spec, results, whole)
-            for spec, whole in zip(manifest.outputs, wholes, strict=False)  # states are outputs, too
+            for spec, whole in zip(
+                manifest.outputs, wholes, strict=False
+            )  # states are outputs, too
         )
     return manifest, engines
 
 
-def _difference(manifest: Manifest, spec: TensorSpec, results: Sequence[Any], whole: Array) -> float:
-    """Return the difference of the frames in common; 0 for a last result that looks ahead."""
+def _difference(
+    manifest: Manifest, spec: TensorSpec, results: Sequence[Any], whole: Array
+) -> float:
+    """Return the difference of the frames in common; 0 for a last result that looks
+    ahead.
+    """
     batch, axis = spec.axes.index(manifest.batch or ""), manifest.time_axis(spec.axes)
-    outputs = [result[spec.name] if isinstance(result, dict) else result for result in results]
-    if axis is None:  # ``export`` compares one with a delay with the frame that has no padding
-        return 0.0 if manifest.delays.get(spec.name) else apart(outputs[-1], whole.take(0, batch))
-    joined = np.concatenate([output for output in outputs if output is not None], axis - 1)
+    outputs = [
+        result[spec.name] if isinstance(result, dict) else result for result in results
+    ]
+    if (
+        axis is None
+    ):  # ``export`` compares one with a delay with the frame that has no padding
+        return (
+            0.0
+            if manifest.delays.get(spec.name)
+            else apart(outputs[-1], whole.take(0, batch))
+        )
+    joined = np.concatenate(
+        [output for output in outputs if output is not None], axis - 1
+    )
     count = min(joined.shape[axis - 1], whole.shape[axis])
-    return apart(joined.take(range(count), axis - 1), whole[0].take(range(count), axis - 1))
+    return apart(
+        joined.take(range(count), axis - 1), whole[0].take(range(count), axis - 1)
+    )
 
 
 def main() -> None:
@@ -88,7 +114,9 @@ def main() -> None:
         figures = (f"{engines[engine]:.0e}" for engine in ("onnxruntime", "native"))
         rows.append((name, manifest.unit, manifest.delay_steps, *figures))
         failed += [name] if max(engines.values()) > _NEAR else []
-    print(table(("network", "unit, steps", "delay, steps", "onnxruntime", "`.lep`"), rows))
+    print(
+        table(("network", "unit, steps", "delay, steps", "onnxruntime", "`.lep`"), rows)
+    )
     print(f"\n{len(rows) - len(failed)} of {len(rows)} networks stream and are equal")
     print_machine("torch", "onnxruntime")
     sys.exit(bool(failed))

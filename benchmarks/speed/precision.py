@@ -2,8 +2,8 @@
 
     taskset -c 1 python -m benchmarks.speed.precision [--rounds N] [--sizes S M]
 
-Every ratio is measured in one process, on one thread, alternately with the float file, of networks with
-random weights.
+Every ratio is measured in one process, on one thread, alternately with the float file,
+of networks with random weights.
 """
 
 import tempfile
@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import SIZES, Call, interleave, parser, print_machine, repeat, table
+from benchmarks.common import (
+    SIZES,
+    Call,
+    interleave,
+    parser,
+    print_machine,
+    repeat,
+    table,
+)
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import export
@@ -43,8 +51,12 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
     return made
 
 
-def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
-    """Return, for each file of a size, bytes, step, chunk and load as ratios to the float file."""
+def measure(
+    name: str, paths: dict[str, Path], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return, for each file of a size, bytes, step, chunk and load as ratios to the
+    float file.
+    """
     models = {variant: load(path) for variant, path in paths.items()}
     x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
     calls: dict[str, dict[str, Call]] = {"step": {}, "chunk": {}, "load": {}}
@@ -59,7 +71,9 @@ def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[st
     for what, call in calls.items():
         duration = 1e6 * min(interleave({"float": call["float"]}, 1, 5)["float"])
         count = 1 if what == "load" else max(1, int(2e3 / duration))
-        times = interleave(call, count, rounds if what != "load" else max(5, rounds // 3))
+        times = interleave(
+            call, count, rounds if what != "load" else max(5, rounds // 3)
+        )
         for variant in paths:
             ratios[variant][what] = times.ratio(variant, "float")
     return ratios
@@ -77,8 +91,26 @@ def main() -> None:
             paths = files_of(name, Path(folder))
             for variant, ratios in measure(name, paths, options.rounds).items():
                 cells = [f"{value:.3f}" for value in ratios.values()]
-                rows.append([f"{name} {variant}", *cells, f"{paths[variant].stat().st_size:,} B"])
-    print(table(["ratio to the float file", "bytes", "step", "chunk of 256", "load", "size"], rows))
+                rows.append(
+                    [
+                        f"{name} {variant}",
+                        *cells,
+                        f"{paths[variant].stat().st_size:,} B",
+                    ]
+                )
+    print(
+        table(
+            [
+                "ratio to the float file",
+                "bytes",
+                "step",
+                "chunk of 256",
+                "load",
+                "size",
+            ],
+            rows,
+        )
+    )
     print("quantized for", detect_target())
     print_machine("onnxruntime", "torch")
 

@@ -2,9 +2,9 @@
 
     taskset -c 1 python -m benchmarks.speed.stream [--repeats N] [--sizes S M]
 
-The loop is ``session.run`` with numpy dicts and the states fed back. Everything is timed alternately in one
-process, in processor time; a cell has the minimum, the median and the maximum of the repeats in microseconds.
-Run it on a quiet machine.
+The loop is ``session.run`` with numpy dicts and the states fed back. Everything is
+timed alternately in one process, in processor time; a cell has the minimum, the median
+and the maximum of the repeats in microseconds. Run it on a quiet machine.
 """
 
 import tempfile
@@ -14,7 +14,16 @@ import numpy as np
 import onnxruntime
 import torch
 
-from benchmarks.common import SIZES, Call, Times, interleave, parser, print_machine, repeat, table
+from benchmarks.common import (
+    SIZES,
+    Call,
+    Times,
+    interleave,
+    parser,
+    print_machine,
+    repeat,
+    table,
+)
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import export
@@ -24,7 +33,11 @@ from lstm_edge_runtime import Model, load
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Number of steps in a turn, which takes a few ms."""
 CHUNK, SOURCES = 256, 64
-LOOP, ONNXRUNTIME, NATIVE = "`session.run` loop", "`Stream`, `.onnx`", "`Stream`, `.lep`"
+LOOP, ONNXRUNTIME, NATIVE = (
+    "`session.run` loop",
+    "`Stream`, `.onnx`",
+    "`Stream`, `.lep`",
+)
 
 
 def write_files(size: str, folder: Path) -> dict[str, Path]:
@@ -42,7 +55,9 @@ def plain_loop(path: Path, x: np.ndarray, size: str) -> Call:
     """Return the loop, with ``x (N, L, I)`` each time."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
     _, hidden, layers = SIZES[size]
     state = [np.zeros((layers, len(x), hidden), np.float32)] * 2
 
@@ -71,12 +86,22 @@ def measure(size: str, folder: Path, repeats: int) -> dict[str, Times]:
         ("step", x[:1, :1]), (f"chunk of {CHUNK}", x[:1]), (f"tick of {SOURCES}", x[:, :1])
     )}  # fmt: skip
     calls = {
-        "step": {name: repeat(model.stream().step, x[0, 0]) for name, model in models.items()},
-        f"chunk of {CHUNK}": {name: repeat(model.stream().process, x[0]) for name, model in models.items()},
-        f"tick of {SOURCES}": {name: ticks(model, x[:, 0]) for name, model in models.items()},
+        "step": {
+            name: repeat(model.stream().step, x[0, 0]) for name, model in models.items()
+        },
+        f"chunk of {CHUNK}": {
+            name: repeat(model.stream().process, x[0]) for name, model in models.items()
+        },
+        f"tick of {SOURCES}": {
+            name: ticks(model, x[:, 0]) for name, model in models.items()
+        },
     }
     return {
-        kind: interleave({LOOP: loops[kind], **by_model}, COUNTS[size] if kind == "step" else 2, repeats)
+        kind: interleave(
+            {LOOP: loops[kind], **by_model},
+            COUNTS[size] if kind == "step" else 2,
+            repeats,
+        )
         for kind, by_model in calls.items()
     }
 
@@ -92,11 +117,17 @@ def main() -> None:
         for size in options.sizes:
             for kind, times in measure(size, Path(folder), options.repeats).items():
                 for name in times:
-                    least, median, most = (value * 1e6 for value in np.quantile(times[name], (0, 0.5, 1)))
+                    least, median, most = (
+                        value * 1e6 for value in np.quantile(times[name], (0, 0.5, 1))
+                    )
                     cell = f"{least:.3g} / {median:.3g} / {most:.3g}"
                     rows.setdefault((kind, name), []).append(cell)
     head = ["us, min / median / max", *options.sizes]
-    print(table(head, ([f"{kind}, {name}", *cells] for (kind, name), cells in rows.items())))
+    print(
+        table(
+            head, ([f"{kind}, {name}", *cells] for (kind, name), cells in rows.items())
+        )
+    )
     print_machine("onnxruntime", "lstm-edge-native")
 
 

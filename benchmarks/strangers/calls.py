@@ -1,7 +1,8 @@
-"""The modules that ``exporters.py`` exports: of public packages, with inputs of any size, and a matrix.
+"""The modules that ``exporters.py`` exports: of public packages, with inputs of any
+size, and a matrix.
 
-A package is only imported when its modules are asked for, so that a group runs in an environment that only
-has its own packages.
+A package is only imported when its modules are asked for, so that a group runs in an
+environment that only has its own packages.
 """
 
 import importlib
@@ -35,7 +36,9 @@ class Name:
 
 
 class Build(Name):
-    """An object of a package, made on first use; arguments may be such objects or names."""
+    """An object of a package, made on first use; arguments may be such objects or
+    names.
+    """
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path)
@@ -44,7 +47,10 @@ class Build(Name):
     def __call__(self) -> Any:
         """Import the class and make the object."""
         made = [item() if isinstance(item, Name) else item for item in self.arguments]
-        named = {name: item() if isinstance(item, Name) else item for name, item in self.options.items()}
+        named = {
+            name: item() if isinstance(item, Name) else item
+            for name, item in self.options.items()
+        }
         return super().__call__()(*made, **named)
 
 
@@ -56,11 +62,13 @@ class Call:
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int], Any]
-    """The arguments of ``forward`` for N rows and a length in units of steps: a tuple, or a dict by name."""
+    """The arguments of ``forward`` for N rows and a length in units of steps: a tuple,
+    or a dict by name."""
     why: str = ""
     """Why no file can express ``forward``; empty if one can."""
     axes: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
-    """Axes by input, as ``--input`` takes them, if no recurrent layer of PyTorch shows them."""
+    """Axes by input, as ``--input`` takes them, if no recurrent layer of PyTorch shows
+    them."""
     takes: int = 0
     """Number of inputs of a file that takes all states, of a cell of the matrix."""
 
@@ -69,7 +77,9 @@ Inputs = Callable[[int, int], tuple[Any, ...]]
 
 
 def _shaped(*shape: int | str, unit: int = 4) -> Inputs:
-    """Return one tensor, whose shape names the batch "N" and the time "L", in units of steps."""
+    """Return one tensor, whose shape names the batch "N" and the time "L", in units of
+    steps.
+    """
 
     def inputs(n: int, length: int) -> tuple[Tensor, ...]:
         sizes = {"N": n, "L": unit * length}
@@ -101,7 +111,9 @@ def _tokens(n: int, length: int, first: int = 1, classes: int = 20) -> Tensor:
 
 def _masked(n: int, length: int) -> tuple[Tensor, ...]:
     longest = 4 * length
-    return torch.randn(n, longest, 5), torch.arange(longest) < _lengths(n, longest).unsqueeze(1)
+    return torch.randn(n, longest, 5), torch.arange(longest) < _lengths(
+        n, longest
+    ).unsqueeze(1)
 
 
 def _padded_history(n: int, length: int) -> tuple[Any, ...]:
@@ -117,13 +129,22 @@ def _policy_inputs(n: int, _: int) -> tuple[Any, ...]:
 
 
 _INPUTS: dict[str, Inputs] = {
-    "words": lambda n, units: (_tokens(n, units, classes=9), (torch.zeros(2, n, 6), torch.zeros(2, n, 6))),
+    "words": lambda n, units: (
+        _tokens(n, units, classes=9),
+        (torch.zeros(2, n, 6), torch.zeros(2, n, 6)),
+    ),
     "targets": lambda n, units: (_tokens(n, units, 0, 9), _lengths(n, 4 * units), None),
     "history": lambda n, units: (_tokens(n, units), _lengths(n, 4 * units)),
     "spectra": lambda n, units: (torch.rand(n, 2, 9, 4 * units),),
     "state": lambda n, units: (torch.randn(n, 4 * units, 5), torch.randn(n, 6)),
-    "fractions": lambda n, units: (torch.randn(n, 4 * units, 5), None, torch.tensor([1.0, *[0.5] * (n - 1)])),
-    "layers": lambda _, units: ([torch.randn(4 * units, 6), torch.randn(4 * units, 6)],),
+    "fractions": lambda n, units: (
+        torch.randn(n, 4 * units, 5),
+        None,
+        torch.tensor([1.0, *[0.5] * (n - 1)]),
+    ),
+    "layers": lambda _, units: (
+        [torch.randn(4 * units, 6), torch.randn(4 * units, 6)],
+    ),
     "maps": lambda n, units: (
         torch.randn(n, 3, 2 * units, 5),
         (torch.zeros(n, 4, 2 * units, 5), torch.zeros(n, 4, 2 * units, 5)),
@@ -140,12 +161,16 @@ class _Items:
 
 
 def _matrix() -> Iterator[Call]:
-    """Every form of a recurrent layer in a small module; the inputs are drawn on from size to size."""
+    """Every form of a recurrent layer in a small module; the inputs are drawn on from
+    size to size.
+    """
     for cell in matrix.cells():
         generator = torch.Generator().manual_seed(1)
         takes = (1 if cell.lengths == "none" else 2) + len(cell.widths)
         inputs = partial(matrix.draw, cell, generator=generator)
-        yield Call("matrix", str(cell), partial(matrix.Recurrent, cell), inputs, takes=takes)
+        yield Call(
+            "matrix", str(cell), partial(matrix.Recurrent, cell), inputs, takes=takes
+        )
 
 
 def _call(
@@ -158,20 +183,35 @@ def _call(
     axes: Any = None,
     **options: Any,
 ) -> Call:
-    """Return the call of the class at ``path``, made with ``arguments`` and ``options``."""
+    """Return the call of the class at ``path``, made with ``arguments`` and
+    ``options``.
+    """
     made = _INPUTS[inputs] if isinstance(inputs, str) else inputs
-    return Call(package, name, Build(path, *arguments, **options), made, why, axes or {})
+    return Call(
+        package, name, Build(path, *arguments, **options), made, why, axes or {}
+    )
 
 
 _SAMPLE, _STEPS, _WITH_LENGTHS = _shaped("N", 5), _frames(5), _with_lengths("N", "L", 5)
 _DENOISER = {"hidden": 4, "depth": 2}
-_DEMUCS = {"audio_channels": 1, "channels": 4, "depth": 2, "lstm_layers": 1, "resample": False}
+_DEMUCS = {
+    "audio_channels": 1,
+    "channels": 4,
+    "depth": 2,
+    "lstm_layers": 1,
+    "resample": False,
+}
 _CRDNN: dict[str, Any] = {
     "input_size": 8, "cnn_blocks": 1, "cnn_channels": [4], "inter_layer_pooling_size": [2],
     "rnn_layers": 1, "rnn_neurons": 6, "dnn_blocks": 1, "dnn_neurons": 5,
 }  # fmt: skip
 _ENCODER = {"num_layers": 2, "hidden_size": 6, "output_size": 4}
-_CRNN = {"pretrained": False, "exportable": True, "rnn_units": 8, "pretrained_backbone": False}
+_CRNN = {
+    "pretrained": False,
+    "exportable": True,
+    "rnn_units": 8,
+    "pretrained_backbone": False,
+}
 _PACKED = {"batch_first": True, "pad": True}
 _RECBOLE = {
     "USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "NEG_PREFIX": "neg_", "LIST_SUFFIX": "_list",
@@ -179,7 +219,11 @@ _RECBOLE = {
     "hidden_size": 5, "loss_type": "CE", "num_layers": 1, "n_layers": 1, "dropout_prob": 0.0,
     "dropout_probs": [0.0, 0.0],
 }  # fmt: skip
-_ASTEROID, _RL, _SPEECH = "asteroid.masknn.recurrent.", "torchrl.modules.", "speechbrain.nnet.RNN."
+_ASTEROID, _RL, _SPEECH = (
+    "asteroid.masknn.recurrent.",
+    "torchrl.modules.",
+    "speechbrain.nnet.RNN.",
+)
 _ESPNET, _TTS = "espnet2.asr.encoder.", "TTS.tts.layers.tacotron."
 
 
@@ -332,7 +376,11 @@ def calls_of(group: str) -> Iterator[Call]:
     for call in GROUPS[group]:
         try:
             if isinstance(call.build, Build):
-                for argument in (call.build, *call.build.arguments, *call.build.options.values()):
+                for argument in (
+                    call.build,
+                    *call.build.arguments,
+                    *call.build.options.values(),
+                ):
                     if isinstance(argument, Name):
                         importlib.import_module(argument.path.rpartition(".")[0])
         except ImportError as error:

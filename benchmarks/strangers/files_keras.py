@@ -1,4 +1,5 @@
-"""Write the ONNX file that tf2onnx makes of each of 30 Keras networks; ``files.py`` runs this.
+"""Write the ONNX file that tf2onnx makes of each of 30 Keras networks; ``files.py``
+runs this.
 
     python -m benchmarks.strangers.files_keras FOLDER
 
@@ -25,8 +26,13 @@ def _networks():
         return layer(size, return_sequences=True, **options)
 
     def two_inputs():
-        first, second = keras.Input((None, 5), name="a"), keras.Input((None, 3), name="b")
-        return keras.Model([first, second], whole(k.LSTM)(k.Concatenate()([first, second])))
+        first, second = (
+            keras.Input((None, 5), name="a"),
+            keras.Input((None, 3), name="b"),
+        )
+        return keras.Model(
+            [first, second], whole(k.LSTM)(k.Concatenate()([first, second]))
+        )
 
     def with_state():
         x = keras.Input((None, 5), name="x")
@@ -52,14 +58,20 @@ def _networks():
         "gru_fixed_batch": stack(whole(k.GRU), shape=(20, 5), batch=1),
         "gru_states": with_state(),
         "gru_time_distributed": stack(whole(k.GRU), k.TimeDistributed(k.Dense(2))),
-        "embedding_gru": stack(k.Embedding(30, 5, mask_zero=True), whole(k.GRU), shape=(None,)),
+        "embedding_gru": stack(
+            k.Embedding(30, 5, mask_zero=True), whole(k.GRU), shape=(None,)
+        ),
         "layernorm_gru": stack(k.LayerNormalization(), whole(k.GRU), k.Dense(3)),
         "conv_gru": stack(k.Conv1D(4, 3, padding="causal"), whole(k.GRU)),
         "simple_rnn": stack(whole(k.SimpleRNN)),
         "simple_rnn_last": stack(k.SimpleRNN(6, activation="relu"), k.Dense(2)),
         "cells": stack(k.RNN([k.LSTMCell(6), k.GRUCell(4)], return_sequences=True)),
-        "convlstm1d": stack(whole(k.ConvLSTM1D, 4, kernel_size=3, padding="same"), shape=(None, 8, 2)),
-        "convlstm2d": stack(whole(k.ConvLSTM2D, 4, kernel_size=3, padding="same"), shape=(None, 8, 8, 1)),
+        "convlstm1d": stack(
+            whole(k.ConvLSTM1D, 4, kernel_size=3, padding="same"), shape=(None, 8, 2)
+        ),
+        "convlstm2d": stack(
+            whole(k.ConvLSTM2D, 4, kernel_size=3, padding="same"), shape=(None, 8, 8, 1)
+        ),
         "two_inputs": two_inputs(),
         "backwards_bilstm": stack(k.Bidirectional(whole(k.LSTM))),
         "backwards_bigru": stack(k.Bidirectional(whole(k.GRU))),
@@ -72,13 +84,17 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     for name, network in _networks().items():
-        signature = [tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in network.inputs]
+        signature = [
+            tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in network.inputs
+        ]
 
         def call(*inputs, network=network):
             return network(list(inputs) if len(inputs) > 1 else inputs[0])
 
         function = tf.function(call, input_signature=signature)
-        tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(folder / f"{name}.onnx"))
+        tf2onnx.convert.from_function(
+            function, signature, opset=17, output_path=str(folder / f"{name}.onnx")
+        )
 
 
 if __name__ == "__main__":

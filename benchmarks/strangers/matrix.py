@@ -39,8 +39,18 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         """Return a name that a test id can hold."""
-        words = [self.kind, f"{self.layers}", "bi" if self.bidirectional else "fwd", self.state, self.lengths]
-        words += ["bf"] * self.batch_first + ["nobias"] * (not self.bias) + ["proj"] * self.projected
+        words = [
+            self.kind,
+            f"{self.layers}",
+            "bi" if self.bidirectional else "fwd",
+            self.state,
+            self.lengths,
+        ]
+        words += (
+            ["bf"] * self.batch_first
+            + ["nobias"] * (not self.bias)
+            + ["proj"] * self.projected
+        )
         return "-".join(words)
 
     @property
@@ -84,16 +94,27 @@ class Recurrent(nn.Module):
         options: dict[str, Any] = {"nonlinearity": nonlinearity} if nonlinearity else {}
         if cell.projected:
             options["proj_size"] = PROJECTED
-        options |= {name: getattr(cell, name) for name in ("bias", "batch_first", "bidirectional")}
+        options |= {
+            name: getattr(cell, name)
+            for name in ("bias", "batch_first", "bidirectional")
+        }
         self.rnn = getattr(nn, kind)(FEATURES, HIDDEN, cell.layers, **options)
         self.head = nn.Linear(cell.widths[0], 3)
         if cell.state == "learned":
-            self.initial = nn.ParameterList(0.5 * torch.randn(cell.rows, 1, width) for width in cell.widths)
+            self.initial = nn.ParameterList(
+                0.5 * torch.randn(cell.rows, 1, width) for width in cell.widths
+            )
 
     def forward(
-        self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        h_0: Tensor | None = None,
+        c_0: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return the sequence, the head on the last hidden state, and with given states the last ones."""
+        """Return the sequence, the head on the last hidden state, and with given states
+        the last ones.
+        """
         cell = self.cell
         n, steps = (0, 1) if cell.batch_first else (1, 0)
         given = None
@@ -102,22 +123,34 @@ class Recurrent(nn.Module):
         elif cell.state == "zeros":
             given = [torch.zeros(cell.rows, x.size(n), width) for width in cell.widths]
         elif cell.state == "learned":
-            given = [initial.expand(-1, x.size(n), -1).contiguous() for initial in self.initial]
+            given = [
+                initial.expand(-1, x.size(n), -1).contiguous()
+                for initial in self.initial
+            ]
         hx = None if given is None else tuple(given) if len(given) == 2 else given[0]
         if lengths is None:
             output, last = self.rnn(x, hx)
         else:
             packed = pack_padded_sequence(
-                x, lengths.cpu(), batch_first=cell.batch_first, enforce_sorted=cell.lengths == "sorted"
+                x,
+                lengths.cpu(),
+                batch_first=cell.batch_first,
+                enforce_sorted=cell.lengths == "sorted",
             )
             packed, last = self.rnn(packed, hx)
-            output, _ = pad_packed_sequence(packed, batch_first=cell.batch_first, total_length=x.size(steps))
+            output, _ = pad_packed_sequence(
+                packed, batch_first=cell.batch_first, total_length=x.size(steps)
+            )
         states = last if isinstance(last, tuple) else (last,)
         logits = self.head(states[0][-1])
-        return (output, logits, *states) if cell.state == "argument" else (output, logits)
+        return (
+            (output, logits, *states) if cell.state == "argument" else (output, logits)
+        )
 
 
-def draw(cell: Cell, n: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+def draw(
+    cell: Cell, n: int, length: int, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Draw the arguments of ``Recurrent.forward`` for one size."""
     shape = (n, length, FEATURES) if cell.batch_first else (length, n, FEATURES)
     feeds = {"x": torch.randn(shape, generator=generator)}
@@ -126,5 +159,7 @@ def draw(cell: Cell, n: int, length: int, generator: torch.Generator) -> dict[st
             feeds[name] = 0.5 * torch.randn(cell.rows, n, width, generator=generator)
     if cell.lengths != "none":
         lengths = torch.randint(1, length + 1, (n,), generator=generator)
-        feeds["lengths"] = lengths.sort(descending=True)[0] if cell.lengths == "sorted" else lengths
+        feeds["lengths"] = (
+            lengths.sort(descending=True)[0] if cell.lengths == "sorted" else lengths
+        )
     return feeds

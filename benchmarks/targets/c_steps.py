@@ -1,10 +1,12 @@
 """Cost of the demo's network in C on a Cortex-M: flash, RAM and instructions per step.
 
-The figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every machine.
+The figures come from QEMU, which counts instructions (one a nanosecond); they are the
+same on every machine.
 
     python -m benchmarks.targets.c_steps
 
-Needs ``lstm-edge[cpu,export]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
+Needs ``lstm-edge[cpu,export]``, gcc, make, arm-none-eabi-gcc with newlib, and
+qemu-system-arm.
 """
 
 import re
@@ -28,7 +30,16 @@ BOARDS = {
 
 def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
     """Return instructions a step, bytes of flash and bytes of RAM."""
-    output = run("make", "-s", "-C", EXAMPLE, "run", f"BOARD={board}", f"HAR={network}", f"OUT={out}")
+    output = run(
+        "make",
+        "-s",
+        "-C",
+        EXAMPLE,
+        "run",
+        f"BOARD={board}",
+        f"HAR={network}",
+        f"OUT={out}",
+    )
     steps, million, flash, ram = (
         int(re.search(rf"{words}:? (\d+)", output)[1])  # type: ignore[index]
         for words in ("100 steps", "1000000 instructions", "flash", "RAM")
@@ -49,13 +60,26 @@ def main() -> None:
         files = {"fp32": root / "basic_motions.onnx", "int8": root / "int8.onnx"}
         run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"])
         made = {kind: to_c(path, name="har") for kind, path in files.items()}
-        networks = {kind: library.save(root / f"{kind}_c") for kind, library in made.items()}
+        networks = {
+            kind: library.save(root / f"{kind}_c") for kind, library in made.items()
+        }
         rows = []
         for board, name in BOARDS.items():
             for kind, network in networks.items():
                 counts = on_board(board, network, root / f"{board}-{kind}")
                 rows.append([name, kind, *(f"{count:,}" for count in counts)])
-        print(table(["processor", "", "instructions per step", "flash, bytes", "RAM, bytes"], rows))
+        print(
+            table(
+                [
+                    "processor",
+                    "",
+                    "instructions per step",
+                    "flash, bytes",
+                    "RAM, bytes",
+                ],
+                rows,
+            )
+        )
 
 
 if __name__ == "__main__":

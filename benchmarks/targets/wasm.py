@@ -1,4 +1,5 @@
-"""Time a step of the C library in WebAssembly, in Node and Chromium, next to onnxruntime-web.
+"""Time a step of the C library in WebAssembly, in Node and Chromium, next to
+onnxruntime-web.
 
 make wasm && (cd web && npm ci) && python -m benchmarks.targets.wasm
 """
@@ -32,7 +33,9 @@ def main() -> None:
         for size in SIZES:
             write(Path(folder), size)
         times: dict[str, list[list[float]]] = {}
-        for line in run("node", ROOT / "benchmarks/targets/wasm.mjs", f"{folder}/", *SIZES).splitlines():
+        for line in run(
+            "node", ROOT / "benchmarks/targets/wasm.mjs", f"{folder}/", *SIZES
+        ).splitlines():
             times |= json.loads(line)
     rows = [
         [
@@ -45,7 +48,15 @@ def main() -> None:
         for runtime, sizes in times.items()
         for name, ort, fp32, int8 in sizes
     ]
-    head = ["", "", "onnxruntime-web", "float32", "int8", "float32 / onnxruntime-web", "int8 / float32"]
+    head = [
+        "",
+        "",
+        "onnxruntime-web",
+        "float32",
+        "int8",
+        "float32 / onnxruntime-web",
+        "int8 / float32",
+    ]
     print(table(head, rows))
 
 

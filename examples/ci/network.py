@@ -1,4 +1,6 @@
-"""A network for the workflow example: seeded weights, so that nothing needs training or downloading."""
+"""A network for the workflow example: seeded weights, so that nothing needs training or
+downloading.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,11 +1,14 @@
 """Turn recurrent PyTorch modules and ONNX files into verified ONNX artifacts.
 
-Importing this needs neither torch nor onnx: what does is imported when it is first used.
+Importing this needs neither torch nor onnx: what does is imported when it is first
+used.
 """
 
 import typing as _typing
 
-from lstm_edge_runtime.lazy import lazy_names as _lazy_names  # first: it switches telemetry off
+from lstm_edge_runtime.lazy import (
+    lazy_names as _lazy_names,
+)  # first: it switches telemetry off
 
 from .export import export
 from .quantize import quantize

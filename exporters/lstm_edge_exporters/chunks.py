@@ -19,7 +19,8 @@ def run_chunks(
     Args:
         run: runs the file, or its reference.
         manifest: the contract.
-        feeds: the whole case. Rows may end only in the last chunk. Without lengths, ``run`` uses its own.
+        feeds: the whole case. Rows may end only in the last chunk. Without lengths,
+            ``run`` uses its own.
         sizes: steps of each chunk.
     """
     states: dict[str, Array] = {}
@@ -27,9 +28,9 @@ def run_chunks(
     for size in sizes:
         chunk = {**take_steps(manifest.time_axes, feeds, start, start + size), **states}
         if manifest.lengths is not None and manifest.lengths in feeds:
-            chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
-                feeds[manifest.lengths].dtype
-            )
+            chunk[manifest.lengths] = np.minimum(
+                feeds[manifest.lengths] - start, size
+            ).astype(feeds[manifest.lengths].dtype)
         outputs = run(chunk)
         states = manifest.states_out(outputs)
         start += size
@@ -39,18 +40,23 @@ def run_chunks(
 def take_steps(
     axes: Mapping[str, int], feeds: Mapping[str, Array], start: int, stop: int
 ) -> dict[str, Array]:
-    """Return a case's steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""
+    """Return a case's steps from ``start`` to ``stop``; inputs without a time axis are
+    unchanged.
+    """
     return {
         name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
         for name, array in feeds.items()
     }
 
 
-def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+def join_chunks(
+    manifest: Manifest, chunks: Sequence[Mapping[str, Array]]
+) -> dict[str, Array]:
     """Return the outputs of one call on the whole.
 
-    Outputs with a time axis are concatenated, counts of steps are added, the others are those of the last
-    chunk; outputs that fold time into another axis (``N*L``, ``L//2``) are left out.
+    Outputs with a time axis are concatenated, counts of steps are added, the others are
+    those of the last chunk; outputs that fold time into another axis (``N*L``,
+    ``L//2``) are left out.
     """
     joined, time = dict(chunks[-1]), manifest.time_axes
     for spec in manifest.outputs:
@@ -59,6 +65,8 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
             joined[spec.name] = np.concatenate(parts, axis=time[spec.name])
         elif spec.name in manifest.counts:
             joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
-        elif any(manifest.sequence in re.findall(r"\w+", str(axis)) for axis in spec.axes):
+        elif any(
+            manifest.sequence in re.findall(r"\w+", str(axis)) for axis in spec.axes
+        ):
             del joined[spec.name]
     return joined

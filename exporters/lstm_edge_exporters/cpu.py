@@ -1,4 +1,6 @@
-"""Describe what timings depend on: architecture, processor, and cores available to this process."""
+"""Describe what timings depend on: architecture, processor, and cores available to this
+process.
+"""
 
 import os
 import platform
@@ -7,20 +9,40 @@ from typing import Any
 
 
 def describe_cpu() -> dict[str, Any]:
-    """Return the ``machine`` (architecture), the ``processor`` and the number of ``cores``."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Return the ``machine`` (architecture), the ``processor`` and the number of
+    ``cores``.
+    """
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     return {"machine": platform.machine(), "processor": _processor(), "cores": cores}
 
 
 def read_cpuinfo() -> dict[str, str]:
-    """Return the fields of Linux's ``/proc/cpuinfo``, of its last processor; empty on other systems."""
+    """Return the fields of Linux's ``/proc/cpuinfo``, of its last processor; empty on
+    other systems.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            Path("/proc/cpuinfo")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
     except OSError:
         return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in lines)
+    }
 
 
 def _processor() -> str:
     fields = read_cpuinfo()
-    return fields.get("model name") or fields.get("Model") or platform.processor() or "unknown"
+    return (
+        fields.get("model name")
+        or fields.get("Model")
+        or platform.processor()
+        or "unknown"
+    )

@@ -30,18 +30,24 @@ RANDOM = frozenset(
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """Return the array of an initializer or a ``Constant`` node, None for any other value."""
+    """Return the array of an initializer or a ``Constant`` node, None for any other
+    value.
+    """
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """Return the inputs that a caller must feed: those without an initializer of the same name."""
+    """Return the inputs that a caller must feed: those without an initializer of the
+    same name.
+    """
     return [value for value in graph.inputs if not value.is_initializer()]
 
 
 def axes_of(value: ir.Value) -> Axes:
-    """Return a value's axes: an int if fixed, a name if dynamic (``name.1`` for one without a name)."""
+    """Return a value's axes: an int if fixed, a name if dynamic (``name.1`` for one
+    without a name).
+    """
     return tuple(
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{index}"
         for index, axis in enumerate(value.shape or ())
@@ -61,7 +67,9 @@ def describe_value(value: ir.Value) -> str:
 
 
 def operands(value: ir.Value) -> Iterator[ir.Value]:
-    """Return what the node that computes ``value`` reads, its bodies' captures included."""
+    """Return what the node that computes ``value`` reads, its bodies' captures
+    included.
+    """
     node = value.producer()
     if node is None:
         return
@@ -73,10 +81,16 @@ def operands(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
+    """Return the nodes that read ``value``, as it is or through operators that keep its
+    numbers.
+    """
 
     def kept(reading: ir.Value) -> Iterator[ir.Value]:
-        return (n.outputs[0] for n, index in reading.uses() if index == 0 and n.op_type in KEEPING)
+        return (
+            n.outputs[0]
+            for n, index in reading.uses()
+            if index == 0 and n.op_type in KEEPING
+        )
 
     uses = (use for reading in walk([value], kept) for use in reading.uses())
     return [(node, index) for node, index in uses if node.op_type not in KEEPING]
@@ -85,21 +99,29 @@ def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
 def walk(
     starts: Iterable[ir.Value], following: Callable[[ir.Value], Iterable[ir.Value]]
 ) -> Iterator[ir.Value]:
-    """Return ``starts`` and all values that ``following`` leads to from them, each once."""
+    """Return ``starts`` and all values that ``following`` leads to from them, each
+    once.
+    """
     waiting = list(starts)
     seen = set(waiting)
     while waiting:
         value = waiting.pop()
         yield value
-        fresh = [fresh_value for fresh_value in dict.fromkeys(following(value)) if fresh_value not in seen]
+        fresh = [
+            fresh_value
+            for fresh_value in dict.fromkeys(following(value))
+            if fresh_value not in seen
+        ]
         seen.update(fresh)
         waiting += fresh
 
 
 def is_data_free(value: ir.Value) -> bool:
-    """Return True if ``value`` is computed from constants and from the sizes of other values alone.
+    """Return True if ``value`` is computed from constants and from the sizes of other
+    values alone.
 
-    Nodes of foreign domains and random numbers count as data; a product with zero does not.
+    Nodes of foreign domains and random numbers count as data; a product with zero does
+    not.
     """
 
     def above(inner: ir.Value) -> Iterator[ir.Value]:
@@ -120,14 +142,17 @@ def _is_zero(node: ir.Node | None) -> bool:
     """Return True for ``x * 0``, a common way to write zeros of the size of ``x``."""
     factors = node.inputs if node is not None and node.op_type == "Mul" else ()
     return any(
-        (array := constant(factor)) is not None and array.size and not array.any() for factor in factors
+        (array := constant(factor)) is not None and array.size and not array.any()
+        for factor in factors
     )
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
     """Return what ``value`` is a copy of."""
     node = value.producer()
-    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+    while (
+        node is not None and node.op_type == "Identity" and node.inputs[0] is not None
+    ):
         value = node.inputs[0]
         node = value.producer()
     return value
@@ -137,7 +162,10 @@ def dynamic_axes(graph: ir.Graph) -> list[str]:
     """Return the names of the dynamic axes of the inputs, in order of appearance."""
     return list(
         dict.fromkeys(
-            axis for value in data_inputs(graph) for axis in axes_of(value) if isinstance(axis, str)
+            axis
+            for value in data_inputs(graph)
+            for axis in axes_of(value)
+            if isinstance(axis, str)
         )
     )
 
@@ -163,52 +191,85 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     graphs = (model.graph, *model.graph.subgraphs())
     values = [value for graph in graphs for value in graph.initializers.values()]
-    if (size := sum(value.const_value.nbytes for value in values if value.const_value)) > _MAX_WEIGHT_BYTES:
+    if (
+        size := sum(value.const_value.nbytes for value in values if value.const_value)
+    ) > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(
-            f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,}; split the network"
+            f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,};"
+            " split the network"
         )
     try:
         return ir.to_proto(model)
     except SerdeError as error:
-        raise FileFormatError(f"the graph is malformed: {first_line(error.__cause__ or error)}") from error
+        raise FileFormatError(
+            f"the graph is malformed: {first_line(error.__cause__ or error)}"
+        ) from error
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
+    """Return the file's bytes, the same ones for the same content; raises as
+    ``to_proto``.
+    """
     return bytes(to_proto(model).SerializeToString(deterministic=True))
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Return the bytes of ``proto`` with ``manifest`` in it, instead of any that it has, and sealed."""
+    """Return the bytes of ``proto`` with ``manifest`` in it, instead of any that it
+    has, and sealed.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.metadata_props[:]
-    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key not in (KEY, DIGEST))
+    copy.metadata_props.extend(
+        prop for prop in proto.metadata_props if prop.key not in (KEY, DIGEST)
+    )
     copy.metadata_props.add(key=KEY, value=manifest.to_json())
     return sealed(bytes(copy.SerializeToString(deterministic=True)))
 
 
 class UniqueNames:
-    """Makes names that no node and no value of a graph has yet, those in its subgraphs included."""
+    """Makes names that no node and no value of a graph has yet, those in its subgraphs
+    included.
+    """
 
     def __init__(self, graph: ir.Graph) -> None:
         graphs, nodes = (graph, *graph.subgraphs()), [*graph.all_nodes()]
-        values = [*(value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None)]
-        values += [value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())]
-        self._taken = {*(node.name for node in nodes), *(value.name for value in values)}
+        values = [
+            *(
+                value
+                for node in nodes
+                for value in (*node.inputs, *node.outputs)
+                if value is not None
+            )
+        ]
+        values += [
+            value
+            for graph in graphs
+            for value in (*graph.inputs, *graph.initializers.values())
+        ]
+        self._taken = {
+            *(node.name for node in nodes),
+            *(value.name for value in values),
+        }
 
     def unique(self, name: str) -> str:
-        """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve it."""
+        """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve
+        it.
+        """
         numbered = (f"{name}_{number}" for number in count(2))
         candidate = next(
-            numbered_name for numbered_name in chain([name], numbered) if numbered_name not in self._taken
+            numbered_name
+            for numbered_name in chain([name], numbered)
+            if numbered_name not in self._taken
         )
         self._taken.add(candidate)
         return candidate
 
 
 class Builder:
-    """Adds nodes before ``node`` in its graph, named after ``prefix``, and puts their values in its place."""
+    """Adds nodes before ``node`` in its graph, named after ``prefix``, and puts their
+    values in its place.
+    """
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
         assert node.graph is not None
@@ -224,10 +285,17 @@ class Builder:
         outputs: int = 1,
         name: str = "",
     ) -> Sequence[ir.Value]:
-        """Add one node of the ``ai.onnx`` domain and return its outputs; arrays become initializers."""
+        """Add one node of the ``ai.onnx`` domain and return its outputs; arrays become
+        initializers.
+        """
         name = name or op
-        values = [self.constant(x, f"{name}_in") if isinstance(x, np.ndarray) else x for x in inputs]
-        made = ir.node(op, values, attributes or {}, num_outputs=outputs, name=self._name(name))
+        values = [
+            self.constant(x, f"{name}_in") if isinstance(x, np.ndarray) else x
+            for x in inputs
+        ]
+        made = ir.node(
+            op, values, attributes or {}, num_outputs=outputs, name=self._name(name)
+        )
         for index, value in enumerate(made.outputs):
             value.name = self._name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
             if values[0] is not None and values[0].dtype is not None:

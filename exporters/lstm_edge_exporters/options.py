@@ -1,6 +1,7 @@
 """Fields of configurations: name, type, default, help and range, each written once.
 
-The command line makes its options from them, and ``check_options`` checks values given in Python.
+The command line makes its options from them, and ``check_options`` checks values given
+in Python.
 """
 
 import dataclasses
@@ -45,7 +46,9 @@ class Rule:
             (self.low, "{:,g} or more"), (self.above, "more than {:,g}"),
             (self.high, "at most {:,g}"), (self.below, "less than {:,g}"),
         )  # fmt: skip
-        return ", ".join(text.format(bound) for bound, text in bounds if bound is not None)
+        return ", ".join(
+            text.format(bound) for bound, text in bounds if bound is not None
+        )
 
     def fits(self, value: Any) -> bool:
         """Return True if a value is in the range, or one of the choices."""
@@ -60,7 +63,8 @@ class Rule:
 
 
 def option(default: Any, text: str, /, **rule: Any) -> Any:
-    """Return a field of a dataclass with its default, its help text, and the other fields of ``Rule``.
+    """Return a field of a dataclass with its default, its help text, and the other
+    fields of ``Rule``.
 
     A function as default makes a new value each time, such as ``dict``.
     """
@@ -71,8 +75,14 @@ def option(default: Any, text: str, /, **rule: Any) -> Any:
 def option_fields(
     config: "type[DataclassInstance] | DataclassInstance",
 ) -> "dict[str, dataclasses.Field[Any]]":
-    """Return the fields that ``option`` made, by name; their rules are ``metadata["rule"]``."""
-    return {entry.name: entry for entry in dataclasses.fields(config) if "rule" in entry.metadata}
+    """Return the fields that ``option`` made, by name; their rules are
+    ``metadata["rule"]``.
+    """
+    return {
+        entry.name: entry
+        for entry in dataclasses.fields(config)
+        if "rule" in entry.metadata
+    }
 
 
 def check_options(config: "DataclassInstance") -> None:
@@ -91,7 +101,8 @@ def stream_option() -> Any:
     """Return the field of ``--stream``."""
     return option(
         False,
-        "Write the file that streams a network which looks ahead or has strides: outputs lag by a delay.",
+        "Write the file that streams a network which looks ahead or has strides:"
+        " outputs lag by a delay.",
     )
 
 
@@ -107,6 +118,12 @@ def parse_axes(text: str) -> tuple[int | str, ...]:
         InputError: one is neither.
     """
     axes = [axis.strip() for axis in text.split(",")]
-    if wrong := [axis for axis in axes if not (axis.isidentifier() or (axis.isdecimal() and int(axis)))]:
-        raise InputError(f"axis {wrong[0]!r} is neither a positive number nor a valid name")
+    if wrong := [
+        axis
+        for axis in axes
+        if not (axis.isidentifier() or (axis.isdecimal() and int(axis)))
+    ]:
+        raise InputError(
+            f"axis {wrong[0]!r} is neither a positive number nor a valid name"
+        )
     return tuple(int(axis) if axis.isdecimal() else axis for axis in axes)

@@ -12,8 +12,15 @@ def ignore(done: float, what: str) -> None:
     """Show nothing."""
 
 
-def in_turn(items: Sequence[_T], show: Progress, what: str, start: float, end: float) -> Iterator[_T]:
-    """Yield ``items``, each after saying that it is next; together they are the work from start to end."""
+def in_turn(
+    items: Sequence[_T], show: Progress, what: str, start: float, end: float
+) -> Iterator[_T]:
+    """Yield ``items``, each after saying that it is next; together they are the work
+    from start to end.
+    """
     for index, item in enumerate(items):
-        show(start + (end - start) * index / len(items), f"{what} {index + 1}/{len(items)}: {item}")
+        show(
+            start + (end - start) * index / len(items),
+            f"{what} {index + 1}/{len(items)}: {item}",
+        )
         yield item

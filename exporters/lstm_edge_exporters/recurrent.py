@@ -1,7 +1,8 @@
 """ONNX's recurrent operators: gates, weights, states and directions.
 
-PyTorch stacks LSTM gates as i, f, g, o and GRU gates as r, z, n; ONNX wants i, o, f, c and z, r, h. ONNX
-adds a direction axis in front, and keeps both biases in one row, ``[Wb, Rb]``.
+PyTorch stacks LSTM gates as i, f, g, o and GRU gates as r, z, n; ONNX wants i, o, f, c
+and z, r, h. ONNX adds a direction axis in front, and keeps both biases in one row,
+``[Wb, Rb]``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +16,19 @@ from lstm_edge_runtime.manifest import Array
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
 QUANTIZED = "DynamicQuantizeLSTM"
-"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
-GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have
+the same indices."""
+GATES: Mapping[str, tuple[int, ...]] = {
+    "LSTM": (0, 3, 1, 2),
+    "GRU": (1, 0, 2),
+    "RNN": (0,),
+}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
 """``sequence_lens``'s place among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
-"""A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs (``Y_h``, ``Y_c``)."""
+"""A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs
+(``Y_h``, ``Y_c``)."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,12 @@ class LayerWeights:
     """``(P, H)``, the projection."""
 
 
-def to_onnx_weights(op: str, directions: Sequence[LayerWeights]) -> tuple[Array, Array, Array | None]:
-    """Return ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one layer."""
+def to_onnx_weights(
+    op: str, directions: Sequence[LayerWeights]
+) -> tuple[Array, Array, Array | None]:
+    """Return ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one
+    layer.
+    """
     w = np.stack([_reorder(op, direction.w_ih) for direction in directions])
     r = np.stack([_reorder(op, direction.w_hh) for direction in directions])
     rows = [
@@ -65,18 +76,24 @@ class Slot:
     @property
     def initial(self) -> ir.Value | None:
         """The initial state, None where the node has none."""
-        return self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
+        return (
+            self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
+        )
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Return whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's quantized LSTM."""
+    """Return whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's
+    quantized LSTM.
+    """
     return (node.domain == "" and node.op_type in OPERATORS) or (
         node.domain == "com.microsoft" and node.op_type == QUANTIZED
     )
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Return the recurrent nodes in graph order, those in ``If``, ``Loop`` and ``Scan`` bodies included."""
+    """Return the recurrent nodes in graph order, those in ``If``, ``Loop`` and ``Scan``
+    bodies included.
+    """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if is_recurrent(node):
             yield node
@@ -92,13 +109,17 @@ def slots(node: ir.Node) -> tuple[Slot, ...]:
 
 
 def is_reversed(node: ir.Node) -> bool:
-    """Return whether the node reads time backwards in any direction, so that no chunk can follow another."""
+    """Return whether the node reads time backwards in any direction, so that no chunk
+    can follow another.
+    """
     scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
     return _direction(node) != "forward" or any(scanned)
 
 
 def label(node: ir.Node) -> str:
-    """Return the node's operator and name for a message; its first output's name where it has none."""
+    """Return the node's operator and name for a message; its first output's name where
+    it has none.
+    """
     name = node.name or next((value.name for value in node.outputs if value.name), "")
     return f"{node.op_type} {name!r}"
 
@@ -108,10 +129,14 @@ def _direction(node: ir.Node) -> str:
 
 
 def state_shape(node: ir.Node) -> tuple[int, int]:
-    """Return ``(D, H)`` of the node's states; H is 0 where neither ``hidden_size`` nor R's shape tells it."""
+    """Return ``(D, H)`` of the node's states; H is 0 where neither ``hidden_size`` nor
+    R's shape tells it.
+    """
     directions = 2 if _direction(node) == "bidirectional" else 1
     shape = None if node.inputs[2] is None else node.inputs[2].shape
-    width = node.attributes.get_int("hidden_size", 0) or (0 if shape is None else shape[-1])
+    width = node.attributes.get_int("hidden_size", 0) or (
+        0 if shape is None else shape[-1]
+    )
     return directions, width if isinstance(width, int) else 0
 
 
@@ -122,6 +147,11 @@ def _reorder(op: str, stacked: Array) -> Array:
 
 
 def why_window(layer: str, steps: int | str) -> str:
-    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
+    """Return why a file whose ``layer`` takes several steps a call can't be streamed if
+    no axis is time.
+    """
     count = f"{steps} steps" if isinstance(steps, int) else "several steps"
-    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"
+    return (
+        f"{layer} takes {count} per call and no axis is time, so a call is a whole"
+        " window, not a step"
+    )

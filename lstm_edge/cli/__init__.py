@@ -1,8 +1,8 @@
 """The command line: one module per verb, imported only when that verb is called.
 
-A verb ends with an exit code and, if it failed, one line on standard error: 0 success; 1 a check failed;
-2 wrong usage or input; 130 Ctrl-C; 143 SIGTERM; 141 broken pipe. The last three are the exit codes that a
-shell reports for SIGINT, SIGTERM and SIGPIPE.
+A verb ends with an exit code and, if it failed, one line on standard error: 0 success;
+1 a check failed; 2 wrong usage or input; 130 Ctrl-C; 143 SIGTERM; 141 broken pipe. The
+last three are the exit codes that a shell reports for SIGINT, SIGTERM and SIGPIPE.
 """
 
 import contextlib
@@ -37,14 +37,17 @@ _VERBS = {
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
     "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
-    "score": "Run a model on a Parquet data set of any size, in one process or on a cluster.",
+    "score": (
+        "Run a model on a Parquet data set of any size, in one process or on a cluster."
+    ),
     "stream": "Run a model on samples as they arrive.",
     "inspect": "Show a file's inputs, outputs, states and provenance.",
     "selftest": "Verify a file's results on this device.",
     "bench": "Measure the time of a step on this machine.",
     "doctor": "Check this machine and installation, and list what to install.",
 }
-"""Each verb's module is ``lstm_edge.cli.<verb>`` and defines a click command named ``command``."""
+"""Each verb's module is ``lstm_edge.cli.<verb>`` and defines a click command named
+``command``."""
 
 
 class _LazyGroup(click.Group):
@@ -60,18 +63,27 @@ class _LazyGroup(click.Group):
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
 
 
 @click.group(
     cls=_LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, prog_name="lstm-edge")
 def cli() -> None:
-    """Export a PyTorch LSTM, GRU or RNN to ONNX with explicit states, verify it, and run streaming inference.
+    """Export a PyTorch LSTM, GRU or RNN to ONNX with explicit states, verify it, and
+    run streaming inference.
 
     \b
     Example:
@@ -83,18 +95,26 @@ def cli() -> None:
 def main() -> None:
     """Run the command line."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the caller: the next file opened would get its number
+        if (
+            getattr(sys, name) is None
+        ):  # closed by the caller: the next file opened would get its number
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if "_LSTM_EDGE_COMPLETE" in os.environ:  # set by the shell's completion
         cli.main()
-    gc.set_threshold(50_000)  # importing torch and onnx makes objects by the million, and none is garbage
+    gc.set_threshold(
+        50_000
+    )  # importing torch and onnx makes objects by the million, and none is garbage
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # around ``run``: no traceback as Python starts or ends
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # around ``run``: no traceback as Python starts or ends
     sys.exit(run(cli, sys.argv[1:]))
 
 
 def run(group: click.Group, arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; must be called on the main thread."""
+    """Run a command line and return its exit code; must be called on the main
+    thread.
+    """
     received: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -107,7 +127,9 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
             signal.signal(number, stop)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: echo_prose(f"note: {message}")
+            warnings.showwarning = lambda message, *_, **__: echo_prose(
+                f"note: {message}"
+            )
             code, line = _run(group, arguments)
     except BaseException:
         if not received:
@@ -130,7 +152,8 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
             with group.make_context("lstm-edge", list(arguments)) as context:
                 group.invoke(context)
         finally:
-            sys.stdout.flush()  # a full disk is an ordinary error here, but would print a traceback at exit
+            # a full disk is an ordinary error here, but would print a traceback at exit
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code, ""
     except click.exceptions.NoArgsIsHelpError as error:
@@ -145,5 +168,9 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
         return 2, "error: not enough memory; free some, or use smaller inputs"
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard the rest of the buffer
-        return (_BY_SIGNAL + _SIGPIPE, "") if isinstance(error, BrokenPipeError) else (2, f"error: {error}")
+        return (
+            (_BY_SIGNAL + _SIGPIPE, "")
+            if isinstance(error, BrokenPipeError)
+            else (2, f"error: {error}")
+        )
     return 0, ""

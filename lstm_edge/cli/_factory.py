@@ -1,4 +1,6 @@
-"""A user's own module on the command line: ``package.module:factory``, its weights, its inputs."""
+"""A user's own module on the command line: ``package.module:factory``, its weights, its
+inputs.
+"""
 
 import copy
 import hashlib
@@ -21,13 +23,27 @@ from lstm_edge_exporters.verify.cases import CaseGenerator, InputSpec
 from lstm_edge_runtime.errors import FileFormatError, InputError, counted
 from lstm_edge_runtime.manifest import TensorSpec
 
-_DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-_AXIS = re.compile(r"([^\W\d]\w*|0*[1-9]\d*)(?::0*([1-9]\d*))?(?::([a-z]\w*))?", re.ASCII)
+_DTYPES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
+_AXIS = re.compile(
+    r"([^\W\d]\w*|0*[1-9]\d*)(?::0*([1-9]\d*))?(?::([a-z]\w*))?", re.ASCII
+)
 """An axis, its size in the example, the dtype."""
 
 
 def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
-    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:500,8``, and sizes of the example.
+    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:500,8``, and sizes of
+    the example.
 
     The dtype is empty for that of the parameters.
     """
@@ -35,10 +51,16 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
     for part in text.split(","):
         match = _AXIS.fullmatch(part.strip())
         axis, size, kind = match.groups() if match else ("", None, None)
-        if not axis or dtype or (kind or "bool") not in _DTYPES or (size and axis.isdecimal()):
+        if (
+            not axis
+            or dtype
+            or (kind or "bool") not in _DTYPES
+            or (size and axis.isdecimal())
+        ):
             raise InputError(
-                f"got --input {name}={text}, expected x=N,L,8, x=N,L:500,8 for an example of 500 steps, or "
-                f"tokens=N,L:int64, with a dtype of {', '.join(_DTYPES)}"
+                f"got --input {name}={text}, expected x=N,L,8, x=N,L:500,8 for an"
+                " example of 500 steps, or tokens=N,L:int64, with a dtype of"
+                f" {', '.join(_DTYPES)}"
             )
         axes.append(int(axis) if axis.isdecimal() else axis)
         dtype = kind or ""
@@ -48,7 +70,9 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
 
 
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
-    """Call the factory and load the weights; return the module in eval mode and the sha256 of the weights."""
+    """Call the factory and load the weights; return the module in eval mode and the
+    sha256 of the weights.
+    """
     path, _, name = source.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
@@ -58,21 +82,29 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         module = made() if callable(made) and not isinstance(made, nn.Module) else made
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{source} raised {_in_one_line(error)}; expected a function without arguments, in a module "
-            "importable from this folder, without .py, that trains only under if __name__ == '__main__'"
+            f"{source} raised {_in_one_line(error)}; expected a function without"
+            " arguments, in a module importable from this folder, without .py, that"
+            " trains only under if __name__ == '__main__'"
         ) from error
     if made is None:
         advice = did_you_mean(name, [key for key in vars(imported) if key[0] != "_"])
-        raise InputError(f"{path} has no {name!r}; {advice or 'write a function that returns the module'}")
+        raise InputError(
+            f"{path} has no {name!r};"
+            f" {advice or 'write a function that returns the module'}"
+        )
     if not isinstance(module, nn.Module):
-        raise InputError(f"{source} returned a {type(module).__name__}, expected a torch.nn.Module")
+        raise InputError(
+            f"{source} returned a {type(module).__name__}, expected a torch.nn.Module"
+        )
     module.eval()
     if weights is None:
         return module, None
     try:
         module.load_state_dict(read_tensors(weights)[0])
     except RuntimeError as error:
-        raise FileFormatError(f"{weights} does not fit {source}: {_in_one_line(error)}") from error
+        raise FileFormatError(
+            f"{weights} does not fit {source}: {_in_one_line(error)}"
+        ) from error
     return module, hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
@@ -83,26 +115,51 @@ def _in_one_line(error: BaseException) -> str:
 def make_example(
     specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
-    """Return a random example of each input; InputError if ``forward`` does not take it.
+    """Return a random example of each input; InputError if ``forward`` does not take
+    it.
 
-    Integers with one axis are lengths, in descending order; others are indices valid for every embedding.
+    Integers with one axis are lengths, in descending order; others are indices valid
+    for every embedding.
     """
-    names = list(dict.fromkeys(axis for spec in specs for axis in spec.axes if isinstance(axis, str)))
-    sizes = dict(zip(names, (3, *range(64, 64 + 2 * len(names), 2)), strict=False)) | {**given}
+    names = list(
+        dict.fromkeys(
+            axis for spec in specs for axis in spec.axes if isinstance(axis, str)
+        )
+    )
+    sizes = dict(zip(names, (3, *range(64, 64 + 2 * len(names), 2)), strict=False)) | {
+        **given
+    }
     words = min(
-        (layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)), default=2
+        (
+            layer.num_embeddings
+            for layer in module.modules()
+            if isinstance(layer, nn.Embedding)
+        ),
+        default=2,
     )
     inputs = [_to_draw(spec, words) for spec in specs]
-    cases = CaseGenerator(tuple(inputs), None, [*names, None, None][1], sorted_lengths=True)
-    floats = [parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()]
+    cases = CaseGenerator(
+        tuple(inputs), None, [*names, None, None][1], sorted_lengths=True
+    )
+    floats = [
+        parameter.dtype
+        for parameter in module.parameters()
+        if parameter.is_floating_point()
+    ]
     example = {}
     try:
         feeds = cases.at(sizes).feeds
         for spec in specs:
-            dtype = getattr(torch, spec.dtype) if spec.dtype else (*floats, torch.float32)[0]
+            dtype = (
+                getattr(torch, spec.dtype)
+                if spec.dtype
+                else (*floats, torch.float32)[0]
+            )
             example[spec.name] = torch.from_numpy(feeds[spec.name]).to(dtype)
     except (MemoryError, ValueError) as error:
-        raise InputError("can't create an example: an axis of --input is too large") from error
+        raise InputError(
+            "can't create an example: an axis of --input is too large"
+        ) from error
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,7 +167,9 @@ def make_example(
     except Exception as error:
         trace = error.__traceback__  # without the line above
         line = raising_line(error.with_traceback(trace and trace.tb_next))
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
+        shapes = ", ".join(
+            f"{name} {list(tensor.shape)}" for name, tensor in example.items()
+        )
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
             f"{f' ({line})' if line else ''}; {_advice(specs, module)}"
@@ -127,20 +186,37 @@ def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
 
 def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
     """Return what to write if ``forward`` fails."""
-    parameters, names = inspect.signature(module.forward).parameters, {spec.name for spec in specs}
-    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    parameters, names = (
+        inspect.signature(module.forward).parameters,
+        {spec.name for spec in specs},
+    )
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+    ]
     axes = [",".join(map(str, spec.axes)) for spec in specs][: len(needed)]
     if not set(needed) <= names <= set(parameters):
-        inputs = " ".join(f"--input {x}={y}" for x, y in zip_longest(needed, axes, fillvalue="N,L,8"))
+        inputs = " ".join(
+            f"--input {x}={y}" for x, y in zip_longest(needed, axes, fillvalue="N,L,8")
+        )
         return f"describe its inputs, such as {inputs} (N:int64 for lengths)"
-    layer = next((layer for layer in module.modules() if [*layer.parameters(recurse=False)]), module)
+    layer = next(
+        (layer for layer in module.modules() if [*layer.parameters(recurse=False)]),
+        module,
+    )
     first = specs[0]
-    if isinstance(layer, nn.RNNBase) and not first.dtype and first.axes[2:] != (layer.input_size,):
+    if (
+        isinstance(layer, nn.RNNBase)
+        and not first.dtype
+        and first.axes[2:] != (layer.input_size,)
+    ):
         features = ",".join(map(str, (*first.axes[:2], layer.input_size)))
         return (
-            f"its first layer takes {counted(layer.input_size, 'feature')}: --input {first.name}={features}"
+            f"its first layer takes {counted(layer.input_size, 'feature')}: --input"
+            f" {first.name}={features}"
         )
     return (
-        "take device and sizes from the inputs in forward, give fixed axes as numbers, and the size of the "
-        "example if it is another: --input x=N,L:500,8"
+        "take device and sizes from the inputs in forward, give fixed axes as numbers,"
+        " and the size of the example if it is another: --input x=N,L:500,8"
     )

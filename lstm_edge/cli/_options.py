@@ -1,4 +1,6 @@
-"""Declare a verb: its arguments, its options from the fields of configurations, and its report."""
+"""Declare a verb: its arguments, its options from the fields of configurations, and its
+report.
+"""
 
 import contextlib
 import functools
@@ -30,9 +32,11 @@ Command = Callable[..., Any]
 
 
 def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
-    """Return a decorator that makes a command with ``--json`` of a function which returns a ``Report``.
+    """Return a decorator that makes a command with ``--json`` of a function which
+    returns a ``Report``.
 
-    The error of an import inside the function names ``extra``. A parameter ``show`` is that of ``progress``.
+    The error of an import inside the function names ``extra``. A parameter ``show`` is
+    that of ``progress``.
     """
 
     def decorate(function: Command) -> click.Command:
@@ -46,7 +50,9 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
                     report = function(**given)
             print_report(report, as_json=as_json)
 
-        added = click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.")
+        added = click.Option(
+            ["--json", "as_json"], is_flag=True, help="Print one JSON document."
+        )
         vars(command).setdefault("__click_params__", []).insert(0, added)
         return click.command(name)(command)
 
@@ -55,9 +61,15 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
 
 @contextlib.contextmanager
 def needing(extra: str, verb: str) -> Iterator[None]:
-    """Context whose error of a missing import names the extra of the distribution that installs it."""
-    if extra == "export":  # torch.onnx logs a line for every torchvision operator that it does not use
-        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    """Context whose error of a missing import names the extra of the distribution that
+    installs it.
+    """
+    if (
+        extra == "export"
+    ):  # torch.onnx logs a line for every torchvision operator that it does not use
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+            logging.ERROR
+        )
     try:
         yield
     except ImportError as error:
@@ -65,12 +77,15 @@ def needing(extra: str, verb: str) -> Iterator[None]:
         if not extra or not package or package.startswith("lstm_edge"):
             raise  # an installed one that fails to import
         raise MissingDependencyError(
-            f"lstm-edge {verb} needs {package}, which is not installed; {install_command(extra)}"
+            f"lstm-edge {verb} needs {package}, which is not installed;"
+            f" {install_command(extra)}"
         ) from error
 
 
 def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
-    """Return a decorator that adds the options of configurations, and passes these by their names."""
+    """Return a decorator that adds the options of configurations, and passes these by
+    their names.
+    """
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
@@ -78,7 +93,13 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
             made = {}
             for name, kind in kinds.items():
                 values = {field: given.pop(field) for field in option_fields(kind)}
-                made[name] = kind(**{field: value for field, value in values.items() if value is not None})
+                made[name] = kind(
+                    **{
+                        field: value
+                        for field, value in values.items()
+                        if value is not None
+                    }
+                )
                 check_options(made[name])
             return function(**made, **given)
 
@@ -88,26 +109,40 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
 
 
 def field_options(*kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
-    """Return a decorator that adds an option for each field made with ``option``; None if it is not given."""
-    entries = {entry.name: entry for kind in kinds for entry in option_fields(kind).values()}
+    """Return a decorator that adds an option for each field made with ``option``; None
+    if it is not given.
+    """
+    entries = {
+        entry.name: entry for kind in kinds for entry in option_fields(kind).values()
+    }
     options = [_from_field(entry) for entry in reversed(entries.values())]
-    return lambda function: functools.reduce(lambda made, decorate: decorate(made), options, function)
+    return lambda function: functools.reduce(
+        lambda made, decorate: decorate(made), options, function
+    )
 
 
 def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
     rule, hint = entry.metadata["rule"], entry.type
     flag = rule.flag or f"--{entry.name.replace('_', '-')}"
-    is_plain = isinstance(entry.default, int | float | str) and not isinstance(entry.default, bool)
+    is_plain = isinstance(entry.default, int | float | str) and not isinstance(
+        entry.default, bool
+    )
     shown = rule.shown or (f"{entry.default}" if is_plain else "")
     text = rule.help + (f"  [default: {shown}]" if shown else "")
-    facts = dict[str, Any](metavar=rule.metavar or None, help=text, default=None, show_default=False)
+    facts = dict[str, Any](
+        metavar=rule.metavar or None, help=text, default=None, show_default=False
+    )
     if hint is bool:
         flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
         facts["is_flag"] = True
     elif get_origin(hint) is Mapping:
         read = rule.parse or (float if get_args(hint)[1] is float else str)
         pairs = functools.partial(_read_pairs, read)
-        facts |= {"multiple": True, "callback": _reader(pairs), "help": f"{text} Repeatable."}
+        facts |= {
+            "multiple": True,
+            "callback": _reader(pairs),
+            "help": f"{text} Repeatable.",
+        }
     elif rule.parse or get_origin(hint) is tuple:
         facts["callback"] = _reader(rule.parse or _read_names)
     else:
@@ -138,7 +173,9 @@ def _read_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _read_pairs(read: Callable[[str], Any], texts: tuple[str, ...]) -> dict[str, Any] | None:
+def _read_pairs(
+    read: Callable[[str], Any], texts: tuple[str, ...]
+) -> dict[str, Any] | None:
     pairs = [text.partition("=")[::2] for text in texts]
     if not all(map(all, pairs)) or len(dict(pairs)) < len(pairs):
         raise InputError("expected NAME=VALUE, each name once")
@@ -157,24 +194,37 @@ def _count_or_never(text: str) -> int | str:
 class ModelOptions:
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-    device: Literal["cpu", "cuda"] = option("cpu", "Device, never another.", choices=("cpu", "cuda"))
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", "Device, never another.", choices=("cpu", "cuda")
+    )
     threads: int = option(1, "Number of threads per operator.", low=1)
 
 
 def check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
-    """Refuse a run folder, checkpoint or data file given as a model, and suggest the right command."""
+    """Refuse a run folder, checkpoint or data file given as a model, and suggest the
+    right command.
+    """
     for path in given if isinstance(given, tuple) else (given,):
         if path.suffix in DATA_SUFFIXES:
-            raise InputError(f"{path} is a data file, expected an .onnx file; MODEL is the first argument")
+            raise InputError(
+                f"{path} is a data file, expected an .onnx file; MODEL is the first"
+                " argument"
+            )
         if path.suffix in CHECKPOINT_SUFFIXES or is_run(path):
-            kind, name = ("a run folder", path.name) if is_run(path) else ("a PyTorch checkpoint", path.stem)
+            kind, name = (
+                ("a run folder", path.name)
+                if is_run(path)
+                else ("a PyTorch checkpoint", path.stem)
+            )
             command = f"lstm-edge export {path} -o {name}.onnx"
             raise InputError(f"{path} is {kind}, expected an .onnx file; run {command}")
     return given
 
 
 model_argument = click.argument("model", type=PATH, callback=check_models)
-models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=check_models)
+models_argument = click.argument(
+    "models", nargs=-1, required=True, type=PATH, callback=check_models
+)
 
 
 def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
@@ -183,19 +233,27 @@ def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
         check_target(path)
         if path.suffix not in suffixes:
             raise InputError(
-                f"{path} is not named {' or '.join(suffixes)}; use -o {path.with_suffix('.onnx')}"
+                f"{path} is not named {' or '.join(suffixes)}; use -o"
+                f" {path.with_suffix('.onnx')}"
             )
     return given
 
 
-_output = functools.partial(click.option, "-o", "--output", type=PATH, required=True, callback=_check_output)
+_output = functools.partial(
+    click.option, "-o", "--output", type=PATH, required=True, callback=_check_output
+)
 output_option = _output(help="Output .onnx file.")
-outputs_option = _output("outputs", multiple=True, help="An .onnx file, or an .lep file; repeatable.")
+outputs_option = _output(
+    "outputs", multiple=True, help="An .onnx file, or an .lep file; repeatable."
+)
 reset_every_option = click.option(
     "--reset-every",
     callback=_reader(_count_or_never),
     metavar="N|never",
-    help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
+    help=(
+        "Reset the state every N steps.  [default: every window if training did so,"
+        " otherwise never]"
+    ),
 )
 
 

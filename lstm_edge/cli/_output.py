@@ -22,7 +22,8 @@ class Report:
     """The result of a verb. Its text and its JSON are made from one document."""
 
     document: Any
-    """A mapping, or the rows of one table. Values may also be paths, arrays, and classes with fields."""
+    """A mapping, or the rows of one table. Values may also be paths, arrays, and
+    classes with fields."""
     title: str = ""
     hidden: Collection[str] = ()
     """Entries of the document that the text does not have."""
@@ -43,13 +44,17 @@ def print_report(report: Report, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
-        _print_text(report, document if isinstance(document, dict) else {report.title: document})
+        _print_text(
+            report, document if isinstance(document, dict) else {report.title: document}
+        )
     if report.error is not None:
         raise report.error
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: numbers that are not finite as None, classes with fields as mappings."""
+    """Return a value as JSON has it: numbers that are not finite as None, classes with
+    fields as mappings.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(value, "_asdict"):
@@ -66,7 +71,9 @@ def plain(value: Any) -> Any:
 
 
 def _print_text(report: Report, document: Mapping[str, Any]) -> None:
-    """Print lists of mappings as tables, and other entries that are not empty as lines."""
+    """Print lists of mappings as tables, and other entries that are not empty as
+    lines.
+    """
     if report.title and report.title not in document:
         echo(report.title)
     for key, value in document.items():
@@ -77,9 +84,17 @@ def _print_text(report: Report, document: Mapping[str, Any]) -> None:
             _print_table(name, value)
             continue
         lines = {name: value}
-        if isinstance(value, dict) and not all(isinstance(entry, int | float) for entry in value.values()):
-            lines = {f"{name} {part}": entry for part, entry in value.items() if entry not in _EMPTY}
-        for what, entry in [("note", item) for item in value] if key == "notes" else lines.items():
+        if isinstance(value, dict) and not all(
+            isinstance(entry, int | float) for entry in value.values()
+        ):
+            lines = {
+                f"{name} {part}": entry
+                for part, entry in value.items()
+                if entry not in _EMPTY
+            }
+        for what, entry in (
+            [("note", item) for item in value] if key == "notes" else lines.items()
+        ):
             echo(f"{what}: {to_text(entry)}")
     for command in report.next:
         echo(f"next: lstm-edge {shlex.join(map(str, command))}")
@@ -88,11 +103,17 @@ def _print_text(report: Report, document: Mapping[str, Any]) -> None:
 def to_text(value: Any) -> str:
     """Return a plain value in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {to_text(item)}".strip() for name, item in value.items())
+        return ", ".join(
+            f"{name} {to_text(item)}".strip() for name, item in value.items()
+        )
     if isinstance(value, list):
         texts = list(map(to_text, value))
         mark = "; " if any(", " in text for text in texts) else ", "
-        return "an array" if any(isinstance(item, list) for item in value) else mark.join(texts)
+        return (
+            "an array"
+            if any(isinstance(item, list) for item in value)
+            else mark.join(texts)
+        )
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
@@ -107,8 +128,17 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     used = {name for row in rows for name, value in row.items() if value not in _EMPTY}
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in used]
-    table = Table(title=printable(title), title_justify="left", title_style="bold", header_style="bold")
+    names = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if name in used
+    ]
+    table = Table(
+        title=printable(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+    )
     for name in names:
         table.add_column(printable(name.replace("_", " ")), overflow="fold")
     for row in rows:
@@ -121,16 +151,22 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line on standard output or standard error, with escape sequences escaped."""
+    """Print a line on standard output or standard error, with escape sequences
+    escaped.
+    """
     click.echo(printable(text), err=err)
 
 
 def echo_prose(text: str) -> None:
-    """Print a note or an error on standard error, as one line in a pipe, wrapped at spaces on a terminal."""
+    """Print a note or an error on standard error, as one line in a pipe, wrapped at
+    spaces on a terminal.
+    """
     text = shortened(printable(" ".join(str(text).split())))
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.fill(
+            text, width, break_long_words=False, break_on_hyphens=False
+        )
     click.echo(text, err=True)
 
 
@@ -143,7 +179,8 @@ def note(text: str) -> None:
 def progress(*, quiet: bool = False) -> Iterator[Show]:
     """Yield a function that shows progress.
 
-    A terminal shows one line with the remaining time, a pipe gets a line per 5 %, or none if ``quiet``.
+    A terminal shows one line with the remaining time, a pipe gets a line per 5 %, or
+    none if ``quiet``.
     """
     if not sys.stderr.isatty():
         printed = [-1]
@@ -162,4 +199,6 @@ def progress(*, quiet: bool = False) -> Iterator[Show]:
     columns = "{task.percentage:3.0f} %", "{task.description}", TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=escape(printable(what)))
+        yield lambda done, what: bar.update(
+            task, completed=done, description=escape(printable(what))
+        )

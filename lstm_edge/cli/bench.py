@@ -29,12 +29,14 @@ class BenchConfig:
 @verb("bench")
 @models_argument
 @options_of(config=BenchConfig, options=ModelOptions)
-def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions) -> Report:
+def command(
+    models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
+) -> Report:
     """Measure the time of a step of MODELS on this machine.
 
-    Rows are one step of one stream (or one unit, if the file takes several steps at a time), and one call for
-    many streams. All calls take turns in short blocks, so that files can be compared. p50 is the median and
-    p99 the 99th percentile of all calls.
+    Rows are one step of one stream (or one unit, if the file takes several steps at a
+    time), and one call for many streams. All calls take turns in short blocks, so that
+    files can be compared. p50 is the median and p99 the 99th percentile of all calls.
     """
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
@@ -46,15 +48,24 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     rows = []
     for (file, engine, name), nanoseconds in times.items():
         p50, p99 = (np.percentile(nanoseconds, (50, 99)) / 1e3).tolist()
-        rows.append({"file": file, "engine": engine, "call": name, "p50_us": p50, "p99_us": p99})
+        rows.append(
+            {"file": file, "engine": engine, "call": name, "p50_us": p50, "p99_us": p99}
+        )
     return Report(rows)
 
 
 def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each call, and the call."""
     unit, samples = model.manifest.unit, SampleInput(model)
-    name, stream = "step" if unit == 1 else f"unit of {unit}", model.stream(reset_every="never")
-    x = np.random.default_rng(0).random((streams, unit, samples.width)).astype(samples.spec.dtype)
+    name, stream = (
+        "step" if unit == 1 else f"unit of {unit}",
+        model.stream(reset_every="never"),
+    )
+    x = (
+        np.random.default_rng(0)
+        .random((streams, unit, samples.width))
+        .astype(samples.spec.dtype)
+    )
     x = samples.steps(x[:, 0]) if unit == 1 else samples.rows(x)
     sample, step = x[0], stream.step if unit == 1 else stream.process
     yield name, lambda: step(sample)
@@ -65,7 +76,9 @@ def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], objec
         yield f"{name}, {counted(streams, 'stream')}", lambda: tick(x, ids)
 
 
-def _interleave(calls: dict[Any, Callable[[], object]], seconds: float) -> dict[Any, list[int]]:
+def _interleave(
+    calls: dict[Any, Callable[[], object]], seconds: float
+) -> dict[Any, list[int]]:
     """Time calls in alternate blocks of 2 ms; return the nanoseconds of each call."""
     clock, times = time.perf_counter_ns, {name: list[int]() for name in calls}
     for call in calls.values():

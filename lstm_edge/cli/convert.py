@@ -18,12 +18,20 @@ from ._output import Report
 
 def _to_native(model: Path, output: Path) -> Report:
     if output.suffix != ".lep":
-        raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
+        raise InputError(
+            f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to"
+            " c or web"
+        )
     from lstm_edge_exporters.targets.native import to_native
 
     content = to_native(model)
     write_bytes(output, content)
-    return Report({"output": output, "bytes": {"before": model.stat().st_size, "after": len(content)}})
+    return Report(
+        {
+            "output": output,
+            "bytes": {"before": model.stat().st_size, "after": len(content)},
+        }
+    )
 
 
 def _to_c(model: Path, output: Path, name: str | None) -> Report:
@@ -35,11 +43,16 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
     document = {
         "output": output,
         "bytes": {path: len(text.encode()) for path, text in made.files.items()},
-        **{name: getattr(made, name) for name in ("name", "constants", "state", "work")},
+        **{
+            name: getattr(made, name) for name in ("name", "constants", "state", "work")
+        },
         "largest_difference": made.difference,
         "notes": [
             "self-test: passed here",
-            "bytes of flash: constants, and code; of RAM: state per source, and work per call",
+            (
+                "bytes of flash: constants, and code; of RAM: state per source, and"
+                " work per call"
+            ),
             f"include {header}",
         ],
     }
@@ -62,15 +75,23 @@ def _to_web(model: Path, output: Path) -> Report:
 
 @verb("convert", extra="export")
 @model_argument
-@click.option("--to", "target", type=click.Choice(["c", "web"]), help="Write a folder of this kind.")
-@click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["c", "web"]),
+    help="Write a folder of this kind.",
+)
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="Output .lep file or folder."
+)
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 def command(model: Path, target: str | None, output: Path, name: str | None) -> Report:
     """Convert MODEL, an .onnx file, to another format.
 
-    An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; c is
-    a folder of C99 code without a runtime, for microcontrollers; web is a folder with a static page that runs
-    MODEL in the browser and works offline. Results are only written if they compute the same as MODEL.
+    An .lep file is a program for the C library of lstm-edge-native and for load(),
+    without onnxruntime; c is a folder of C99 code without a runtime, for
+    microcontrollers; web is a folder with a static page that runs MODEL in the browser
+    and works offline. Results are only written if they compute the same as MODEL.
 
     \b
     Example:
@@ -90,4 +111,8 @@ def _recordings(model: Path) -> dict[str, Array]:
         demo = read_data(path)
     with load(model) as opened:
         fits = opened.manifest.signal.features == demo.signal.features
-    return {demo.classes[series.y[-1]]: series.x for series in demo.of("test")} if fits else {}
+    return (
+        {demo.classes[series.y[-1]]: series.x for series in demo.of("test")}
+        if fits
+        else {}
+    )

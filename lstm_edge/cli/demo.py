@@ -20,14 +20,22 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 @verb("demo", extra="export")
-@click.option("-o", "--output", "folder", type=PATH, default=Path("demo-out"), help="Output folder.")
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=PATH,
+    default=Path("demo-out"),
+    help="Output folder.",
+)
 @click.pass_context
 def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     """Train, export, verify and run a network on real sensor data, in about a minute.
 
-    The data are activities recorded by a smart watch's accelerometer and gyroscope. The demo trains an LSTM1
-    on 40 recordings, exports it to one ONNX file, verifies it against PyTorch, and then runs the file one
-    sample at a time on 40 held-out recordings, each from reset and all in one long stream.
+    The data are activities recorded by a smart watch's accelerometer and gyroscope. The
+    demo trains an LSTM1 on 40 recordings, exports it to one ONNX file, verifies it
+    against PyTorch, and then runs the file one sample at a time on 40 held-out
+    recordings, each from reset and all in one long stream.
     """
     say, started = (lambda _: None) if ctx.params["as_json"] else echo, time.monotonic()
     from lstm_edge_runtime import load
@@ -39,7 +47,10 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     steps, channels = held_out.series[0].x.shape
     say(f"data    BasicMotions: {steps} samples of {channels} channels per recording")
     run = _demo.train_run(
-        folder, lambda epoch, epochs: show(0.5 * epoch.number / epochs, describe_epoch(epoch, epochs))
+        folder,
+        lambda epoch, epochs: show(
+            0.5 * epoch.number / epochs, describe_epoch(epoch, epochs)
+        ),
     )
     say(f"train   LSTM1 with 32 hidden units, {run.summary['epochs']} epochs on {data}")
     show(0.5, "tracing, exporting and verifying")
@@ -48,31 +59,51 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     with load(model_file) as model:
         stream = model.stream(reset_every="never")  # reset before each recording
         say("run     one sample at a time, without torch")
-        say("        above: strength of the motion; below: initials of the activity recognized so far")
+        say(
+            "        above: strength of the motion; below: initials of the activity"
+            " recognized so far"
+        )
         for activity in range(len(held_out.classes)):
             say(_play(stream, held_out, activity))
         show(0.8, "running all held-out recordings, also in PyTorch")
         result = _demo.measure(run, stream, held_out)
     result.check()
-    document = {"accuracy": result.accuracy, **plain(result), "seconds": time.monotonic() - started}
+    document = {
+        "accuracy": result.accuracy,
+        **plain(result),
+        "seconds": time.monotonic() - started,
+    }
     train = ("train", data, "-o", folder / "wide", "--hidden-size", 64)
-    return Report(document, next=[("inspect", model_file), ("predict", model_file, data), train])
+    return Report(
+        document, next=[("inspect", model_file), ("predict", model_file, data), train]
+    )
 
 
 def _play(stream: Stream, held_out: Data, activity: int) -> str:
-    """Run a recording of an activity; return its strength and the initials of the activities recognized."""
+    """Run a recording of an activity; return its strength and the initials of the
+    activities recognized.
+    """
     from ..demo import replay_recording
 
     recording = next(series.x for series in held_out.series if series.y[-1] == activity)
     labels, rate = held_out.classes, held_out.signal.sampling_rate or 1.0
-    answers = [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
+    answers = [
+        int(logits.argmax()) for logits, _ in replay_recording(stream, recording)
+    ]
     edges = np.linspace(0, len(answers), _COLUMNS + 1).astype(int)
     strength = np.linalg.norm(recording[:, :3], axis=1)
-    levels = [strength[start:end].mean() / strength.max() for start, end in pairwise(edges)]
-    bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else "_.-=+*%#"
+    levels = [
+        strength[start:end].mean() / strength.max() for start, end in pairwise(edges)
+    ]
+    bars = (
+        _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else "_.-=+*%#"
+    )
     drawn = "".join(bars[round((len(bars) - 1) * level)] for level in levels)
     initials = "".join(labels[answers[end - 1]][0] for _, end in pairwise(edges))
-    wrong = max((step for step, answer in enumerate(answers, 1) if answer != activity), default=0)
+    wrong = max(
+        (step for step, answer in enumerate(answers, 1) if answer != activity),
+        default=0,
+    )
     end = f"after {(wrong + 1) / rate:.1f} s"
     end = end if wrong < len(answers) else f"classified as {labels[answers[-1]]}"
     return f"        {drawn}  {labels[activity]}\n        {initials}  {end}"

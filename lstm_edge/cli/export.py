@@ -32,17 +32,28 @@ class SourceOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500,8 for 500 steps.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500,8 for"
+        " 500 steps.",
         metavar="x=N,L,8[:DTYPE]",
     )
-    state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
-    labels: tuple[str, ...] = option((), "Classes, or with --units names of values.", metavar="NAMES")
-    units: tuple[str, ...] = option((), "Units of predicted values, in order.", metavar="NAMES")
+    state: Mapping[str, str] = option(
+        dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT"
+    )
+    labels: tuple[str, ...] = option(
+        (), "Classes, or with --units names of values.", metavar="NAMES"
+    )
+    units: tuple[str, ...] = option(
+        (), "Units of predicted values, in order.", metavar="NAMES"
+    )
     features: tuple[str, ...] = option((), "Feature names, in order.", metavar="NAMES")
-    rate: float | None = option(None, "Sampling rate, such as 50Hz.", metavar="RATE", parse=parse_rate)
+    rate: float | None = option(
+        None, "Sampling rate, such as 50Hz.", metavar="RATE", parse=parse_rate
+    )
     window: int | None = option(None, "Time steps of a training window.", low=1)
     scale: Path | None = option(None, SCALE, metavar="FILE")
-    lengths: bool = option(False, "Add an input lengths, int64 (N,): valid steps of each row.")
+    lengths: bool = option(
+        False, "Add an input lengths, int64 (N,): valid steps of each row."
+    )
 
     @property
     def signal(self) -> Signal:
@@ -53,7 +64,11 @@ class SourceOptions:
     def task(self) -> Task | None:
         """The task that the options describe; None if they don't."""
         kind = "regression" if self.units else "classification"
-        return Task(kind, "", self.labels, self.units) if self.units or self.labels else None
+        return (
+            Task(kind, "", self.labels, self.units)
+            if self.units or self.labels
+            else None
+        )
 
 
 @verb("export", extra="export")
@@ -61,50 +76,75 @@ class SourceOptions:
 @outputs_option
 @options_of(given=SourceOptions, config=ExportConfig)
 def command(
-    source: str, outputs: tuple[Path, ...], given: SourceOptions, config: ExportConfig, show: Show
+    source: str,
+    outputs: tuple[Path, ...],
+    given: SourceOptions,
+    config: ExportConfig,
+    show: Show,
 ) -> Report:
-    """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to an .onnx or .lep file.
+    """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to an
+    .onnx or .lep file.
 
-    A file is only written after it has been verified: it computes the same as PyTorch at other batch sizes
-    and lengths. A checkpoint file is a state_dict of the tutorials' LSTM1 class. A factory is a function or
-    class without arguments that gives a torch.nn.Module; describe each of its inputs with --input: a number
-    for a fixed axis, a name for a dynamic one. Code that trains must be under if __name__ == "__main__".
+    A file is only written after it has been verified: it computes the same as PyTorch
+    at other batch sizes and lengths. A checkpoint file is a state_dict of the
+    tutorials' LSTM1 class. A factory is a function or class without arguments that
+    gives a torch.nn.Module; describe each of its inputs with --input: a number for a
+    fixed axis, a name for a dynamic one. Code that trains must be under if __name__ ==
+    "__main__".
 
     \b
     Example:
       lstm-edge export runs/har -o har.onnx -o har.lep
-      lstm-edge export lstm1.pth --features open,high,low --units USD --scale scale.json -o price.onnx
-      lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
+      lstm-edge export lstm1.pth --features open,high,low --units USD --scale scale.json
+      -o price.onnx lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1
+      --rate 48kHz -o amp.onnx
     """  # noqa: D301
     from lstm_edge_exporters import export
     from lstm_edge_exporters.targets.native import to_native
 
     _check_source(source, given)
-    with contextlib.redirect_stdout(sys.stderr):  # output printed by a user's code is not the result
+    with contextlib.redirect_stdout(
+        sys.stderr
+    ):  # output printed by a user's code is not the result
         if is_factory(source):
             module, example, described = _from_factory(source, given)
         else:
             from lstm_edge.checkpoint import deployable
 
-            module, example, described = deployable(_described(Path(source), given), lengths=given.lengths)
+            module, example, described = deployable(
+                _described(Path(source), given), lengths=given.lengths
+            )
         options = {name: getattr(config, name) for name in option_fields(config)}
-        artifact = export(module, example, replace(described, **options), on_progress=show)
+        artifact = export(
+            module, example, replace(described, **options), on_progress=show
+        )
     model = artifact.model
-    contents = {path: model if path.suffix == ".onnx" else to_native(model) for path in outputs}
+    contents = {
+        path: model if path.suffix == ".onnx" else to_native(model) for path in outputs
+    }
     for path, content in contents.items():
         write_bytes(path, content)
     files = {"--weights": given.weights, "--scale": given.scale}
     again = [text for pair in files.items() if pair[1] for text in pair]
     exported = [path for path in outputs if path.suffix == ".onnx"]
-    following = [("validate", path, "--against", source, *again) for path in exported[:1]]
+    following = [
+        ("validate", path, "--against", source, *again) for path in exported[:1]
+    ]
     sizes = {path: len(content) for path, content in contents.items()}
-    return Report({"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following])
+    return Report(
+        {"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following]
+    )
 
 
 def _check_source(source: str, given: SourceOptions) -> None:
-    """Refuse a file that is exported already, and options that do not fit the source."""
+    """Refuse a file that is exported already, and options that do not fit the
+    source.
+    """
     if Path(source).suffix in (".onnx", ".lep"):
-        raise InputError(f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift for states")
+        raise InputError(
+            f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift"
+            " for states"
+        )
     kind, unfit = "checkpoint", ["weights", "input", "state"]
     if is_factory(source):
         kind, unfit = "factory, which scales in forward", ["scale"]
@@ -136,7 +176,9 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
 
     inputs = dict(given.input)
     if not inputs:
-        raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
+        raise InputError(
+            f"{source}: describe each input of forward, such as --input x=N,L,8"
+        )
     if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
@@ -155,7 +197,10 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:
     manifest, verified = artifact.manifest, artifact.verified
-    contract = {name: getattr(manifest, name) for name in ("inputs", "outputs", "states", "ranges")}
+    contract = {
+        name: getattr(manifest, name)
+        for name in ("inputs", "outputs", "states", "ranges")
+    }
     return contract | {
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],

@@ -25,13 +25,20 @@ def command(model: Path) -> Report:
         manifest, golden = opened.manifest, opened.manifest.golden
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
         document = {
-            "file": {"path": model, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+            "file": {
+                "path": model,
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            },
             "engine": opened.engine,
             **manifest._asdict(),
             "identity": opened.identity,
             "states": states,
             "state_bytes_per_stream": sum(state["bytes"] for state in states),
-            "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
+            "golden": (
+                golden
+                and {name: list(array.shape) for name, array in golden.inputs.items()}
+            ),
         }
     return Report(document, str(model))
 

@@ -1,4 +1,6 @@
-"""``lstm-edge lift``: turn the hidden states of a recurrent ONNX file into inputs and outputs."""
+"""``lstm-edge lift``: turn the hidden states of a recurrent ONNX file into inputs and
+outputs.
+"""
 
 import os
 from pathlib import Path
@@ -16,11 +18,12 @@ from ._output import Report, plain
 @output_option
 @options_of(config=LiftConfig)
 def command(model: Path, output: Path, config: LiftConfig) -> Report:
-    """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and outputs.
+    """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and
+    outputs.
 
-    The result can be run in chunks. It is only written after it has been verified: with its states at reset
-    it computes the same as MODEL. Chunks are also compared with the full sequence; if they differ, the report
-    names the first operator that differs.
+    The result can be run in chunks. It is only written after it has been verified: with
+    its states at reset it computes the same as MODEL. Chunks are also compared with the
+    full sequence; if they differ, the report names the first operator that differs.
 
     \b
     Example:
@@ -30,14 +33,32 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
 
-    lifted, weights = lift(model, config), os.path.relpath(output, model.parent).encode()
-    if output.is_file() and b"\x08location\x12%c%b" % (len(weights) % 128, weights) in model.read_bytes():
-        raise InputError(f"{output} has the weights of {model} and would be replaced; use another name")
+    lifted, weights = (
+        lift(model, config),
+        os.path.relpath(output, model.parent).encode(),
+    )
+    if (
+        output.is_file()
+        and b"\x08location\x12%c%b" % (len(weights) % 128, weights)
+        in model.read_bytes()
+    ):
+        raise InputError(
+            f"{output} has the weights of {model} and would be replaced; use another"
+            " name"
+        )
     lifted.save(output)
     report, manifest = lifted.report, lifted.manifest
-    kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
+    kinds = {
+        "lifted": report.lifted,
+        "past steps": report.past,
+        "existing": report.recognized,
+    }
     figures = report.verified.figures()
-    states = [plain(state) | {"kind": kind} for kind, group in kinds.items() for state in group]
+    states = [
+        plain(state) | {"kind": kind}
+        for kind, group in kinds.items()
+        for state in group
+    ]
     document = {
         "output": output,
         "states": states,

@@ -19,8 +19,12 @@ from ._output import note
 @click.command("predict")
 @model_argument
 @click.argument("source", metavar="DATA", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Output file.  [default: standard output]")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+@click.option(
+    "-o", "--output", type=PATH, help="Output file.  [default: standard output]"
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV."
+)
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
@@ -30,11 +34,13 @@ def command(
     config: ReadConfig,
     options: ModelOptions,
 ) -> None:
-    """Run MODEL on every series of DATA, from the reset state, and write one line per series.
+    """Run MODEL on every series of DATA, from the reset state, and write one line per
+    series.
 
-    The line is the result after the last step. If MODEL gives a result for every step or frame, each has a
-    line, with its step. A MODEL trained on windows from reset runs on the last window of a longer series.
-    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, a .wav, or a .csv with a row per step.
+    The line is the result after the last step. If MODEL gives a result for every step
+    or frame, each has a line, with its step. A MODEL trained on windows from reset runs
+    on the last window of a longer series. DATA is a .npz with x (samples, L, I) and
+    optional lengths, a .npy, a .wav, or a .csv with a row per step.
 
     \b
     Example:
@@ -47,15 +53,23 @@ def command(
     manifest = opened.manifest
     if manifest.is_buffered:
         raise UnsupportedError(
-            f"this file streams {pace(manifest)}, which predict does not support; use lstm-edge stream, or "
-            "the file of export without --stream"
+            f"this file streams {pace(manifest)}, which predict does not support; use"
+            " lstm-edge stream, or the file of export without --stream"
         )
     last = manifest.reset_every or 0
     if last and any(len(record.x) > last for record in data.series):
-        note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
+        note(
+            f"training windows of {last} steps started from reset; only the last {last}"
+            " steps are used"
+        )
     used = [(record, record.x[-last:]) for record in data.series]
-    by_frame, frames = samples.one_step or frame_axis(opened) is not None, MainFrames(opened)
-    lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
+    by_frame, frames = (
+        samples.one_step or frame_axis(opened) is not None,
+        MainFrames(opened),
+    )
+    lines = ResultLines(
+        manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json
+    )
     text = (
         lines.line(row, *(record.name, len(record.x) - len(x) + step)[: 1 + by_frame])
         for record, x in used

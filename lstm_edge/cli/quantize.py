@@ -1,4 +1,6 @@
-"""``lstm-edge quantize``: make a file smaller, and verify that its results are nearly the same."""
+"""``lstm-edge quantize``: make a file smaller, and verify that its results are nearly
+the same.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,11 @@ from ._output import Report, Show, note
 @model_argument
 @output_option
 @options_of(config=QuantizeConfig, budget=Budget)
-@click.option("--data", type=PATH, help="Data for the accuracy gate: .npz, .npy or .csv, as for train.")
+@click.option(
+    "--data",
+    type=PATH,
+    help="Data for the accuracy gate: .npz, .npy or .csv, as for train.",
+)
 @options_of(reading=ReadConfig)
 def command(
     model: Path,
@@ -27,10 +33,12 @@ def command(
     reading: ReadConfig,
     show: Show,
 ) -> Report:
-    """Quantize MODEL, an fp32 .onnx file with a manifest, to make it smaller and usually faster.
+    """Quantize MODEL, an fp32 .onnx file with a manifest, to make it smaller and
+    usually faster.
 
-    Nothing is written unless the result is smaller, and within its accuracy budget on --data, or on the
-    file's golden case. Narrow layers may be slower in int8: compare both files with lstm-edge bench.
+    Nothing is written unless the result is smaller, and within its accuracy budget on
+    --data, or on the file's golden case. Narrow layers may be slower in int8: compare
+    both files with lstm-edge bench.
 
     \b
     Example:
@@ -55,5 +63,8 @@ def command(
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
         "judgement": made.judgement,
     }
-    following = [("inspect", output), ("convert", output, "-o", output.with_suffix(".lep"))]
+    following = [
+        ("inspect", output),
+        ("convert", output, "-o", output.with_suffix(".lep")),
+    ]
     return Report(document, str(output), next=following)

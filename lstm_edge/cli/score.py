@@ -14,12 +14,26 @@ from ._output import Report, Show
 
 @verb("score", extra="parquet")
 @click.argument("dataset")
-@click.option("-m", "--model", type=PATH, required=True, callback=check_models, help="Model file.")
-@click.option("-o", "--output", type=PATH, required=True, help="Output folder, which must not exist.")
+@click.option(
+    "-m", "--model", type=PATH, required=True, callback=check_models, help="Model file."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    help="Output folder, which must not exist.",
+)
 @options_of(config=ScoreConfig)
 @reset_every_option
-@click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
-@click.option("--address", help="Running Ray cluster to use: ray://HOST:PORT, HOST:PORT or auto.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of processes.  [default: one per core]",
+)
+@click.option(
+    "--address", help="Running Ray cluster to use: ray://HOST:PORT, HOST:PORT or auto."
+)
 def command(
     dataset: str,
     model: Path,
@@ -30,19 +44,33 @@ def command(
     address: str | None,
     show: Show,
 ) -> Report:
-    """Run a model on every series of DATASET, a folder, a file or a glob of Parquet with one row per sample.
+    """Run a model on every series of DATASET, a folder, a file or a glob of Parquet
+    with one row per sample.
 
-    OUTPUT has one row per sample, ordered by series: the series, the order, and the label and probability of
-    each class after that sample, or the predicted values. A series may be split over many files and larger
-    than memory. The same command continues a run that was killed.
+    OUTPUT has one row per sample, ordered by series: the series, the order, and the
+    label and probability of each class after that sample, or the predicted values. A
+    series may be split over many files and larger than memory. The same command
+    continues a run that was killed.
 
-    Example: lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time --since scores1
+    Example: lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time
+    --since scores1
     """
     from lstm_edge.score.job import score
     from lstm_edge.score.workers import processes, ray_cluster
 
-    used = ray_cluster(address) if address else processes(workers or os.cpu_count() or 1)
-    report = score(dataset, model, output, replace(config, reset_every=reset_every), used, show)
-    late = "late rows came before the last one that was scored of their series, and were left out"
-    document = {"output": output, **asdict(report), "rows_per_second": report.rows / report.seconds}
+    used = (
+        ray_cluster(address) if address else processes(workers or os.cpu_count() or 1)
+    )
+    report = score(
+        dataset, model, output, replace(config, reset_every=reset_every), used, show
+    )
+    late = (
+        "late rows came before the last one that was scored of their series, and were"
+        " left out"
+    )
+    document = {
+        "output": output,
+        **asdict(report),
+        "rows_per_second": report.rows / report.seconds,
+    }
     return Report(document | {"notes": [late] if report.late else []})

@@ -13,7 +13,8 @@ from ._output import Report
 @model_argument
 @options_of(options=ModelOptions)
 def command(model: Path, options: ModelOptions) -> Report:
-    """Replay MODEL's golden cases on this device, in chunks, and compare with the reference.
+    """Replay MODEL's golden cases on this device, in chunks, and compare with the
+    reference.
 
     If an output exceeds its limit, the worst element is printed and the exit code is 1.
     """
@@ -26,5 +27,12 @@ def command(model: Path, options: ModelOptions) -> Report:
         for output in case
     ]
     failed = f"the golden case fails on this device: {result.worst}"
-    summary = {"ok": result.ok, "engine": engine, "device": options.device, "comparisons": rows}
-    return Report(summary, str(model), error=None if result.ok else CheckFailedError(failed))
+    summary = {
+        "ok": result.ok,
+        "engine": engine,
+        "device": options.device,
+        "comparisons": rows,
+    }
+    return Report(
+        summary, str(model), error=None if result.ok else CheckFailedError(failed)
+    )

@@ -1,4 +1,6 @@
-"""``lstm-edge stream``: read samples from standard input, write one result line each to standard output."""
+"""``lstm-edge stream``: read samples from standard input, write one result line each to
+standard output.
+"""
 
 import contextlib
 import sys
@@ -15,7 +17,13 @@ from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import MainFrames, is_classification
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime import Stream, load
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    NotFoundError,
+    StateError,
+)
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import read_state
 from lstm_edge_runtime.stream import SlidingStream
@@ -32,27 +40,43 @@ _REPORTED = 5
 class StreamConfig:
     """Options of input and output."""
 
-    state: Path | None = option(None, "Keep the state in FILE, and resume from it.", metavar="FILE")
-    features: tuple[str, ...] = option((), "Columns of the header, in MODEL's order.", metavar="NAMES")
-    window: int | None = option(None, "Run the last N samples from reset at every step.", low=1, metavar="N")
-    hold: int = option(1, "Change the label once it stayed for N steps.", low=1, metavar="N")
+    state: Path | None = option(
+        None, "Keep the state in FILE, and resume from it.", metavar="FILE"
+    )
+    features: tuple[str, ...] = option(
+        (), "Columns of the header, in MODEL's order.", metavar="NAMES"
+    )
+    window: int | None = option(
+        None, "Run the last N samples from reset at every step.", low=1, metavar="N"
+    )
+    hold: int = option(
+        1, "Change the label once it stayed for N steps.", low=1, metavar="N"
+    )
 
 
 @click.command("stream")
 @model_argument
 @options_of(config=StreamConfig)
 @reset_every_option
-@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV."
+)
 @options_of(options=ModelOptions)
 def command(
-    model: Path, config: StreamConfig, reset_every: int | str | None, as_json: bool, options: ModelOptions
+    model: Path,
+    config: StreamConfig,
+    reset_every: int | str | None,
+    as_json: bool,
+    options: ModelOptions,
 ) -> None:
-    """Run MODEL one sample at a time: read one line, write one result line, immediately and unbuffered.
+    """Run MODEL one sample at a time: read one line, write one result line, immediately
+    and unbuffered.
 
-    A line is "0.1,0.2,0.3", or with tabs, semicolons or spaces. A first line without numbers is a header; if
-    it contains the file's feature names, columns are selected by name. A malformed line is reported on
-    standard error and skipped; if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and
-    a closed output end it with the state saved. After a crash, resend the samples after the step printed in
+    A line is "0.1,0.2,0.3", or with tabs, semicolons or spaces. A first line without
+    numbers is a header; if it contains the file's feature names, columns are selected
+    by name. A malformed line is reported on standard error and skipped; if no line is
+    valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output end
+    it with the state saved. After a crash, resend the samples after the step printed in
     "resumed ... at step".
 
     Example: read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
@@ -63,25 +87,44 @@ def command(
     opened = load(model, **vars(options))
     samples, manifest, frames = SampleInput(opened), opened.manifest, MainFrames(opened)
     if config.features and len(config.features) != samples.width:
-        raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
+        raise InputError(
+            f"--features names {len(config.features)} columns, the model takes"
+            f" {samples.width}"
+        )
     if config.hold > 1 and not is_classification(manifest.task):
         raise InputError("--hold confirms labels, and the model has none; remove it")
     names = config.features or manifest.signal.features
-    parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
+    parser = LineParser(
+        samples.width, names, samples.spec.dtype, required=bool(config.features)
+    )
     lines = ResultLines(manifest.task, "step", as_json=as_json, hold=config.hold)
     reset: Any = reset_every or manifest.reset_every or "never"
     if not window and reset_every is None and manifest.from_reset:
-        kept = "states are carried on" if reset == "never" else f"states are reset every {reset} steps"
-        note(f"training windows started from reset; {kept}; see --window and --reset-every")
-    stream = opened.stream(window=window) if window else opened.stream(reset_every=reset)
+        kept = (
+            "states are carried on"
+            if reset == "never"
+            else f"states are reset every {reset} steps"
+        )
+        note(
+            f"training windows started from reset; {kept}; see --window and"
+            " --reset-every"
+        )
+    stream = (
+        opened.stream(window=window) if window else opened.stream(reset_every=reset)
+    )
     file = StateFile(stream, config.state)
     if file.steps:
         echo(f"resumed {config.state} at step {file.steps}", err=True)
     if sys.stdin.isatty():
-        echo(f"waiting for lines of {samples.width} numbers: {', '.join(names)}", err=True)
+        echo(
+            f"waiting for lines of {samples.width} numbers: {', '.join(names)}",
+            err=True,
+        )
     try:
         for sample in _read_samples(parser):
-            for _, step, values in frames.of(stream.step(samples.steps(sample)), file.steps):
+            for _, step, values in frames.of(
+                stream.step(samples.steps(sample)), file.steps
+            ):
                 write_line(lines.line(values, step))
             file.save(age=1)
     except BrokenPipeError:  # nobody reads any more
@@ -107,11 +150,15 @@ def _read_samples(parser: LineParser) -> Iterator[Array]:
     if bad > _REPORTED:
         echo(f"{bad - _REPORTED:,} more of {number:,} lines were skipped", err=True)
     if bad and not good:
-        raise CheckFailedError(f"none of {number:,} lines was a valid sample; see the messages above")
+        raise CheckFailedError(
+            f"none of {number:,} lines was a valid sample; see the messages above"
+        )
 
 
 class StateFile:
-    """Saves a stream's state with the number of its steps; does nothing without a path."""
+    """Saves a stream's state with the number of its steps; does nothing without a
+    path.
+    """
 
     def __init__(self, stream: Stream | SlidingStream, path: Path | None) -> None:
         """Restore ``stream`` from ``path`` if it exists, and write it."""
@@ -129,8 +176,12 @@ class StateFile:
 
     def save(self, *, age: float = 0) -> None:
         """Write the state atomically, if the file is at least ``age`` seconds old."""
-        if self._path is not None and (not age or time.monotonic() - self._saved_at >= age):
-            with contextlib.suppress(StateError):  # within a unit: the last whole one stays
+        if self._path is not None and (
+            not age or time.monotonic() - self._saved_at >= age
+        ):
+            with contextlib.suppress(
+                StateError
+            ):  # within a unit: the last whole one stays
                 self._stream.state.save(self._path, steps=np.array(self.steps))
             self._saved_at = time.monotonic()
 
@@ -138,9 +189,13 @@ class StateFile:
         state, arrays = read_state(path)
         steps = arrays.get("steps", np.array(0.5))
         if steps.dtype.kind not in "iu" or steps.shape:
-            raise FileFormatError(f"{path} is not a state that lstm-edge stream saved; remove it")
+            raise FileFormatError(
+                f"{path} is not a state that lstm-edge stream saved; remove it"
+            )
         try:
             self._stream.restore(state)
         except StateError as error:
-            raise StateError(f"{path} is the state of another model; remove it ({error})") from error
+            raise StateError(
+                f"{path} is the state of another model; remove it ({error})"
+            ) from error
         self._before = int(steps)

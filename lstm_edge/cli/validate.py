@@ -24,11 +24,19 @@ if TYPE_CHECKING:
 class ValidateOptions:
     """The reference, the data, and the reports."""
 
-    against: str | None = option(None, "A run, checkpoint, factory or .onnx file.", metavar="REFERENCE")
-    weights: Path | None = option(None, "Checkpoint to load into a factory's module.", metavar="FILE")
+    against: str | None = option(
+        None, "A run, checkpoint, factory or .onnx file.", metavar="REFERENCE"
+    )
+    weights: Path | None = option(
+        None, "Checkpoint to load into a factory's module.", metavar="FILE"
+    )
     scale: Path | None = option(None, SCALE, metavar="FILE")
-    data: Path | None = option(None, "Real data, as for train; its test set is used.", metavar="FILE")
-    junit: Path | None = option(None, "Write a JUnit report with one test case per check.", metavar="FILE")
+    data: Path | None = option(
+        None, "Real data, as for train; its test set is used.", metavar="FILE"
+    )
+    junit: Path | None = option(
+        None, "Write a JUnit report with one test case per check.", metavar="FILE"
+    )
     html: Path | None = option(None, "Write one self-contained page.", metavar="FILE")
 
 
@@ -36,13 +44,19 @@ class ValidateOptions:
 @model_argument
 @options_of(given=ValidateOptions, reading=ReadConfig, config=ValidateConfig)
 def command(
-    model: Path, given: ValidateOptions, reading: ReadConfig, config: ValidateConfig, show: Show
+    model: Path,
+    given: ValidateOptions,
+    reading: ReadConfig,
+    config: ValidateConfig,
+    show: Show,
 ) -> Report:
-    """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if not.
+    """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if
+    not.
 
-    The reference is exported again in memory. The manifests must be the same field by field, constants bit
-    for bit, the graphs in float64; and each engine must be as close to the graph as float32 allows. An int8
-    or fp16 file must be what quantizing the reference again gives.
+    The reference is exported again in memory. The manifests must be the same field by
+    field, constants bit for bit, the graphs in float64; and each engine must be as
+    close to the graph as float32 allows. An int8 or fp16 file must be what quantizing
+    the reference again gives.
 
     \b
     Example:
@@ -51,9 +65,13 @@ def command(
     """  # noqa: D301
     for target in filter(None, (given.junit, given.html)):
         check_target(target)
-        target.unlink(missing_ok=True)  # an earlier report, if this file can't be checked
+        target.unlink(
+            missing_ok=True
+        )  # an earlier report, if this file can't be checked
     if given.weights is not None and not is_factory(given.against or ""):
-        raise InputError(f"--weights requires --against package.module:factory, got {given.against}")
+        raise InputError(
+            f"--weights requires --against package.module:factory, got {given.against}"
+        )
     from lstm_edge_exporters.verify.file import open_file
     from lstm_edge_exporters.verify.validate import validate
 
@@ -61,11 +79,17 @@ def command(
         with needing("report", "validate --html"):
             from lstm_edge_exporters.verify.html import to_html
     file = open_file(model)
-    reference = _reference(file, given.against, given) if given.against is not None and file.model else None
+    reference = (
+        _reference(file, given.against, given)
+        if given.against is not None and file.model
+        else None
+    )
     if given.data is not None and file.model is not None:
         from lstm_edge.data.sample_input import read_samples
 
-        config = replace(config, data=read_samples(given.data, file.model, reading, note))
+        config = replace(
+            config, data=read_samples(given.data, file.model, reading, note)
+        )
     result = validate(file, reference, config, on_progress=show)
     if given.junit is not None:
         from lstm_edge_exporters.verify.junit import to_junit
@@ -94,13 +118,17 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     if given.scale is not None:
         with_scales(run.model, given.scale)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
-    if not Path(against).is_dir():  # a bare checkpoint, which options described when it was exported
+    if not Path(
+        against
+    ).is_dir():  # a bare checkpoint, which options described when it was exported
         names, described = [*config.outputs], file.manifest
         if run.task is None and described.task:
             names[0] = described.task.output
         signal = described.signal if run.signal == Signal() else run.signal
         task, trained = run.task or described.task, run.trained or described.trained
-        config = replace(config, outputs=tuple(names), task=task, signal=signal, trained=trained)
+        config = replace(
+            config, outputs=tuple(names), task=task, signal=signal, trained=trained
+        )
         config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
     return against_module(module, file, example, config=config, about=about)
@@ -108,7 +136,9 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
 
 def report_of(result: "Validation") -> Report:
     """Return one row per group, every failure, and what was skipped."""
-    counts = ", ".join(f"{result.count(status)} {status}" for status in ("passed", "failed", "skipped"))
+    counts = ", ".join(
+        f"{result.count(status)} {status}" for status in ("passed", "failed", "skipped")
+    )
     shown = {
         "checks": [
             {
@@ -121,7 +151,9 @@ def report_of(result: "Validation") -> Report:
             for group in result.groups
         ],
         "FAILED": {
-            f"{group.title}: {check.name}": check.message + f" (and {more} more in this group)" * bool(more)
+            f"{group.title}: {check.name}": (
+                check.message + f" (and {more} more in this group)" * bool(more)
+            )
             for group, check, more in result.headlines
         },
         "skipped checks": {
@@ -133,6 +165,15 @@ def report_of(result: "Validation") -> Report:
         "result": f"{'PASSED' if result.ok else 'FAILED'}: {counts}",
     }
     document = result.to_dict()
-    error = None if result.ok else CheckFailedError(f"{result.count('failed')} checks failed")
+    error = (
+        None
+        if result.ok
+        else CheckFailedError(f"{result.count('failed')} checks failed")
+    )
     hidden = document.keys() - {"verdict"}
-    return Report(document | shown, f"{result.model} against {result.reference}", hidden=hidden, error=error)
+    return Report(
+        document | shown,
+        f"{result.model} against {result.reference}",
+        hidden=hidden,
+        error=error,
+    )

@@ -1,1 +1,3 @@
-"""Data: one reader of files with series of samples, their split, and the recordings of the demo."""
+"""Data: one reader of files with series of samples, their split, and the recordings of
+the demo.
+"""

@@ -12,31 +12,65 @@ DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".wav")
 
 def parse_rate(text: str) -> float:
     """Read a rate in Hertz: ``50``, ``50Hz`` or ``1kHz``; raises InputError."""
-    match = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(
+        r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", text.strip(), re.IGNORECASE
+    )
     value = float(match[1]) * (1000 if match[2] else 1) if match else 0.0
     if not 0 < value < math.inf:
-        raise InputError(f"{text!r} is not a rate; expected, for example, 100, 100Hz or 1kHz")
+        raise InputError(
+            f"{text!r} is not a rate; expected, for example, 100, 100Hz or 1kHz"
+        )
     return value
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How to read a data file. Names must be columns of a table, or arrays of an ``.npz``."""
+    """How to read a data file. Names must be columns of a table, or arrays of an
+    ``.npz``.
+    """
 
-    series: str = option("series", "Column with the series id, if it exists.", metavar="COLUMN")
-    order: str = option("order", "Column to sort by, numbers or ISO times, if it exists.", metavar="COLUMN")
+    series: str = option(
+        "series", "Column with the series id, if it exists.", metavar="COLUMN"
+    )
+    order: str = option(
+        "order",
+        "Column to sort by, numbers or ISO times, if it exists.",
+        metavar="COLUMN",
+    )
     label: str | None = option(
-        None, "Column of the class.", metavar="COLUMN", shown="label, y or the subfolder"
+        None,
+        "Column of the class.",
+        metavar="COLUMN",
+        shown="label, y or the subfolder",
     )
-    targets: tuple[str, ...] = option((), "Columns with values to predict.", flag="--target", metavar="NAMES")
-    forecast: tuple[str, ...] = option((), "Features whose next value to predict.", metavar="NAMES")
-    features: tuple[str, ...] = option((), "Columns.", metavar="NAMES", shown="the model's, or all others")
-    group: str = option("group", "Column with a subject, never in two sets, if it exists.", metavar="COLUMN")
-    missing: str = option("error", "Treatment of missing features.", choices=("error", "interpolate"))
+    targets: tuple[str, ...] = option(
+        (), "Columns with values to predict.", flag="--target", metavar="NAMES"
+    )
+    forecast: tuple[str, ...] = option(
+        (), "Features whose next value to predict.", metavar="NAMES"
+    )
+    features: tuple[str, ...] = option(
+        (), "Columns.", metavar="NAMES", shown="the model's, or all others"
+    )
+    group: str = option(
+        "group",
+        "Column with a subject, never in two sets, if it exists.",
+        metavar="COLUMN",
+    )
+    missing: str = option(
+        "error", "Treatment of missing features.", choices=("error", "interpolate")
+    )
     sampling_rate: float | None = option(
-        None, "Rate to resample to, such as 50Hz.", above=0, flag="--rate", metavar="RATE", parse=parse_rate
+        None,
+        "Rate to resample to, such as 50Hz.",
+        above=0,
+        flag="--rate",
+        metavar="RATE",
+        parse=parse_rate,
     )
-    encoding: str = option("utf-8", "Encoding of CSV files, such as latin-1.", metavar="NAME")
+    encoding: str = option(
+        "utf-8", "Encoding of CSV files, such as latin-1.", metavar="NAME"
+    )
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that does not fit, or more than one task."""
@@ -49,24 +83,52 @@ class ReadConfig:
 class DataConfig(ReadConfig):
     """How to read, window and split the training data."""
 
-    window: int | None = option(None, "Time steps of a window.", low=1, shown="every series is one sample")
-    stride: int | None = option(None, "Steps between windows from reset.", low=1, shown="the window")
-    units: tuple[str, ...] = option((), "Units of the predicted values.", metavar="NAMES")
-    forecast_difference: bool = option(False, "Predict the change from the current value, which is added.")
-    validation: float = option(0.2, "Fraction of the series in the validation set.", above=0, below=1)
-    test: float = option(0.2, "Fraction in the test set, if the data do not define sets.", low=0, below=1)
-    validation_data: str | None = option(None, "Separate file with the validation set.", metavar="FILE")
-    test_data: str | None = option(None, "Separate file with the test set.", metavar="FILE")
-    folds: int = option(0, "Number of cross-validation folds, in addition to the run.", low=0)
+    window: int | None = option(
+        None, "Time steps of a window.", low=1, shown="every series is one sample"
+    )
+    stride: int | None = option(
+        None, "Steps between windows from reset.", low=1, shown="the window"
+    )
+    units: tuple[str, ...] = option(
+        (), "Units of the predicted values.", metavar="NAMES"
+    )
+    forecast_difference: bool = option(
+        False, "Predict the change from the current value, which is added."
+    )
+    validation: float = option(
+        0.2, "Fraction of the series in the validation set.", above=0, below=1
+    )
+    test: float = option(
+        0.2, "Fraction in the test set, if the data do not define sets.", low=0, below=1
+    )
+    validation_data: str | None = option(
+        None, "Separate file with the validation set.", metavar="FILE"
+    )
+    test_data: str | None = option(
+        None, "Separate file with the test set.", metavar="FILE"
+    )
+    folds: int = option(
+        0, "Number of cross-validation folds, in addition to the run.", low=0
+    )
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value that does not fit, or options that exclude each other."""
+        """Raise InputError for a value that does not fit, or options that exclude each
+        other.
+        """
         super().__post_init__()
         if (self.stride or self.forecast) and self.window is None:
-            raise InputError("a stride and a forecast require a window; also give --window")
+            raise InputError(
+                "a stride and a forecast require a window; also give --window"
+            )
         if self.forecast_difference and not self.forecast:
-            raise InputError("forecast_difference requires a forecast; also give --forecast")
+            raise InputError(
+                "forecast_difference requires a forecast; also give --forecast"
+            )
         if self.folds == 1 or (self.folds and (self.validation_data or self.test_data)):
-            raise InputError("--folds takes 2 or more, without --validation-data and --test-data")
+            raise InputError(
+                "--folds takes 2 or more, without --validation-data and --test-data"
+            )
         if self.validation + self.test >= 1:
-            raise InputError("validation and test leave no data to train on; give smaller fractions")
+            raise InputError(
+                "validation and test leave no data to train on; give smaller fractions"
+            )

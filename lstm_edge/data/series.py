@@ -17,9 +17,10 @@ SETS = ("train", "validation", "test")
 class Series:
     """One recording. Series of one group are never in two sets.
 
-    ``split`` is one of ``SETS``, empty until the series are split. ``x`` has the features in the units of the
-    data, finite, ``float32 (L, I)``, and ``y`` the target of each step: the class ``int64 (L,)``, or values
-    ``float32 (L, C)``; zeros if none were read.
+    ``split`` is one of ``SETS``, empty until the series are split. ``x`` has the
+    features in the units of the data, finite, ``float32 (L, I)``, and ``y`` the target
+    of each step: the class ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none
+    were read.
     """
 
     name: str
@@ -35,12 +36,20 @@ class Series:
     def cut(self, start: int, stop: int, split: str = "") -> "Series":
         """Return a stretch of the series, without a copy."""
         name = f"{self.name} [{start}:{stop}]"
-        return replace(self, name=name, split=split or self.split, x=self.x[start:stop], y=self.y[start:stop])
+        return replace(
+            self,
+            name=name,
+            split=split or self.split,
+            x=self.x[start:stop],
+            y=self.y[start:stop],
+        )
 
 
 @dataclass(frozen=True)
 class Data:
-    """The contents of data files; ``task`` is None if no classes or values were read."""
+    """The contents of data files; ``task`` is None if no classes or values were
+    read.
+    """
 
     series: tuple[Series, ...]
     task: Task | None
@@ -51,7 +60,9 @@ class Data:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty for values."""
-        return self.task.labels if self.task and self.task.kind == "classification" else ()
+        return (
+            self.task.labels if self.task and self.task.kind == "classification" else ()
+        )
 
     def of(self, split: str) -> list[Series]:
         """Return the series of one set."""
@@ -59,17 +70,29 @@ class Data:
 
 
 def are_joined(series: Sequence[Series], window: int | None) -> bool:
-    """Return True if a stream goes on from one series to the next, as a live sensor does.
+    """Return True if a stream goes on from one series to the next, as a live sensor
+    does.
 
     Series that change their class, and series of values, start from reset.
     """
-    return window is None or all(record.y.ndim == 1 and not np.ptp(record.y) for record in series)
+    return window is None or all(
+        record.y.ndim == 1 and not np.ptp(record.y) for record in series
+    )
 
 
-def windows_of(series: Sequence[Series], window: int | None, stride: int | None = None) -> list[Series]:
-    """Return the windows of series, a shorter series whole, or all series whole if ``window`` is None."""
+def windows_of(
+    series: Sequence[Series], window: int | None, stride: int | None = None
+) -> list[Series]:
+    """Return the windows of series, a shorter series whole, or all series whole if
+    ``window`` is None.
+    """
     if window is None:
         return list(series)
-    starts = [range(0, max(len(record) - window, 0) + 1, stride or window) for record in series]
+    starts = [
+        range(0, max(len(record) - window, 0) + 1, stride or window)
+        for record in series
+    ]
     pairs = zip(series, starts, strict=True)
-    return [record.cut(start, start + window) for record, steps in pairs for start in steps]
+    return [
+        record.cut(start, start + window) for record, steps in pairs for start in steps
+    ]

@@ -1,4 +1,6 @@
-"""Split series into training, validation and test sets. A group is never in two sets."""
+"""Split series into training, validation and test sets. A group is never in two
+sets.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +24,18 @@ class Split:
 
 
 def split_series(data: Data, config: DataConfig, seed: int) -> Split:
-    """Split series at random with the proportions of the classes kept, or as the data define it.
+    """Split series at random with the proportions of the classes kept, or as the data
+    define it.
 
-    Fewer groups than sets are cut in time: the first stretch trains, the next validates, the last tests.
-    Raises InputError if a requested set would be empty, or the training set would lack a class.
+    Fewer groups than sets are cut in time: the first stretch trains, the next
+    validates, the last tests. Raises InputError if a requested set would be empty, or
+    the training set would lack a class.
     """
     series, rest = data.series, data.series
-    shares = {"train": 1 - config.validation - config.test, "validation": config.validation}
+    shares = {
+        "train": 1 - config.validation - config.test,
+        "validation": config.validation,
+    }
     shares |= {"test": config.test} if config.test else {}
     description = f"series at random{', stratified by class' if data.classes else ''}"
     if any(record.split for record in series):
@@ -45,29 +52,50 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     elif rest:
         groups = _assign(rest, shares, seed)
         rest = tuple(replace(record, split=groups[record.group]) for record in rest)
-    kept = tuple(record for record in series if record.split and (record.split != "train" or not rest))
+    kept = tuple(
+        record
+        for record in series
+        if record.split and (record.split != "train" or not rest)
+    )
     data = replace(data, series=(*rest, *kept))
     if lacking := [name for name in shares if not data.of(name)]:
         raise InputError(f"too few series for a {lacking[0]} set; provide more data")
     set_of = {record.group: record.split for record in series}
-    if torn := [record.group for record in series if set_of[record.group] != record.split]:
+    if torn := [
+        record.group for record in series if set_of[record.group] != record.split
+    ]:
         raise InputError(f"{torn[0]!r} is in several sets")
-    return Split(data, description, tuple(_notes(data, defined=description.startswith("as defined"))))
+    return Split(
+        data,
+        description,
+        tuple(_notes(data, defined=description.startswith("as defined"))),
+    )
 
 
 def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
-    """Return one split for each fold of a cross-validation, which tests every series once; [] for 0 folds."""
+    """Return one split for each fold of a cross-validation, which tests every series
+    once; [] for 0 folds.
+    """
     folds, series = config.folds, data.series
     if not folds:
         return []
     if any(record.split for record in series):
-        raise InputError("the data define their sets, which --folds would ignore; use only one of them")
+        raise InputError(
+            "the data define their sets, which --folds would ignore; use only one of"
+            " them"
+        )
     if (groups := _groups(series)) <= folds:
-        raise InputError(f"got {groups} series or groups for {folds} folds, expected more; reduce --folds")
+        raise InputError(
+            f"got {groups} series or groups for {folds} folds, expected more; reduce"
+            " --folds"
+        )
     fold_of = _assign(series, {str(number): 1 / folds for number in range(folds)}, seed)
     splits = []
     for number in map(str, range(folds)):
-        names = {group: "test" if fold == number else "train" for group, fold in fold_of.items()}
+        names = {
+            group: "test" if fold == number else "train"
+            for group, fold in fold_of.items()
+        }
         sets = tuple(replace(record, split=names[record.group]) for record in series)
         splits.append(split_series(replace(data, series=sets), config, seed))
     return splits
@@ -77,10 +105,14 @@ def _groups(series: Sequence[Series]) -> int:
     return len({record.group for record in series})
 
 
-def _assign(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Return the set of each group, so that every set gets its share of every class, the rarest first.
+def _assign(
+    series: tuple[Series, ...], shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """Return the set of each group, so that every set gets its share of every class,
+    the rarest first.
 
-    Groups fill the sets that lack the class in order. All others go to the set that lacks most of theirs.
+    Groups fill the sets that lack the class in order. All others go to the set that
+    lacks most of theirs.
     """
     counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
@@ -98,7 +130,9 @@ def _assign(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) 
                 continue
             empty = [name for name in shares if not held[name][label]]
             fraction = counts[group] / np.maximum(total, 1)
-            need = {name: float(missing[name] @ fraction) for name in empty[:1] or shares}
+            need = {
+                name: float(missing[name] @ fraction) for name in empty[:1] or shares
+            }
             name = sets[group] = max(need, key=lambda name: need[name])
             missing[name] -= fraction / shares[name]
             held[name] |= counts[group] > 0
@@ -106,12 +140,19 @@ def _assign(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) 
 
 
 def _class_steps(series: Sequence[Series]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return by group the steps of each class and, last, all steps, so that the sizes of the sets fit too."""
-    labels = [record.y if record.y.ndim == 1 else np.zeros(len(record), np.int64) for record in series]
+    """Return by group the steps of each class and, last, all steps, so that the sizes
+    of the sets fit too.
+    """
+    labels = [
+        record.y if record.y.ndim == 1 else np.zeros(len(record), np.int64)
+        for record in series
+    ]
     classes = 1 + max(int(y.max()) for y in labels)
     counts = {record.group: np.zeros(classes + 1, np.int64) for record in series}
     for record, y in zip(series, labels, strict=True):
-        counts[record.group] += np.append(np.bincount(y, minlength=classes), len(record))
+        counts[record.group] += np.append(
+            np.bincount(y, minlength=classes), len(record)
+        )
     return counts
 
 
@@ -124,14 +165,21 @@ def _in_time(record: Series, shares: Mapping[str, float]) -> Iterator[Series]:
 
 
 def _notes(data: Data, *, defined: bool) -> Iterator[str]:
-    """Yield notes about classes that a set lacks; raises InputError if it is the training set."""
+    """Yield notes about classes that a set lacks; raises InputError if it is the
+    training set.
+    """
     if len(data.classes) == 1:
-        raise InputError(f"the data have only one class, {data.classes[0]!r}; expected two or more")
+        raise InputError(
+            f"the data have only one class, {data.classes[0]!r}; expected two or more"
+        )
     for number, label in enumerate(data.classes):
         holding = [record for record in data.series if (record.y == number).any()]
         groups, sets = _groups(holding), {record.split for record in holding}
         if "train" not in sets:
-            text = f"class {label!r} has no series in the training set ({groups} in the data)"
+            text = (
+                f"class {label!r} has no series in the training set ({groups} in the"
+                " data)"
+            )
             raise InputError(f"{text}; provide more series of it")
         if lacking := [name for name in SETS if data.of(name) and name not in sets]:
             reason = ", because they hold other classes too" if groups >= 3 else ""

@@ -1,4 +1,6 @@
-"""Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made into such rows."""
+"""Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made
+into such rows.
+"""
 
 import struct
 from collections.abc import Sequence
@@ -25,8 +27,9 @@ _WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}  # by format tag and bits
 class Table:
     """Columns of one file: text, or numbers. With ``comma``, ``1,5`` is a number.
 
-    The index of the frame is the place of each row in the file, named ``row``, or ``sample`` and ``step``.
-    ``rate`` and ``features`` are what the file states of its sampling rate, Hertz, and of its features.
+    The index of the frame is the place of each row in the file, named ``row``, or
+    ``sample`` and ``step``. ``rate`` and ``features`` are what the file states of its
+    sampling rate, Hertz, and of its features.
     """
 
     path: Path
@@ -38,25 +41,48 @@ class Table:
     """False if the names of the features have no meaning."""
 
     def __post_init__(self) -> None:
-        """Raise InputError for a table without rows, or with two columns of one name."""
+        """Raise InputError for a table without rows, or with two columns of one
+        name.
+        """
         if self.frame.empty:
-            raise InputError(f"{self.path} is empty; expected a header and one row per time step")
+            raise InputError(
+                f"{self.path} is empty; expected a header and one row per time step"
+            )
         if (twice := self.frame.columns.duplicated()).any():
-            raise InputError(f"{self.path} has the column {self.frame.columns[twice][0]!r} twice; rename one")
+            raise InputError(
+                f"{self.path} has the column {self.frame.columns[twice][0]!r} twice;"
+                " rename one"
+            )
 
     def cell(self, row: int, column: str) -> str:
-        """Return where a cell is, for messages: its line, or its sample and step, and its column."""
+        """Return where a cell is, for messages: its line, or its sample and step, and
+        its column.
+        """
         label = self.frame.index[row]
         names = self.frame.index.names
-        numbers = zip(names, label if isinstance(label, tuple) else (label,), strict=True)
-        return f"{self.path} {', '.join(f'{key} {at}' for key, at in numbers)}, column {column!r} is"
+        numbers = zip(
+            names, label if isinstance(label, tuple) else (label,), strict=True
+        )
+        return (
+            f"{self.path} {', '.join(f'{key} {at}' for key, at in numbers)}, column"
+            f" {column!r} is"
+        )
 
     def require(self, names: Sequence[str | None], advice: str = "") -> None:
-        """Raise InputError for the first column that does not exist; None is skipped."""
+        """Raise InputError for the first column that does not exist; None is
+        skipped.
+        """
         for name in names:
             if name and name not in self.frame:
-                text = f"{self.path} has no column {name!r} (it has {', '.join(self.frame)})"
-                raise InputError("; ".join(filter(None, (text, did_you_mean(name, self.frame), advice))))
+                text = (
+                    f"{self.path} has no column {name!r} (it has"
+                    f" {', '.join(self.frame)})"
+                )
+                raise InputError(
+                    "; ".join(
+                        filter(None, (text, did_you_mean(name, self.frame), advice))
+                    )
+                )
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column as text ``(rows,)``; raises InputError for an empty cell."""
@@ -69,46 +95,69 @@ class Table:
     def numbers(
         self, names: Sequence[str], *, gaps: bool = False, advice: str = ""
     ) -> npt.NDArray[np.float64]:
-        """Return columns ``(rows, columns)``, NaN for missing cells if these are accepted as ``gaps``.
+        """Return columns ``(rows, columns)``, NaN for missing cells if these are
+        accepted as ``gaps``.
 
-        Raises InputError for any other cell that is not a number, with ``advice`` for a missing one.
+        Raises InputError for any other cell that is not a number, with ``advice`` for a
+        missing one.
         """
         values = np.empty((len(self.frame), len(names)))
         for index, name in enumerate(names):
             values[:, index] = _to_numbers(self.frame[name], comma=self.comma)
             unusable = np.flatnonzero(~(np.abs(values[:, index]) <= _LARGEST))
-            for row, cell in zip(unusable, self.frame[name].iloc[unusable], strict=True):
+            for row, cell in zip(
+                unusable, self.frame[name].iloc[unusable], strict=True
+            ):
                 text, is_gap = str(cell), _is_gap(cell)
                 if not is_gap:
                     advice = "; choose columns with --features, and --order for times"
                 elif gaps:
                     continue
-                text = f"{self.cell(int(row), name)} {'' if is_gap else text!r}, expected a finite number"
+                text = (
+                    f"{self.cell(int(row), name)} {'' if is_gap else text!r}, expected"
+                    " a finite number"
+                )
                 raise InputError(text + advice)
         return values
 
     def order(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
-        """Return sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True; raises InputError."""
+        """Return sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True;
+        raises InputError.
+        """
         column = self.frame[name]
-        if _is_gap(column.iloc[0]) or not np.isnan(_to_numbers(column.iloc[:1], comma=self.comma)[0]):
+        if _is_gap(column.iloc[0]) or not np.isnan(
+            _to_numbers(column.iloc[:1], comma=self.comma)[0]
+        ):
             return self.numbers([name])[:, 0], False
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         if (wrong := times.isna()).any():
             row = int(wrong.argmax())
-            expected = "expected a number or an ISO timestamp such as 2026-11-25T09:30:00.25"
-            raise InputError(f"{self.cell(row, name)} {str(column.iloc[row])!r}, {expected}")
-        return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=np.float64), True
+            expected = (
+                "expected a number or an ISO timestamp such as 2026-11-25T09:30:00.25"
+            )
+            raise InputError(
+                f"{self.cell(row, name)} {str(column.iloc[row])!r}, {expected}"
+            )
+        return (times - times.iloc[0]).dt.total_seconds().to_numpy(
+            dtype=np.float64
+        ), True
 
 
 def read_table(path: Path, encoding: str) -> Table:
-    """Read a table in the format that its name ends in; raises FileFormatError and InputError."""
+    """Read a table in the format that its name ends in; raises FileFormatError and
+    InputError.
+    """
     if path.suffix == ".csv":
         return _read_csv(path, encoding)
-    return {".parquet": _read_parquet, ".wav": _read_wav}.get(path.suffix, _read_arrays)(path)
+    return {".parquet": _read_parquet, ".wav": _read_wav}.get(
+        path.suffix, _read_arrays
+    )(path)
 
 
 def _is_gap(cell: Any) -> bool:
-    return pd.isna(cell) is True or str(cell).strip().lower() in _GAPS  # a cell may be a list
+    return (
+        pd.isna(cell) is True or str(cell).strip().lower() in _GAPS
+    )  # a cell may be a list
 
 
 def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
@@ -118,7 +167,9 @@ def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
     if not pd.api.types.is_numeric_dtype(column):
         text = column.map(str).str.strip()  # cells may be bytes
         text = text.str.replace(",", ".", regex=False) if comma else text
-        column = pd.to_numeric(text.where(~text.str.contains("_", regex=False)), errors="coerce")
+        column = pd.to_numeric(
+            text.where(~text.str.contains("_", regex=False)), errors="coerce"
+        )
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
@@ -129,22 +180,36 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _read_csv(path: Path, encoding: str) -> Table:
     try:
-        with path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
+        with path.open(
+            newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding
+        ) as file:
             separator = max(";,\t", key=file.readline().count)
             file.seek(0)
-            options: Any = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+            options: Any = {
+                "header": None,
+                "dtype": str,
+                "keep_default_na": False,
+                "skip_blank_lines": False,
+            }
             frame = pd.read_csv(file, sep=separator, **options)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame([[""]])
     except (UnicodeError, LookupError) as error:
         advice = "name its encoding, such as --encoding latin-1 or utf-16"
-        raise FileFormatError(f"{path} is not {encoding} text ({first_line(error)}); {advice}") from error
+        raise FileFormatError(
+            f"{path} is not {encoding} text ({first_line(error)}); {advice}"
+        ) from error
     except ValueError as error:
-        raise FileFormatError(f"{path} is not CSV text ({first_line(error)})") from error
+        raise FileFormatError(
+            f"{path} is not CSV text ({first_line(error)})"
+        ) from error
     header = frame.iloc[0].map(str).str.strip()
     if not np.isnan(_to_numbers(header, comma=True)).any():
         names = ", ".join(header[:3])
-        raise InputError(f"{path} has no header: row 1 is {names}; add a row with the names of the columns")
+        raise InputError(
+            f"{path} has no header: row 1 is {names}; add a row with the names of the"
+            " columns"
+        )
     frame = _rows(frame.set_axis(header.tolist(), axis=1)).iloc[1:]
     return Table(path, frame[~(frame == "").all(axis=1)], comma=separator != ",")
 
@@ -153,12 +218,16 @@ def _read_parquet(path: Path) -> Table:
     try:
         frame = pd.read_parquet(path)
     except Exception as error:  # pyarrow's errors share no base with pandas'
-        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
+        raise FileFormatError(
+            f"{path} can't be read as Parquet ({first_line(error)})"
+        ) from error
     return Table(path, _rows(frame.rename(columns=lambda name: str(name).strip())))
 
 
 def _read_wav(path: Path) -> Table:
-    """Read 16-bit or 32-bit float samples as they are in the file, one column per channel."""
+    """Read 16-bit or 32-bit float samples as they are in the file, one column per
+    channel.
+    """
     content, start, chunks = path.read_bytes(), 12, dict[bytes, bytes]()
     while content.startswith(b"RIFF") and start + 8 <= len(content):
         size = int.from_bytes(content[start + 4 : start + 8], "little")
@@ -166,51 +235,97 @@ def _read_wav(path: Path) -> Table:
         start += 8 + size + size % 2
     try:
         tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
-        samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(-1, channels)
+        samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(
+            -1, channels
+        )
     except (KeyError, ValueError, struct.error) as error:
         reason = first_line(error)
-        raise FileFormatError(f"{path} can't be read as WAV of 16 bits or float ({reason})") from error
-    names = ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
+        raise FileFormatError(
+            f"{path} can't be read as WAV of 16 bits or float ({reason})"
+        ) from error
+    names = (
+        ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
+    )
     return Table(path, _rows(pd.DataFrame(samples, columns=names)), rate=float(rate))
 
 
 def _read_arrays(path: Path) -> Table:
-    """Return the steps of ``x (samples, L, I)`` as rows, and other arrays with one row per sample as columns.
+    """Return the steps of ``x (samples, L, I)`` as rows, and other arrays with one row
+    per sample as columns.
 
-    Optional: ``lengths (samples,)``, ``features (I,)`` and ``sampling_rate``. An ``.npy`` file has ``x``.
+    Optional: ``lengths (samples,)``, ``features (I,)`` and ``sampling_rate``. An
+    ``.npy`` file has ``x``.
     """
-    arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez", ["x"])
+    arrays = read_arrays(
+        path, "can't be read", "save plain arrays with numpy.savez", ["x"]
+    )
     x = arrays.pop("x")
     if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape:
         advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
-        raise InputError(f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L, I){advice}")
+        raise InputError(
+            f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L,"
+            f" I){advice}"
+        )
     samples, longest, width = x.shape
     lengths = arrays.pop("lengths", np.full(samples, longest))
-    if lengths.shape != (samples,) or not np.isin(lengths, np.arange(1, longest + 1)).all():
-        raise InputError(f"{path}: lengths has other values than 1 to {longest} for each sample")
-    rate, names = arrays.pop("sampling_rate", np.array(0.0)), arrays.pop("features", None)
+    if (
+        lengths.shape != (samples,)
+        or not np.isin(lengths, np.arange(1, longest + 1)).all()
+    ):
+        raise InputError(
+            f"{path}: lengths has other values than 1 to {longest} for each sample"
+        )
+    rate, names = (
+        arrays.pop("sampling_rate", np.array(0.0)),
+        arrays.pop("features", None),
+    )
     if rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 <= rate.item() < np.inf:
-        raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
+        raise InputError(
+            f"{path}: sampling_rate is {rate}, expected one positive number of Hertz"
+        )
     if names is not None and names.shape != (width,):
         raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
-    features = [f"x{index}" for index in range(width)] if names is None else names.astype(str).tolist()
+    features = (
+        [f"x{index}" for index in range(width)]
+        if names is None
+        else names.astype(str).tolist()
+    )
     sample, step = np.nonzero(np.arange(longest) < lengths[:, None])
-    columns = [*zip(features, x[sample, step].T, strict=True), ("series", sample.astype(str))]
+    columns = [
+        *zip(features, x[sample, step].T, strict=True),
+        ("series", sample.astype(str)),
+    ]
     for name, array in arrays.items():
-        columns += [(key, column[sample]) for key, column in _columns(path, name, array, samples)]
+        columns += [
+            (key, column[sample])
+            for key, column in _columns(path, name, array, samples)
+        ]
     index = pd.MultiIndex.from_arrays([sample, step], names=["sample", "step"])
     frame = pd.DataFrame(dict(enumerate(column for _, column in columns)), index)
     frame = frame.set_axis([name for name, _ in columns], axis=1)
     rate_or_none = float(rate.item()) or None
-    return Table(path, frame, rate=rate_or_none, features=tuple(features), named=names is not None)
+    return Table(
+        path,
+        frame,
+        rate=rate_or_none,
+        features=tuple(features),
+        named=names is not None,
+    )
 
 
-def _columns(path: Path, name: str, array: Array, samples: int) -> list[tuple[str, Array]]:
+def _columns(
+    path: Path, name: str, array: Array, samples: int
+) -> list[tuple[str, Array]]:
     """Return the columns of an array with one row per sample."""
     kind = array.dtype.kind
     if array.shape == (samples,) and kind in "fiubU":
         return [(name, array.astype(str).astype(object) if kind in "Ub" else array)]
     if array.ndim == 2 and len(array) == samples and kind == "f":
         return [(f"{name}{index}", column) for index, column in enumerate(array.T)]
-    expected = f"integer or text classes ({samples},), or float values; save {name}.argmax(1) of one-hot rows"
-    raise InputError(f"{path}: {name} is {array.dtype} {array.shape}, expected {expected}")
+    expected = (
+        f"integer or text classes ({samples},), or float values; save {name}.argmax(1)"
+        " of one-hot rows"
+    )
+    raise InputError(
+        f"{path}: {name} is {array.dtype} {array.shape}, expected {expected}"
+    )

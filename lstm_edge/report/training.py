@@ -1,4 +1,6 @@
-"""The report of a training: curves of loss and score, the confusion matrix, and one page with all scores."""
+"""The report of a training: curves of loss and score, the confusion matrix, and one
+page with all scores.
+"""
 
 import base64
 import io
@@ -14,7 +16,9 @@ from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
 
-with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of fonts when it is imported
+with (
+    tempfile.TemporaryDirectory() as _fonts
+):  # matplotlib writes its list of fonts when it is imported
     _given = os.environ.setdefault("MPLCONFIGDIR", _fonts)
     from matplotlib.figure import Figure
 
@@ -23,7 +27,9 @@ with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of f
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the folder of its run."""
+    """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the
+    folder of its run.
+    """
     name, curves = "test" if summary["test"] else "validation", _curves(summary)
     loader = PackageLoader(__package__, ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -42,16 +48,30 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
 def _curves(summary: Mapping[str, Any]) -> bytes:
     """Return losses and scores by epoch as PNG."""
     figure = Figure(figsize=(12, 4), layout="constrained", dpi=100)
-    score = "accuracy" if summary["task"] == "classification" else "RMSE / standard deviation"
+    score = (
+        "accuracy"
+        if summary["task"] == "classification"
+        else "RMSE / standard deviation"
+    )
     lines = {
-        "loss": {"loss": "training", "streams": "validation, streams", "windows": "validation, from reset"},
+        "loss": {
+            "loss": "training",
+            "streams": "validation, streams",
+            "windows": "validation, from reset",
+        },
         score: {"score": "validation"},
     }
-    for axes, (ylabel, labels) in zip(figure.subplots(1, 2), lines.items(), strict=True):
+    for axes, (ylabel, labels) in zip(
+        figure.subplots(1, 2), lines.items(), strict=True
+    ):
         for key, label in labels.items():
             values = [epoch[key] for epoch in summary["history"]]
             axes.plot(range(1, len(values) + 1), values, label=label, marker=".")
-        axes.set(xlabel="epoch", ylabel=ylabel, yscale="log" if ylabel == "loss" else "linear")
+        axes.set(
+            xlabel="epoch",
+            ylabel=ylabel,
+            yscale="log" if ylabel == "loss" else "linear",
+        )
         axes.legend()
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})

@@ -8,15 +8,29 @@ from lstm_edge_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if they are not given."""
+    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if
+    they are not given.
+    """
 
-    series: str = option("series", "Series id: a column, or a key in paths (device=17/).", metavar="COLUMN")
+    series: str = option(
+        "series",
+        "Series id: a column, or a key in paths (device=17/).",
+        metavar="COLUMN",
+    )
     order: str = option("order", "Column to sort each series by.", metavar="COLUMN")
-    features: tuple[str, ...] = option((), "Feature columns.", metavar="NAMES", shown="the model's")
+    features: tuple[str, ...] = option(
+        (), "Feature columns.", metavar="NAMES", shown="the model's"
+    )
     events: bool = option(False, "Also write changes of the label to OUTPUT/_events.")
-    hold: int = option(1, "For --events: steps until a new label counts.", low=1, metavar="STEPS")
-    window: int | None = option(None, "Run the last N samples from reset at every step.", low=1, metavar="N")
-    since: str | None = option(None, "Continue an earlier run: take its states.", metavar="OUTPUT")
+    hold: int = option(
+        1, "For --events: steps until a new label counts.", low=1, metavar="STEPS"
+    )
+    window: int | None = option(
+        None, "Run the last N samples from reset at every step.", low=1, metavar="N"
+    )
+    since: str | None = option(
+        None, "Continue an earlier run: take its states.", metavar="OUTPUT"
+    )
     skip_bad: bool = option(False, "Skip and name files that can't be read.")
     reset_every: int | str | None = None
     """Number of steps after which a series is reset, or ``"never"``."""

@@ -27,7 +27,8 @@ class Report:
 
     rows: int
     late: int
-    """Number of rows that were left out, because later rows of their series had been scored."""
+    """Number of rows that were left out, because later rows of their series had been
+    scored."""
     series: int
     """Number of series, those of the earlier runs included."""
     events: int | None
@@ -45,26 +46,47 @@ def score(
     workers: Workers,
     show: Show = lambda *_: None,
 ) -> Report:
-    """Score a Parquet data set; write the folder ``output`` with the results, ``STATES`` and ``EVENTS``.
+    """Score a Parquet data set; write the folder ``output`` with the results,
+    ``STATES`` and ``EVENTS``.
 
-    It appears when it is complete. The next run with the same arguments continues one that was killed.
+    It appears when it is complete. The next run with the same arguments continues one
+    that was killed.
     """
     begun = time.monotonic()
     if output.exists() or not output.parent.is_dir():
-        why = "exists; remove it" if output.exists() else "is in a folder that does not exist; create that"
+        why = (
+            "exists; remove it"
+            if output.exists()
+            else "is in a folder that does not exist; create that"
+        )
         raise InputError(f"{output} {why}, or name another output")
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
-        work, rows, groups, files = Path(plan.work), 0, len(plan.groups), len(plan.files)
+        work, rows, groups, files = (
+            Path(plan.work),
+            0,
+            len(plan.groups),
+            len(plan.files),
+        )
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
-            show(0.3 * done / groups, f"read {files * done // groups} of {counted(files, 'file')}")
+            show(
+                0.3 * done / groups,
+                f"read {files * done // groups} of {counted(files, 'file')}",
+            )
         for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
             rows += count
-            show(0.3 + 0.7 * done / plan.parts, f"scored {done} of {counted(plan.parts, 'part')}")
-        skipped |= dict(file.read_text("utf-8").split("\n", 1) for file in work.glob(f"_rows/*/{SKIPPED}"))
+            show(
+                0.3 + 0.7 * done / plan.parts,
+                f"scored {done} of {counted(plan.parts, 'part')}",
+            )
+        skipped |= dict(
+            file.read_text("utf-8").split("\n", 1)
+            for file in work.glob(f"_rows/*/{SKIPPED}")
+        )
         report = Report(
             rows=rows,
-            late=sum(count for path, _, _, count in plan.files if path not in skipped) - rows,
+            late=sum(count for path, _, _, count in plan.files if path not in skipped)
+            - rows,
             series=sum(_rows(work / STATES)),
             events=sum(_rows(work / EVENTS)) if options.events else None,
             files=files,
@@ -82,21 +104,32 @@ def _rows(folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def _working(plan: Plan) -> Iterator[None]:
-    """Open the working folder: the work of a run with the same plan is continued, any other removed."""
+    """Open the working folder: the work of a run with the same plan is continued, any
+    other removed.
+    """
     work = Path(plan.work)
     with locked(work):
-        if not (work / PLAN).exists() or (work / PLAN).read_text(encoding="utf-8") != plan.to_json():
+        if (
+            not (work / PLAN).exists()
+            or (work / PLAN).read_text(encoding="utf-8") != plan.to_json()
+        ):
             _remove(path for path in work.iterdir() if path.name != LOCK)
             write_bytes(work / PLAN, plan.to_json().encode())
         yield
 
 
 def _publish(plan: Plan, output: Path) -> None:
-    """Remove all that is not part of the output, such as files of killed runs, and rename it."""
+    """Remove all that is not part of the output, such as files of killed runs, and
+    rename it.
+    """
     work, kept = Path(plan.work), (PLAN, STATES, EVENTS)
     _remove(path for path in work.glob("_*") if path.name not in kept)
     _remove(work.rglob(".*"))
-    _remove(path for path in work.glob("part-*") if not parquet.read_metadata(path).num_columns)
+    _remove(
+        path
+        for path in work.glob("part-*")
+        if not parquet.read_metadata(path).num_columns
+    )
     work.rename(output)
 
 

@@ -14,7 +14,12 @@ from pyarrow import parquet
 from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    NotFoundError,
+    first_line,
+)
 from lstm_edge_runtime.files import open_regular
 
 from . import sql
@@ -22,13 +27,33 @@ from .config import ScoreConfig
 from .pool import Pool
 
 ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
-"""Rows of a partition and of a group of files; minimum of series of a partition; maximum of partitions."""
+"""Rows of a partition and of a group of files; minimum of series of a partition;
+maximum of partitions."""
 PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
 _NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
-_ORDERS = "numbers, dates or times", (*_NUMBERS[1], pa.types.is_timestamp, pa.types.is_date)
-_TEXT = pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary  # as pandas writes it
+_ORDERS = (
+    "numbers, dates or times",
+    (
+        *_NUMBERS[1],
+        pa.types.is_timestamp,
+        pa.types.is_date,
+    ),
+)
+_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_dictionary,
+)  # as pandas writes it
 _NAMES = "text or integers", (*_TEXT, pa.types.is_integer)
-_SAME = ("series", "order", "features", "events", "hold", "reset_every", "window")  # in runs that continue
+_SAME = (
+    "series",
+    "order",
+    "features",
+    "events",
+    "hold",
+    "reset_every",
+    "window",
+)  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
 Types = tuple[str, str]
@@ -36,7 +61,9 @@ Types = tuple[str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs. Equal plans give equal outputs: one run can finish the work of another."""
+    """All that a worker needs. Equal plans give equal outputs: one run can finish the
+    work of another.
+    """
 
     options: ScoreConfig
     model: str
@@ -61,25 +88,35 @@ class Plan:
         return json.dumps(asdict(self) | {"duckdb": sql.VERSION}, indent=1)
 
     def part_file(self, part: int, kind: str = "") -> Path:
-        """Return the file of a partition: its results, or its ``EVENTS`` or ``STATES``."""
+        """Return the file of a partition: its results, or its ``EVENTS`` or
+        ``STATES``.
+        """
         return Path(self.work) / kind / f"part-{part:05d}.parquet"
 
 
 @lru_cache(maxsize=1)
 def open_model(path: str, identity: str | None) -> Model:
-    """Open a model, once per process; raises ``InputError`` if its identity is another one."""
+    """Open a model, once per process; raises ``InputError`` if its identity is another
+    one.
+    """
     model = load(path)
     if identity not in (None, model.identity):
         raise InputError(f"{path} changed during the run; run again")
     return model
 
 
-def make_plan(dataset: str, model: Path, output: Path, options: ScoreConfig) -> tuple[Plan, dict[str, str]]:
-    """Check options, model and columns; return the plan, and the error of each file that is left out."""
+def make_plan(
+    dataset: str, model: Path, output: Path, options: ScoreConfig
+) -> tuple[Plan, dict[str, str]]:
+    """Check options, model and columns; return the plan, and the error of each file
+    that is left out.
+    """
     opened = open_model(str(model.resolve()), None)
     options, task = _resolve(options, opened), opened.manifest.task
     width, paths = Pool(opened, 1, "never", options.window).width, find_files(dataset)
-    types, scored = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
+    types, scored = (
+        _read_earlier(options, opened.identity) if options.since else (("", ""), ())
+    )
     rows, types, skipped = _check_files(_new_files(paths, scored), options, types)
     plan = Plan(
         options=options,
@@ -103,22 +140,43 @@ def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
     features = options.features or tuple(manifest.signal.features)
     if len(features) != width:
         names = ", ".join(features) or "no names in the model's file"
-        raise InputError(f"got {len(features)} features ({names}), expected {width}; name them by --features")
+        raise InputError(
+            f"got {len(features)} features ({names}), expected {width}; name them by"
+            " --features"
+        )
     if options.events and not is_classification(manifest.task):
-        raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
-    reset_every = None if options.window else options.reset_every or manifest.reset_every or "never"
+        raise InputError(
+            "--events are changes of a label, and this file's outputs are values; leave"
+            " it out"
+        )
+    reset_every = (
+        None
+        if options.window
+        else options.reset_every or manifest.reset_every or "never"
+    )
     return replace(options, features=features, reset_every=reset_every)
 
 
 def find_files(dataset: str) -> list[str]:
-    """Return the files of a folder, a glob or a single path, without names that begin with ``_`` or ``.``."""
-    pattern = f"{glob.escape(dataset)}/**/*.parquet" if Path(dataset).is_dir() else dataset
-    fixed = len(Path(dataset if Path(dataset).is_dir() else dataset.partition("*")[0]).parts)
+    """Return the files of a folder, a glob or a single path, without names that begin
+    with ``_`` or ``.``.
+    """
+    pattern = (
+        f"{glob.escape(dataset)}/**/*.parquet" if Path(dataset).is_dir() else dataset
+    )
+    fixed = len(
+        Path(dataset if Path(dataset).is_dir() else dataset.partition("*")[0]).parts
+    )
     paths = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
-    shown = (path for path in paths if not any(part[0] == "_" for part in path.parts[fixed:]))
+    shown = (
+        path for path in paths if not any(part[0] == "_" for part in path.parts[fixed:])
+    )
     files = sorted(str(path.resolve()) for path in shown if path.is_file())
     if not files:
-        raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
+        raise NotFoundError(
+            f"{dataset} has no .parquet file; name a folder, a file, or a glob in"
+            " quotes"
+        )
     return files
 
 
@@ -131,33 +189,47 @@ def _new_files(paths: Sequence[str], scored: Files) -> list[str]:
     before = {path: (size, modified) for path, size, modified, _ in scored}
     for path in paths:
         if path in before and _mark(path) != before[path]:
-            raise InputError(f"{path} changed since an earlier run scored it; score without --since")
+            raise InputError(
+                f"{path} changed since an earlier run scored it; score without --since"
+            )
     return [path for path in paths if path not in before]
 
 
 def _read_earlier(options: ScoreConfig, identity: str) -> tuple[Types, Files]:
-    """Return the types and the files of an earlier run and of those that it continued."""
+    """Return the types and the files of an earlier run and of those that it
+    continued.
+    """
     path = Path(str(options.since)) / PLAN
     try:
         with open_regular(path) as file:
             before = json.load(file)
-        pairs = {name: (before["options"][name], asdict(options)[name]) for name in _SAME}
+        pairs = {
+            name: (before["options"][name], asdict(options)[name]) for name in _SAME
+        }
         pairs["model"] = before["identity"], identity
-        files = [(str(name), int(a), int(b), int(c)) for name, a, b, c in before["known"] + before["files"]]
+        files = [
+            (str(name), int(a), int(b), int(c))
+            for name, a, b, c in before["known"] + before["files"]
+        ]
         series, order = map(str, before["types"])
     except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         why = f"{options.since} is no output of lstm-edge score ({first_line(error)})"
         raise FileFormatError(f"{why}; score without --since") from error
     for name, (old, new) in pairs.items():
         if json.dumps(old) != json.dumps(new):
-            raise InputError(f"the earlier run had {name} {old}, this one has {new}; score without --since")
+            raise InputError(
+                f"the earlier run had {name} {old}, this one has {new}; score without"
+                " --since"
+            )
     return (series, order), tuple(files)
 
 
 def _check_files(
     paths: Sequence[str], options: ScoreConfig, types: Types
 ) -> tuple[dict[str, int], Types, dict[str, str]]:
-    """Return the rows of each usable file, the types of series and order, and the errors of other files."""
+    """Return the rows of each usable file, the types of series and order, and the
+    errors of other files.
+    """
     files, skipped = dict[str, int](), dict[str, str]()
     for path in paths:
         try:
@@ -167,33 +239,60 @@ def _check_files(
                 raise
             skipped[path] = str(error)
     if skipped and not files:
-        raise InputError(f"none of the {len(paths)} files can be used: {next(iter(skipped.values()))}")
+        raise InputError(
+            f"none of the {len(paths)} files can be used:"
+            f" {next(iter(skipped.values()))}"
+        )
     return files, types, skipped
 
 
 def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int, Types]:
-    """Return the number of rows of a file that has all columns, and the types of its series and order."""
+    """Return the number of rows of a file that has all columns, and the types of its
+    series and order.
+    """
     try:
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        advice = "" if path.endswith(".parquet") else "; lstm-edge predict reads CSV, NumPy and WAV files"
-        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)}){advice}") from error
+        advice = (
+            ""
+            if path.endswith(".parquet")
+            else "; lstm-edge predict reads CSV, NumPy and WAV files"
+        )
+        raise FileFormatError(
+            f"{path} can't be read as Parquet ({first_line(error)}){advice}"
+        ) from error
     types = dict(zip(schema.names, schema.types, strict=True))
-    wanted = {options.series: _NAMES, options.order: _ORDERS} | dict.fromkeys(options.features, _NUMBERS)
+    wanted = {options.series: _NAMES, options.order: _ORDERS} | dict.fromkeys(
+        options.features, _NUMBERS
+    )
     keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
     is_key = options.series in keys and options.series not in types
     types |= dict.fromkeys([options.series] * is_key, pa.string())
-    names = [name.lower() for name in [*schema.names, *keys * is_key]]  # DuckDB ignores the case
+    names = [
+        name.lower() for name in [*schema.names, *keys * is_key]
+    ]  # DuckDB ignores the case
     for name, (expected, tests) in wanted.items():
         if (count := names.count(name.lower())) != 1 or name not in types:
-            raise InputError(f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}")
+            raise InputError(
+                f"{path} has {count} columns {name!r}, expected one of"
+                f" {', '.join(types)}"
+            )
         if not any(test(types[name]) for test in tests):
-            raise InputError(f"{path}: column {name!r} is {types[name]}, expected {expected}")
-    series = "string" if any(test(types[options.series]) for test in _TEXT) else str(types[options.series])
+            raise InputError(
+                f"{path}: column {name!r} is {types[name]}, expected {expected}"
+            )
+    series = (
+        "string"
+        if any(test(types[options.series]) for test in _TEXT)
+        else str(types[options.series])
+    )
     found_types = KEY if is_key else series, str(types[options.order])
     if found_types != before and any(before):
-        wrong = f"series and order are {' and '.join(found_types)}, expected {' and '.join(before)}"
+        wrong = (
+            f"series and order are {' and '.join(found_types)}, expected"
+            f" {' and '.join(before)}"
+        )
         raise InputError(f"{path}: {wrong} as in the first file")
     return rows, found_types
 
@@ -201,12 +300,16 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
 def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:
     """Yield neighboring files that have about this number of rows together."""
     before = dict(zip(files, accumulate(files.values(), initial=0), strict=False))
-    for _, group in groupby(files, key=lambda path: before[path] // rows if rows else path):
+    for _, group in groupby(
+        files, key=lambda path: before[path] // rows if rows else path
+    ):
         yield tuple(group)
 
 
 def _count_parts(files: dict[str, int], options: ScoreConfig, series_type: str) -> int:
-    """Return a number of partitions with enough series to share calls, and few enough rows to redo."""
+    """Return a number of partitions with enough series to share calls, and few enough
+    rows to redo.
+    """
     parts = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTS)
     if parts == 1 or options.skip_bad:  # pages may be damaged
         return parts

@@ -1,4 +1,5 @@
 """The queries: DuckDB reads, checks, partitions and sorts rows, out of core."""
+
 # ruff: noqa: S608
 
 import re
@@ -20,10 +21,19 @@ _BAD = "bad row: "
 
 @contextmanager
 def connect(work: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a database that spills into a folder of its own in ``work``; errors are ``LstmEdgeError``."""
+    """Yield a database that spills into a folder of its own in ``work``; errors are
+    ``LstmEdgeError``.
+    """
     with TemporaryDirectory(dir=work, prefix="_spill-") as folder:
-        config: dict[str, Any] = {"threads": 1, "memory_limit": _MEMORY, "temp_directory": folder}
-        config |= {"preserve_insertion_order": False, "autoinstall_known_extensions": False}
+        config: dict[str, Any] = {
+            "threads": 1,
+            "memory_limit": _MEMORY,
+            "temp_directory": folder,
+        }
+        config |= {
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+        }
         try:
             with duckdb.connect(config=config) as database:
                 database.execute("SET enable_progress_bar = false")
@@ -32,34 +42,54 @@ def connect(work: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
             line = first_line(error)
             if _BAD in line:
                 raise InputError(line.split(_BAD, 1)[1]) from error
-            raise FileFormatError(f"the data can't be read or sorted ({line})") from error
+            raise FileFormatError(
+                f"the data can't be read or sorted ({line})"
+            ) from error
 
 
 def count_series(paths: Sequence[str], series: str, *, key: bool) -> int:
     """Return about the number of series in files."""
     with connect() as database:
-        query = f"SELECT approx_count_distinct({_name(series)}) FROM {_files(paths, key=key)}"
+        query = (
+            f"SELECT approx_count_distinct({_name(series)}) FROM"
+            f" {_files(paths, key=key)}"
+        )
         return int(database.execute(query).fetchall()[0][0])
 
 
 def write_partitions(
-    target: Path, paths: Sequence[str], names: tuple[str, str, Sequence[str]], parts: int, *, key: bool
+    target: Path,
+    paths: Sequence[str],
+    names: tuple[str, str, Sequence[str]],
+    parts: int,
+    *,
+    key: bool,
 ) -> None:
-    """Write the rows of files to ``target``, a folder ``part=K`` for the series of partition K.
+    """Write the rows of files to ``target``, a folder ``part=K`` for the series of
+    partition K.
 
-    ``names`` are the columns of series, order and features, which become ``series``, ``order``, and ``x0``,
-    ``x1``, ... in float32. An empty or infinite cell raises ``InputError`` with file, row and column.
+    ``names`` are the columns of series, order and features, which become ``series``,
+    ``order``, and ``x0``, ``x1``, ... in float32. An empty or infinite cell raises
+    ``InputError`` with file, row and column.
     """
     series, order, features = names
     text = f"CAST({_name(series)} AS VARCHAR)"
-    columns = [f"CAST({_name(name)} AS FLOAT) AS x{index}" for index, name in enumerate(features)]
+    columns = [
+        f"CAST({_name(name)} AS FLOAT) AS x{index}"
+        for index, name in enumerate(features)
+    ]
     checks = [
         *(f"WHEN {_name(name)} IS NULL {_raise(name)}" for name in (series, order)),
-        *(f"WHEN NOT coalesce(isfinite(TRY_CAST({_name(x)} AS FLOAT)), false) {_raise(x)}" for x in features),
+        *(
+            f"WHEN NOT coalesce(isfinite(TRY_CAST({_name(x)} AS FLOAT)), false)"
+            f" {_raise(x)}"
+            for x in features
+        ),
     ]
     with connect(str(target.parent)) as database:
         database.execute(
-            f'COPY (SELECT {text} AS series, {_name(order)} AS "order", {", ".join(columns)}, '
+            f'COPY (SELECT {text} AS series, {_name(order)} AS "order",'
+            f" {', '.join(columns)}, "
             f"hash({text}) % {parts} AS part FROM {_files(paths, True, key=key)} "
             f"WHERE CASE {' '.join(checks)} ELSE true END) "
             f"TO {_text(target)} (FORMAT parquet, COMPRESSION lz4, PARTITION_BY (part))"
@@ -68,7 +98,9 @@ def write_partitions(
 
 @contextmanager
 def sorted_rows(work: str, part: int) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Yield the rows of a partition in batches, sorted by order: all series advance together."""
+    """Yield the rows of a partition in batches, sorted by order: all series advance
+    together.
+    """
     paths = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
     query = f'SELECT * FROM {_files(paths)} ORDER BY "order"'
     with connect(work) as database:
@@ -84,9 +116,14 @@ def series_of(work: str, part: int) -> dict[str, int]:
 
 
 def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
-    """Return the states of the series in a partition from those of a run with any number of partitions."""
+    """Return the states of the series in a partition from those of a run with any
+    number of partitions.
+    """
     paths = sorted(str(path) for path in folder.glob("*.parquet") if path.is_file())
-    query = f"SELECT * FROM {_files(paths)} WHERE hash(series) % {parts} = {part} ORDER BY series"
+    query = (
+        f"SELECT * FROM {_files(paths)} WHERE hash(series) % {parts} = {part} ORDER BY"
+        " series"
+    )
     with connect() as database:
         return database.sql(query).to_arrow_table() if paths else None
 
@@ -94,16 +131,23 @@ def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
 def _raise(column: str) -> str:
     value = f"coalesce(CAST({_name(column)} AS VARCHAR), 'empty')"
     return (
-        f"THEN error(concat({_text(_BAD)}, lstm_edge_file, ' row ', file_row_number + 1, "
-        f"{_text(f', column {column!r} is ')}, {value}, {_text(', expected a value that is finite')}))"
+        f"THEN error(concat({_text(_BAD)}, lstm_edge_file, ' row ', file_row_number +"
+        f" 1, {_text(f', column {column!r} is ')}, {value},"
+        f" {_text(', expected a value that is finite')}))"
     )
 
 
 def _files(paths: Sequence[str], rows: bool = False, *, key: bool = False) -> str:
-    """Return the table of files; ``rows`` adds the name of the file and the number of the row."""
-    options = f"hive_partitioning = {str(key).lower()}{', hive_types_autocast = false' * key}"
+    """Return the table of files; ``rows`` adds the name of the file and the number of
+    the row.
+    """
+    options = (
+        f"hive_partitioning = {str(key).lower()}{', hive_types_autocast = false' * key}"
+    )
     options += ", filename = 'lstm_edge_file', file_row_number = true" * rows
-    literal = (re.sub(r"[*?\[]", r"[\g<0>]", path) for path in paths)  # names are patterns to DuckDB
+    literal = (
+        re.sub(r"[*?\[]", r"[\g<0>]", path) for path in paths
+    )  # names are patterns to DuckDB
     return f"read_parquet([{', '.join(map(_text, literal))}], {options})"
 
 

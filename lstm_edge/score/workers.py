@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError, first_line, install_command
+from lstm_edge_runtime.errors import (
+    LstmEdgeError,
+    MissingDependencyError,
+    first_line,
+    install_command,
+)
 
 from .plan import Plan
 
@@ -23,7 +28,9 @@ def processes(count: int) -> Workers:
             return
         with ProcessPoolExecutor(min(count, items), get_context("spawn")) as pool:
             try:
-                for done in as_completed([pool.submit(stage, plan, item) for item in range(items)]):
+                for done in as_completed(
+                    [pool.submit(stage, plan, item) for item in range(items)]
+                ):
                     yield done.result()
             except BrokenExecutor as error:
                 raise LstmEdgeError("a worker ended; run again to continue") from error
@@ -34,18 +41,24 @@ def processes(count: int) -> Workers:
 
 
 def ray_cluster(address: str) -> Workers:
-    """Return the workers of a running cluster, whose machines see all files at the same paths."""
+    """Return the workers of a running cluster, whose machines see all files at the same
+    paths.
+    """
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError(f"--address needs ray; {install_command('cluster')}") from error
+        raise MissingDependencyError(
+            f"--address needs ray; {install_command('cluster')}"
+        ) from error
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host:  # Ray itself waits for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise LstmEdgeError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
+        raise LstmEdgeError(
+            f"no Ray cluster answers at {address} ({first_line(error)})"
+        ) from error
 
     def run(stage: Stage, plan: Plan, items: int) -> Iterator[int]:
         task = ray.remote(max_retries=-1)(stage)  # repeats an item whose worker died
@@ -56,8 +69,12 @@ def ray_cluster(address: str) -> Workers:
                 yield ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 is_ours = isinstance(error.cause, LstmEdgeError)
-                raise error.cause if is_ours else LstmEdgeError(first_line(error.cause)) from error
+                raise (
+                    error.cause if is_ours else LstmEdgeError(first_line(error.cause))
+                ) from error
             except ray.exceptions.RayError as error:
-                raise LstmEdgeError(f"Ray ended ({first_line(error)}); run again to continue") from error
+                raise LstmEdgeError(
+                    f"Ray ended ({first_line(error)}); run again to continue"
+                ) from error
 
     return run

@@ -15,19 +15,34 @@ class TrainConfig:
     """How to train: the sizes of the network, and the optimization."""
 
     hidden_size: int = option(32, "Hidden size of the LSTM.", low=1, high=8192)
-    num_layers: int = option(1, "Number of LSTM layers.", low=1, high=64, flag="--layers")
+    num_layers: int = option(
+        1, "Number of LSTM layers.", low=1, high=64, flag="--layers"
+    )
     dropout: float = option(0.0, "Dropout between layers.", low=0, below=1)
-    bidirectional: bool = option(False, "Also read samples backwards; streams over sliding windows only.")
-    carry: str = option("on", "Carry states in half of the training, as streams do.", choices=("on", "off"))
+    bidirectional: bool = option(
+        False, "Also read samples backwards; streams over sliding windows only."
+    )
+    carry: str = option(
+        "on",
+        "Carry states in half of the training, as streams do.",
+        choices=("on", "off"),
+    )
     epochs: int | None = option(
         None, "Maximum number of epochs.", low=1, shown=f"{UPDATES:,} optimizer steps"
     )
     patience: int | None = option(
-        None, "Epochs without improvement before stopping.", low=1, shown="0.3 of --epochs"
+        None,
+        "Epochs without improvement before stopping.",
+        low=1,
+        shown="0.3 of --epochs",
     )
     batch_size: int = option(16, "Samples per optimizer step.", low=1, high=2**31 - 1)
-    learning_rate: float = option(5e-3, "Learning rate of AdamW.", above=0, below=math.inf)
-    class_weight: str = option("none", "Weights of classes in the loss.", choices=("none", "balanced"))
+    learning_rate: float = option(
+        5e-3, "Learning rate of AdamW.", above=0, below=math.inf
+    )
+    class_weight: str = option(
+        "none", "Weights of classes in the loss.", choices=("none", "balanced")
+    )
     seed: int = option(0, "Random seed.", low=0, high=2**32 - 1)
     device: str = option("cpu", "Device for training.", choices=("cpu", "cuda"))
 
@@ -35,7 +50,10 @@ class TrainConfig:
         """Raise InputError for a value that does not fit, or dropout for one layer."""
         check_options(self)
         if self.dropout and self.num_layers == 1:
-            raise InputError("dropout is applied between layers; use two or more layers, or no dropout")
+            raise InputError(
+                "dropout is applied between layers; use two or more layers, or no"
+                " dropout"
+            )
 
     @property
     def carries(self) -> bool:

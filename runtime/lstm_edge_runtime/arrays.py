@@ -1,4 +1,6 @@
-"""Samples, lengths and states, converted to the dtypes of the file or refused before any work."""
+"""Samples, lengths and states, converted to the dtypes of the file or refused before
+any work.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,25 +16,38 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 
 
-def by_name(value: InputArrays, specs: Sequence[TensorSpec | Layout]) -> dict[str, Array]:
-    """Return ``value`` by input name, in the dtypes of the file; ``InputError`` for other names."""
+def by_name(
+    value: InputArrays, specs: Sequence[TensorSpec | Layout]
+) -> dict[str, Array]:
+    """Return ``value`` by input name, in the dtypes of the file; ``InputError`` for
+    other names.
+    """
     names = [spec.name for spec in specs]
     if not isinstance(value, Mapping):
         if len(names) != 1:
-            raise InputError(f"got a single array, expected arrays for inputs {', '.join(map(repr, names))}")
+            raise InputError(
+                "got a single array, expected arrays for inputs"
+                f" {', '.join(map(repr, names))}"
+            )
         value = {names[0]: value}
     elif set(value) != set(names):
-        raise InputError(f"got inputs {sorted(map(str, value))}, expected {sorted(names)}")
-    return {spec.name: as_array(spec.name, value[spec.name], spec.dtype) for spec in specs}
+        raise InputError(
+            f"got inputs {sorted(map(str, value))}, expected {sorted(names)}"
+        )
+    return {
+        spec.name: as_array(spec.name, value[spec.name], spec.dtype) for spec in specs
+    }
 
 
 def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     """Return ``value`` as a C-contiguous array of ``dtype``.
 
-    Integers are converted to floats and to other integers that hold them, and floats to any floats.
+    Integers are converted to floats and to other integers that hold them, and floats to
+    any floats.
 
     Raises:
-        InputError: ragged, not numeric, of a kind that ``dtype`` can't hold, or an integer outside its range.
+        InputError: ragged, not numeric, of a kind that ``dtype`` can't hold, or an
+            integer outside its range.
     """
     wanted = np.dtype(dtype)
     if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
@@ -40,44 +55,69 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{name} is not a regular array ({first_line(error)}); expected {dtype}") from error
+        raise InputError(
+            f"{name} is not a regular array ({first_line(error)}); expected {dtype}"
+        ) from error
     kinds = "b" if wanted.kind == "b" else "fiu"
-    if array.dtype.kind not in kinds or not np.can_cast(array.dtype, wanted, "same_kind"):
-        raise InputError(f"{name} has dtype {array.dtype}, expected {dtype}; convert it first")
+    if array.dtype.kind not in kinds or not np.can_cast(
+        array.dtype, wanted, "same_kind"
+    ):
+        raise InputError(
+            f"{name} has dtype {array.dtype}, expected {dtype}; convert it first"
+        )
     if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
         least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
         if least < allowed.min or most > allowed.max:
             limits = f"{allowed.min}..{allowed.max}"
-            raise InputError(f"{name} has values {least}..{most}, expected {dtype} ({limits})")
+            raise InputError(
+                f"{name} has values {least}..{most}, expected {dtype} ({limits})"
+            )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
 
-def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping[str, int]) -> Array | None:
-    """Return ``lengths`` in the dtype of the file, all full where None; None if the file takes none.
+def as_lengths(
+    lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping[str, int]
+) -> Array | None:
+    """Return ``lengths`` in the dtype of the file, all full where None; None if the
+    file takes none.
 
     Raises:
-        InputError: the file takes no lengths; there is not one from 1 to L per row; or None for a file whose
-            time axis has no name.
+        InputError: the file takes no lengths; there is not one from 1 to L per row; or
+            None for a file whose time axis has no name.
     """
     spec, longest = manifest.lengths_input, sizes.get(manifest.sequence or "")
     if spec is None:
         if lengths is not None:
-            raise InputError("got lengths, but this file has no such input; export it with lengths")
+            raise InputError(
+                "got lengths, but this file has no such input; export it with lengths"
+            )
         return None
     shape = resolve(spec.axes, sizes)
     if lengths is None:
         if longest is None or shape is None:
-            raise InputError(f"got no {spec.name}, but the time axis is fixed; give one length per row")
+            raise InputError(
+                f"got no {spec.name}, but the time axis is fixed; give one length"
+                " per row"
+            )
         return np.full(shape, longest, dtype=spec.dtype)
     array = as_array(spec.name, lengths, "int64")
-    if array.shape != shape or array.min() < 1 or array.max() > (longest or array.max()):
-        raise InputError(f"{spec.name} is {array!s:.60}, expected 1..{longest or 'L'} for each row {shape}")
+    if (
+        array.shape != shape
+        or array.min() < 1
+        or array.max() > (longest or array.max())
+    ):
+        raise InputError(
+            f"{spec.name} is {array!s:.60}, expected 1..{longest or 'L'} for each row"
+            f" {shape}"
+        )
     return as_array(spec.name, array, spec.dtype)
 
 
 def refuse_not_finite(arrays: Mapping[str, Array], advice: str) -> None:
-    """Raise ``InputError`` if a float array contains NaN or infinity, with the first index."""
+    """Raise ``InputError`` if a float array contains NaN or infinity, with the first
+    index.
+    """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
@@ -88,21 +128,39 @@ def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:
     """Return the states' reset values in new arrays, in the layout of the file."""
     states = {}
     for spec in manifest.states:
-        states[spec.input] = np.empty(shape_of(spec.axes, {manifest.batch or "": rows}), dtype=spec.dtype)
+        states[spec.input] = np.empty(
+            shape_of(spec.axes, {manifest.batch or "": rows}), dtype=spec.dtype
+        )
         states[spec.input][...] = spec.reset
     return states
 
 
-def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> dict[str, Array]:
-    """Return the arrays of ``state``; ``StateError`` if it is of another model or another number of rows."""
+def check_state(
+    state: State, manifest: Manifest, identity: str, rows: int
+) -> dict[str, Array]:
+    """Return the arrays of ``state``; ``StateError`` if it is of another model or
+    another number of rows.
+    """
     if not isinstance(state, State):
-        raise StateError(f"got a {type(state).__name__}, expected the State that run() or a stream returned")
+        raise StateError(
+            f"got a {type(state).__name__}, expected the State that run() or a stream"
+            " returned"
+        )
     if state.identity != identity:
         got, expected = state.identity[:12], identity[:12]
-        raise StateError(f"got a state of model {got}, expected {expected}; start from the reset state")
+        raise StateError(
+            f"got a state of model {got}, expected {expected}; start from the reset"
+            " state"
+        )
     for spec in manifest.states:
         array, sizes = state.get(spec.input), {manifest.batch or "": rows}
-        if array is None or array.dtype != spec.dtype or solve(spec.axes, array.shape, sizes) is None:
+        if (
+            array is None
+            or array.dtype != spec.dtype
+            or solve(spec.axes, array.shape, sizes) is None
+        ):
             expected = f"{spec.dtype} {spec.input} {describe(spec.axes)} of {rows} rows"
-            raise StateError(f"got a state without {expected}; nothing is reset automatically")
+            raise StateError(
+                f"got a state without {expected}; nothing is reset automatically"
+            )
     return dict(state)

@@ -1,4 +1,6 @@
-"""Named axes: their sizes, learned from arrays, and their order in the file, in engines and for callers."""
+"""Named axes: their sizes, learned from arrays, and their order in the file, in engines
+and for callers.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +17,9 @@ _Order = tuple[int, ...] | None
 
 @lru_cache(256)
 def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
-    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; what is no such sum is a name."""
+    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; what is no
+    such sum is a name.
+    """
     factors: dict[str, int] = {}
     constant = 0
     for term in axis.split("+"):
@@ -31,14 +35,19 @@ def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
 
 
 def fits(left: Axes, right: Axes) -> bool:
-    """Return whether two descriptions of a shape can be the same: a name fits any size."""
+    """Return whether two descriptions of a shape can be the same: a name fits any
+    size.
+    """
     return len(left) == len(right) and all(
-        a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(left, right, strict=True)
+        a == b or isinstance(a, str) or isinstance(b, str)
+        for a, b in zip(left, right, strict=True)
     )
 
 
 def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``, ``"L+P"``) has a size, else None."""
+    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``, ``"L+P"``) has
+    a size, else None.
+    """
     shape: list[int] = []
     for axis in axes:
         size = axis if isinstance(axis, int) else sizes.get(axis)
@@ -46,15 +55,27 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
             factors, constant = parse_sum(str(axis))
             if any(name not in sizes for name in factors):
                 return None
-            size = constant + sum(factor * sizes[name] for name, factor in factors.items())
+            size = constant + sum(
+                factor * sizes[name] for name, factor in factors.items()
+            )
         shape.append(size)
     return tuple(shape)
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
-    unknown = [axis for axis in axes if isinstance(axis, str) and resolve((axis,), sizes) is None]
-    return resolve(axes, {name: 1 for axis in unknown for name in parse_sum(axis)[0]} | dict(sizes)) or ()
+    unknown = [
+        axis
+        for axis in axes
+        if isinstance(axis, str) and resolve((axis,), sizes) is None
+    ]
+    return (
+        resolve(
+            axes,
+            {name: 1 for axis in unknown for name in parse_sum(axis)[0]} | dict(sizes),
+        )
+        or ()
+    )
 
 
 def learn_sizes(
@@ -64,40 +85,63 @@ def learn_sizes(
     sizes: dict[str, int],
     ranges: Mapping[str, AxisRange] = _ANY,
 ) -> None:
-    """Add the sizes of named axes to ``sizes``; ``InputError`` if ``shape`` does not fit."""
+    """Add the sizes of named axes to ``sizes``; ``InputError`` if ``shape`` does not
+    fit.
+    """
     solved = solve(axes, shape, sizes)
     if solved is None or 0 in shape or min(solved.values(), default=1) < 1:
-        given = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
+        given = ", ".join(
+            f"{axis}={sizes[axis]}"
+            for axis in axes
+            if axis in sizes and isinstance(axis, str)
+        )
+        expected = describe(axes)
+        if given:
+            expected += f" with {given}"
+        if 0 in shape:
+            expected += " and no empty axis"
         raise InputError(
-            f"{name} has shape {shape}, expected {describe(axes)}{f' with {given}' if given else ''}"
-            f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
+            f"{name} has shape {shape}, expected {expected};"
+            " check its rank and the order of its axes"
         )
     for axis, allowed in ranges.items():
         size = solved.get(axis)
         if axis not in sizes and size is not None and allowed.nearest(size) != size:
             raise InputError(
-                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {size}, this file accepts "
-                f"{allowed}; use {allowed.nearest(size)}"
+                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {size},"
+                f" this file accepts {allowed}; use {allowed.nearest(size)}"
             )
     sizes.update(solved)
 
 
-def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Return ``sizes`` with those of further names that ``shape`` gives; None if it does not fit."""
+def solve(
+    axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> dict[str, int] | None:
+    """Return ``sizes`` with those of further names that ``shape`` gives; None if it
+    does not fit.
+    """
     solved = dict(sizes)
-    same = len(axes) == len(shape) and all(_learn(*pair, solved) for pair in zip(axes, shape, strict=True))
+    same = len(axes) == len(shape) and all(
+        _learn(*pair, solved) for pair in zip(axes, shape, strict=True)
+    )
     return solved if same else None
 
 
 def _learn(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
-    """Return True if an axis may have this size, and add its only unknown name to ``sizes``."""
+    """Return True if an axis may have this size, and add its only unknown name to
+    ``sizes``.
+    """
     if isinstance(axis, int):
         return axis == size
     if axis in sizes:
         return sizes[axis] == size
     factors, rest = parse_sum(axis)
     unknown = [name for name in factors if name not in sizes]
-    rest = size - rest - sum(factors[name] * sizes[name] for name in factors if name in sizes)
+    rest = (
+        size
+        - rest
+        - sum(factors[name] * sizes[name] for name in factors if name in sizes)
+    )
     if len(unknown) == 1:
         sizes[unknown[0]], rest = divmod(rest, factors[unknown[0]])
     return rest == 0 or len(unknown) > 1
@@ -109,7 +153,9 @@ def describe(axes: Axes) -> str:
 
 
 def row_factor(axis: int | str, batch: str | None) -> int | None:
-    """Return the number of rows per source on ``axis``: 0 for the batch axis, k for ``"k*N"``, or None."""
+    """Return the number of rows per source on ``axis``: 0 for the batch axis, k for
+    ``"k*N"``, or None.
+    """
     if axis == batch:
         return 0
     factors, constant = parse_sum(axis) if isinstance(axis, str) else ({}, 0)
@@ -119,8 +165,9 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
 class Layout(NamedTuple):
     """The orders of one input, output or state.
 
-    Engines take and give rows first and time second, ``(K, L, ...)``; callers rows first and the other axes
-    in the order of the file. An axis of ``k*N`` rows is two, k and the rows.
+    Engines take and give rows first and time second, ``(K, L, ...)``; callers rows
+    first and the other axes in the order of the file. An axis of ``k*N`` rows is two, k
+    and the rows.
     """
 
     name: str
@@ -128,30 +175,39 @@ class Layout(NamedTuple):
     axes: Axes
     batch: int | None
     factor: int
-    """The axes in the file, the index of the row axis, and its k, 0 if there is one row per source."""
+    """The axes in the file, the index of the row axis, and its k, 0 if there is one row
+    per source."""
     timed: bool
     frames: int
     delay: int
-    """True if it has a time axis; steps or frames on it in a unit; frames in front of the first real one."""
+    """True if it has a time axis; steps or frames on it in a unit; frames in front of
+    the first real one."""
     given: Axes
     inner: tuple[int, ...]
     """The axes for callers, and the sizes of all but those of rows and time."""
     of_file: _Order
     of_given: _Order
-    """Transpositions from the file's and from the caller's order to the engines'; None for none."""
+    """Transpositions from the file's and from the caller's order to the engines'; None
+    for none."""
 
     def from_file(self, array: Array) -> Array:
-        """Return a view in the order of engines; an array without batch axis is one row."""
+        """Return a view in the order of engines; an array without batch axis is one
+        row.
+        """
         if self.batch is None:
             array = array[None]
         elif self.factor:
             shape = array.shape
-            array = array.reshape(*shape[: self.batch], self.factor, -1, *shape[self.batch + 1 :])
+            array = array.reshape(
+                *shape[: self.batch], self.factor, -1, *shape[self.batch + 1 :]
+            )
         return array if self.of_file is None else array.transpose(self.of_file)
 
     def to_file(self, array: Array) -> Array:
         """Return what ``from_file`` took."""
-        array = array if self.of_file is None else array.transpose(_inverse(self.of_file))
+        array = (
+            array if self.of_file is None else array.transpose(_inverse(self.of_file))
+        )
         if self.batch is None:
             array = array.squeeze(0)
         elif self.factor:
@@ -160,15 +216,21 @@ class Layout(NamedTuple):
         return array
 
     def from_given(self, array: Array) -> Array:
-        """Return a view of an array, given in the callers' order, in the engines' order."""
+        """Return a view of an array, given in the callers' order, in the engines'
+        order.
+        """
         return array if self.of_given is None else array.transpose(self.of_given)
 
     def to_given(self, array: Array) -> Array:
         """Return what ``from_given`` took."""
-        return array if self.of_given is None else array.transpose(_inverse(self.of_given))
+        return (
+            array if self.of_given is None else array.transpose(_inverse(self.of_given))
+        )
 
 
-def layouts(specs: Iterable[TensorSpec | StateSpec], manifest: Manifest) -> tuple[Layout, ...]:
+def layouts(
+    specs: Iterable[TensorSpec | StateSpec], manifest: Manifest
+) -> tuple[Layout, ...]:
     """Return the layouts of inputs, outputs or states."""
     return tuple(layout(spec[0], spec.dtype, spec.axes, manifest) for spec in specs)
 
@@ -176,7 +238,9 @@ def layouts(specs: Iterable[TensorSpec | StateSpec], manifest: Manifest) -> tupl
 def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     """Return the layout of a tensor with these axes."""
     factors = [row_factor(axis, manifest.batch) for axis in axes]
-    batch = next((index for index, factor in enumerate(factors) if factor is not None), None)
+    batch = next(
+        (index for index, factor in enumerate(factors) if factor is not None), None
+    )
     factor = 0 if batch is None else factors[batch] or 0
     time = manifest.time_axis(axes)
     if batch is None:
@@ -189,7 +253,9 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     rest = tuple(index for index in range(len(full)) if index not in front)
     given = (rows, *(index for index in range(len(full)) if index != rows))
     orders = (*front, *rest), tuple(given.index(index) for index in (*front, *rest))
-    of_file, of_given = (None if order == tuple(range(len(full))) else order for order in orders)
+    of_file, of_given = (
+        None if order == tuple(range(len(full))) else order for order in orders
+    )
     inner = shape_of(tuple(full[index] for index in rest), {})
     return Layout(
         name, dtype, axes, batch, factor, time is not None, manifest.frames_in_unit(axes),

@@ -1,6 +1,7 @@
 """An engine as streams see it.
 
-Inputs and outputs have rows (sources) first and time second, ``(K, L, ...)``, states the layout of the file.
+Inputs and outputs have rows (sources) first and time second, ``(K, L, ...)``, states
+the layout of the file.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,19 +15,25 @@ Arrays = Mapping[str, Array]
 
 
 class Call(NamedTuple):
-    """A call of one shape for all sources: write ``inputs``, ``run`` it, read ``outputs``."""
+    """A call of one shape for all sources: write ``inputs``, ``run`` it, read
+    ``outputs``.
+    """
 
     inputs: dict[str, Array]
     run: Callable[[], object]
-    """Runs the steps, or raises; a true result is a refusal, and ``Engine.refusal`` returns its error."""
+    """Runs the steps, or raises; a true result is a refusal, and ``Engine.refusal``
+    returns its error."""
     outputs: dict[str, Array]
 
 
 class Engine:
-    """An opened model file. Nothing in it changes, so that any number of threads may share it."""
+    """An opened model file. Nothing in it changes, so that any number of threads may
+    share it.
+    """
 
     couples_rows = False
-    """True if the rows of a call share the scales of quantized values, so that NaN in one reaches others."""
+    """True if the rows of a call share the scales of quantized values, so that NaN in
+    one reaches others."""
 
     def __init__(self, manifest: Manifest) -> None:
         """Lay out the inputs that are neither states nor lengths, and the outputs."""
@@ -35,11 +42,15 @@ class Engine:
         self.outputs = layouts(manifest.outputs, manifest)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Run whole sequences from every input of the graph to every output, in the file's layout."""
+        """Run whole sequences from every input of the graph to every output, in the
+        file's layout.
+        """
         raise NotImplementedError
 
     def states(self, rows: int | None) -> Any:
-        """Return the states of ``rows`` sources at reset, see ``OrtStates``; None for a single one."""
+        """Return the states of ``rows`` sources at reset, see ``OrtStates``; None for a
+        single one.
+        """
         raise NotImplementedError
 
     def refusal(self) -> LstmEdgeError:

@@ -1,4 +1,6 @@
-"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin, and says what to do."""
+"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin, and says
+what to do.
+"""
 
 import re
 
@@ -10,12 +12,16 @@ class LstmEdgeError(Exception):
     """Base class of all errors raised by this project; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message as one line of at most 500 characters, with escape sequences escaped."""
+        """Return the message as one line of at most 500 characters, with escape
+        sequences escaped.
+        """
         return shortened(printable(super().__str__()).replace("\n", "\\n"))
 
 
 class InputError(LstmEdgeError, ValueError):
-    """An argument, array or data file has the wrong name, rank, width, dtype or content."""
+    """An argument, array or data file has the wrong name, rank, width, dtype or
+    content.
+    """
 
 
 class FileFormatError(LstmEdgeError, ValueError):
@@ -51,25 +57,42 @@ class UnsupportedError(LstmEdgeError, ValueError):
 
 
 class CheckFailedError(LstmEdgeError, AssertionError):
-    """A check failed: a file does not compute the expected results. The CLI exits with 1."""
+    """A check failed: a file does not compute the expected results. The CLI exits with
+    1.
+    """
 
     def __str__(self) -> str:
-        """Return the message, which may have several lines, as ``LstmEdgeError``'s else."""
+        """Return the message, which may have several lines, as ``LstmEdgeError``'s
+        else.
+        """
         return "\n".join(map(shortened, printable(Exception.__str__(self)).split("\n")))
 
 
 def counted(count: int, noun: str) -> str:
-    """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends in s."""
-    return f"{count:,} {noun}" if count == 1 or noun.endswith("s") else f"{count:,} {noun}s"
+    """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends
+    in s.
+    """
+    return (
+        f"{count:,} {noun}"
+        if count == 1 or noun.endswith("s")
+        else f"{count:,} {noun}s"
+    )
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra; in a clone, ``./runtime`` and ``.`` are the two packages."""
-    return f'pip install "lstm-edge{"-runtime" if extra in ("cpu", "cuda", "native") else ""}[{extra}]"'
+    """Return the command that adds an extra; in a clone, ``./runtime`` and ``.`` are
+    the two packages.
+    """
+    return (
+        "pip install"
+        f' "lstm-edge{"-runtime" if extra in ("cpu", "cuda", "native") else ""}[{extra}]"'
+    )
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
+    """Return ``text`` with control, invisible and unpaired surrogate characters
+    escaped; newlines stay.
+    """
     if text.replace("\n", "").isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
@@ -83,13 +106,21 @@ def shortened(line: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, for use inside one of ours: at most 300 characters.
+    """Return the first line of an exception's message, for use inside one of ours: at
+    most 300 characters.
 
-    An ``OSError`` gives its reason alone, onnxruntime's errors the operator and the node's name in front.
+    An ``OSError`` gives its reason alone, onnxruntime's errors the operator and the
+    node's name in front.
     """
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = (
+        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    )
     line = next(iter(text.strip().splitlines()), "") or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    line = re.sub(r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ", r"\1 \2: ", line)
+    line = re.sub(
+        r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ",
+        r"\1 \2: ",
+        line,
+    )
     line = re.sub(r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", "", line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -1,4 +1,6 @@
-"""Read files and JSON that may be damaged or none at all, and write files whole or not at all."""
+"""Read files and JSON that may be damaged or none at all, and write files whole or not
+at all.
+"""
 
 import contextlib
 import json
@@ -11,25 +13,49 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
+from .errors import (
+    FileFormatError,
+    InputError,
+    LstmEdgeError,
+    NotFoundError,
+    first_line,
+)
 
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
 """A FIFO without a writer is opened at once, to be refused."""
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; ``OSError`` for any other, ``ValueError`` for a path with NUL."""
+    """Open a regular file for reading; ``OSError`` for any other, ``ValueError`` for a
+    path with NUL.
+    """
     descriptor = os.open(path, _READ)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+        raise OSError(
+            None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+        )
     return os.fdopen(descriptor, "rb")
 
 
 def read_content(source: Any) -> tuple[str, bytes]:
-    """Return the path of a model file and its content, or a name for messages and the content given.
+    """Return the path of a model file and its content, or a name for messages and the
+    content given.
 
     Raises:
         NotFoundError: no such file.
@@ -49,7 +75,9 @@ def read_content(source: Any) -> tuple[str, bytes]:
         raise FileFormatError(f"{name!r} can't be read: {first_line(error)}") from error
     except TypeError as error:
         kind = type(source).__name__
-        raise InputError(f"got a {kind}, expected a path, or a file's bytes or memory map") from error
+        raise InputError(
+            f"got a {kind}, expected a path, or a file's bytes or memory map"
+        ) from error
     if not content:
         raise FileFormatError(f"{name} is empty; export or copy it again")
     return name, content
@@ -58,28 +86,39 @@ def read_content(source: Any) -> tuple[str, bytes]:
 def read_arrays(
     path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
+    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no
+    pickle is ever opened.
 
-    ``wrong`` and ``advice`` complete the messages; the file must contain the arrays ``needed``.
+    ``wrong`` and ``advice`` complete the messages; the file must contain the arrays
+    ``needed``.
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: it can't be read: not a regular file, truncated, damaged, foreign, or with a pickle.
+        FileFormatError: it can't be read: not a regular file, truncated, damaged,
+            foreign, or with a pickle.
     """
     try:
         with open_regular(path) as file:
             loaded = np.load(file, allow_pickle=False)
-            arrays: dict[str, Any] = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            arrays: dict[str, Any] = (
+                {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            )
         for name in (*needed, *arrays):
             array = arrays.get(name)
             if not isinstance(array, np.ndarray) or not array.dtype.itemsize:
                 raise TypeError(f"{name!r} is not an array in it")  # noqa: TRY301  one message for all
             if array.dtype.kind == "U":
-                "".join(array.ravel().tolist()).encode().decode()  # raises for what is no character
+                "".join(
+                    array.ravel().tolist()
+                ).encode().decode()  # raises for what is no character
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist; {advice}") from error
-    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
-        raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
+    except (
+        Exception
+    ) as error:  # damaged bytes make zipfile and numpy raise nearly anything
+        raise FileFormatError(
+            f"{path} {wrong} ({first_line(error)}); {advice}"
+        ) from error
     return arrays
 
 
@@ -87,16 +126,25 @@ def read_json(content: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError, RecursionError: it is not JSON, contains NaN or an unpaired surrogate, or is too deep.
+        ValueError, RecursionError: it is not JSON, contains NaN or an unpaired
+            surrogate, or is too deep.
     """
-    value = json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
-    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises for all but the first
+    value = json.loads(
+        content if isinstance(content, str) else content.decode("utf-8-sig")
+    )
+    json.dumps(
+        value, ensure_ascii=False, allow_nan=False
+    ).encode()  # raises for all but the first
     return value
 
 
 @contextlib.contextmanager
-def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> Iterator[None]:
-    """Turn whatever reading and checking JSON raises into an error "the manifest is malformed (...)"."""
+def malformed_as(
+    error_type: type[FileFormatError], what: str, advice: str
+) -> Iterator[None]:
+    """Turn whatever reading and checking JSON raises into an error "the manifest is
+    malformed (...)".
+    """
     try:
         yield
     except LstmEdgeError:
@@ -107,25 +155,34 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Raise ``NotFoundError`` or ``InputError`` early for a target that ``replacing`` would refuse."""
+    """Raise ``NotFoundError`` or ``InputError`` early for a target that ``replacing``
+    would refuse.
+    """
     target = Path(target)
     if not target.parent.is_dir():
-        raise NotFoundError(f"{target}: its folder {target.parent} does not exist; create it first")
+        raise NotFoundError(
+            f"{target}: its folder {target.parent} does not exist; create it first"
+        )
     if target.is_dir():
         raise InputError(f"{target} is a folder, expected a file")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target} is not a regular file and would be replaced; use another name")
+        raise InputError(
+            f"{target} is not a regular file and would be replaced; use another name"
+        )
 
 
 @contextlib.contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if the block succeeds.
+    """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if
+    the block succeeds.
 
-    An exception (Ctrl-C included) removes the temporary file and leaves the old target. A link remains a
-    link: its target is replaced, and the new file has the permissions of the old one.
+    An exception (Ctrl-C included) removes the temporary file and leaves the old target.
+    A link remains a link: its target is replaced, and the new file has the permissions
+    of the old one.
 
     Raises:
-        NotFoundError, InputError: the folder does not exist, or ``target`` can't be written.
+        NotFoundError, InputError: the folder does not exist, or ``target`` can't be
+            written.
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
@@ -133,7 +190,13 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
         # nobody else may read meanwhile what is to replace something
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
+        os.close(
+            os.open(
+                temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                0o666 if mode is None else 0o600,
+            )
+        )
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -143,7 +206,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, LstmEdgeError):  # of the block's own work
             raise
-        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+        raise InputError(
+            f"{target} can't be written: {error.strerror or error}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -8,7 +8,9 @@ from importlib import import_module
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return the ``__getattr__`` and ``__dir__`` of a package, whose names live in ``.module[:OTHER]``."""
+    """Return the ``__getattr__`` and ``__dir__`` of a package, whose names live in
+    ``.module[:OTHER]``.
+    """
 
     def find(name: str) -> object:
         if name not in homes:

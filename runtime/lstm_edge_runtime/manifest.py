@@ -1,4 +1,6 @@
-"""The manifest: the description of an artifact in its metadata; ``docs/manifest.md`` describes all fields."""
+"""The manifest: the description of an artifact in its metadata; ``docs/manifest.md``
+describes all fields.
+"""
 
 import base64
 import json
@@ -21,17 +23,28 @@ SCHEMA = 1
 """The schema version; a reader refuses any other."""
 
 LONGEST = "longest"
-"""The axis of an output that ends with the longest row: the time axis where one row is full."""
+"""The axis of an output that ends with the longest row: the time axis where one row is
+full."""
 
 Axes = tuple[int | str, ...]
-"""Per axis its size, its name if it is dynamic, or a sum of multiples of names: ``"2*N"``, ``"L+P"``."""
+"""Per axis its size, its name if it is dynamic, or a sum of multiples of names:
+``"2*N"``, ``"L+P"``."""
 Array = npt.NDArray[Any]
 _NOTHING: Mapping[str, Any] = {}
 
 
 def channel_axis(axes: Axes) -> int:
-    """Return the index of the features or classes, counted from the end: the last axis of fixed size."""
-    return next((index for index in range(-1, -len(axes) - 1, -1) if isinstance(axes[index], int)), -1)
+    """Return the index of the features or classes, counted from the end: the last axis
+    of fixed size.
+    """
+    return next(
+        (
+            index
+            for index in range(-1, -len(axes) - 1, -1)
+            if isinstance(axes[index], int)
+        ),
+        -1,
+    )
 
 
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
@@ -43,7 +56,9 @@ class AxisRange(NamedTuple):
     multiple: int = 1
 
     def nearest(self, size: int) -> int:
-        """Return the allowed size nearest to ``size``, of two the larger; ``size`` itself where allowed."""
+        """Return the allowed size nearest to ``size``, of two the larger; ``size``
+        itself where allowed.
+        """
         low = -(-self.least // self.multiple)
         rounded = max(low, -(-size // self.multiple))
         if self.most is not None:
@@ -51,7 +66,9 @@ class AxisRange(NamedTuple):
         return rounded * self.multiple
 
     def __str__(self) -> str:
-        """Return the range as ``lstm-edge export --input`` takes it: ``16..``, ``16..4096:4``."""
+        """Return the range as ``lstm-edge export --input`` takes it: ``16..``,
+        ``16..4096:4``.
+        """
         step = f":{self.multiple}" if self.multiple > 1 else ""
         return f"{self.least}..{'' if self.most is None else self.most}{step}"
 
@@ -65,7 +82,9 @@ class TensorSpec(NamedTuple):
 
     @property
     def width(self) -> int | str | None:
-        """The size of the axis of features or classes, see ``channel_axis``; None without axes."""
+        """The size of the axis of features or classes, see ``channel_axis``; None
+        without axes.
+        """
         return self.axes[channel_axis(self.axes)] if self.axes else None
 
 
@@ -87,7 +106,8 @@ class Task(NamedTuple):
     output: str
     labels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    """Class names of a classification, units of a regression's values; empty where unknown."""
+    """Class names of a classification, units of a regression's values; empty where
+    unknown."""
 
 
 class Signal(NamedTuple):
@@ -104,7 +124,8 @@ class Trained(NamedTuple):
     """States in training: whether a stream may carry them, and for how long."""
 
     carry: bool
-    """True if states were carried from one window to the next; if not, each window started from reset."""
+    """True if states were carried from one window to the next; if not, each window
+    started from reset."""
     window: int | None
     reset: float
 
@@ -117,7 +138,8 @@ class Golden(NamedTuple):
     """Every input and output of the graph; the outputs are rounded from float64."""
     floor: Mapping[str, float]
     limit: Mapping[str, float] = _NOTHING
-    """The absolute limit of an output (int8 and fp16 budgets), instead of ``limits``."""
+    """The absolute limit of an output (int8 and fp16 budgets), instead of
+    ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
     """The absolute limits of each output, one a channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
@@ -150,21 +172,34 @@ class Manifest(NamedTuple):
     identity: str = ""
     unit: int = 1
     delays: Mapping[str, int] = _NOTHING
-    """Delay of each output that has one, in frames (in units for outputs without a time axis)."""
+    """Delay of each output that has one, in frames (in units for outputs without a time
+    axis)."""
 
     def to_json(self) -> str:
-        """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
+        """Return the JSON text: sorted keys, no clock, the same bytes for the same
+        content.
+        """
         fields = _encode(self) | {"schema": SCHEMA}
         names = [name for name in ("batch", "sequence", "ranges") if name in fields]
         fields["axes"] = {name: fields.pop(name) for name in names}
         for state, spec in zip(fields["states"], self.states, strict=True):
             state["batch_axis"] = self.batch_axis(spec.axes)
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return json.dumps(
+            fields,
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+            allow_nan=False,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, or a field of another type."""
-        with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
+        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, or a field
+        of another type.
+        """
+        with malformed_as(
+            ManifestError, "the manifest is malformed", "export the model again"
+        ):
             raw = read_json(text)
             if raw["schema"] != SCHEMA:
                 raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
@@ -184,18 +219,28 @@ class Manifest(NamedTuple):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Every input of the graph, the states' last."""
-        return (*(spec.name for spec in self.inputs), *(state.input for state in self.states))
+        return (
+            *(spec.name for spec in self.inputs),
+            *(state.input for state in self.states),
+        )
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Every output of the graph, the states' last."""
-        return (*(spec.name for spec in self.outputs), *(state.output for state in self.states))
+        return (
+            *(spec.name for spec in self.outputs),
+            *(state.output for state in self.states),
+        )
 
     @property
     def axes(self) -> dict[str, Axes]:
         """The axes of every input and output of the graph by name."""
         axes = {spec.name: spec.axes for spec in (*self.inputs, *self.outputs)}
-        return axes | {name: state.axes for state in self.states for name in (state.input, state.output)}
+        return axes | {
+            name: state.axes
+            for state in self.states
+            for name in (state.input, state.output)
+        }
 
     @property
     def streamable(self) -> bool:
@@ -208,29 +253,51 @@ class Manifest(NamedTuple):
         return {spec.name: self.frames_in_unit(spec.axes) for spec in self.outputs}
 
     def frames_in_unit(self, axes: Axes) -> int:
-        """Return the steps or frames on the time axis of ``axes`` in a unit; 1 without one."""
+        """Return the steps or frames on the time axis of ``axes`` in a unit; 1 without
+        one.
+        """
         return max(self._frames(axes, self.unit).values(), default=1)
 
     @property
     def is_buffered(self) -> bool:
-        """True if a stream keeps steps up to a unit, drops first frames, or has other frames than steps."""
-        return self.unit > 1 or bool(self.delays) or any(n > 1 for n in self.frames_a_unit.values())
+        """True if a stream keeps steps up to a unit, drops first frames, or has other
+        frames than steps.
+        """
+        return (
+            self.unit > 1
+            or bool(self.delays)
+            or any(n > 1 for n in self.frames_a_unit.values())
+        )
 
     @property
     def delay_steps(self) -> int:
         """Number of steps by which the outputs of a stream lag, rounded up."""
         frames = self.frames_a_unit
-        return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
+        return max(
+            (
+                -(-delay * self.unit // frames[name])
+                for name, delay in self.delays.items()
+            ),
+            default=0,
+        )
 
     @property
     def from_reset(self) -> bool:
-        """True if training started each window from reset; where unknown, if it had windows."""
-        started = self.signal.window is not None if self.trained is None else not self.trained.carry
+        """True if training started each window from reset; where unknown, if it had
+        windows.
+        """
+        started = (
+            self.signal.window is not None
+            if self.trained is None
+            else not self.trained.carry
+        )
         return started and bool(self.states)
 
     @property
     def reset_every(self) -> int | None:
-        """Number of steps after which a stream should be reset, as in training; None for never."""
+        """Number of steps after which a stream should be reset, as in training; None
+        for never.
+        """
         return (self.trained or self.signal).window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
@@ -239,61 +306,113 @@ class Manifest(NamedTuple):
 
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
-        names = (self.sequence, LONGEST if self.lengths else None, *self._frames(axes, 1))
+        names = (
+            self.sequence,
+            LONGEST if self.lengths else None,
+            *self._frames(axes, 1),
+        )
         return next((index for index, axis in enumerate(axes) if axis in names), None)
 
     def time_sizes(self, steps: int) -> dict[str, int]:
-        """Return the frames of ``steps`` by the name of each time axis of the graph that streams."""
-        return {name: size for spec in self.outputs for name, size in self._frames(spec.axes, steps).items()}
+        """Return the frames of ``steps`` by the name of each time axis of the graph
+        that streams.
+        """
+        return {
+            name: size
+            for spec in self.outputs
+            for name, size in self._frames(spec.axes, steps).items()
+        }
 
     def _frames(self, axes: Axes, steps: int) -> dict[str, int]:
         """Return the frames of ``steps`` on an axis ``L``, ``L/8`` or ``2*L``."""
         if self.sequence is None:
             return {}
-        rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
-        streamed = {axis: rate for axis, rate in rates.items() if rate and not self.unit % rate[1]}
-        return {axis: frames * steps // unit for axis, (frames, unit) in streamed.items()}
+        rates = {
+            axis: _rate_of(axis, self.sequence)
+            for axis in axes
+            if isinstance(axis, str)
+        }
+        streamed = {
+            axis: rate
+            for axis, rate in rates.items()
+            if rate and not self.unit % rate[1]
+        }
+        return {
+            axis: frames * steps // unit for axis, (frames, unit) in streamed.items()
+        }
 
     @property
     def time_axes(self) -> dict[str, int]:
-        """The index of the time axis by the name of each input and output that has one, states left out."""
-        indices = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
+        """The index of the time axis by the name of each input and output that has one,
+        states left out.
+        """
+        indices = (
+            (spec.name, self.time_axis(spec.axes))
+            for spec in (*self.inputs, *self.outputs)
+        )
         return {name: index for name, index in indices if index is not None}
 
     def steps(self, feeds: Mapping[str, Array]) -> int:
         """Return the time steps of a call's inputs; 1 where none has a time axis."""
-        return next((feeds[name].shape[axis] for name, axis in self.time_axes.items() if name in feeds), 1)
+        return next(
+            (
+                feeds[name].shape[axis]
+                for name, axis in self.time_axes.items()
+                if name in feeds
+            ),
+            1,
+        )
 
     def states_out(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the states among a call's outputs by input name: what the next call takes."""
+        """Return the states among a call's outputs by input name: what the next call
+        takes.
+        """
         return {state.input: outputs[state.output] for state in self.states}
 
-    def all_outputs(self, outputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every output of the graph by its name, from what ``Model.run`` returned."""
-        return {**outputs, **{state.output: states[state.input] for state in self.states}}
+    def all_outputs(
+        self, outputs: Mapping[str, Array], states: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return every output of the graph by its name, from what ``Model.run``
+        returned.
+        """
+        return {
+            **outputs,
+            **{state.output: states[state.input] for state in self.states},
+        }
 
 
 @lru_cache(64)
 def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
-    """Return the frames and steps of an axis ``L``, ``L/8``, ``2*L``, ``3*L/2``; None for any other."""
-    match = re.fullmatch(rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis)
+    """Return the frames and steps of an axis ``L``, ``L/8``, ``2*L``, ``3*L/2``; None
+    for any other.
+    """
+    match = re.fullmatch(
+        rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis
+    )
     return None if match is None else (int(match[1] or 1), int(match[2] or 1))
 
 
 def _encode(value: Any) -> Any:
     """Return the value of a field as JSON has it."""
     if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.astype(value.dtype.newbyteorder("<")).tobytes()).decode("ascii")
+        data = base64.b64encode(
+            value.astype(value.dtype.newbyteorder("<")).tobytes()
+        ).decode("ascii")
         return {"dtype": value.dtype.name, "shape": [*value.shape], "data": data}
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
         return {key: _encode(inner) for key, inner in value.items()}
-    return [_encode(inner) for inner in value] if isinstance(value, tuple | list) else value
+    return (
+        [_encode(inner) for inner in value]
+        if isinstance(value, tuple | list)
+        else value
+    )
 
 
 def decode(kind: Any, raw: Any) -> Any:
-    """Return JSON as a named tuple, a tuple, a mapping, an array, one of several types, or a plain type.
+    """Return JSON as a named tuple, a tuple, a mapping, an array, one of several types,
+    or a plain type.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: it is none.
@@ -303,8 +422,16 @@ def decode(kind: Any, raw: Any) -> Any:
         return _decode_array(raw)
     if hasattr(kind, "_fields"):
         hints = _hints(kind)
-        return kind(**{name: decode(hints[name], item) for name, item in raw.items() if name in hints})
-    if origin is UnionType and type(raw) not in inner:  # a number or an array, or one type and None
+        return kind(
+            **{
+                name: decode(hints[name], item)
+                for name, item in raw.items()
+                if name in hints
+            }
+        )
+    if (
+        origin is UnionType and type(raw) not in inner
+    ):  # a number or an array, or one type and None
         others = [other for other in inner if other is not type(None)]
         return decode(others[-1 if isinstance(raw, dict) else 0], raw)
     if origin is tuple and isinstance(raw, list):
@@ -313,16 +440,25 @@ def decode(kind: Any, raw: Any) -> Any:
         return {name: decode(inner[1], item) for name, item in raw.items()}
     if kind is float and type(raw) is int:
         return float(raw)
-    if origin is not UnionType and kind is not Any and type(raw) is not kind:  # bool is no int here
+    if (
+        origin is not UnionType and kind is not Any and type(raw) is not kind
+    ):  # bool is no int here
         raise TypeError(f"{raw!r:.60}, expected {getattr(kind, '__name__', kind)}")
     return raw
 
 
 def _decode_array(raw: Any) -> Array:
     dtype, data = np.dtype(raw["dtype"]), base64.b64decode(raw["data"], validate=True)
-    if dtype.kind not in "fiub" or len(data) != math.prod(raw["shape"]) * dtype.itemsize:
-        raise ValueError(f"{len(data)} bytes for {raw['dtype']!r:.40} {raw['shape']!r:.40}")
-    array: Array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(raw["shape"])
+    if (
+        dtype.kind not in "fiub"
+        or len(data) != math.prod(raw["shape"]) * dtype.itemsize
+    ):
+        raise ValueError(
+            f"{len(data)} bytes for {raw['dtype']!r:.40} {raw['shape']!r:.40}"
+        )
+    array: Array = (
+        np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(raw["shape"])
+    )
     return array
 
 

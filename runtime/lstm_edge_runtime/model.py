@@ -1,4 +1,6 @@
-"""A model file, opened for running: checked, then shared between threads; states are always the caller's."""
+"""A model file, opened for running: checked, then shared between threads; states are
+always the caller's.
+"""
 
 import mmap
 import os
@@ -8,10 +10,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
+from .arrays import (
+    InputArrays,
+    as_lengths,
+    by_name,
+    check_state,
+    refuse_not_finite,
+    reset_states,
+)
 from .axes import describe, learn_sizes
 from .engine import Engine
-from .errors import ContractError, FileFormatError, InputError, ProviderError, UnsupportedError
+from .errors import (
+    ContractError,
+    FileFormatError,
+    InputError,
+    ProviderError,
+    UnsupportedError,
+)
 from .files import read_content
 from .manifest import KEY, Array, Manifest, StateSpec, Task, TensorSpec
 from .state import State
@@ -26,21 +41,29 @@ ResetEvery = int | Literal["never"]
 
 
 def load(
-    source: Source, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1, check: bool = False
+    source: Source,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
+    check: bool = False,
 ) -> "Model":
-    """Open a model file: an ``.onnx`` file on onnxruntime, an ``.lep`` file on the C library.
+    """Open a model file: an ``.onnx`` file on onnxruntime, an ``.lep`` file on the C
+    library.
 
     Args:
-        source: the path of a file that ``lstm-edge export``, ``lift``, ``quantize`` or ``convert`` wrote, or
-            its content (bytes, or a memory map).
-        device: ``"cuda"`` is an error if CUDA is not actually used. ``.lep`` files run on the CPU.
-        threads: number of threads per operator. More than one is useful from about 8 MiB of weights on.
+        source: the path of a file that ``lstm-edge export``, ``lift``, ``quantize`` or
+            ``convert`` wrote, or its content (bytes, or a memory map).
+        device: ``"cuda"`` is an error if CUDA is not actually used. ``.lep`` files run
+            on the CPU.
+        threads: number of threads per operator. More than one is useful from about 8
+            MiB of weights on.
         check: True to check every sample for NaN and infinity (about 4 us per step).
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated, foreign, or changed since it was written.
-        UnsupportedError: its weights are in another file; or too many threads for an ``.lep`` file.
+        UnsupportedError: its weights are in another file; or too many threads for an
+            ``.lep`` file.
         ManifestError: no manifest, or one that can't be read.
         ContractError: the graph does not keep its state contract.
         ProviderError: CUDA is not in use.
@@ -48,14 +71,21 @@ def load(
         InputError: an argument that is none of the above.
     """
     if type(threads) is not int or not 1 <= threads <= 1024:
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to 1024")
+        raise InputError(
+            f"threads is {threads!r}, expected a whole number from 1 to 1024"
+        )
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
     return open_content(*read_content(source), device, threads, check=check)
 
 
 def open_content(
-    name: str, content: bytes, device: str = "cpu", threads: int = 1, *, check: bool = False
+    name: str,
+    content: bytes,
+    device: str = "cpu",
+    threads: int = 1,
+    *,
+    check: bool = False,
 ) -> "Model":
     """Open a file's content, of ``name`` in messages; raises as ``load``."""
     is_program = content.startswith(b"LSTMEDGE") or name.endswith(".lep")
@@ -69,21 +99,31 @@ def open_content(
     return Model(engine, identity, device, check=check)
 
 
-def _open_program(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+def _open_program(
+    content: bytes, name: str, device: str, threads: int
+) -> tuple[Engine, str]:
     from .native import NativeEngine
 
     if device != "cpu":
-        raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
+        raise ProviderError(
+            f"{name} is a native program, which runs on the CPU; load the .onnx file"
+        )
     engine = NativeEngine(content, threads)
     return engine, engine.manifest.identity
 
 
-def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+def _open_onnx(
+    content: bytes, name: str, device: str, threads: int
+) -> tuple[Engine, str]:
     from .ort import CPU, CUDA, OrtEngine, check_graph, check_seal, open_session
 
     identity = check_seal(content, name)
-    session = open_session(content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name)
-    manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
+    session = open_session(
+        content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name
+    )
+    manifest = Manifest.from_json(
+        session.get_modelmeta().custom_metadata_map.get(KEY, "")
+    )
     check_graph(session, manifest)
     return OrtEngine(session, manifest, device), identity
 
@@ -96,7 +136,8 @@ class Prediction(NamedTuple):
     values: Array
     """The raw output ``(rows, C)``: logits, or the predicted values."""
     labels: tuple[str, ...] = ()
-    """The most likely class of each row; its index as text if the file has no class names."""
+    """The most likely class of each row; its index as text if the file has no class
+    names."""
     probabilities: Array | None = None
     """Softmax of the logits ``(rows, C)``; None for regression."""
     units: tuple[str, ...] = ()
@@ -109,7 +150,9 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(self, engine: Engine, identity: str, device: str, *, check: bool) -> None:
+    def __init__(
+        self, engine: Engine, identity: str, device: str, *, check: bool
+    ) -> None:
         """Take what ``load`` opened and checked."""
         self._engine, self._check = engine, check
         self.manifest: Manifest = engine.manifest
@@ -124,35 +167,44 @@ class Model:
         self.device = device
         """The engine, and ``cpu`` or ``cuda``."""
         self.identity = identity
-        """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that it was converted from;
-        states carry it."""
+        """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that
+        it was converted from; states carry it."""
 
     def run(
-        self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
+        self,
+        x: InputArrays,
+        state: State | None = None,
+        lengths: npt.ArrayLike | None = None,
     ) -> tuple[dict[str, Array], State]:
         """Run the file once.
 
         Args:
-            x: the samples, for example float32 ``(N, L, I)``; a mapping by name if there are several inputs.
-                Integers and other floats are converted.
+            x: the samples, for example float32 ``(N, L, I)``; a mapping by name if
+                there are several inputs. Integers and other floats are converted.
             state: the initial state; None for the reset values.
-            lengths: integers ``(N,)``, number of valid steps of each row, 1 to L; None for L.
+            lengths: integers ``(N,)``, number of valid steps of each row, 1 to L; None
+                for L.
 
         Returns:
             The outputs that are not states, by name, and the new state.
 
         Raises:
-            InputError: an input of another name, rank, width or dtype; empty; lengths out of range; NaN or
-                infinity where the model was loaded with ``check=True``.
+            InputError: an input of another name, rank, width or dtype; empty; lengths
+                out of range; NaN or infinity where the model was loaded with
+                ``check=True``.
             StateError: a state of another model, or of another batch size.
             ContractError: the file gave a state of another shape than it took.
         """
         manifest, sizes = self.manifest, dict[str, int]()
-        feeds = by_name(x, sorted(manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
+        feeds = by_name(
+            x, sorted(manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes))
+        )
         if self._check:
             refuse_not_finite(feeds, "clean the samples first")
         for spec in manifest.data_inputs:
-            learn_sizes(spec.name, spec.axes, feeds[spec.name].shape, sizes, manifest.ranges)
+            learn_sizes(
+                spec.name, spec.axes, feeds[spec.name].shape, sizes, manifest.ranges
+            )
         valid = as_lengths(lengths, manifest, sizes)
         if valid is not None:
             feeds[manifest.lengths or ""] = valid
@@ -167,8 +219,12 @@ class Model:
         outputs = {spec.name: results[spec.name] for spec in manifest.outputs}
         return outputs, State(manifest.states_out(results), self.identity, age)
 
-    def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> Prediction:
-        """Run from reset; return labels and probabilities, or values. ``InputError`` without a task."""
+    def predict(
+        self, x: InputArrays, lengths: npt.ArrayLike | None = None
+    ) -> Prediction:
+        """Run from reset; return labels and probabilities, or values. ``InputError``
+        without a task.
+        """
         task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
@@ -186,39 +242,50 @@ class Model:
         """Open a stream: one source of samples that owns its state.
 
         Args:
-            window: run the last ``window`` samples from the reset state at every step, as in a training on
-                windows; for networks trained on windows from reset, and for bidirectional ones.
-            reset_every: number of steps after which the state is reset, such as ``manifest.reset_every``: a
-                network that was trained on windows from reset was not trained to carry states beyond them.
-                ``"never"`` or None for never.
+            window: run the last ``window`` samples from the reset state at every step,
+                as in a training on windows; for networks trained on windows from reset,
+                and for bidirectional ones.
+            reset_every: number of steps after which the state is reset, such as
+                ``manifest.reset_every``: a network that was trained on windows from
+                reset was not trained to carry states beyond them. ``"never"`` or None
+                for never.
 
         Raises:
-            ContractError: the file carries no states, or chunks would not equal the whole sequence.
-            InputError: ``window`` or ``reset_every`` is none of these; or a window for a file that takes one
-                step a call or has several inputs.
+            ContractError: the file carries no states, or chunks would not equal the
+                whole sequence.
+            InputError: ``window`` or ``reset_every`` is none of these; or a window for
+                a file that takes one step a call or has several inputs.
         """
         from .stream import SlidingStream, Stream
 
         if window is None:
             return Stream(self, reset_every)
         if reset_every is not None:
-            raise InputError("a sliding window starts from reset at every step; remove reset_every")
+            raise InputError(
+                "a sliding window starts from reset at every step; remove reset_every"
+            )
         return SlidingStream(self, window)
 
-    def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
-        """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
+    def streams(
+        self, capacity: int, *, reset_every: ResetEvery | None = None
+    ) -> "StreamBatch":
+        """Open a batch of up to ``capacity`` streams with one call into the engine per
+        tick.
 
         Each source counts its own steps for ``reset_every``.
 
         Raises:
-            ContractError, InputError: as ``stream``; or an input, output or state has no batch axis.
+            ContractError, InputError: as ``stream``; or an input, output or state has
+                no batch axis.
         """
         from .stream import StreamBatch
 
         return StreamBatch(self, capacity, reset_every)
 
     def selftest(self) -> "SelfTest":
-        """Replay the golden cases on this device, in chunks with carried states; raises as ``selftest``."""
+        """Replay the golden cases on this device, in chunks with carried states; raises
+        as ``selftest``.
+        """
         from .selftest import selftest
 
         return selftest(self.manifest, runner(self))
@@ -236,28 +303,40 @@ class Model:
 
 
 def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """Return a function that runs ``model`` from inputs by name to every output of the graph."""
+    """Return a function that runs ``model`` from inputs by name to every output of the
+    graph.
+    """
     manifest = model.manifest
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         state = None
         if manifest.states and all(spec.input in feeds for spec in manifest.states):
-            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in manifest.states}
+            arrays = {
+                spec.input: feeds[spec.input].astype(spec.dtype)
+                for spec in manifest.states
+            }
             state = State(arrays, model.identity)
         data = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
-        return manifest.all_outputs(*model.run(data, state, feeds.get(manifest.lengths or "")))
+        return manifest.all_outputs(
+            *model.run(data, state, feeds.get(manifest.lengths or ""))
+        )
 
     return run
 
 
 def interpret(values: Array, task: Task) -> Prediction:
-    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for other labels."""
+    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for
+    other labels.
+    """
     if task.kind != "classification":
         return Prediction(task.kind, values, units=task.units)
     width = values.shape[-1] if values.ndim else 0
     names = task.labels or tuple(map(str, range(width)))
     if len(names) != width or not width:
-        raise ContractError(f"{task.output} has shape {values.shape}, expected a value for each of {names}")
+        raise ContractError(
+            f"{task.output} has shape {values.shape}, expected a value for each of"
+            f" {names}"
+        )
     classes = values.reshape(-1, width).argmax(axis=-1)
     labels = tuple(names[index] for index in classes)
     return Prediction(task.kind, values, labels, softmax(values))

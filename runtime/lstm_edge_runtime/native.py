@@ -1,4 +1,6 @@
-"""The engine that runs an ``.lep`` file, a compiled program, on the C library; see ``lstm_edge.h``."""
+"""The engine that runs an ``.lep`` file, a compiled program, on the C library; see
+``lstm_edge.h``.
+"""
 
 import ctypes as C
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +30,12 @@ from .manifest import Array, Manifest
 SIZE, _P = C.c_size_t, C.c_void_p
 INPUT, OUTPUT, STATE = 0, 1, 2
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
-"""Types of elements; the index in this list is the number of the type in the library."""
+"""Types of elements; the index in this list is the number of the type in the
+library."""
 _WIDE = np.dtype(np.uintp).itemsize == 8
 _QUICK = 2**19
-"""Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+"""Bytes of the smallest program whose steps let other threads run: smaller ones take
+less than 5 us."""
 
 
 class Rows(C.Structure):
@@ -96,33 +100,46 @@ def library() -> C.CDLL:
         return open_library(LIBRARY)
     except (ImportError, OSError, AttributeError) as error:
         raise MissingDependencyError(
-            f"the native engine can't be used ({error}); {install_command('native')} --upgrade"
+            f"the native engine can't be used ({error}); {install_command('native')}"
+            " --upgrade"
         ) from error
 
 
 @cache
 def _quick_step() -> Callable[[int], int]:
-    """Return ``lstm_edge_step`` as a function that keeps the interpreter's lock, which takes 0.07 us less."""
+    """Return ``lstm_edge_step`` as a function that keeps the interpreter's lock, which
+    takes 0.07 us less.
+    """
     return C.PYFUNCTYPE(C.c_int, _P)(C.cast(library().lstm_edge_step, _P).value or 0)
 
 
 class Past(NamedTuple):
-    """A state ``(groups, frames, inner)`` that is a ring in the program: frames and the oldest's index."""
+    """A state ``(groups, frames, inner)`` that is a ring in the program: frames and the
+    oldest's index.
+    """
 
     groups: int
     frames: int
     inner: int
 
     def to_rows(self, array: Array) -> Array:
-        """Return rows ``(N, width)`` of states ``(N, ...)``, whose first frame is the oldest."""
+        """Return rows ``(N, width)`` of states ``(N, ...)``, whose first frame is the
+        oldest.
+        """
         frames = array.reshape(-1, self.groups, self.frames, self.inner).swapaxes(1, 2)
-        return np.concatenate([frames.reshape(len(frames), -1), np.zeros((len(frames), 1), "float32")], 1)
+        return np.concatenate(
+            [frames.reshape(len(frames), -1), np.zeros((len(frames), 1), "float32")], 1
+        )
 
     def from_rows(self, rows: Array) -> Array:
-        """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame first."""
+        """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame
+        first.
+        """
         frames = rows[:, :-1].reshape(len(rows), self.frames, self.groups, self.inner)
         order = (rows[:, -1:].astype(np.int64) + np.arange(self.frames)) % self.frames
-        ordered: Array = np.take_along_axis(frames, order[:, :, None, None], 1).swapaxes(1, 2)
+        ordered: Array = np.take_along_axis(
+            frames, order[:, :, None, None], 1
+        ).swapaxes(1, 2)
         return ordered
 
 
@@ -137,14 +154,26 @@ class _Part(NamedTuple):
     @property
     def key(self) -> tuple[str, int, str]:
         """The name, width and type that the program must give it."""
-        name = self.layout.name if self.layer is None else f"{self.layout.name}[{self.layer}]"
+        name = (
+            self.layout.name
+            if self.layer is None
+            else f"{self.layout.name}[{self.layer}]"
+        )
         return name, prod(self.layout.inner) + bool(self.past), self.layout.dtype
 
     def to_rows(self, states: Arrays) -> Array:
         """Return the rows ``(K, width)`` of states in the file's layout."""
-        array = states[self.layout.name] if self.layer is None else states[self.layout.name][self.layer]
+        array = (
+            states[self.layout.name]
+            if self.layer is None
+            else states[self.layout.name][self.layer]
+        )
         rows = self.layout.from_file(array)
-        return rows.reshape(len(rows), -1) if self.past is None else self.past.to_rows(rows)
+        return (
+            rows.reshape(len(rows), -1)
+            if self.past is None
+            else self.past.to_rows(rows)
+        )
 
     def from_rows(self, rows: Array) -> Array:
         """Return the part in the file's layout of rows ``(K, width)``."""
@@ -163,14 +192,23 @@ class NativeEngine(Engine):
             raise FileFormatError(f"the native program is refused: {self.refusal()}")
         text = self.library.lstm_edge_manifest(self.handle)
         if text is None:
-            raise ManifestError("the native program carries no manifest; convert the model again")
+            raise ManifestError(
+                "the native program carries no manifest; convert the model again"
+            )
         super().__init__(Manifest.from_json(text.decode(errors="replace")))
         if self.library.lstm_edge_set_threads(self.handle, threads):
-            raise UnsupportedError(f"the native engine does not support {self.refusal()}; use threads=1")
+            raise UnsupportedError(
+                f"the native engine does not support {self.refusal()}; use threads=1"
+            )
         self.parts = [self._part(port) for port in self._ports(STATE)]
         if not all(self._matches()):
-            raise FileFormatError("the native program is not as its manifest says; convert the model again")
-        self.step = _quick_step() if len(program) < _QUICK else self.library.lstm_edge_step
+            raise FileFormatError(
+                "the native program is not as its manifest says; convert the model"
+                " again"
+            )
+        self.step = (
+            _quick_step() if len(program) < _QUICK else self.library.lstm_edge_step
+        )
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -179,25 +217,43 @@ class NativeEngine(Engine):
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run whole sequences; see ``Engine``. Rows of each length run together."""
         manifest, unit = self.manifest, self.manifest.unit
-        steps, lengths = sizes.get(manifest.sequence or "", 1), feeds.get(manifest.lengths or "")
+        steps, lengths = (
+            sizes.get(manifest.sequence or "", 1),
+            feeds.get(manifest.lengths or ""),
+        )
         if steps % unit:
-            raise InputError(f"got {steps} steps, expected a multiple of {unit}, the unit of this file")
+            raise InputError(
+                f"got {steps} steps, expected a multiple of {unit}, the unit of this"
+                " file"
+            )
         rows = np.arange(sizes.get(manifest.batch or "", 1))
         states = NativeStates(self, len(rows), feeds)
-        inputs = {layout.name: layout.from_file(feeds[layout.name]) for layout in self.inputs}
+        inputs = {
+            layout.name: layout.from_file(feeds[layout.name]) for layout in self.inputs
+        }
         if lengths is None or (lengths == steps).all():
             outputs = states.run(rows, inputs, sizes)
         else:
-            outputs = {layout.name: _room(layout, len(rows), steps // unit) for layout in self.outputs}
+            outputs = {
+                layout.name: _room(layout, len(rows), steps // unit)
+                for layout in self.outputs
+            }
             for length in np.unique(lengths).tolist():
                 equal = np.flatnonzero(lengths == length)
-                part: Any = lambda layout: (equal, slice(length)) if layout.timed else equal  # noqa: B023, E731
-                given = {layout.name: inputs[layout.name][part(layout)] for layout in self.inputs}
-                results = states.run(equal, given, {**sizes, manifest.sequence or "": length})
+                given = {}
+                for layout in self.inputs:
+                    part: Any = (equal, slice(length)) if layout.timed else equal
+                    given[layout.name] = inputs[layout.name][part]
+                results = states.run(
+                    equal, given, {**sizes, manifest.sequence or "": length}
+                )
                 for output in self.outputs:
-                    outputs[output.name][part(output)] = results[output.name]
+                    part = (equal, slice(length)) if output.timed else equal
+                    outputs[output.name][part] = results[output.name]
         after = states.read(rows)
-        results = {layout.name: layout.to_file(outputs[layout.name]) for layout in self.outputs}
+        results = {
+            layout.name: layout.to_file(outputs[layout.name]) for layout in self.outputs
+        }
         return results | {spec.output: after[spec.input] for spec in manifest.states}
 
     def states(self, rows: int | None) -> "NativeStates":
@@ -205,7 +261,9 @@ class NativeEngine(Engine):
         return NativeStates(self, rows)
 
     def selftest(self) -> float:
-        """Return the largest difference from the program's own golden case, as a fraction of its limit."""
+        """Return the largest difference from the program's own golden case, as a
+        fraction of its limit.
+        """
         worst = C.c_double()
         if self.library.lstm_edge_selftest(self.handle, C.byref(worst)):
             raise self.refusal()
@@ -222,56 +280,105 @@ class NativeEngine(Engine):
         return ports
 
     def _part(self, port: Port) -> _Part:
-        """Return which state of the manifest a state of the program, ``h_0`` or ``h_0[1]``, is a part of."""
+        """Return which state of the manifest a state of the program, ``h_0`` or
+        ``h_0[1]``, is a part of.
+        """
         name = port.name.decode(errors="replace")
         whole, _, layer = name.removesuffix("]").rpartition("[")
         for spec in self.manifest.states:
             if spec.input in (name, whole):
                 layered = spec.input != name
-                tensor = layout(spec.input, spec.dtype, spec.axes[layered:], self.manifest)
+                tensor = layout(
+                    spec.input, spec.dtype, spec.axes[layered:], self.manifest
+                )
                 frame = port.frames * port.groups
-                past = Past(port.groups, port.frames, (port.width - 1) // frame) if frame else None
+                past = (
+                    Past(port.groups, port.frames, (port.width - 1) // frame)
+                    if frame
+                    else None
+                )
                 return _Part(tensor, int(layer) if layered else None, port.width, past)
-        raise FileFormatError(f"the native program has a state {name!r} that its manifest does not name")
+        raise FileFormatError(
+            f"the native program has a state {name!r} that its manifest does not name"
+        )
 
     def _matches(self) -> Iterator[bool]:
-        """Yield False where the program would read or write other memory than its manifest describes."""
-        manifest, parts, inputs, outputs = self.manifest, self.parts, self.inputs, self.outputs
-        yield self._keys(INPUT) == [(i.name, prod(i.inner), i.dtype.replace("bool", "uint8")) for i in inputs]
+        """Yield False where the program would read or write other memory than its
+        manifest describes.
+        """
+        manifest, parts, inputs, outputs = (
+            self.manifest,
+            self.parts,
+            self.inputs,
+            self.outputs,
+        )
+        yield self._keys(INPUT) == [
+            (i.name, prod(i.inner), i.dtype.replace("bool", "uint8")) for i in inputs
+        ]
         yield self._keys(OUTPUT) == [(o.name, prod(o.inner), o.dtype) for o in outputs]
         yield self._keys(STATE) == [part.key for part in parts]
-        pace = [(output.timed, output.frames if output.timed else 0) for output in outputs]
-        yield pace == [(bool(port.every_step), port.frames) for port in self._ports(OUTPUT)]
+        pace = [
+            (output.timed, output.frames if output.timed else 0) for output in outputs
+        ]
+        yield pace == [
+            (bool(port.every_step), port.frames) for port in self._ports(OUTPUT)
+        ]
         yield self.library.lstm_edge_unit(self.handle) == manifest.unit
         for spec in manifest.states:
             layers = [part.layer for part in parts if part.layout.name == spec.input]
-            yield layers == [None] or (layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),))
+            yield layers == [None] or (
+                layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),)
+            )
         for tensor in (*inputs, *outputs, *(part.layout for part in parts)):
-            names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]  # without the batch axis
-            yield len(names) == tensor.timed and not (tensor.factor and tensor not in outputs)
-        yield not manifest.sequence or any(manifest.sequence in layout.axes for layout in inputs)
+            names = [
+                axis for axis in tensor.given[1:] if isinstance(axis, str)
+            ]  # without the batch axis
+            yield len(names) == tensor.timed and not (
+                tensor.factor and tensor not in outputs
+            )
+        yield not manifest.sequence or any(
+            manifest.sequence in layout.axes for layout in inputs
+        )
 
     def _keys(self, kind: int) -> list[tuple[str, int, str]]:
         ports = self._ports(kind)
-        return [(port.name.decode(errors="replace"), port.width, TYPES[port.type]) for port in ports]
+        return [
+            (port.name.decode(errors="replace"), port.width, TYPES[port.type])
+            for port in ports
+        ]
 
 
 class NativeStates:
-    """States of a single source in memory of the C library, with which a step is quickest; else a pool."""
+    """States of a single source in memory of the C library, with which a step is
+    quickest; else a pool.
+    """
 
     __slots__ = ("_engine", "_inputs", "_outputs", "_pool", "_stream", "_views")
     in_place = True
 
-    def __init__(self, engine: NativeEngine, rows: int | None, states: Arrays | None = None) -> None:
-        """Open a stream of the library, or allocate a pool; at ``states``, or at reset."""
+    def __init__(
+        self, engine: NativeEngine, rows: int | None, states: Arrays | None = None
+    ) -> None:
+        """Open a stream of the library, or allocate a pool; at ``states``, or at
+        reset.
+        """
         self._engine = engine
         # a stream of the library keeps steps and drops frames by itself
-        self._stream = _Stream(engine) if rows is None and not engine.manifest.is_buffered else None
-        self._inputs, self._outputs = ((Rows * len(side))() for side in (engine.inputs, engine.outputs))
+        self._stream = (
+            _Stream(engine)
+            if rows is None and not engine.manifest.is_buffered
+            else None
+        )
+        self._inputs, self._outputs = (
+            (Rows * len(side))() for side in (engine.inputs, engine.outputs)
+        )
         self._pool: list[Array] = []
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
-            self._pool = [np.array(p.to_rows(states), p.layout.dtype, order="C") for p in engine.parts]
+            self._pool = [
+                np.array(p.to_rows(states), p.layout.dtype, order="C")
+                for p in engine.parts
+            ]
             self._views = _rows(self._pool)
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
@@ -283,17 +390,28 @@ class NativeStates:
         arrays = [[_room(tensor, rows, units) for tensor in side] for side in layouts]
         if stream is not None and units == 1:
             sides = enumerate(arrays)
-            arrays = [[stream.view(kind, *port) for port in enumerate(side)] for kind, side in sides]
-            run: Callable[[], object] = MethodType(engine.step, stream.handle)  # smaller than a partial
+            arrays = [
+                [stream.view(kind, *port) for port in enumerate(side)]
+                for kind, side in sides
+            ]
+            run: Callable[[], object] = MethodType(
+                engine.step, stream.handle
+            )  # smaller than a partial
         else:
             inputs, outputs = views = [(Rows * len(side))() for side in layouts]
             for view, side, memory in zip(views, layouts, arrays, strict=True):
                 _fill(view, side, memory)
             arguments = engine.handle, rows, units, None, inputs, _rows(states), outputs
             run = partial(engine.library.lstm_edge_run, *arguments)
-        return Call(_by_name(layouts[INPUT], arrays[INPUT]), run, _by_name(layouts[OUTPUT], arrays[OUTPUT]))
+        return Call(
+            _by_name(layouts[INPUT], arrays[INPUT]),
+            run,
+            _by_name(layouts[OUTPUT], arrays[OUTPUT]),
+        )
 
-    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
+    def run(
+        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]
+    ) -> dict[str, Array]:
         """Take steps of some sources; see ``OrtStates``."""
         engine, manifest = self._engine, self._engine.manifest
         units = sizes.get(manifest.sequence or "", 1) // manifest.unit
@@ -313,8 +431,13 @@ class NativeStates:
         states: dict[str, list[Array]] = {}
         for part, array in zip(self._engine.parts, self._states(), strict=True):
             state = part.from_rows(array[rows])
-            states.setdefault(part.layout.name, []).append(state if part.layer is None else state[None])
-        return {spec.input: np.concatenate(states[spec.input]) for spec in self._engine.manifest.states}
+            states.setdefault(part.layout.name, []).append(
+                state if part.layer is None else state[None]
+            )
+        return {
+            spec.input: np.concatenate(states[spec.input])
+            for spec in self._engine.manifest.states
+        }
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set states; see ``OrtStates``."""
@@ -325,8 +448,12 @@ class NativeStates:
         """Return the states themselves, ``(rows, width)`` of each part."""
         if self._stream is None:
             return self._pool
-        likes = [np.empty((1, part.width), part.layout.dtype) for part in self._engine.parts]
-        return [self._stream.view(STATE, index, like) for index, like in enumerate(likes)]
+        likes = [
+            np.empty((1, part.width), part.layout.dtype) for part in self._engine.parts
+        ]
+        return [
+            self._stream.view(STATE, index, like) for index, like in enumerate(likes)
+        ]
 
 
 class _Stream:
@@ -345,9 +472,15 @@ class _Stream:
             self.engine.library.lstm_edge_stream_free(self.handle)
 
     def view(self, kind: int, index: int, like: Array) -> Array:
-        """Return the memory of an input, output or state as an array of the shape and dtype of ``like``."""
+        """Return the memory of an input, output or state as an array of the shape and
+        dtype of ``like``.
+        """
         library = self.engine.library
-        find = (library.lstm_edge_input, library.lstm_edge_output, library.lstm_edge_state)[kind]
+        find = (
+            library.lstm_edge_input,
+            library.lstm_edge_output,
+            library.lstm_edge_state,
+        )[kind]
         memory: Any = (C.c_char * like.nbytes).from_address(find(self.handle, index))
         memory.stream = self
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
@@ -368,13 +501,17 @@ def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> Non
     for view, tensor, array in zip(views, layouts, arrays, strict=True):
         strides = array.strides
         view.data, view.row_stride = _address(array), strides[0]
-        if tensor.timed and array.shape[1] > tensor.frames:  # the stride of a single unit is not used
+        if (
+            tensor.timed and array.shape[1] > tensor.frames
+        ):  # the stride of a single unit is not used
             view.step_stride = strides[1] * tensor.frames
 
 
 def _rows(arrays: Sequence[Array]) -> Any:
     """Return where arrays ``(K, width)`` lie, for the library; it keeps them."""
-    views: Any = (Rows * len(arrays))(*[Rows(_address(array), array.strides[0], 0) for array in arrays])
+    views: Any = (Rows * len(arrays))(
+        *[Rows(_address(array), array.strides[0], 0) for array in arrays]
+    )
     views.arrays = arrays
     return views
 

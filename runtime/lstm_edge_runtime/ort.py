@@ -1,4 +1,6 @@
-"""onnxruntime: quiet sessions with our options, and the engine that runs an ``.onnx`` file on CPU or CUDA."""
+"""onnxruntime: quiet sessions with our options, and the engine that runs an ``.onnx``
+file on CPU or CUDA.
+"""
 
 import hashlib
 import sys
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _EXACT = {CUDA: {"use_tf32": "0"}}
-"""By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for float32."""
+"""By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for
+float32."""
 _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
-"""Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16 product behind an LSTM."""
+"""Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16
+product behind an LSTM."""
 _SILENT = 4
 """onnxruntime's severity for what ends the process; all below it is not logged."""
 _KINDS = {"float32": "float", "float64": "double"}
@@ -51,18 +55,24 @@ def sealed(content: bytes) -> bytes:
 
 
 def check_seal(content: bytes, name: str) -> str:
-    """Return the identity of a file: the sha256 in hex of all bytes in front of its seal; raises as ``load``.
+    """Return the identity of a file: the sha256 in hex of all bytes in front of its
+    seal; raises as ``load``.
 
-    onnxruntime trusts what it reads, and some damaged files end the process in it; so the digest comes first.
+    onnxruntime trusts what it reads, and some damaged files end the process in it; so
+    the digest comes first.
     """
     identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
     if content[-_SIZE:] != _FRONT + identity.encode():
         if KEY.encode() not in content:
             command = f"lstm-edge lift {name} -o lifted.onnx"
             raise ManifestError(f"{name} has no manifest; make one with: {command}")
-        raise FileFormatError("damaged, or edited after it was exported; export or copy it again")
+        raise FileFormatError(
+            "damaged, or edited after it was exported; export or copy it again"
+        )
     if b"\n\x08location\x12" in content:  # a tensor names the file of its values
-        raise UnsupportedError("its weights are in another file, but an artifact is one; lift it again")
+        raise UnsupportedError(
+            "its weights are in another file, but an artifact is one; lift it again"
+        )
     return identity
 
 
@@ -75,7 +85,8 @@ def open_session(
 ) -> "InferenceSession":
     """Open a session on a path, or on a file's bytes with a name for messages.
 
-    Each operator uses ``threads`` threads. The CPU takes nodes that other providers do not.
+    Each operator uses ``threads`` threads. The CPU takes nodes that other providers do
+    not.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
@@ -86,27 +97,34 @@ def open_session(
     names = list(providers)
     for provider in names:
         if provider not in ort.get_available_providers():
-            raise _not_in_use(provider, ort.get_available_providers(), "is not in this wheel")
+            raise _not_in_use(
+                provider, ort.get_available_providers(), "is not in this wheel"
+            )
     try:
         session = ort.InferenceSession(
             source,
             _settings(ort, threads),
             providers=[(name, _EXACT.get(name, {})) for name in names],
             disabled_optimizers=_CRASHING,
-            enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
+            # onnxruntime's own prints, and goes on without the provider
+            enable_fallback=0,
         )
     except Exception as error:
         if names != [CPU]:
-            raise _not_in_use(names[0], [CPU], f"did not start ({first_line(error)})") from error
+            raise _not_in_use(
+                names[0], [CPU], f"did not start ({first_line(error)})"
+            ) from error
         what = source if isinstance(source, str) else name
         raise FileFormatError(
-            f"{what} can't be opened by onnxruntime {ort.__version__}: {first_line(error)}; "
-            "export it again, or for a lower opset"
+            f"{what} can't be opened by onnxruntime {ort.__version__}:"
+            f" {first_line(error)}; export it again, or for a lower opset"
         ) from error
     for provider in names:
         if provider not in session.get_providers():
             raise _not_in_use(provider, session.get_providers(), "did not start")
-    session._model_bytes = None  # kept for set_providers alone, which nothing here calls
+    session._model_bytes = (
+        None  # kept for set_providers alone, which nothing here calls
+    )
     return session  # type: ignore[no-any-return]
 
 
@@ -118,7 +136,9 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     for kind in (np.float16, np.float32, np.float64):
-        np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
+        np.finfo(
+            kind
+        )  # numpy 2.2 and older look once, and warn where they find denormals flushed
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     return settings
@@ -127,55 +147,85 @@ def _settings(ort: Any, threads: int) -> Any:
 def run_by_name(
     session: "InferenceSession", feeds: Arrays, outputs: Sequence[str] | None = None
 ) -> dict[str, Array]:
-    """Run once and return ``outputs`` by name, or all of them; onnxruntime's errors pass through."""
-    names = [output.name for output in session.get_outputs()] if outputs is None else list(outputs)
-    return dict(zip(names, map(np.asarray, session.run(names, dict(feeds))), strict=True))
+    """Run once and return ``outputs`` by name, or all of them; onnxruntime's errors
+    pass through.
+    """
+    names = (
+        [output.name for output in session.get_outputs()]
+        if outputs is None
+        else list(outputs)
+    )
+    return dict(
+        zip(names, map(np.asarray, session.run(names, dict(feeds))), strict=True)
+    )
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime; ``MissingDependencyError`` if it is not installed, or does not start."""
+    """Import onnxruntime; ``MissingDependencyError`` if it is not installed, or does
+    not start.
+    """
     first = "onnxruntime" not in sys.modules
     try:
         import onnxruntime
 
         onnxruntime.InferenceSession  # noqa: B018  what pip leaves of two wheels is an empty package
-        if first:  # what it can't do it raises as well; who imports it first may want its log
+        if (
+            first
+        ):  # what it can't do it raises as well; who imports it first may want its log
             onnxruntime.set_default_logger_severity(_SILENT)
     except Exception as error:  # a broken wheel may raise anything
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        install = install_command("cpu")
+        if not missing:
+            install = f"pip uninstall onnxruntime onnxruntime-gpu, then {install}"
         raise MissingDependencyError(
-            f"onnxruntime {'is missing' if missing else 'does not start'} ({first_line(error)}); "
-            f"{'' if missing else 'pip uninstall onnxruntime onnxruntime-gpu, then '}"
-            f"{install_command('cpu')}, or [cuda] for a GPU"
+            f"onnxruntime {'is missing' if missing else 'does not start'}"
+            f" ({first_line(error)}); {install}, or [cuda] for a GPU"
         ) from error
     return onnxruntime
 
 
 def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
     return ProviderError(
-        f"{name} {why}; available: {', '.join(available)}; check its drivers, or "
-        f"{install_command('cuda' if name == CUDA else 'cpu')} instead of the other onnxruntime wheel"
+        f"{name} {why}; available: {', '.join(available)}; check its drivers, or"
+        f" {install_command('cuda' if name == CUDA else 'cpu')} instead of the other"
+        " onnxruntime wheel"
     )
 
 
 def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
-    """Raise ``ContractError`` if inputs, outputs and states of graph and manifest differ."""
+    """Raise ``ContractError`` if inputs, outputs and states of graph and manifest
+    differ.
+    """
     graph = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
-    states = [TensorSpec(end, state.dtype, state.axes) for state in manifest.states for end in state[:2]]
+    states = [
+        TensorSpec(end, state.dtype, state.axes)
+        for state in manifest.states
+        for end in state[:2]
+    ]
     for spec in (*manifest.inputs, *manifest.outputs, *states):
         arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
         if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
-            got, expected = f"{arg.type} {describe(axes)}" if arg else "missing", describe(spec.axes)
-            raise ContractError(f"{spec.name} is {got} in the graph, expected {spec.dtype} {expected}")
+            got, expected = (
+                (f"{arg.type} {describe(axes)}" if arg else "missing"),
+                describe(spec.axes),
+            )
+            raise ContractError(
+                f"{spec.name} is {got} in the graph, expected {spec.dtype} {expected}"
+            )
     if more := {arg.name for arg in session.get_inputs()} - set(manifest.input_names):
-        raise ContractError(f"inputs {sorted(more)} are not in the manifest; export the model again")
+        raise ContractError(
+            f"inputs {sorted(more)} are not in the manifest; export the model again"
+        )
 
 
 class OrtEngine(Engine):
     """A session and the manifest of its file; see ``Engine``."""
 
-    def __init__(self, session: "InferenceSession", manifest: Manifest, device: str) -> None:
+    def __init__(
+        self, session: "InferenceSession", manifest: Manifest, device: str
+    ) -> None:
         """Take a session whose graph keeps its manifest, and ``cpu`` or ``cuda``."""
         super().__init__(manifest)
         self.session, self.device = session, device
@@ -183,7 +233,9 @@ class OrtEngine(Engine):
         self.state_layouts = layouts(manifest.states, manifest)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:  # noqa: ARG002
-        """Run whole sequences; see ``Engine``. ``ContractError`` if a new state has another shape."""
+        """Run whole sequences; see ``Engine``. ``ContractError`` if a new state has
+        another shape.
+        """
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
         except Exception as error:
@@ -191,7 +243,10 @@ class OrtEngine(Engine):
         for spec in self.manifest.states:
             new, old = results[spec.output].shape, feeds[spec.input].shape
             if new != old:
-                raise ContractError(f"the new state {spec.input} has shape {new}, expected {old} as before")
+                raise ContractError(
+                    f"the new state {spec.input} has shape {new}, expected {old} as"
+                    " before"
+                )
         return results
 
     def states(self, rows: int | None) -> "OrtStates":
@@ -202,7 +257,8 @@ class OrtEngine(Engine):
 class OrtStates:
     """The states of some sources, for one thread at a time, in two sets of buffers.
 
-    A bound call reads one set and writes the other, then they change places; one that fails changes nothing.
+    A bound call reads one set and writes the other, then they change places; one that
+    fails changes nothing.
     """
 
     in_place: bool
@@ -220,10 +276,20 @@ class OrtStates:
         """Return a call of all sources for named axes of these sizes."""
         engine, manifest = self._engine, self._engine.manifest
         steps = sizes.get(manifest.sequence or "", 1)
-        sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps, manifest.batch or "": self._rows}
-        shapes = {spec.name: resolve(spec.axes, sizes) for spec in (*manifest.inputs, *manifest.outputs)}
+        sizes = {
+            **sizes,
+            **manifest.time_sizes(steps),
+            LONGEST: steps,
+            manifest.batch or "": self._rows,
+        }
+        shapes = {
+            spec.name: resolve(spec.axes, sizes)
+            for spec in (*manifest.inputs, *manifest.outputs)
+        }
         if unknown := [name for name, shape in shapes.items() if shape is None]:
-            raise UnsupportedError(f"{unknown[0]} has an axis of unknown size; use run()")
+            raise UnsupportedError(
+                f"{unknown[0]} has an axis of unknown size; use run()"
+            )
         feeds, outputs = (
             {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in specs}
             for specs in (manifest.inputs, manifest.outputs)
@@ -231,7 +297,9 @@ class OrtStates:
         if manifest.lengths is not None:
             feeds[manifest.lengths][...] = steps
         if len(self._host) == 1:
-            self._host.append({name: np.empty_like(array) for name, array in self._host[0].items()})
+            self._host.append(
+                {name: np.empty_like(array) for name, array in self._host[0].items()}
+            )
             self._values.append(self._on_device(self._host[1]))
         _retain_heap(self._bytes * steps)
         values, copied = self._on_device(feeds), engine.device != "cpu"
@@ -247,20 +315,36 @@ class OrtStates:
                 raise _run_error(error) from error
             self._front = 1 - self._front
 
-        inputs = {layout.name: layout.from_file(feeds[layout.name]) for layout in engine.inputs}
-        results = {layout.name: layout.from_file(outputs[layout.name]) for layout in engine.outputs}
+        inputs = {
+            layout.name: layout.from_file(feeds[layout.name])
+            for layout in engine.inputs
+        }
+        results = {
+            layout.name: layout.from_file(outputs[layout.name])
+            for layout in engine.outputs
+        }
         return Call(inputs, run, results)
 
-    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
-        engine, manifest, calls = self._engine, self._engine.manifest, list[dict[str, Array]]()
+    def run(
+        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]
+    ) -> dict[str, Array]:
+        """Take steps of the sources at ``rows (K,)``, or raise and change no state;
+        return outputs.
+        """
+        engine, manifest, calls = (
+            self._engine,
+            self._engine.manifest,
+            list[dict[str, Array]](),
+        )
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
         parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
         for part in parts:
             feeds = self.read(rows[part])
             for input_ in engine.inputs:
-                feeds[input_.name] = np.ascontiguousarray(input_.to_file(inputs[input_.name][part]))
+                feeds[input_.name] = np.ascontiguousarray(
+                    input_.to_file(inputs[input_.name][part])
+                )
             if (spec := manifest.lengths_input) is not None:
                 feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
             calls.append(engine.call(feeds, sizes))
@@ -269,16 +353,20 @@ class OrtStates:
         outputs = {}
         for output in engine.outputs:
             blocks = [output.from_file(results[output.name]) for results in calls]
-            outputs[output.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+            outputs[output.name] = (
+                blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+            )
         return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of the states of some sources."""
         arrays = self._read_all()
         return {
-            layout.name: arrays[layout.name].copy()
-            if layout.batch is None or layout.factor
-            else arrays[layout.name].take(rows, layout.batch)
+            layout.name: (
+                arrays[layout.name].copy()
+                if layout.batch is None or layout.factor
+                else arrays[layout.name].take(rows, layout.batch)
+            )
             for layout in self._engine.state_layouts
         }
 
@@ -287,29 +375,42 @@ class OrtStates:
         arrays = self._read_all()
         for layout in self._engine.state_layouts:
             whole = layout.batch is None or layout.factor
-            where: Any = ... if whole else ((slice(None),) * (layout.batch or 0) + (rows,))
+            where: Any = (
+                ... if whole else ((slice(None),) * (layout.batch or 0) + (rows,))
+            )
             arrays[layout.name][where] = states[layout.name]
             if self._engine.device != "cpu":
-                self._values[self._front][layout.name].update_inplace(arrays[layout.name])
+                self._values[self._front][layout.name].update_inplace(
+                    arrays[layout.name]
+                )
 
     def _read_all(self) -> Arrays:
         """Return the states in front: on the CPU the memory itself, else a copy."""
         if self._engine.device == "cpu":
             return self._host[self._front]
-        return {name: np.array(value.numpy()) for name, value in self._values[self._front].items()}
+        return {
+            name: np.array(value.numpy())
+            for name, value in self._values[self._front].items()
+        }
 
     def _on_device(self, arrays: Arrays) -> dict[str, Any]:
         make = import_onnxruntime().OrtValue.ortvalue_from_numpy
-        return {name: make(array, self._engine.device, 0) for name, array in arrays.items()}
+        return {
+            name: make(array, self._engine.device, 0) for name, array in arrays.items()
+        }
 
-    def _bound(self, front: int, inputs: Mapping[str, Any], outputs: Arrays) -> Callable[[], None]:
+    def _bound(
+        self, front: int, inputs: Mapping[str, Any], outputs: Arrays
+    ) -> Callable[[], None]:
         session: Any = self._engine.session
         before, after = self._values[front], self._values[1 - front]
         binding: Any = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, import_onnxruntime().OrtValue.ortvalue_from_numpy(array))
+            binding.bind_ortvalue_output(
+                name, import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
+            )
         for spec in self._engine.manifest.states:
             binding.bind_ortvalue_input(spec.input, before[spec.input])
             binding.bind_ortvalue_output(spec.output, after[spec.input])
@@ -318,12 +419,16 @@ class OrtStates:
 
 
 def _retain_heap(size: int) -> None:
-    """Let glibc see a block freed that is larger than an LSTM call with ``size`` bytes of states allocates.
+    """Let glibc see a block freed that is larger than an LSTM call with ``size`` bytes
+    of states allocates.
 
-    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the time.
+    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the
+    time.
     """
     np.empty(min(8 * size, 31 << 20), np.uint8)  # it learns from blocks below 32 MiB
 
 
 def _run_error(error: Exception) -> ContractError:
-    return ContractError(f"onnxruntime could not run the file: {first_line(error)}; no state has changed")
+    return ContractError(
+        f"onnxruntime could not run the file: {first_line(error)}; no state has changed"
+    )

@@ -1,4 +1,6 @@
-"""The states of one stream or batch between two calls: plain arrays, and the identity of their model."""
+"""The states of one stream or batch between two calls: plain arrays, and the identity
+of their model.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,23 +16,29 @@ _PREFIX = "state/"
 
 
 class State(Mapping[str, Array]):
-    """An immutable mapping of state input names to arrays, for example ``h_0 (layers*D, N, H)``.
+    """An immutable mapping of state input names to arrays, for example
+    ``h_0 (layers*D, N, H)``.
 
-    It pickles, saves to ``.npz``, and carries its age and the identity (sha256) of the model file that it
-    came from: a model refuses the state of another one.
+    It pickles, saves to ``.npz``, and carries its age and the identity (sha256) of the
+    model file that it came from: a model refuses the state of another one.
     """
 
     __slots__ = ("_arrays", "age", "identity")
 
-    def __init__(self, arrays: Mapping[str, Array], identity: str, age: int = 0) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Array], identity: str, age: int = 0
+    ) -> None:
         """Copy ``arrays``; the copies can't be written to."""
-        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+        self._arrays = {
+            name: np.array(array, order="C") for name, array in arrays.items()
+        }
         for array in self._arrays.values():
             array.flags.writeable = False
         self.identity = identity
         """The sha256 of the model file, in hex."""
         self.age = age
-        """Time steps since it was at reset, of a batch those of the longest row; 0 where not known."""
+        """Time steps since it was at reset, of a batch those of the longest row; 0
+        where not known."""
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
@@ -45,31 +53,51 @@ class State(Mapping[str, Array]):
         return State, (self._arrays, self.identity, self.age)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
+        shapes = ", ".join(
+            f"{name}: {array.dtype} {array.shape}" for name, array in self.items()
+        )
         return f"State({shapes}; model {self.identity[:12]})"
 
     def save(self, path: str | os.PathLike[str], **more: Any) -> None:
-        """Write the state to ``path`` as ``.npz``, and ``more`` arrays; raises as ``replacing``."""
+        """Write the state to ``path`` as ``.npz``, and ``more`` arrays; raises as
+        ``replacing``.
+        """
         from .files import replacing
 
         arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, identity=np.array(self.identity), age=np.array(self.age), **arrays, **more)
+            np.savez(
+                file,
+                identity=np.array(self.identity),
+                age=np.array(self.age),
+                **arrays,
+                **more,
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
-        """Read what ``save`` wrote; ``NotFoundError``, or ``FileFormatError`` for any other file."""
+        """Read what ``save`` wrote; ``NotFoundError``, or ``FileFormatError`` for any
+        other file.
+        """
         return read_state(path)[0]
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
-    """Return the state in a file, and the other arrays there; raises as ``State.load``."""
+    """Return the state in a file, and the other arrays there; raises as
+    ``State.load``.
+    """
     from .files import read_arrays
 
     advice = "save one first, or reset the stream"
     arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
     identity, age = str(arrays.pop("identity")), arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
-        raise FileFormatError(f"{path} is not a saved state (age {age!r:.60}); {advice}")
-    states = {name.removeprefix(_PREFIX): arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
+        raise FileFormatError(
+            f"{path} is not a saved state (age {age!r:.60}); {advice}"
+        )
+    states = {
+        name.removeprefix(_PREFIX): arrays.pop(name)
+        for name in [*arrays]
+        if name.startswith(_PREFIX)
+    }
     return State(states, identity, int(age)), arrays

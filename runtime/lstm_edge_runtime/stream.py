@@ -1,6 +1,8 @@
-"""Streams: one source of samples, or many that are advanced together, a call into the engine per tick.
+"""Streams: one source of samples, or many that are advanced together, a call into the
+engine per tick.
 
-Steps that do not fill a unit are kept for the next call; the first frames of an output, its delay, go.
+Steps that do not fill a unit are kept for the next call; the first frames of an output,
+its delay, go.
 """
 
 import sys
@@ -12,7 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import InputArrays, as_array, by_name, check_state, refuse_not_finite, reset_states
+from .arrays import (
+    InputArrays,
+    as_array,
+    by_name,
+    check_state,
+    refuse_not_finite,
+    reset_states,
+)
 from .axes import Layout, layouts, learn_sizes, resolve
 from .engine import Arrays, Engine
 from .errors import ContractError, InputError, StateError
@@ -23,7 +32,8 @@ Result = Any
 """The only output that is not a state; a mapping by name where there are several."""
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 _WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
-"""Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
+"""Exceptions of a memory view for an object of another shape or dtype, or that is not
+an array."""
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _NEVER = sys.maxsize
@@ -49,31 +59,50 @@ class _Streams:
         if reset_every is None or reset_every == "never":
             reset_every = _NEVER
         elif type(reset_every) is not int or reset_every < 1:
-            raise InputError(f"reset_every is {reset_every!r}, expected a positive integer or 'never'")
+            raise InputError(
+                f"reset_every is {reset_every!r}, expected a positive integer or"
+                " 'never'"
+            )
         self._engine, self._identity, self._every = engine, model.identity, reset_every
-        self._states, self._unit, self._ranges = engine.states(rows), manifest.unit, dict(manifest.ranges)
+        self._states, self._unit, self._ranges = (
+            engine.states(rows),
+            manifest.unit,
+            dict(manifest.ranges),
+        )
         self._advice = "clean the samples first" if model._check else ""
         if rows is not None and engine.couples_rows and not model._check:
-            self._advice = "with an int8 file it would affect the other sources; omit this one from the tick"
+            self._advice = (
+                "with an int8 file it would affect the other sources; omit this one"
+                " from the tick"
+            )
         if self._unit > 1:  # it keeps steps, so that a chunk has any number
             self._ranges.pop(manifest.sequence or "", None)
-        self._settled = manifest.unit * max((output.delay for output in engine.outputs), default=0)
-        self._even = manifest.unit == 1 and all(output.frames == 1 for output in engine.outputs)
+        self._settled = manifest.unit * max(
+            (output.delay for output in engine.outputs), default=0
+        )
+        self._even = manifest.unit == 1 and all(
+            output.frames == 1 for output in engine.outputs
+        )
         self._plain = self._even and not self._settled and reset_every == _NEVER
         """True if every call is one of the engine."""
         self._rest = {
-            layout.name: np.zeros((rows or 1, manifest.unit, *layout.inner), layout.dtype)
+            layout.name: np.zeros(
+                (rows or 1, manifest.unit, *layout.inner), layout.dtype
+            )
             for layout in engine.inputs
             if layout.timed and manifest.unit > 1
         }
-        """The last steps of each source that do not fill a unit, ``(rows, unit, ...)``."""
+        """The last steps of each source that do not fill a unit,
+        ``(rows, unit, ...)``."""
         self._age = np.zeros(rows or 1, np.int64)
         """Steps of each source since its reset."""
         self._entry = _Entry()
         self._checked = _NOTHING
         self._step: _Bound | None = None
 
-    def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
+    def _arrays(
+        self, x: InputArrays, rows: int, *, step: bool
+    ) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
         manifest, inputs = self._manifest, self._engine.inputs
         arrays = by_name(x, inputs)
@@ -85,33 +114,69 @@ class _Streams:
             sizes = {manifest.batch or "": rows, **time}
             for layout in sorted(inputs, key=lambda layout: "+" in str(layout.axes)):
                 name, shape = layout.name, arrays[layout.name].shape
-                axes = tuple(axis for axis in layout.given[not self._many :] if axis not in time)
+                axes = tuple(
+                    axis for axis in layout.given[not self._many :] if axis not in time
+                )
                 bare = tuple(axis for axis in axes if axis != 1)
-                learn_sizes(name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges)
-            full = {layout.name: (rows, *(resolve(layout.given[1:], sizes) or ())) for layout in inputs}
+                learn_sizes(
+                    name,
+                    bare if len(shape) == len(bare) else axes,
+                    shape,
+                    sizes,
+                    self._ranges,
+                )
+            full = {
+                layout.name: (rows, *(resolve(layout.given[1:], sizes) or ()))
+                for layout in inputs
+            }
             self._checked = shapes, sizes, full
         _, sizes, full = self._checked
         if not self._many:  # a single stream is small
             self._checked = _NOTHING
         shaped = {name: array.reshape(full[name]) for name, array in arrays.items()}
-        return {layout.name: layout.from_given(shaped[layout.name]) for layout in inputs}, sizes
+        return {
+            layout.name: layout.from_given(shaped[layout.name]) for layout in inputs
+        }, sizes
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
 
     def _ready(self, least: int, most: int, steps: int) -> bool:
-        """Tell whether steps of sources of these ages, whole units, are one call without a first frame."""
-        return not steps % self._unit and least >= self._settled and most + steps <= self._every
+        """Tell whether steps of sources of these ages, whole units, are one call
+        without a first frame.
+        """
+        return (
+            not steps % self._unit
+            and least >= self._settled
+            and most + steps <= self._every
+        )
 
     def _filled(
-        self, bound: "_Bound | None", arrays: Arrays, sizes: Mapping[str, int], *, step: bool
+        self,
+        bound: "_Bound | None",
+        arrays: Arrays,
+        sizes: Mapping[str, int],
+        *,
+        step: bool,
     ) -> "_Bound":
-        """Return the bound call for these sizes with samples in it: ``bound`` where it fits."""
+        """Return the bound call for these sizes with samples in it: ``bound`` where it
+        fits.
+        """
         if bound is None or bound.sizes != sizes:
             engine, (inputs, run, outputs) = self._engine, self._states.bind(sizes)
-            cells = [self._seen(inputs[layout.name], layout, step=step) for layout in engine.inputs]
-            views = {out.name: self._seen(outputs[out.name], out, step=step) for out in engine.outputs}
-            result = partial(_copies, views) if len(views) > 1 else next(iter(views.values())).copy
+            cells = [
+                self._seen(inputs[layout.name], layout, step=step)
+                for layout in engine.inputs
+            ]
+            views = {
+                out.name: self._seen(outputs[out.name], out, step=step)
+                for out in engine.outputs
+            }
+            result = (
+                partial(_copies, views)
+                if len(views) > 1
+                else next(iter(views.values())).copy
+            )
             cell = cells[0] if len(cells) == 1 and not self._advice else None
             bound = _Bound(sizes, self._steps(sizes), inputs, run, result, cell)
         for name, array in arrays.items():
@@ -119,17 +184,28 @@ class _Streams:
         return bound
 
     def _seen(self, array: Array, layout: Layout, *, step: bool) -> Array:
-        """Return an array as callers see it: without the time axis of a step, the row of a single source."""
-        array = array[:, 0] if step and layout.timed and layout.frames == 1 else layout.to_given(array)
+        """Return an array as callers see it: without the time axis of a step, the row
+        of a single source.
+        """
+        array = (
+            array[:, 0]
+            if step and layout.timed and layout.frames == 1
+            else layout.to_given(array)
+        )
         return array if self._many else array[0, ...]  # a view of a single number, too
 
-    def _pieces(self, rows: Array, arrays: Arrays, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Take steps in pieces, so that no source is reset within one; return its frames by output.
+    def _pieces(
+        self, rows: Array, arrays: Arrays, sizes: Mapping[str, int]
+    ) -> list[dict[str, Any]]:
+        """Take steps in pieces, so that no source is reset within one; return its
+        frames by output.
 
         An output without a time axis gives the last result, None if there is none.
         """
         steps, start, layouts = self._steps(sizes), 0, self._engine.outputs
-        parts: list[dict[str, list[Array]]] = [{layout.name: [] for layout in layouts} for _ in rows]
+        parts: list[dict[str, list[Array]]] = [
+            {layout.name: [] for layout in layouts} for _ in rows
+        ]
         with self._kept(rows):
             while start < steps:
                 due = rows[self._age[rows] >= self._every]
@@ -141,50 +217,96 @@ class _Streams:
                 start = end
         frames: list[dict[str, Any]] = []
         for part in parts:
-            frames.append({layout.name: next(iter(part[layout.name][-1:]), None) for layout in layouts})
+            frames.append(
+                {
+                    layout.name: next(iter(part[layout.name][-1:]), None)
+                    for layout in layouts
+                }
+            )
             for layout in layouts:
                 if layout.name in self._manifest.counts:
                     total = np.sum(part[layout.name], axis=0, dtype=layout.dtype)
                     frames[-1][layout.name] = np.asarray(total)
                 elif layout.timed:
                     none = np.zeros((0, *layout.inner), layout.dtype)
-                    frames[-1][layout.name] = np.concatenate(part[layout.name] or [none])
+                    frames[-1][layout.name] = np.concatenate(
+                        part[layout.name] or [none]
+                    )
         return frames
 
     def _take_piece(
-        self, rows: Array, given: Arrays, sizes: Mapping[str, int], size: int, parts: Sequence[Any]
+        self,
+        rows: Array,
+        given: Arrays,
+        sizes: Mapping[str, int],
+        size: int,
+        parts: Sequence[Any],
     ) -> None:
-        """Take steps behind those that are kept, and keep those that do not fill a unit."""
-        unit, ages, each_row = self._unit, self._age[rows], np.arange(len(rows))[:, None]
+        """Take steps behind those that are kept, and keep those that do not fill a
+        unit.
+        """
+        unit, ages, each_row = (
+            self._unit,
+            self._age[rows],
+            np.arange(len(rows))[:, None],
+        )
         counts, sequence = ages % unit, self._manifest.sequence or ""
         units, joined = (counts + size) // unit, dict(given)
-        for name, kept in self._rest.items():  # behind the kept steps, with room for a unit at the end
-            joined[name] = np.zeros((len(rows), size + 2 * unit, *kept.shape[2:]), kept.dtype)
+        for (
+            name,
+            kept,
+        ) in (
+            self._rest.items()
+        ):  # behind the kept steps, with room for a unit at the end
+            joined[name] = np.zeros(
+                (len(rows), size + 2 * unit, *kept.shape[2:]), kept.dtype
+            )
             joined[name][:, :unit] = kept[rows]
             joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
         for number in np.unique(units[units > 0]).tolist():  # two at the most
-            live, taken = np.flatnonzero(units == number), {**sizes, sequence: number * unit}
-            outputs = self._states.run(rows[live], self._cut(joined, live, slice(number * unit)), taken)
+            live, taken = (
+                np.flatnonzero(units == number),
+                {
+                    **sizes,
+                    sequence: number * unit,
+                },
+            )
+            outputs = self._states.run(
+                rows[live], self._cut(joined, live, slice(number * unit)), taken
+            )
             for index, row in enumerate(live.tolist()):
                 for output in self._engine.outputs:
-                    dropped = max(0, output.delay - int(ages[row]) // unit * output.frames)
+                    dropped = max(
+                        0, output.delay - int(ages[row]) // unit * output.frames
+                    )
                     if output.timed or dropped < number:
                         array = outputs[output.name][index]
-                        parts[row][output.name].append(array[dropped:] if output.timed else array)
+                        parts[row][output.name].append(
+                            array[dropped:] if output.timed else array
+                        )
         for name, kept in self._rest.items():
-            kept[rows] = joined[name][each_row, (units * unit)[:, None] + np.arange(unit)]
+            kept[rows] = joined[name][
+                each_row, (units * unit)[:, None] + np.arange(unit)
+            ]
         self._age[rows] += size
 
     def _cut(self, arrays: Arrays, rows: Any, time: slice) -> dict[str, Array]:
         """Return some rows and steps of inputs."""
         inputs = self._engine.inputs
-        return {x.name: arrays[x.name][(rows, time) if x.timed else rows] for x in inputs}
+        return {
+            x.name: arrays[x.name][(rows, time) if x.timed else rows] for x in inputs
+        }
 
     def _state_of(self, rows: Array) -> State:
-        """Return a copy of one source's state; ``StateError`` between units, as steps are kept then."""
+        """Return a copy of one source's state; ``StateError`` between units, as steps
+        are kept then.
+        """
         age = int(self._age[rows][0])
         if missing := -age % self._unit:
-            raise StateError(f"a unit of {self._unit} steps is not complete; take {missing} more steps first")
+            raise StateError(
+                f"a unit of {self._unit} steps is not complete; take {missing} more"
+                " steps first"
+            )
         return State(self._states.read(rows), self._identity, age)
 
     def _restore(self, rows: Array, state: State) -> None:
@@ -217,7 +339,16 @@ class Stream(_Streams):
     An exception leaves its state as it was.
     """
 
-    __slots__ = ("_chunk", "_due", "_free", "_result", "_run", "_seen_steps", "_start", "_window")
+    __slots__ = (
+        "_chunk",
+        "_due",
+        "_free",
+        "_result",
+        "_run",
+        "_seen_steps",
+        "_start",
+        "_window",
+    )
 
     def __init__(self, model: Any, reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
@@ -228,12 +359,16 @@ class Stream(_Streams):
 
     @property
     def steps_seen(self) -> int:
-        """Time steps taken since it was opened, reset or restored; ``reset_every`` does not begin again."""
+        """Time steps taken since it was opened, reset or restored; ``reset_every`` does
+        not begin again.
+        """
         return self._seen_steps
 
     @property
     def state(self) -> State:
-        """A copy of the state, to keep, pickle, save or restore elsewhere; ``StateError`` between units."""
+        """A copy of the state, to keep, pickle, save or restore elsewhere;
+        ``StateError`` between units.
+        """
         with self._entry:
             self._age[0] = self._seen_steps - self._start
             return self._state_of(_ONE)
@@ -245,12 +380,14 @@ class Stream(_Streams):
             sample: ``(I,)``, or a mapping by name where there are several inputs.
 
         Returns:
-            The output ``(C,)``; its batch and time axes are gone, ``k*N`` rows stay. None where this step
-            completes no frame (``delay``, or a unit of several steps); ``(frames, C)`` if a unit has several.
-            With several outputs, a mapping of those that have a frame.
+            The output ``(C,)``; its batch and time axes are gone, ``k*N`` rows stay.
+            None where this step completes no frame (``delay``, or a unit of several
+            steps); ``(frames, C)`` if a unit has several. With several outputs, a
+            mapping of those that have a frame.
 
         Raises:
-            InputError: wrong rank, width or dtype; NaN or infinity where the model checks.
+            InputError: wrong rank, width or dtype; NaN or infinity where the model
+                checks.
             StateError: another thread is using this stream.
         """
         try:
@@ -272,21 +409,28 @@ class Stream(_Streams):
             self._free.append(None)
 
     def process(self, chunk: InputArrays) -> Result | None:
-        """Take many time steps ``(L, I)`` in one call, by name where there are several inputs.
+        """Take many time steps ``(L, I)`` in one call, by name where there are several
+        inputs.
 
         Returns:
-            The output after the last step ``(C,)``; an output with a time axis keeps it: all complete frames
-            ``(frames, C)``, ``(0, C)`` if there is none. With several outputs a mapping.
+            The output after the last step ``(C,)``; an output with a time axis keeps
+            it: all complete frames ``(frames, C)``, ``(0, C)`` if there is none. With
+                several outputs a mapping.
 
         Raises:
-            InputError, StateError: as ``step``; an empty chunk; a file that takes one step a call.
+            InputError, StateError: as ``step``; an empty chunk; a file that takes one
+                step a call.
         """
         with self._entry:
             if self._manifest.sequence is None:
                 raise InputError("this file takes one step a call; use step()")
             bound, age = self._chunk, self._seen_steps - self._start
             age = -1 if age % self._unit else age  # in the middle of a unit
-            if bound is not None and bound.fits(chunk) and self._ready(age, age, bound.steps):
+            if (
+                bound is not None
+                and bound.fits(chunk)
+                and self._ready(age, age, bound.steps)
+            ):
                 bound.cell[...] = chunk
             else:
                 arrays, sizes = self._arrays(chunk, 1, step=False)
@@ -305,18 +449,30 @@ class Stream(_Streams):
             self._begin(0, 0)
 
     def restore(self, state: State) -> None:
-        """Continue from ``state``; ``StateError`` if it is of another model, and the stream keeps its own."""
+        """Continue from ``state``; ``StateError`` if it is of another model, and the
+        stream keeps its own.
+        """
         with self._entry:
             self._restore(_ONE, state)
             self._begin(0, state.age)
 
     def _fill(self, sample: InputArrays) -> None:
-        """Write a sample that the window does not take as it is; bind the call if it has another shape."""
-        bound = self._step = self._filled(self._step, *self._arrays(sample, 1, step=True), step=True)
+        """Write a sample that the window does not take as it is; bind the call if it
+        has another shape.
+        """
+        bound = self._step = self._filled(
+            self._step, *self._arrays(sample, 1, step=True), step=True
+        )
         self._run, self._result = bound.run, bound.result
-        self._window = memoryview(bound.cell) if bound.cell is not None and bound.cell.ndim == 1 else _CLOSED
+        self._window = (
+            memoryview(bound.cell)
+            if bound.cell is not None and bound.cell.ndim == 1
+            else _CLOSED
+        )
 
-    def _slow(self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool) -> Result | None:
+    def _slow(
+        self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool
+    ) -> Result | None:
         """Take steps in pieces."""
         self._age[0] = self._seen_steps - self._start
         (frames,) = self._pieces(_ONE, arrays, sizes)
@@ -338,22 +494,26 @@ class Stream(_Streams):
 
 
 class StreamBatch(_Streams):
-    """Many sources, each with its own id and state, for one thread at a time; ``Model.streams`` creates it.
+    """Many sources, each with its own id and state, for one thread at a time;
+    ``Model.streams`` creates it.
 
-    Sources come and go while it runs. A tick takes any of them, in any order, and touches only their states.
-    An exception leaves every state as it was.
+    Sources come and go while it runs. A tick takes any of them, in any order, and
+    touches only their states. An exception leaves every state as it was.
     """
 
     _many = True
 
     def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
-        """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
+        """Reserve states for ``capacity`` sources, none of which exists yet; see
+        ``Model.streams``.
+        """
         if type(capacity) is not int or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a positive integer")
         super().__init__(model, reset_every, capacity)
         self._all = np.arange(capacity)
         self._owner = np.full(capacity, -1, dtype=np.int64)
-        """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""
+        """The id in each slot, -1 where it is free; an id is its slot plus a multiple
+        of the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
         self._unused = list(range(capacity - 1, -1, -1))
         self._place = np.zeros(capacity, dtype=np.int64)
@@ -367,10 +527,15 @@ class StreamBatch(_Streams):
         return len(self._owner) - len(self._unused)
 
     def add(self) -> int:
-        """Add a source at reset and return its id, which no other ever had; ``StateError`` if it is full."""
+        """Add a source at reset and return its id, which no other ever had;
+        ``StateError`` if it is full.
+        """
         with self._entry:
             if not self._unused:
-                raise StateError(f"all {len(self)} slots are in use; remove a source, or open a larger batch")
+                raise StateError(
+                    f"all {len(self)} slots are in use; remove a source, or open a"
+                    " larger batch"
+                )
             slot = self._unused.pop()
             self._owner[slot] = self._next[slot]
             self._next[slot] += len(self._owner)
@@ -378,7 +543,9 @@ class StreamBatch(_Streams):
             return int(self._owner[slot])
 
     def remove(self, source: int) -> None:
-        """Remove a source, so that its slot is free for another; ``StateError`` if it is not in the batch."""
+        """Remove a source, so that its slot is free for another; ``StateError`` if it
+        is not in the batch.
+        """
         with self._entry:
             (slot,) = self._slots([source]).tolist()
             self._owner[slot] = -1
@@ -390,12 +557,16 @@ class StreamBatch(_Streams):
             self._reset(self._slots([source]))
 
     def state(self, source: int) -> State:
-        """Return a copy of one source's state, for any stream; ``StateError`` if it is not in the batch."""
+        """Return a copy of one source's state, for any stream; ``StateError`` if it is
+        not in the batch.
+        """
         with self._entry:
             return self._state_of(self._slots([source]))
 
     def restore(self, source: int, state: State) -> None:
-        """Continue one source from the ``state`` of any stream; ``StateError`` as for ``Stream.restore``."""
+        """Continue one source from the ``state`` of any stream; ``StateError`` as for
+        ``Stream.restore``.
+        """
         with self._entry:
             self._restore(self._slots([source]), state)
 
@@ -407,12 +578,14 @@ class StreamBatch(_Streams):
             ids: the source of each row, each once.
 
         Returns:
-            The outputs ``(K, C)``, by name where there are several. Each row equals what the source's own
-            ``Stream.step`` gives, NaN where that is None.
+            The outputs ``(K, C)``, by name where there are several. Each row equals
+            what the source's own ``Stream.step`` gives, NaN where that is None.
 
         Raises:
-            InputError: as ``Stream.step``; no source; NaN in an int8 ``.onnx`` file, whose rows share scales.
-            StateError: a source that is not in the batch, or given twice; another thread is using the batch.
+            InputError: as ``Stream.step``; no source; NaN in an int8 ``.onnx`` file,
+                whose rows share scales.
+            StateError: a source that is not in the batch, or given twice; another
+                thread is using the batch.
         """
         with self._entry:
             return self._tick(samples, ids, step=True)
@@ -420,8 +593,8 @@ class StreamBatch(_Streams):
     def process(self, chunks: InputArrays, ids: Ids) -> Result:
         """Take many time steps ``(K, L, I)`` of some sources in one call; as ``step``.
 
-        An output with a time axis keeps it. NaN is in front of the frames of a source that completes fewer
-        than others.
+        An output with a time axis keeps it. NaN is in front of the frames of a source
+        that completes fewer than others.
         """
         if self._manifest.sequence is None:
             raise InputError("this file takes one step a call; use step()")
@@ -429,7 +602,9 @@ class StreamBatch(_Streams):
             return self._tick(chunks, ids, step=False)
 
     def _tick(self, samples: Any, ids: Ids, *, step: bool) -> Result:
-        """Check everything, call the engine, and only then change the states of ``ids``."""
+        """Check everything, call the engine, and only then change the states of
+        ``ids``.
+        """
         slots = self._slots(ids)
         arrays, sizes = self._arrays(samples, len(slots), step=step)
         steps, layouts = self._steps(sizes), self._engine.outputs
@@ -438,7 +613,9 @@ class StreamBatch(_Streams):
             or not self._ready(int(ages.min()), int(ages.max()), steps)
         ):
             parts = self._pieces(slots, arrays, sizes)
-            return _only({layout.name: _stacked(layout, parts, step=step) for layout in layouts})
+            return _only(
+                {layout.name: _stacked(layout, parts, step=step) for layout in layouts}
+            )
         if step and slots is self._all and self._states.in_place:
             bound = self._step = self._filled(self._step, arrays, sizes, step=True)
             if bound.run():
@@ -447,32 +624,45 @@ class StreamBatch(_Streams):
             return bound.result()
         outputs = self._states.run(slots, arrays, sizes)
         self._age[slots] += steps
-        return _only({layout.name: self._seen(outputs[layout.name], layout, step=step) for layout in layouts})
+        return _only(
+            {
+                layout.name: self._seen(outputs[layout.name], layout, step=step)
+                for layout in layouts
+            }
+        )
 
     def _slots(self, ids: Ids) -> Array:
         """Return the slots of ``ids``; each must be in the batch and given once."""
         sources = as_array("ids", ids, "int64")
         if sources.ndim != 1 or not sources.size:
             raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
-        if not self._unused and len(sources) == len(self._all) and sources.tobytes() == self._owner.tobytes():
+        if (
+            not self._unused
+            and len(sources) == len(self._all)
+            and sources.tobytes() == self._owner.tobytes()
+        ):
             return self._all
         slots: Array = np.remainder(sources, len(self._all), dtype=np.int64)
         absent = (sources < 0) | (self._owner[slots] != sources)
         if np.count_nonzero(absent):  # a fifth of the time of any()
-            raise StateError(f"source {sources[absent][0]} is not in this batch; add() gives ids")
+            raise StateError(
+                f"source {sources[absent][0]} is not in this batch; add() gives ids"
+            )
         order = np.arange(len(slots))
         self._place[slots] = order
         twice = self._place[slots] != order
         if np.count_nonzero(twice):
-            raise StateError(f"got source {sources[twice][0]} twice in one tick; give it in the next")
+            raise StateError(
+                f"got source {sources[twice][0]} twice in one tick; give it in the next"
+            )
         return slots
 
 
 class SlidingStream:
     """One source of samples for one thread; created by ``Model.stream(window=...)``.
 
-    Every result is computed from the last ``window`` samples and the reset state, as in training on
-    windows. A step costs a run of the full window.
+    Every result is computed from the last ``window`` samples and the reset state, as in
+    training on windows. A step costs a run of the full window.
     """
 
     def __init__(self, model: Any, window: int) -> None:
@@ -481,7 +671,9 @@ class SlidingStream:
         if type(window) is not int or window < 1:
             raise InputError(f"window is {window!r}, expected a whole number from 1")
         if manifest.sequence is None or len(manifest.data_inputs) != 1:
-            raise InputError("a window requires a file with one input that has a sequence axis")
+            raise InputError(
+                "a window requires a file with one input that has a sequence axis"
+            )
         (self._input,), self._run, self._window = self._engine.inputs, model.run, window
         self.reset()
 
@@ -492,34 +684,53 @@ class SlidingStream:
         """Time steps taken since it was opened or reset."""
 
     def step(self, sample: npt.ArrayLike) -> Result | None:
-        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are several.
+        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are
+        several.
 
-        None until the window is full; ``InputError`` for another width, and the samples before stay.
+        None until the window is full; ``InputError`` for another width, and the samples
+        before stay.
         """
         return self.process(np.asarray(sample)[None])
 
     def process(self, chunk: npt.ArrayLike) -> Result | None:
-        """Take many time steps ``(L, I)`` and return what the last of them gives; as ``step``."""
+        """Take many time steps ``(L, I)`` and return what the last of them gives; as
+        ``step``.
+        """
         array = np.asarray(chunk, self._input.dtype)
         if not len(array) or array.shape[1:] != self._input.inner:
-            raise InputError(f"got samples {array.shape[1:]}, expected {self._input.inner}")
+            raise InputError(
+                f"got samples {array.shape[1:]}, expected {self._input.inner}"
+            )
         self._samples = np.concatenate([self._samples, array])[-self._window :]
         self.steps_seen += len(array)
         if len(self._samples) < self._window:
             return None
-        outputs, _ = self._run(np.ascontiguousarray(self._input.to_file(self._samples[None])))
-        rows = {layout: layout.from_file(outputs[layout.name])[0] for layout in self._engine.outputs}
-        return _only({layout.name: row[-1] if layout.timed else row for layout, row in rows.items()})
+        outputs, _ = self._run(
+            np.ascontiguousarray(self._input.to_file(self._samples[None]))
+        )
+        rows = {
+            layout: layout.from_file(outputs[layout.name])[0]
+            for layout in self._engine.outputs
+        }
+        return _only(
+            {
+                layout.name: row[-1] if layout.timed else row
+                for layout, row in rows.items()
+            }
+        )
 
 
 class _Entry:
-    """A context for one thread at a time; a second one is refused at once and never waits."""
+    """A context for one thread at a time; a second one is refused at once and never
+    waits.
+    """
 
     __slots__ = ("free",)
 
     def __init__(self) -> None:
         self.free = [None]
-        """Empty while a thread is inside: ``pop`` is atomic and takes half the time of a lock."""
+        """Empty while a thread is inside: ``pop`` is atomic and takes half the time of
+        a lock."""
 
     def __enter__(self) -> None:
         try:
@@ -541,33 +752,69 @@ class _Bound(NamedTuple):
     result: Callable[[], Result]
     """Returns copies of the outputs, which the next call overwrites."""
     cell: Any
-    """The only input, as a caller gives it; None if there are several, or samples are checked."""
+    """The only input, as a caller gives it; None if there are several, or samples are
+    checked."""
 
     def fits(self, x: object) -> bool:
-        """Tell whether ``x`` is an array of just the shape and dtype of the only input."""
+        """Tell whether ``x`` is an array of just the shape and dtype of the only
+        input.
+        """
         cell = self.cell
-        return type(x) is np.ndarray and cell is not None and x.shape == cell.shape and x.dtype is cell.dtype
+        return (
+            type(x) is np.ndarray
+            and cell is not None
+            and x.shape == cell.shape
+            and x.dtype is cell.dtype
+        )
 
 
 def _check_streamable(engine: Engine, *, many: bool) -> None:
-    """Raise ``ContractError`` if there are no states, chunks are not the whole, or rows are no axis."""
+    """Raise ``ContractError`` if there are no states, chunks are not the whole, or rows
+    are no axis.
+    """
     manifest = engine.manifest
-    reason = manifest.unstreamable or ("" if manifest.states or manifest.is_buffered else "it has no states")
+    reason = manifest.unstreamable or (
+        "" if manifest.states or manifest.is_buffered else "it has no states"
+    )
     if reason:
-        raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-    for layout in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
-        rows = layout.batch is not None and (layout in engine.outputs or not layout.factor)
-        blanks, axis = manifest.is_buffered and layout in engine.outputs, manifest.batch or "N"
+        raise ContractError(
+            f"this file can't be streamed: {reason}; use run() on whole sequences"
+        )
+    for layout in (
+        (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest))
+        if many
+        else ()
+    ):
+        rows = layout.batch is not None and (
+            layout in engine.outputs or not layout.factor
+        )
+        blanks, axis = (
+            manifest.is_buffered and layout in engine.outputs,
+            manifest.batch or "N",
+        )
         if not rows or (blanks and np.dtype(layout.dtype).kind != "f"):
-            reason = f"is {layout.dtype}, which has no NaN" if rows else f"has no axis {axis}"
-            raise ContractError(f"{layout.name} {reason}; open one stream() a source instead")
+            reason = (
+                f"is {layout.dtype}, which has no NaN"
+                if rows
+                else f"has no axis {axis}"
+            )
+            raise ContractError(
+                f"{layout.name} {reason}; open one stream() a source instead"
+            )
 
 
-def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) -> Array:
+def _stacked(
+    layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool
+) -> Array:
     """Return the frames of all sources, NaN in front of fewer ones."""
     rows: list[Any] = [part[layout.name] for part in parts]
     if not layout.timed:
-        return np.stack([np.full(layout.inner, np.nan, layout.dtype) if row is None else row for row in rows])
+        return np.stack(
+            [
+                np.full(layout.inner, np.nan, layout.dtype) if row is None else row
+                for row in rows
+            ]
+        )
     longest = max(*map(len, rows), int(step))
     blank: Any = np.nan if np.dtype(layout.dtype).kind == "f" else 0
     stacked = np.full((len(rows), longest, *rows[0].shape[1:]), blank, layout.dtype)
@@ -577,7 +824,9 @@ def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) 
 
 
 def _only(results: dict[str, Any], outputs: int | None = None) -> Any:
-    """Return the value of a single output; of several, all by name; None if there is none of any."""
+    """Return the value of a single output; of several, all by name; None if there is
+    none of any.
+    """
     if not results:
         return None
     return next(iter(results.values())) if (outputs or len(results)) == 1 else results
@@ -588,4 +837,6 @@ def _copies(views: Arrays) -> dict[str, Array]:
 
 
 def _in_use() -> StateError:
-    return StateError("another thread is using this stream; use one per thread, or take turns")
+    return StateError(
+        "another thread is using this stream; use one per thread, or take turns"
+    )

@@ -1,4 +1,5 @@
-"""Simulated devices: real MQTT connections, all in one thread, each sending its samples by QoS 1."""
+"""Simulated devices: real MQTT connections, all in one thread, each sending its samples
+by QoS 1."""
 
 import contextlib
 import json
@@ -20,7 +21,10 @@ class Devices:
         self.answers: list[dict[int, list[str]]] = [{} for _ in samples]
         self.errors: list[str] = []
         self._sent = [0] * len(samples)
-        self._due = [time.monotonic() + index / len(samples) * self.interval for index in range(len(samples))]
+        self._due = [
+            time.monotonic() + index / len(samples) * self.interval
+            for index in range(len(samples))
+        ]
         self._again = [0.0] * len(samples)
         self._selector = selectors.DefaultSelector()
         self._clients = [self._client(device) for device in range(len(samples))]
@@ -34,7 +38,9 @@ class Devices:
         """Send and receive until so many samples are answered."""
         deadline = time.monotonic() + timeout
         while self.answered < until:
-            assert time.monotonic() < deadline, f"{self.answered} of {until} answered; {self.errors[:3]}"
+            assert time.monotonic() < deadline, (
+                f"{self.answered} of {until} answered; {self.errors[:3]}"
+            )
             now = time.monotonic()
             for device, client in enumerate(self._clients):
                 self._keep_up(device, client, now)
@@ -49,14 +55,22 @@ class Devices:
 
     def _client(self, device: int) -> mqtt.Client:
         client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id=f"device-{device}", clean_session=False
+            mqtt.CallbackAPIVersion.VERSION2,
+            client_id=f"device-{device}",
+            clean_session=False,
         )
-        client.on_connect = lambda *_: client.subscribe(f"lstm-edge/d{device}/answer", qos=1)
-        client.on_message = lambda _client, _data, message: self._answered(device, message.payload.decode())
+        client.on_connect = lambda *_: client.subscribe(
+            f"lstm-edge/d{device}/answer", qos=1
+        )
+        client.on_message = lambda _client, _data, message: self._answered(
+            device, message.payload.decode()
+        )
         client.on_socket_open = lambda _client, _data, sock: self._selector.register(
             sock, selectors.EVENT_READ, client
         )
-        client.on_socket_close = lambda _client, _data, sock: self._selector.unregister(sock)
+        client.on_socket_close = lambda _client, _data, sock: self._selector.unregister(
+            sock
+        )
         return client
 
     def _answered(self, device: int, text: str) -> None:
@@ -74,7 +88,11 @@ class Devices:
                     client.connect("127.0.0.1", self._port)
             return
         number = self._sent[device]
-        if number < len(self.samples[device]) and now >= self._due[device] and client.is_connected():
+        if (
+            number < len(self.samples[device])
+            and now >= self._due[device]
+            and client.is_connected()
+        ):
             document = {"n": number, "x": self.samples[device][number].tolist()}
             client.publish(f"lstm-edge/d{device}/sample", json.dumps(document), qos=1)
             self._sent[device] += 1

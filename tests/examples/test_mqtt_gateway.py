@@ -1,4 +1,5 @@
-"""The MQTT gateway with a real broker: whatever is killed, every sample is answered and counts once."""
+"""The MQTT gateway with a real broker: whatever is killed, every sample is answered and
+counts once."""
 
 import getpass
 import json
@@ -29,13 +30,19 @@ class Process:
     """A program that is started, killed and started again."""
 
     def __init__(self, command, log, ready):
-        self._command, self._log, self._ready = [str(word) for word in command], log, ready
+        self._command, self._log, self._ready = (
+            [str(word) for word in command],
+            log,
+            ready,
+        )
         self.start()
 
     def start(self):
         seen = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT
+            )
         deadline = time.monotonic() + 30
         while self._ready not in self._log.read_bytes()[seen:]:
             assert self.process.poll() is None, self._log.read_text()
@@ -56,10 +63,15 @@ def broker(tmp_path, find_program):
     folder.mkdir()
     config = tmp_path / "mosquitto.conf"
     config.write_text(
-        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-        f"persistence_location {folder}/\nmax_inflight_messages 0\nmax_queued_messages 0\n"
+        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous"
+        " true\npersistence true\npersistence_location"
+        f" {folder}/\nmax_inflight_messages 0\nmax_queued_messages 0\n"
     )
-    process = Process([find_program("mosquitto"), "-c", config, "-v"], tmp_path / "broker.log", b"running")
+    process = Process(
+        [find_program("mosquitto"), "-c", config, "-v"],
+        tmp_path / "broker.log",
+        b"running",
+    )
     yield process, port
     process.process.kill()
     process.process.wait()
@@ -67,8 +79,19 @@ def broker(tmp_path, find_program):
 
 @pytest.fixture
 def gateway(broker, tmp_path):
-    options = ["--broker", "127.0.0.1", "--port", broker[1], "--state", tmp_path / "gateway.npz"]
-    process = Process([sys.executable, GATEWAY, MODEL, *options], tmp_path / "gateway.log", b"connected")
+    options = [
+        "--broker",
+        "127.0.0.1",
+        "--port",
+        broker[1],
+        "--state",
+        tmp_path / "gateway.npz",
+    ]
+    process = Process(
+        [sys.executable, GATEWAY, MODEL, *options],
+        tmp_path / "gateway.log",
+        b"connected",
+    )
     yield process
     process.process.kill()
     process.process.wait()
@@ -89,7 +112,9 @@ def _expected(model, samples):
     return answers, states
 
 
-def test_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway, tmp_path):
+def test_devices_are_answered_once_and_alike_whatever_is_killed(
+    broker, gateway, tmp_path
+):
     samples = np.random.default_rng(11).normal(size=(200, 16, 3)).astype(np.float32)
     total = samples.shape[0] * samples.shape[1]
     devices = Devices(broker[1], samples, rate=4)
@@ -106,7 +131,12 @@ def test_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway,
     assert gateway.stop(signal.SIGTERM) == 0
 
     assert devices.errors == []
-    repeats = [texts for answers in devices.answers for texts in answers.values() if len(texts) > 1]
+    repeats = [
+        texts
+        for answers in devices.answers
+        for texts in answers.values()
+        if len(texts) > 1
+    ]
     assert [texts for texts in repeats if len(set(texts)) > 1] == []
     saved = np.load(tmp_path / "gateway.npz")
     rows = {str(name): row for row, name in enumerate(saved["devices"])}
@@ -120,11 +150,19 @@ def test_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway,
     devices.close()
 
 
-def test_a_bad_message_is_answered_with_its_reason_and_changes_no_state(broker, gateway):
+def test_a_bad_message_is_answered_with_its_reason_and_changes_no_state(
+    broker, gateway
+):
     devices = Devices(broker[1], np.ones((1, 3, 3), np.float32), rate=50)
     devices.run(until=1, timeout=30)
     client = devices._clients[0]
-    bad = ("no json", '{"n": 1}', '{"n": -1, "x": [1,2,3]}', '{"n": 7, "x": [1, NaN, 2]}', "[" * 9000)
+    bad = (
+        "no json",
+        '{"n": 1}',
+        '{"n": -1, "x": [1,2,3]}',
+        '{"n": 7, "x": [1, NaN, 2]}',
+        "[" * 9000,
+    )
     for payload in bad:
         client.publish("lstm-edge/d0/sample", payload, qos=1)
     devices.run(until=3, timeout=30)

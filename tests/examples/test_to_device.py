@@ -13,11 +13,14 @@ pytestmark = pytest.mark.system
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LITTLE = {"activity": {"epochs": 1, "count": 4}, "wake_word": {"steps": 3}}
-"""Trained by lstm-edge, and by the example's loop on raw samples; `make test-docs` runs each page whole."""
+"""Trained by lstm-edge, and by the example's loop on raw samples; `make test-docs` runs
+each page whole."""
 
 
 @pytest.mark.parametrize("name", LITTLE)
-def test_an_example_goes_from_data_to_a_device_and_draws_what_came_of_it(name, tmp_path, monkeypatch, capsys):
+def test_an_example_goes_from_data_to_a_device_and_draws_what_came_of_it(
+    name, tmp_path, monkeypatch, capsys
+):
     monkeypatch.syspath_prepend(EXAMPLES)
     try:
         importlib.import_module(name).main(tmp_path / "out", **LITTLE[name])

@@ -1,4 +1,5 @@
-"""The undamaged files: one folder with a file for each reader, made with the project's own writers."""
+"""The undamaged files: one folder with a file for each reader, made with the project's
+own writers."""
 
 import io
 import shutil
@@ -21,7 +22,16 @@ def make_corpus(folder: Path) -> None:
         if path.stem != "broken":
             shutil.copy(path, models / path.name)
     _tables(folder)
-    train = ("train", folder / "data.npz", "-o", folder / "run", "--hidden-size", 4, "--epochs", 2)
+    train = (
+        "train",
+        folder / "data.npz",
+        "-o",
+        folder / "run",
+        "--hidden-size",
+        4,
+        "--epochs",
+        2,
+    )
     _verb(*train, "--batch-size", 4)
     _states(folder)
     (folder / "lep").mkdir()
@@ -43,7 +53,11 @@ def _tables(folder: Path) -> None:
     x = rng.normal(size=(16, 6, 3)).astype(np.float32)
     labels = np.array(["rest", "walk"] * 8)
     np.savez(
-        folder / "data.npz", x=x, y=labels, lengths=np.full(16, 6), features=np.array(["ax", "ay", "az"])
+        folder / "data.npz",
+        x=x,
+        y=labels,
+        lengths=np.full(16, 6),
+        features=np.array(["ax", "ay", "az"]),
     )
     rows = ["series,order,ax,ay,az,label"]
     for series in range(16):
@@ -52,7 +66,14 @@ def _tables(folder: Path) -> None:
             for step in range(6)
         ]
     (folder / "data.csv").write_text("\n".join(rows) + "\n")
-    lines = ["0.1,0.2,0.3", "[0.1, 0.2, 0.3]", '{"ax": 1, "ay": 2, "az": 3}', "1 2 3", "1;2;3", "1\t2\t3"]
+    lines = [
+        "0.1,0.2,0.3",
+        "[0.1, 0.2, 0.3]",
+        '{"ax": 1, "ay": 2, "az": 3}',
+        "1 2 3",
+        "1;2;3",
+        "1\t2\t3",
+    ]
     (folder / "lines.txt").write_text("\n".join(lines) + "\n")
 
 

@@ -1,6 +1,8 @@
-"""Seeded damage to files: by bytes, and by the structure of protobuf, JSON, zip, tables and tensors.
+"""Seeded damage to files: by bytes, and by the structure of protobuf, JSON, zip, tables
+and tensors.
 
-Every function takes a ``random.Random`` and gives the damaged content, the same for the same generator.
+Every function takes a ``random.Random`` and gives the damaged content, the same for the
+same generator.
 """
 
 import contextlib
@@ -43,7 +45,9 @@ def damage(rng: Random, content: bytes) -> bytes:
             case 0 if at < len(data):
                 data[at] ^= 1 << rng.randrange(8)
             case 1:
-                data[at : at + 1] = rng.choice((b"\0", b"\x7f", b"\x80", b"\xff", b"\x01"))
+                data[at : at + 1] = rng.choice(
+                    (b"\0", b"\x7f", b"\x80", b"\xff", b"\x01")
+                )
             case 2:
                 data[at:at] = rng.choice((rng.randbytes(size), data[at : at + size]))
             case 3:
@@ -53,7 +57,9 @@ def damage(rng: Random, content: bytes) -> bytes:
                 data[at : at + size] = data[source : source + size]
             case 5:
                 width = rng.choice((4, 8))
-                data[at : at + width] = (rng.choice(NUMBERS) & (1 << 8 * width) - 1).to_bytes(width, "little")
+                data[at : at + width] = (
+                    rng.choice(NUMBERS) & (1 << 8 * width) - 1
+                ).to_bytes(width, "little")
             case _:
                 text = rng.choice(TEXTS)
                 data[at : at + rng.choice((0, len(text)))] = text
@@ -64,26 +70,37 @@ def damage(rng: Random, content: bytes) -> bytes:
 
 
 def damage_protobuf(rng: Random, content: bytes) -> bytes:
-    """Drop, repeat, replace or exchange fields of an ONNX message at any depth; lengths stay right."""
+    """Drop, repeat, replace or exchange fields of an ONNX message at any depth; lengths
+    stay right."""
     message = onnx.load_from_string(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         parent, field, value = rng.choice([*_fields(message)])
         if rng.random() < 0.2:
             parent.ClearField(field)
         elif isinstance(value, int | float | str | bytes):
-            with contextlib.suppress(TypeError, ValueError):  # a value of another kind or range
+            with contextlib.suppress(
+                TypeError, ValueError
+            ):  # a value of another kind or range
                 setattr(
                     parent,
                     field,
-                    rng.choice((*NUMBERS, 0.5, *TEXTS, damage(rng, bytes(str(value), "utf-8")))),
+                    rng.choice(
+                        (*NUMBERS, 0.5, *TEXTS, damage(rng, bytes(str(value), "utf-8")))
+                    ),
                 )
         elif hasattr(value, "CopyFrom"):
-            value.CopyFrom(rng.choice([item for *_, item in _fields(message) if type(item) is type(value)]))
+            value.CopyFrom(
+                rng.choice(
+                    [item for *_, item in _fields(message) if type(item) is type(value)]
+                )
+            )
         else:
             items = [*value]
             rng.shuffle(items)
             parent.ClearField(field)
-            getattr(parent, field).extend(items[rng.randrange(2) :] + items[: rng.choice((0, 0, 1))])
+            getattr(parent, field).extend(
+                items[rng.randrange(2) :] + items[: rng.choice((0, 0, 1))]
+            )
     return message.SerializeToString()
 
 
@@ -111,7 +128,9 @@ def damage_json(rng: Random, text: str | bytes) -> str:
             case 0:
                 del parent[key]
             case 1 if isinstance(parent, dict):
-                parent[rng.choice(("", "\x1b[2J", "\ud800", "name", "x" * 600))] = parent.pop(key)
+                parent[rng.choice(("", "\x1b[2J", "\ud800", "name", "x" * 600))] = (
+                    parent.pop(key)
+                )
             case 2:
                 source, at = rng.choice(entries)
                 with contextlib.suppress(LookupError):
@@ -127,12 +146,20 @@ def damage_json(rng: Random, text: str | bytes) -> str:
             case _:
                 parent[key] = rng.choice((*VALUES, str(value)))
     result = json.dumps(document)
-    return damage(rng, result.encode()).decode("utf-8", "surrogateescape") if rng.random() < 0.1 else result
+    return (
+        damage(rng, result.encode()).decode("utf-8", "surrogateescape")
+        if rng.random() < 0.1
+        else result
+    )
 
 
 def _entries(document: Any) -> Any:
     keys = (
-        document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
+        document
+        if isinstance(document, dict)
+        else range(len(document))
+        if isinstance(document, list)
+        else ()
     )
     for key in list(keys):
         yield document, key
@@ -143,7 +170,8 @@ def _entries(document: Any) -> Any:
 
 
 def damage_npz(rng: Random, content: bytes) -> bytes:
-    """Replace, drop, rename or damage members of a zip file; of an ``.npz`` also with other arrays."""
+    """Replace, drop, rename or damage members of a zip file; of an ``.npz`` also with
+    other arrays."""
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         members = {name: file.read(name) for name in file.namelist()}
     for _ in range(rng.choice((1, 1, 2))):
@@ -154,9 +182,9 @@ def damage_npz(rng: Random, content: bytes) -> bytes:
             case 1:
                 members[name] = npy(rng)
             case 2:
-                members[rng.choice(("x", "y.npy", "../x.npy", "\x1b[2J.npy", "lengths.npy"))] = members.pop(
-                    name
-                )
+                members[
+                    rng.choice(("x", "y.npy", "../x.npy", "\x1b[2J.npy", "lengths.npy"))
+                ] = members.pop(name)
             case 3:
                 members[name] = members[rng.choice(sorted(members))]
             case _:
@@ -174,10 +202,14 @@ def npy(rng: Random) -> bytes:
     kinds: tuple[Any, ...] = (
         "b1", "i1", "u8", "i8", "f2", "f4", "f8", "c16", "U3", "S3", "M8[s]", "V5", [("a", "f4")], ">f4",
     )  # fmt: skip
-    shape = rng.choice(((), (0,), (3,), (2, 0), (4, 6), (4, 6, 3), (1, 4, 6, 3), (4, 0, 3)))
+    shape = rng.choice(
+        ((), (0,), (3,), (2, 0), (4, 6), (4, 6, 3), (1, 4, 6, 3), (4, 0, 3))
+    )
     array = np.zeros(shape, np.dtype(rng.choice(kinds)))
     if array.dtype.kind in "fi" and array.size:
-        array.flat[0] = rng.choice((np.nan, np.inf, 6e4) if array.dtype.kind == "f" else (-1, 100))
+        array.flat[0] = rng.choice(
+            (np.nan, np.inf, 6e4) if array.dtype.kind == "f" else (-1, 100)
+        )
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=True)
     return buffer.getvalue()
@@ -214,7 +246,13 @@ def damage_csv(rng: Random, content: bytes) -> bytes:
         rng.choice((b",", b",", b",", b";", b"\t")).join(row) for row in rows
     )
     if rng.random() < 0.1:
-        text = rng.choice((b"\xef\xbb\xbf" + text, text.decode("latin-1").encode("utf-16"), b"\0" + text))
+        text = rng.choice(
+            (
+                b"\xef\xbb\xbf" + text,
+                text.decode("latin-1").encode("utf-16"),
+                b"\0" + text,
+            )
+        )
     return text
 
 
@@ -222,7 +260,8 @@ def damage_csv(rng: Random, content: bytes) -> bytes:
 
 
 def checkpoint(rng: Random, content: bytes) -> bytes:
-    """Return a ``torch.save`` of the tensors in ``content``, some of an unusual kind."""
+    """Return a ``torch.save`` of the tensors in ``content``, some of an unusual
+    kind."""
     import torch
 
     saved: Any = torch.load(io.BytesIO(content), weights_only=True)
@@ -234,7 +273,9 @@ def checkpoint(rng: Random, content: bytes) -> bytes:
         lambda: torch.empty(tensor.shape, device="meta"),
         lambda: torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8),
         lambda: tensor.to(torch.complex64).conj(),
-        lambda: tensor.to(rng.choice((torch.bool, torch.float8_e4m3fn, torch.bfloat16, torch.float64))),
+        lambda: tensor.to(
+            rng.choice((torch.bool, torch.float8_e4m3fn, torch.bfloat16, torch.float64))
+        ),
         lambda: rng.choice((tensor.reshape(-1), tensor[:0], tensor.reshape(-1)[0])),
         lambda: tensor * float("nan"),
         lambda: torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2)]),
@@ -245,9 +286,22 @@ def checkpoint(rng: Random, content: bytes) -> bytes:
         case 0:
             del saved[key]
         case 1:
-            saved[rng.choice(("", "\x1b[2J", "\ud800", 5, None, ("a",), "lstm.weight_ih_l1"))] = tensor
+            saved[
+                rng.choice(
+                    ("", "\x1b[2J", "\ud800", 5, None, ("a",), "lstm.weight_ih_l1")
+                )
+            ] = tensor
         case 2:
-            saved = rng.choice(([tensor], tensor, {"state_dict": saved}, {"model": saved, "epoch": 3}, {}, 5))
+            saved = rng.choice(
+                (
+                    [tensor],
+                    tensor,
+                    {"state_dict": saved},
+                    {"model": saved, "epoch": 3},
+                    {},
+                    5,
+                )
+            )
         case _:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of beta features

@@ -30,13 +30,18 @@ class Verb:
 
 
 Read = Callable[[Random, Path, Path], "Verb | None"]
-"""Takes the generator, the corpus and an empty folder; reads a damaged file, or gives a verb to be run."""
+"""Takes the generator, the corpus and an empty folder; reads a damaged file, or gives a
+verb to be run."""
 
 
 def _put(folder: Path, name: str, content: bytes | str) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+    path.write_bytes(
+        content
+        if isinstance(content, bytes)
+        else content.encode("utf-8", "surrogateescape")
+    )
     return path
 
 
@@ -58,7 +63,10 @@ def _run(path: Path, **options: Any) -> None:
         if model.manifest.golden is not None and options.get("engine") != "native":
             model.selftest()
         manifest = model.manifest
-        sizes = [[axis for axis in spec.axes if isinstance(axis, int)] for spec in model.inputs]
+        sizes = [
+            [axis for axis in spec.axes if isinstance(axis, int)]
+            for spec in model.inputs
+        ]
         if any(np.prod(shape, dtype=float) > 1e5 for shape in sizes):
             return
         stream = model.stream(reset_every="never")
@@ -83,13 +91,22 @@ def _use_batch(model: Model) -> None:
     batch.restore(ids[0], batch.state(ids[1]))
 
 
-def _samples(manifest: Manifest, rows: int | None, steps: int | None, *, in_front: bool = False) -> Any:
-    """Return zeros for each data input; None leaves an axis out, ``in_front`` puts rows first."""
+def _samples(
+    manifest: Manifest, rows: int | None, steps: int | None, *, in_front: bool = False
+) -> Any:
+    """Return zeros for each data input; None leaves an axis out, ``in_front`` puts rows
+    first."""
     feeds, sizes = {}, {manifest.sequence: steps, manifest.batch: rows}
     for spec in manifest.data_inputs:
-        axes = sorted(spec.axes, key=lambda axis: axis != manifest.batch) if in_front else spec.axes
+        axes = (
+            sorted(spec.axes, key=lambda axis: axis != manifest.batch)
+            if in_front
+            else spec.axes
+        )
         shape = [axis if isinstance(axis, int) else sizes.get(axis, 2) for axis in axes]
-        feeds[spec.name] = np.zeros([size for size in shape if size is not None], spec.dtype)
+        feeds[spec.name] = np.zeros(
+            [size for size in shape if size is not None], spec.dtype
+        )
     return feeds if len(feeds) > 1 else next(iter(feeds.values()), {})
 
 
@@ -103,13 +120,28 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
     verbs: tuple[tuple[int, Verb], ...] = (
         (1300, Verb(("inspect", name, *rng.choice(((), ("--json",)))))),
         (800, Verb(("selftest", name))),
-        (800, Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv")))))),
+        (
+            800,
+            Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv"))))),
+        ),
         (800, Verb(("stream", name), (corpus / "lines.txt").read_bytes())),
         (400, Verb(("convert", name, "-o", out + ".lep"))),
         (200, Verb(("convert", name, "--to", "web", "-o", out))),
         (10, Verb(("lift", name, "-o", out + ".onnx"))),
         (3, Verb(("validate", name, "--quick"))),
-        (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
+        (
+            3,
+            Verb(
+                (
+                    "quantize",
+                    name,
+                    "-o",
+                    out + ".onnx",
+                    "--precision",
+                    rng.choice(("int8", "fp16")),
+                )
+            ),
+        ),
         (3, Verb(("convert", name, "--to", "c", "-o", out))),
     )
     return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
@@ -117,7 +149,12 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
 
 def onnx_bytes(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     source = _pick(rng, corpus / "onnx", ".onnx")
-    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", mutate.damage(rng, source.read_bytes())))
+    return _use_model(
+        rng,
+        corpus,
+        folder,
+        _put(folder, "m.onnx", mutate.damage(rng, source.read_bytes())),
+    )
 
 
 def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -129,9 +166,13 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = _pick(rng, corpus / "lep", ".lep").read_bytes()
     damaged = bytearray(mutate.damage(rng, content))
-    if rng.random() < 0.8 and len(damaged) > 64:  # a right checksum, so that the rest is read
+    if (
+        rng.random() < 0.8 and len(damaged) > 64
+    ):  # a right checksum, so that the rest is read
         damaged[:8] = content[:8]
-        damaged[16:24] = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
+        damaged[16:24] = rng.choice(
+            (struct.pack("<Q", len(damaged)), bytes(damaged[16:24]))
+        )
         damaged[12:16] = struct.pack("<I", zlib.crc32(bytes(damaged[16:])))
     return _use_program(rng, _put(folder, "m.lep", bytes(damaged)))
 
@@ -168,16 +209,24 @@ def _use_data(rng: Random, corpus: Path, path: Path) -> Verb | None:
 
 def npz(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "data.npz").read_bytes()
-    damaged = rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content)
+    damaged = rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(
+        rng, content
+    )
     return _use_data(rng, corpus, _put(folder, "d.npz", damaged))
 
 
 def table(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "data.csv").read_bytes()
-    damaged = rng.choice((mutate.damage, mutate.damage_csv, mutate.damage_csv))(rng, content)
+    damaged = rng.choice((mutate.damage, mutate.damage_csv, mutate.damage_csv))(
+        rng, content
+    )
     if rng.random() < 0.1:
         _put(folder, "d/b/two.csv", content)
-        _put(folder, rng.choice(("d/a/one.csv", "d/\x1b[2J/one.csv", "d/one.csv")), damaged)
+        _put(
+            folder,
+            rng.choice(("d/a/one.csv", "d/\x1b[2J/one.csv", "d/one.csv")),
+            damaged,
+        )
         return _use_data(rng, corpus, folder / "d")
     return _use_data(rng, corpus, _put(folder, "d.csv", damaged))
 
@@ -195,10 +244,14 @@ def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "state.npz").read_bytes()
     path = _put(
-        folder, "s.npz", rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content)
+        folder,
+        "s.npz",
+        rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content),
     )
     if rng.random() < 0.3:
-        return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
+        return Verb(
+            ("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n"
+        )
     with load(DATA / "lstm.onnx") as model:
         model.stream(reset_every="never").restore(State.load(path))
     return None
@@ -223,8 +276,12 @@ def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     else:
         saved = io.BytesIO()
         torch.save(read(content), saved)
-        change = rng.choice((mutate.damage, mutate.checkpoint, mutate.checkpoint, mutate.damage_npz))
-        path = _put(folder, rng.choice(("w.pt", "w.pth")), change(rng, saved.getvalue()))
+        change = rng.choice(
+            (mutate.damage, mutate.checkpoint, mutate.checkpoint, mutate.damage_npz)
+        )
+        path = _put(
+            folder, rng.choice(("w.pt", "w.pth")), change(rng, saved.getvalue())
+        )
     load_run(path)
     return None
 
@@ -237,10 +294,22 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
     copy = shutil.copytree(corpus / "run", folder / "run")
     path = copy / rng.choice(("model.safetensors", "resume.safetensors"))
-    change = rng.choice((mutate.damage, mutate.damage_safetensors, mutate.damage_safetensors))
+    change = rng.choice(
+        (mutate.damage, mutate.damage_safetensors, mutate.damage_safetensors)
+    )
     path.write_bytes(change(rng, path.read_bytes()))
     if rng.random() < 0.1:
-        return Verb(("train", str(corpus / "data.npz"), "-o", str(copy), "--resume", "--epochs", "3"))
+        return Verb(
+            (
+                "train",
+                str(corpus / "data.npz"),
+                "-o",
+                str(copy),
+                "--resume",
+                "--epochs",
+                "3",
+            )
+        )
     read_state(copy)
     deployable(load_run(copy))
     return None

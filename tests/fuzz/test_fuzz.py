@@ -1,4 +1,5 @@
-"""Read damaged files of every kind: each is read, or refused in one line, in bounded time and memory.
+"""Read damaged files of every kind: each is read, or refused in one line, in bounded
+time and memory.
 
 ``FUZZ=5000`` in the environment reads that many with every reader, others at each run.
 """
@@ -44,7 +45,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_damaged_files_are_read_or_refused_in_one_line(reader, corpus, capfd, monkeypatch):
+def test_damaged_files_are_read_or_refused_in_one_line(
+    reader, corpus, capfd, monkeypatch
+):
     @settings(
         max_examples=COUNT,
         deadline=None,
@@ -67,7 +70,13 @@ def test_damaged_files_are_read_or_refused_in_one_line(reader, corpus, capfd, mo
     read()
 
 
-def _read(rng: Random, reader: str, corpus: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def _read(
+    rng: Random,
+    reader: str,
+    corpus: Path,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     before, verb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
     faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
     try:
@@ -96,7 +105,10 @@ def _call(verb: Verb, folder: Path) -> int | str | None:
     kept, given = os.dup(0), os.open(folder / "stdin", os.O_RDONLY)
     os.dup2(given, 0)
     try:
-        with open(0, encoding="utf-8", closefd=False) as stdin, pytest.MonkeyPatch.context() as patch:
+        with (
+            open(0, encoding="utf-8", closefd=False) as stdin,
+            pytest.MonkeyPatch.context() as patch,
+        ):
             patch.setattr(sys, "stdin", stdin)
             return run(cli, list(verb.arguments))
     except SystemExit as stop:

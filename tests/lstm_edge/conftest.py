@@ -6,7 +6,8 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Keep PyTorch to one thread: two of them spin against the other test processes for small networks."""
+    """Keep PyTorch to one thread: two of them spin against the other test processes for
+    small networks."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -15,7 +16,8 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def invoke():
-    """Run a verb in this process; gives its exit code, standard output and standard error."""
+    """Run a verb in this process; gives its exit code, standard output and standard
+    error."""
     from click.testing import CliRunner
 
     from lstm_edge.cli import cli, run

@@ -1,4 +1,5 @@
-"""Run folders and bare checkpoints: what comes back, and what is refused by what is wrong."""
+"""Run folders and bare checkpoints: what comes back, and what is refused by what is
+wrong."""
 
 import hashlib
 import json
@@ -18,7 +19,13 @@ from lstm_edge.run_files import MODEL
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.manifest import Signal, Task, Trained
 
-SIZES = {"num_classes": 3, "input_size": 2, "hidden_size": 4, "num_layers": 1, "seq_length": 9}
+SIZES = {
+    "num_classes": 3,
+    "input_size": 2,
+    "hidden_size": 4,
+    "num_layers": 1,
+    "seq_length": 9,
+}
 VARIANTS = [
     {},
     {"num_layers": 3},
@@ -39,7 +46,9 @@ def net(**options):
 
 
 def scaled(**options):
-    return net(**options).set_scales((torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25])))
+    return net(**options).set_scales(
+        (torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25]))
+    )
 
 
 def full_run(**options):
@@ -86,7 +95,11 @@ def test_a_run_comes_back_from_its_folder(tmp_path, options):
         assert not again.model.training
         x = torch.ones(2, 5, 2, dtype=run.model.fc.weight.dtype)
         assert torch.equal(again.model(x), run.model.eval()(x))
-        assert (again.task, again.signal, again.trained) == (run.task, run.signal, run.trained)
+        assert (again.task, again.signal, again.trained) == (
+            run.task,
+            run.signal,
+            run.trained,
+        )
     content = (tmp_path / "runs" / "a" / MODEL).read_bytes()
     assert again.sha256 == saved.sha256 == hashlib.sha256(content).hexdigest()
 
@@ -107,7 +120,11 @@ def test_the_sizes_of_a_bare_checkpoint_are_inferred(tmp_path, options, suffix):
 def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper):
     tensors = {f"module.{name}": tensor for name, tensor in net().state_dict().items()}
     optimizer = torch.optim.Adam(net().parameters()).state_dict()
-    content = {wrapper: tensors, "epoch": 3, "optimizer_state_dict": optimizer} if wrapper else tensors
+    content = (
+        {wrapper: tensors, "epoch": 3, "optimizer_state_dict": optimizer}
+        if wrapper
+        else tensors
+    )
     torch.save(content, tmp_path / "a.pt")
     assert_same(load(tmp_path / "a.pt").model, net())
 
@@ -117,11 +134,15 @@ class Runs:
         return (os.mkdir, ("pwned",))
 
 
-def test_files_with_more_or_less_than_tensors_are_refused_and_do_not_run(tmp_path, monkeypatch):
+def test_files_with_more_or_less_than_tensors_are_refused_and_do_not_run(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.save({"lstm.weight_ih_l0": Runs()}, "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Runs()))
-    (tmp_path / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "lfs.pt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
     torch.save(net(), tmp_path / "whole.pt")
     for name, message in (
         ("evil.pt", r"loading it could run.*state_dict"),
@@ -135,8 +156,13 @@ def test_files_with_more_or_less_than_tensors_are_refused_and_do_not_run(tmp_pat
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
-@given(content=st.binary(max_size=80), suffix=st.sampled_from([".pt", ".safetensors", ".onnx"]))
-def test_foreign_bytes_and_truncated_files_are_refused_in_one_line(tmp_path_factory, content, suffix):
+@given(
+    content=st.binary(max_size=80),
+    suffix=st.sampled_from([".pt", ".safetensors", ".onnx"]),
+)
+def test_foreign_bytes_and_truncated_files_are_refused_in_one_line(
+    tmp_path_factory, content, suffix
+):
     path = tmp_path_factory.mktemp("foreign") / f"file{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(net().state_dict(), path)
     for wrong in (content, path.read_bytes()[: 20 * len(content)]):
@@ -169,7 +195,9 @@ def without(name):
         (torch.nn.GRU(5, 4).state_dict(), r"export mynet:build --weights .*a\.pt --input x=N,L,5 -o a\.onnx"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(tmp_path, content, message):
+def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(
+    tmp_path, content, message
+):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(FileFormatError, match=message):
         load(tmp_path / "a.pt")

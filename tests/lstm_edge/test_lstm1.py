@@ -6,13 +6,16 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from lstm_edge.lstm1 import LSTM1, fit_scale
 from lstm_edge_runtime.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN"
+)
 
 C, INPUTS, H, L, N = 3, 5, 8, 7, 4
 
 
 class Tutorial(nn.Module):
-    """The network as tutorials write it: a bare nn.LSTM and the head over every final hidden state."""
+    """The network as tutorials write it: a bare nn.LSTM and the head over every final
+    hidden state."""
 
     def __init__(self, classes, inputs, hidden, layers, **options):
         super().__init__()
@@ -30,7 +33,8 @@ class Tutorial(nn.Module):
 
 
 def pair(layers=1, **options):
-    """Return two networks with the same parameters; named as in the tutorials, they load from each other."""
+    """Return two networks with the same parameters; named as in the tutorials, they
+    load from each other."""
     torch.manual_seed(3)
     ours = LSTM1(C, INPUTS, H, layers, L, **options)
     theirs = Tutorial(C, INPUTS, H, layers, **options)
@@ -42,7 +46,9 @@ def pair(layers=1, **options):
 def states(options, scale=1.0):
     rows = options.get("layers", 1) * (2 if options.get("bidirectional") else 1)
     sizes = options.get("proj_size") or H, H
-    return [scale * torch.randn(rows, N, size, dtype=options.get("dtype")) for size in sizes]
+    return [
+        scale * torch.randn(rows, N, size, dtype=options.get("dtype")) for size in sizes
+    ]
 
 
 OPTIONS = [
@@ -73,16 +79,29 @@ def test_results_equal_nn_lstm_and_the_head_bit_for_bit_also_with_lengths(option
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"layers": 3}, {"bidirectional": True, "layers": 2}, {"proj_size": 4, "bidirectional": True}],
+    [
+        {},
+        {"layers": 3},
+        {"bidirectional": True, "layers": 2},
+        {"proj_size": 4, "bidirectional": True},
+    ],
 )
-def test_the_last_readout_reads_the_top_layer_with_both_directions_side_by_side(options):
+def test_the_last_readout_reads_the_top_layer_with_both_directions_side_by_side(
+    options,
+):
     torch.manual_seed(3)
     options = dict(options)
-    net = LSTM1(C, INPUTS, H, options.pop("layers", 1), L, readout="last", **options).eval()
+    net = LSTM1(
+        C, INPUTS, H, options.pop("layers", 1), L, readout="last", **options
+    ).eval()
     x = torch.randn(N, L, INPUTS)
     output, (h_n, _) = net.lstm(x)
     width = options.get("proj_size") or H
-    top = h_n[-1] if not options.get("bidirectional") else torch.cat([h_n[-2], h_n[-1]], dim=1)
+    top = (
+        h_n[-1]
+        if not options.get("bidirectional")
+        else torch.cat([h_n[-2], h_n[-1]], dim=1)
+    )
     assert torch.equal(top[:, :width], output[:, -1, :width])
     assert torch.equal(net(x), net.fc(torch.relu(net.fc_1(torch.relu(top)))))
     assert net(x).shape == (N, C)
@@ -95,10 +114,16 @@ def test_a_sequence_in_two_chunks_with_the_state_carried_ends_where_the_whole_do
     torch.testing.assert_close(net(x[:, 7:], *state)[0], net(x))
 
 
-@pytest.mark.parametrize("lengths", [[8, 1, 1, 1], [7, 0, 1, 1], [3], [1.0] * 4, [[1]] * 4])
+@pytest.mark.parametrize(
+    "lengths", [[8, 1, 1, 1], [7, 0, 1, 1], [3], [1.0] * 4, [[1]] * 4]
+)
 def test_lengths_that_do_not_fit_are_refused(lengths):
-    with pytest.raises(InputError, match=r"lengths is \[.*, expected int64 \(N,\) of 1 to 7"):
-        LSTM1(C, INPUTS, H, 1, L)(torch.randn(N, L, INPUTS), lengths=torch.tensor(lengths))
+    with pytest.raises(
+        InputError, match=r"lengths is \[.*, expected int64 \(N,\) of 1 to 7"
+    ):
+        LSTM1(C, INPUTS, H, 1, L)(
+            torch.randn(N, L, INPUTS), lengths=torch.tensor(lengths)
+        )
 
 
 def test_scales_and_added_values_take_and_return_raw_units():
@@ -111,7 +136,9 @@ def test_scales_and_added_values_take_and_return_raw_units():
     plain = net(x, lengths=lengths)
     torch.testing.assert_close(plain - now, net.outputs(net.lstm(x)[0])[last])
     mean, std = torch.tensor([9.0, 10, 11]), torch.tensor([2.0, 0.5, 1])
-    before = net((x - mean) / std, lengths=lengths) - ((now - mean[[2, 0]]) / std[[2, 0]])
+    before = net((x - mean) / std, lengths=lengths) - (
+        (now - mean[[2, 0]]) / std[[2, 0]]
+    )
     net.set_scales((mean, std), (torch.tensor([1.0, 2]), torch.tensor([3.0, 4])))
     expected = before * torch.tensor([3.0, 4]) + torch.tensor([1.0, 2]) + now
     torch.testing.assert_close(net(x, lengths=lengths), expected)
@@ -127,16 +154,26 @@ def test_scales_and_added_values_take_and_return_raw_units():
     ("options", "scale", "message"),
     [
         ({}, ([0.0], [1.0]), r"the mean of x is \[0.0\], expected 2 finite numbers"),
-        ({}, ([0.0, 0], [1.0, 0]), "the std of x is .*expected 2 finite numbers, all positive"),
+        (
+            {},
+            ([0.0, 0], [1.0, 0]),
+            "the std of x is .*expected 2 finite numbers, all positive",
+        ),
         ({}, ([0.0, float("nan")], [1.0, 1]), "the mean of x is .*expected 2 finite"),
         ({"readout": "first"}, None, "readout is 'first', expected stacked or last"),
-        ({"readout": "last", "added": (5,)}, None, r"added is \(5,\), expected 1 indices below 2"),
+        (
+            {"readout": "last", "added": (5,)},
+            None,
+            r"added is \(5,\), expected 1 indices below 2",
+        ),
         ({"added": (1,)}, None, "and readout last"),
     ],
 )
 def test_options_and_scales_that_do_not_fit_are_refused(options, scale, message):
     with pytest.raises(InputError, match=message):
-        LSTM1(1, 2, H, 1, L, **options).set_scales(scale and tuple(map(torch.tensor, scale)))
+        LSTM1(1, 2, H, 1, L, **options).set_scales(
+            scale and tuple(map(torch.tensor, scale))
+        )
 
 
 def test_a_column_that_only_rounding_varies_keeps_its_scale():

@@ -1,4 +1,5 @@
-"""The C library, built from this tree, once for each instruction set that this machine has."""
+"""The C library, built from this tree, once for each instruction set that this machine
+has."""
 
 import ctypes as C
 import fcntl
@@ -20,14 +21,17 @@ from lstm_edge_runtime.native import open_library
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"
 ISAS = (
-    ("avx512vnni", "avx512", "avx2", "sse2") if platform.machine() == "x86_64" else ("neon-dotprod", "neon")
+    ("avx512vnni", "avx512", "avx2", "sse2")
+    if platform.machine() == "x86_64"
+    else ("neon-dotprod", "neon")
 )
 Build = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Build the library with CMake options, once for all workers; return the folder that holds it."""
+    """Build the library with CMake options, once for all workers; return the folder
+    that holds it."""
     if not shutil.which("cmake") or not (os.environ.get("CC") or shutil.which("cc")):
         pytest.skip("building the C library needs cmake and a C compiler")
 
@@ -35,7 +39,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def run(*options: str, targets: tuple[str, ...] = ()) -> Path:
-        folder = shared / f"build-{hashlib.sha256(repr((options, targets)).encode()).hexdigest()[:16]}"
+        folder = (
+            shared
+            / f"build-{hashlib.sha256(repr((options, targets)).encode()).hexdigest()[:16]}"
+        )
         with folder.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "complete").exists():
@@ -58,7 +65,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="session")
 def folder(build: Build) -> Path:
-    """The folder of the shared library and the example program, where warnings are errors."""
+    """The folder of the shared library and the example program, where warnings are
+    errors."""
     return build("-DCMAKE_C_FLAGS=-Werror", "-DLSTM_EDGE_EXAMPLES=ON")
 
 
@@ -81,7 +89,11 @@ def open_for(isa: str, path: Path, folder: Path) -> C.CDLL:
 
 
 @pytest.fixture(scope="session", params=ISAS)
-def library(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pytest.TempPathFactory) -> C.CDLL:
+def library(
+    request: pytest.FixtureRequest,
+    built: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> C.CDLL:
     """The library with each instruction set."""
     opened = open_for(request.param, built, tmp_path_factory.mktemp("isa"))
     if opened.lstm_edge_isa() is None:

@@ -37,12 +37,18 @@ int main(void) {
 
 
 def c_of(writer: ProgramWriter) -> str:
-    """Return a C program of ``writer``'s one input, which reads samples and writes all outputs and states."""
+    """Return a C program of ``writer``'s one input, which reads samples and writes all
+    outputs and states."""
     table, (port,) = Table(writer), writer.ports("inputs")
     widths = [writer.width(port.buffer) for port in writer.ports("outputs")]
     return HARNESS % {
-        "definitions": "".join(pool.definition() for pool in (*table.pools, table.bytes)),
-        "pools": ", ".join(f"{{.from = {pool.symbol if pool.size else 'NULL'}}}" for pool in table.pools),
+        "definitions": "".join(
+            pool.definition() for pool in (*table.pools, table.bytes)
+        ),
+        "pools": ", ".join(
+            f"{{.from = {pool.symbol if pool.size else 'NULL'}}}"
+            for pool in table.pools
+        ),
         "lines": "\n".join(table.lines),
         "memory": table.memory,
         "states": max(1, table.states),
@@ -52,21 +58,30 @@ def c_of(writer: ProgramWriter) -> str:
         "inputs": writer.width(port.buffer),
         "outputs": ", ".join(f"y{i}[{width}]" for i, width in enumerate(widths)),
         "bases": ", ".join(f"{{.to = y{i}}}" for i in range(len(widths))),
-        "writes": " ".join(f"fwrite(y{i}, sizeof y{i}, 1, stdout);" for i in range(len(widths))),
+        "writes": " ".join(
+            f"fwrite(y{i}, sizeof y{i}, 1, stdout);" for i in range(len(widths))
+        ),
         "count": table.count,
     }
 
 
 def run_in_c(
-    writer: ProgramWriter, x: Array, folder: Path, compiler: Sequence[str], emulator: Sequence[str] = ()
+    writer: ProgramWriter,
+    x: Array,
+    folder: Path,
+    compiler: Sequence[str],
+    emulator: Sequence[str] = (),
 ) -> Array:
-    """Return all outputs and states after each of the samples ``x (L, width)``, side by side."""
+    """Return all outputs and states after each of the samples ``x (L, width)``, side by
+    side."""
     (folder / "net.c").write_text(c_of(writer))
     program = folder / "net"
     sources = [folder / "net.c", CORE / "lstm_edge_core.c"]
     command = [*compiler, *WARNINGS, f"-I{CORE}", *sources, "-o", program, "-lm"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    ran = subprocess.run([*emulator, program], input=x.tobytes(), capture_output=True, check=False)
+    ran = subprocess.run(
+        [*emulator, program], input=x.tobytes(), capture_output=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return np.frombuffer(ran.stdout, np.float32).reshape(len(x), -1).copy()

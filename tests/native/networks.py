@@ -7,13 +7,22 @@ import numpy as np
 from hypothesis import strategies as st
 from reference import Layer
 
-from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import (
+    Binary,
+    Code,
+    Function,
+    ProgramWriter,
+)
 from lstm_edge_runtime.native import Past
 
 Array = Any
 
 USUAL = {
-    "LSTM": [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)],
+    "LSTM": [
+        (Function.SIGMOID, 0.0, 0.0),
+        (Function.TANH, 0.0, 0.0),
+        (Function.TANH, 0.0, 0.0),
+    ],
     "GRU": [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0)],
     "RNN": [(Function.TANH, 0.0, 0.0)],
 }
@@ -31,7 +40,8 @@ def copy(
     writer: ProgramWriter, source: int, out: int, length: int, at: Sequence[int] = (0, 0), count: int = 1,
     strides: Sequence[int] = (0, 0),
 ) -> None:  # fmt: skip
-    """Add copies of stretches of ``source`` from ``at[0]`` on to ``out`` from ``at[1]`` on."""
+    """Add copies of stretches of ``source`` from ``at[0]`` on to ``out`` from ``at[1]``
+    on."""
     writer.operation(Code.COPY, source, out, *at, length, count, *strides)
 
 
@@ -56,14 +66,18 @@ class Network:
 
     def __repr__(self) -> str:
         kinds = [layer.kind for layer in self.layers]
-        return f"Network({kinds}, I={self.inputs}, H={self.hidden}, every_step={self.every_step})"
+        return (
+            f"Network({kinds}, I={self.inputs}, H={self.hidden},"
+            f" every_step={self.every_step})"
+        )
 
     @property
     def states(self) -> int:
         return sum(STATES[layer.kind] for layer in self.layers)
 
     def run(self, x: Array, states: list[Array]) -> tuple[Array, list[Array]]:
-        """Return the outputs ``(L, C)`` and the states after ``x (L, I)``, in float64."""
+        """Return the outputs ``(L, C)`` and the states after ``x (L, I)``, in
+        float64."""
         outputs, states = [], [state.astype("float64") for state in states]
         for sample in x.astype("float64"):
             value, at = sample, 0
@@ -89,30 +103,49 @@ def make_network(
     every_step: bool = True,
     golden_steps: int = 0,
 ) -> Network:
-    """Return a random network; not ``plain`` means other functions, and layers without bias.
+    """Return a random network; not ``plain`` means other functions, and layers without
+    bias.
 
-    ``stored``: the weights of a large program are int8 times a scale and its inputs float32.
+    ``stored``: the weights of a large program are int8 times a scale and its inputs
+    float32.
     """
     network = Network(inputs, hidden, every_step=every_step)
     writer, width, k = network.writer, inputs, 1 / np.sqrt(hidden)
-    golden = rng.standard_normal((golden_steps, inputs)).astype("float32") if golden_steps else None
+    golden = (
+        rng.standard_normal((golden_steps, inputs)).astype("float32")
+        if golden_steps
+        else None
+    )
     value = writer.input("x", inputs)
     pairs = []
-    inside = [function for function in Function if function <= Function.SOFTPLUS and function]
+    inside = [
+        function for function in Function if function <= Function.SOFTPLUS and function
+    ]
     for kind in kinds:
         rows = GATES[kind] * hidden
-        W, R = (rng.uniform(-k, k, (rows, n)).astype("float32") for n in (width, hidden))
+        W, R = (
+            rng.uniform(-k, k, (rows, n)).astype("float32") for n in (width, hidden)
+        )
         bias = rng.uniform(-k, k, rows * (2 if kind == "GRU" else 1)).astype("float32")
         scales = None
         if int8 or stored:
             scales = [np.abs(w).max(1).astype("float32") / 127 for w in (W, R)]
-            W, R = (np.rint(w / scale[:, None]) for w, scale in zip((W, R), scales, strict=True))
+            W, R = (
+                np.rint(w / scale[:, None])
+                for w, scale in zip((W, R), scales, strict=True)
+            )
         if stored:
-            W, R = (w.astype("float32") * scale[:, None] for w, scale in zip((W, R), scales, strict=True))
+            W, R = (
+                w.astype("float32") * scale[:, None]
+                for w, scale in zip((W, R), scales, strict=True)
+            )
             scales = None
             writer.manifest(" " * (1 << 18))
         drawn = [inside[int(rng.integers(len(inside)))] for _ in USUAL[kind]]
-        functions = [(code, *map(float, np.float32(PARAMETERS.get(code, (0, 0))))) for code in drawn]
+        functions = [
+            (code, *map(float, np.float32(PARAMETERS.get(code, (0, 0)))))
+            for code in drawn
+        ]
         options = {"scales": scales, "flags": int(kind == "GRU" and rng.integers(2))}
         options |= {"functions": USUAL[kind] if plain else functions}
         bias = bias if plain or rng.integers(2) else None
@@ -121,7 +154,10 @@ def make_network(
         new = writer.recurrent(Code[kind], value, old, (W, R), bias, **options)
         pairs += zip(old, new, strict=True)
         value, width = new[0], hidden
-    network.head = rng.uniform(-k, k, (outputs, hidden)).astype("float32"), rng.uniform(-1, 1, outputs)
+    network.head = (
+        rng.uniform(-k, k, (outputs, hidden)).astype("float32"),
+        rng.uniform(-1, 1, outputs),
+    )
     network.head = network.head[0], network.head[1].astype("float32")
     first = writer.buffer(1)
     copy(writer, value, first, 1)
@@ -133,20 +169,33 @@ def make_network(
         y, states = network.run(golden, [np.zeros(hidden)] * network.states)
         limit = 0.05 if int8 else 1e-5
         expected = {"y": (y if every_step else y[-1], limit)}
-        writer.golden({"x": golden}, expected | {f"s{i}": (state, limit) for i, state in enumerate(states)})
+        writer.golden(
+            {"x": golden},
+            expected | {f"s{i}": (state, limit) for i, state in enumerate(states)},
+        )
     network.program = writer.to_bytes()
     return network
 
 
 class Reads:
-    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways.
+    """A program that keeps ``frames`` of what a layer gives, and reads some of them in
+    three ways.
 
     ``new`` of them come with every step.
     """
 
-    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool = True, new: int = 1) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        frames: int,
+        every_step: bool = True,
+        new: int = 1,
+    ) -> None:
         self.width, self.new = int(rng.integers(1, 20)), new
-        self.first, self.dilation = int(rng.integers(0, frames + new)), int(rng.integers(1, 4))
+        self.first, self.dilation = (
+            int(rng.integers(0, frames + new)),
+            int(rng.integers(1, 4)),
+        )
         self.count = (frames + new - 1 - self.first) // self.dilation + 1
         self.weights = rng.standard_normal((self.width, 3)).astype("float32")
         self.taps = rng.standard_normal((self.count, self.width)).astype("float32")
@@ -165,8 +214,11 @@ class Reads:
         writer.golden({"x": x}, {"y": (y if every_step else y[-1], 1e-4)})
 
     def run(self, x: Array) -> Array:
-        """Return the outputs of the steps ``x (L, new * 3)`` after a reset, in float64."""
-        values = np.concatenate([self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T])
+        """Return the outputs of the steps ``x (L, new * 3)`` after a reset, in
+        float64."""
+        values = np.concatenate(
+            [self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T]
+        )
         rows = []
         for step in range(len(x)):
             read = values[step * self.new + self.first :: self.dilation][: self.count]
@@ -179,7 +231,9 @@ SIZES = st.one_of(st.sampled_from([1, 3, 4, 8, 15, 16, 17, 32, 64]), st.integers
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, int8: bool | None = None, plain: bool | None = None) -> Network:
+def networks(
+    draw: st.DrawFn, *, int8: bool | None = None, plain: bool | None = None
+) -> Network:
     """Draw a network of one to three layers, I and H of 1 to 70."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kinds = draw(st.lists(st.sampled_from(list(GATES)), min_size=1, max_size=3))

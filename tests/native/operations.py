@@ -7,11 +7,18 @@ import numpy as np
 from networks import PARAMETERS, copy
 from reference import FUNCTIONS
 
-from lstm_edge_exporters.targets.native.program import NONE, Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import (
+    NONE,
+    Binary,
+    Code,
+    Function,
+    ProgramWriter,
+)
 
 Array = Any
 Cases = dict[str, tuple[int, Callable[[Array], Array]]]
-"""By name: the buffer of a result, and the function of rows ``(L, width)`` that it computes."""
+"""By name: the buffer of a result, and the function of rows ``(L, width)`` that it
+computes."""
 PAIRS: dict[Binary, Callable[[Array, Array], Array]] = {
     Binary.ADD: np.add,
     Binary.SUBTRACT: np.subtract,
@@ -34,8 +41,15 @@ def samples(seed: int, *shape: int) -> Array:
 
 def wide_samples(steps: int, width: int) -> Array:
     """Numbers from 1e-30 to 80, of either sign."""
-    sizes = np.geomspace(1e-30, 80, steps * width) * np.where(np.arange(steps * width) % 3, 1, -1)
-    return np.random.default_rng(width).permutation(sizes).reshape(steps, width).astype("float32")
+    sizes = np.geomspace(1e-30, 80, steps * width) * np.where(
+        np.arange(steps * width) % 3, 1, -1
+    )
+    return (
+        np.random.default_rng(width)
+        .permutation(sizes)
+        .reshape(steps, width)
+        .astype("float32")
+    )
 
 
 def operations(writer: ProgramWriter, x: int) -> Cases:
@@ -54,7 +68,12 @@ def operations(writer: ProgramWriter, x: int) -> Cases:
         numbers = tuple(map(float, np.float32(PARAMETERS.get(kind, (0, 0)))))
         of = (lambda v: np.abs(v) + above) if kind in POSITIVE else (lambda v: v)
         row = writer.unary(positive if kind in POSITIVE else x, kind, *numbers)
-        cases[kind.name] = row, lambda v, of=of, kind=kind, numbers=numbers: FUNCTIONS[kind](of(v), *numbers)
+        cases[kind.name] = (
+            row,
+            lambda v, of=of, kind=kind, numbers=numbers: FUNCTIONS[kind](
+                of(v), *numbers
+            ),
+        )
     clipped = lambda v: np.clip(v, *limits)  # noqa: E731
     operands: list[tuple[Any, Callable[[Array], Array]]] = [
         (stored, lambda v: stored), (stored[:1], lambda v: stored[:1]),
@@ -84,32 +103,55 @@ def _rows(writer: ProgramWriter, x: int, stored: Array, cases: Cases) -> None:
         soft = [writer.add(Code.SOFTMAX, x, length, logarithm) for logarithm in (0, 1)]
         scale, bias = stored[:length], stored[-length:]
         vectors = [(NONE, NONE), (writer.optional(scale), writer.optional(bias))]
-        bare, norm = (writer.add(Code.NORMALIZE, x, length, 1e-3, *vector) for vector in vectors)
+        bare, norm = (
+            writer.add(Code.NORMALIZE, x, length, 1e-3, *vector) for vector in vectors
+        )
 
         def logs(v: Array, length: int = length) -> Array:
             wide = v.reshape(len(v), -1, length)
             shifted = wide - wide.max(-1, keepdims=True)
-            return (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))).reshape(v.shape)
+            return (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))).reshape(
+                v.shape
+            )
 
-        def flat(v: Array, scale: Array = 1, bias: Array = 0, length: int = length) -> Array:
+        def flat(
+            v: Array, scale: Array = 1, bias: Array = 0, length: int = length
+        ) -> Array:
             wide = v.reshape(len(v), -1, length)
             centered = wide - wide.mean(-1, keepdims=True)
-            return (centered / np.sqrt(wide.var(-1, keepdims=True) + 1e-3) * scale + bias).reshape(v.shape)
+            return (
+                centered / np.sqrt(wide.var(-1, keepdims=True) + 1e-3) * scale + bias
+            ).reshape(v.shape)
 
         cases[f"softmax {length}"] = soft[0], lambda v, logs=logs: np.exp(logs(v))
         cases[f"log {length}"] = soft[1], logs
         cases[f"bare {length}"] = bare, flat
-        cases[f"norm {length}"] = norm, lambda v, flat=flat, scale=scale, bias=bias: flat(v, scale, bias)
+        cases[f"norm {length}"] = (
+            norm,
+            lambda v, flat=flat, scale=scale, bias=bias: flat(v, scale, bias),
+        )
     choice = writer.buffer(width)
-    writer.operation(Code.WHERE, writer.binary(Binary.LESS, x, stored), x, writer.filled(stored), choice)
+    writer.operation(
+        Code.WHERE,
+        writer.binary(Binary.LESS, x, stored),
+        x,
+        writer.filled(stored),
+        choice,
+    )
     cases["where"] = choice, lambda v: np.where(v < stored, v, stored)
 
 
 def _whole(writer: ProgramWriter, x: int, cases: Cases) -> None:
     """Add every operation on whole numbers; a division by 0 gives 0."""
     whole, numbers = writer.cast(x, "int64"), np.arange(writer.width(x)) - 5
-    functions = {kind: pair for kind, pair in PAIRS.items() if kind not in (Binary.PRELU, Binary.POWER)}
-    functions[Binary.DIVIDE] = lambda a, b: np.where(b == 0, 0, np.trunc(a / np.where(b == 0, 1, b)))
+    functions = {
+        kind: pair
+        for kind, pair in PAIRS.items()
+        if kind not in (Binary.PRELU, Binary.POWER)
+    }
+    functions[Binary.DIVIDE] = lambda a, b: np.where(
+        b == 0, 0, np.trunc(a / np.where(b == 0, 1, b))
+    )
     for kind, function in functions.items():
         for operand, value in (
             (numbers, lambda v: numbers),

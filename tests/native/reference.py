@@ -1,4 +1,5 @@
-"""What a program computes, in float64 by numpy, a row and a step at a time, as ONNX defines it."""
+"""What a program computes, in float64 by numpy, a row and a step at a time, as ONNX
+defines it."""
 
 from collections.abc import Callable, Sequence
 from math import erf
@@ -23,7 +24,9 @@ FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
     Function.ELU: lambda x, a, b: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
     Function.SOFTSIGN: lambda x, a, b: x / (1 + np.abs(x)),
     Function.SOFTPLUS: lambda x, a, b: np.logaddexp(x, 0),
-    Function.SELU: lambda x, a, b: b * np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
+    Function.SELU: (
+        lambda x, a, b: b * np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x)
+    ),
     Function.CLIP: lambda x, a, b: np.clip(x, a, b),
     Function.GELU: lambda x, a, b: x / 2 * (1 + np.vectorize(erf)(x / np.sqrt(2))),
     Function.ABS: lambda x, a, b: np.abs(x),
@@ -32,7 +35,11 @@ FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
     Function.LOG: lambda x, a, b: np.log(x),
     Function.SQRT: lambda x, a, b: np.sqrt(x),
     Function.RECIPROCAL: lambda x, a, b: 1 / x,
-    Function.GELU_TANH: lambda x, a, b: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    Function.GELU_TANH: (
+        lambda x, a, b: (
+            x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        )
+    ),
     Function.ERF: lambda x, a, b: np.vectorize(erf)(x),
     Function.FLOOR: lambda x, a, b: np.floor(x),
     Function.CEIL: lambda x, a, b: np.ceil(x),
@@ -49,7 +56,9 @@ def quantize(x: Array) -> Array:
     scale = (high - low) / np.float32(255)
     scale = np.float32(1) if scale == 0 else scale
     zero = np.rint(np.clip(-low / scale, 0, 255))
-    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype("float64") * float(scale)
+    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(
+        "float64"
+    ) * float(scale)
 
 
 def product(x: Array, weights: Array, scales: Array | None) -> Array:
@@ -59,7 +68,8 @@ def product(x: Array, weights: Array, scales: Array | None) -> Array:
 
 
 class Layer:
-    """One recurrent layer; the fields are the arguments of ``ProgramWriter.recurrent``."""
+    """One recurrent layer; the fields are the arguments of
+    ``ProgramWriter.recurrent``."""
 
     def __init__(
         self,
@@ -72,7 +82,12 @@ class Layer:
         functions: Sequence[tuple[Function, float, float]],
     ) -> None:
         self.kind, self.W, self.R = kind, W.astype("float64"), R.astype("float64")
-        self.bias, self.scales, self.flags, self.functions = bias, scales, flags, functions
+        self.bias, self.scales, self.flags, self.functions = (
+            bias,
+            scales,
+            flags,
+            functions,
+        )
 
     def _gate(self, index: int, x: Array) -> Array:
         kind, alpha, beta = self.functions[index]
@@ -84,7 +99,11 @@ class Layer:
         from_x = product(x, self.W, scales[0])
         if self.kind == "GRU":
             return [self._gru(from_x, h, scales[1])]
-        total = from_x + product(h, self.R, scales[1]) + (0 if self.bias is None else self.bias)
+        total = (
+            from_x
+            + product(h, self.R, scales[1])
+            + (0 if self.bias is None else self.bias)
+        )
         if self.kind == "RNN":
             return [self._gate(0, total)]
         i, o, f, z = total.reshape(4, h.size)

@@ -1,4 +1,5 @@
-"""Convolutions, pooling and the last frames of a value: onnxruntime's numbers, and numpy's in float64."""
+"""Convolutions, pooling and the last frames of a value: onnxruntime's numbers, and
+numpy's in float64."""
 
 import ctypes as C
 import json
@@ -31,25 +32,45 @@ WIDE = 9
 
 
 def over_time(
-    node: str, channels: int, weights: list[Array], kernel: list[int], dilation: int, **attributes: Any
+    node: str,
+    channels: int,
+    weights: list[Array],
+    kernel: list[int],
+    dilation: int,
+    **attributes: Any,
 ) -> tuple[bytes, Manifest]:
-    """A node over time and features of x (N, channels, L, WIDE); its past (K - 1) D frames are a state."""
+    """A node over time and features of x (N, channels, L, WIDE); its past (K - 1) D
+    frames are a state."""
     frames = (kernel[0] - 1) * dilation
     stored = {f"w{index}": weight for index, weight in enumerate(weights)}
     call = f"({', '.join(['joined' if frames else 'x', *stored])})"
     ring = f", float[N,{channels},{frames},{WIDE}] past" if frames else ""
-    options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in attributes.items())
+    options = ", ".join(
+        f"{name} = {json.dumps(value)}" for name, value in attributes.items()
+    )
     nodes = f"y = {node}<{options}>{call}"
     if frames:
-        stored |= {"start": np.array([-frames]), "end": np.array([2**62]), "axis": np.array([2])}
-        nodes = f"joined = Concat<axis = 2>(past, x) past_n = Slice(joined, start, end, axis) {nodes}"
+        stored |= {
+            "start": np.array([-frames]),
+            "end": np.array([2**62]),
+            "axis": np.array([2]),
+        }
+        nodes = (
+            "joined = Concat<axis = 2>(past, x) past_n = Slice(joined, start, end,"
+            f" axis) {nodes}"
+        )
     model = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["": 20]> g (float[N,{channels},L,{WIDE}] x{ring})'
+        f'<ir_version: 9, opset_import: ["": 20]> g (float[N,{channels},L,{WIDE}]'
+        f" x{ring})"
         f" => (float[N,made,L,wide] y{ring and ring + '_n'}) {{ {nodes} }}"
     )
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in stored.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(a), name) for name, a in stored.items()
+    )
     content, x = model.SerializeToString(), np.zeros((1, channels, 1, WIDE), "float32")
-    feeds = {"x": x} | ({"past": np.zeros((1, channels, frames, WIDE), "float32")} if frames else {})
+    feeds = {"x": x} | (
+        {"past": np.zeros((1, channels, frames, WIDE), "float32")} if frames else {}
+    )
     shape = onnxruntime.InferenceSession(content).run(["y"], feeds)[0].shape
     state = StateSpec("past", "past_n", "float32", ("N", channels, frames, WIDE))
     manifest = Manifest(
@@ -60,26 +81,39 @@ def over_time(
     return content, manifest
 
 
-def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
-    """Whole sequences of three rows and their single steps, from a state that is not at reset."""
-    writer = compile_program(ir.from_proto(onnx.load_from_string(content)), manifest).writer
+def assert_agrees(
+    content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5
+) -> None:
+    """Whole sequences of three rows and their single steps, from a state that is not at
+    reset."""
+    writer = compile_program(
+        ir.from_proto(onnx.load_from_string(content)), manifest
+    ).writer
     writer.manifest(manifest.to_json())
     native = NativeEngine(writer.to_bytes(), 1)
     rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
     specs = {spec.name: spec.axes for spec in manifest.inputs}
     specs |= {state.input: state.axes for state in manifest.states}
     feeds = {
-        name: rng.standard_normal([{"N": 3, "L": 5}.get(axis, axis) for axis in axes]).astype("float32")
+        name: (
+            rng.standard_normal(
+                [{"N": 3, "L": 5}.get(axis, axis) for axis in axes]
+            ).astype("float32")
+        )
         for name, axes in specs.items()
     }
     names = [output.name for output in session.get_outputs()]
     expected = dict(zip(names, session.run(names, feeds), strict=True))
     got = native.call(feeds, {"N": 3, "L": 5})
     for name, array in expected.items():
-        np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=limit, err_msg=name)
+        np.testing.assert_allclose(
+            got[name], array, rtol=1e-5, atol=limit, err_msg=name
+        )
     states = {state.input: feeds[state.input] for state in manifest.states}
     for step in range(5):
-        made = native.call({"x": feeds["x"][:, :, step : step + 1], **states}, {"N": 3, "L": 1})
+        made = native.call(
+            {"x": feeds["x"][:, :, step : step + 1], **states}, {"N": 3, "L": 1}
+        )
         assert np.array_equal(made["y"], got["y"][:, :, step : step + 1])
         states = {state.input: made[state.output] for state in manifest.states}
     for state in manifest.states:
@@ -114,14 +148,20 @@ def test_convolutions_and_pooling_over_time_and_features_are_those_of_onnxruntim
     )
     options: dict[str, Any] = {"strides": [1, stride], "pads": [0, pads[0], 0, pads[1]]}
     if kind == "Conv":
-        weights = [rng.standard_normal((made * groups, channels // groups, *kernel)).astype("float32")]
+        weights = [
+            rng.standard_normal((made * groups, channels // groups, *kernel)).astype(
+                "float32"
+            )
+        ]
         weights += [rng.standard_normal(made * groups).astype("float32")] * flag
         options |= {"group": groups, "dilations": dilations}
     else:
         options |= {"kernel_shape": kernel} | (
             {"count_include_pad": int(flag)} if kind == "AveragePool" else {}
         )
-    assert_agrees(*over_time(kind, channels, weights, [*kernel], dilations[0], **options), seed)
+    assert_agrees(
+        *over_time(kind, channels, weights, [*kernel], dilations[0], **options), seed
+    )
 
 
 @quick
@@ -148,16 +188,23 @@ def test_steps_chunks_and_the_whole_read_the_same_frames(
     singles = np.array([steps.step(sample) for sample in x])
     assert np.abs(singles - expected).max() <= 1e-4
     assert np.array_equal(
-        np.concatenate(got) if every_step else got[-1], singles if every_step else singles[-1]
+        np.concatenate(got) if every_step else got[-1],
+        singles if every_step else singles[-1],
     )
     assert np.array_equal(chunks.states[0], steps.states[0])
-    last = np.concatenate([net.reset[0], x.reshape(-1, 3).astype("float64") @ net.weights.T])[-frames:]
+    last = np.concatenate(
+        [net.reset[0], x.reshape(-1, 3).astype("float64") @ net.weights.T]
+    )[-frames:]
     assert np.abs(net.past.from_rows(steps.states[0][None])[0, 0] - last).max() <= 1e-4
 
 
 @quick
-@given(seed=st.integers(0, 9999), rows=st.integers(2, 60), threads=st.sampled_from([1, 2]))
-def test_rows_of_different_age_share_a_call(library: C.CDLL, seed: int, rows: int, threads: int) -> None:
+@given(
+    seed=st.integers(0, 9999), rows=st.integers(2, 60), threads=st.sampled_from([1, 2])
+)
+def test_rows_of_different_age_share_a_call(
+    library: C.CDLL, seed: int, rows: int, threads: int
+) -> None:
     rng = np.random.default_rng(seed)
     net = Reads(rng, int(rng.integers(1, 12)), every_step=True)
     program = Program(library, net.writer.to_bytes(), threads)
@@ -200,14 +247,22 @@ WRONG = {
     "written twice": [(Code.COPY, 0, -1, 0, 0, 3, 1, 0, 0)],
     "frames that do not fit a past": [(Code.PUSH, 0, 1, 3, 1), (Code.PUSH, 0, 1, 4, 2)],
 }  # fmt: skip
-"""Operations on an input 0 of three numbers and a past 1 of four frames: a width stands for a new buffer."""
+"""Operations on an input 0 of three numbers and a past 1 of four frames: a width stands
+for a new buffer."""
 
 
-@pytest.mark.parametrize("message", [*WRONG, "after its PUSH", "a past without a PUSH", "can't be an output"])
-def test_a_program_that_would_read_other_frames_is_refused(best: C.CDLL, message: str) -> None:
+@pytest.mark.parametrize(
+    "message", [*WRONG, "after its PUSH", "a past without a PUSH", "can't be an output"]
+)
+def test_a_program_that_would_read_other_frames_is_refused(
+    best: C.CDLL, message: str
+) -> None:
     for code, *arguments in WRONG.get(message, [(Code.UNARY, 0, 3, 0, 0, 0)]):
         writer = ProgramWriter()
-        x, past = writer.input("x", 3), writer.past("past", Past(1, 4, 3), np.zeros((1, 4, 3), "float32"))
+        x, past = (
+            writer.input("x", 3),
+            writer.past("past", Past(1, 4, 3), np.zeros((1, 4, 3), "float32")),
+        )
         writer.output("y", writer.window(x, past, 0, 2, 3), every_step=True)
         out = {Code.WINDOW: 2, Code.DEPTHWISE: 1, Code.UNARY: 1}.get(code)
         if out is not None:

@@ -23,7 +23,9 @@ from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import installed, library
 from lstm_edge_runtime.ort import sealed
 
-pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+pytestmark = pytest.mark.skipif(
+    not installed(), reason="lstm-edge-native is not installed"
+)
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -39,9 +41,14 @@ WHOLE = {
 
 
 def file(
-    kind: str, head: str = "y = Identity(h)", hidden: int = 7, shift: bool = False, **attributes: Any
+    kind: str,
+    head: str = "y = Identity(h)",
+    hidden: int = 7,
+    shift: bool = False,
+    **attributes: Any,
 ) -> bytes:
-    """Return a file of x (L, N, 3), a layer that gives h (L, N, hidden), and nodes that make y of it."""
+    """Return a file of x (L, N, 3), a layer that gives h (L, N, hidden), and nodes that
+    make y of it."""
     rng, states = np.random.default_rng(2), ["h", "c"] if kind == "LSTM" else ["h"]
     rows = GATES[kind] * hidden
     tensors = {
@@ -49,35 +56,71 @@ def file(
         "R": rng.standard_normal((1, rows, hidden)) * 0.3,
     }
     tensors |= {"B": rng.standard_normal((1, 2 * rows)) * 0.3, **STORED}
-    stored = [numpy_helper.from_array(np.asarray(array, "float32"), name) for name, array in tensors.items()]
-    stored += [numpy_helper.from_array(np.asarray(array, "int64"), name) for name, array in WHOLE.items()]
+    stored = [
+        numpy_helper.from_array(np.asarray(array, "float32"), name)
+        for name, array in tensors.items()
+    ]
+    stored += [
+        numpy_helper.from_array(np.asarray(array, "int64"), name)
+        for name, array in WHOLE.items()
+    ]
     stored.append(numpy_helper.from_array(np.arange(7) % 3 > 0, "flags"))
     inputs = ["x", "W", "R", "B", "", *(f"{state}_0" for state in states)]
     layer = helper.make_node(
-        kind, inputs, ["y4", *(f"{state}_n" for state in states)], hidden_size=hidden, **attributes
+        kind,
+        inputs,
+        ["y4", *(f"{state}_n" for state in states)],
+        hidden_size=hidden,
+        **attributes,
     )
     nodes = [layer, helper.make_node("Squeeze", ["y4", "axes"], ["h"])]
     nodes += [onnx.parser.parse_node(text) for text in head.split(";")]
-    axes: dict[str, tuple[int | str, ...]] = {"x": ("L", "N", 3)} | ({"shift": ("N", 7)} if shift else {})
+    axes: dict[str, tuple[int | str, ...]] = {"x": ("L", "N", 3)} | (
+        {"shift": ("N", 7)} if shift else {}
+    )
     axes |= {f"{state}_{end}": (1, "N", hidden) for state in states for end in "0n"}
-    values = {key: helper.make_tensor_value_info(key, TensorProto.FLOAT, dims) for key, dims in axes.items()}
+    values = {
+        key: helper.make_tensor_value_info(key, TensorProto.FLOAT, dims)
+        for key, dims in axes.items()
+    }
     entering = [name for name in axes if not name.endswith("_n")]
     leaving = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
         *(values[f"{state}_n"] for state in states),
     ]
-    graph = helper.make_graph(nodes, "g", [values[name] for name in entering], leaving, stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    graph = helper.make_graph(
+        nodes, "g", [values[name] for name in entering], leaving, stored
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+    )
     feeds = {
-        name: np.zeros([{"L": 2, "N": 1}.get(axis, axis) for axis in axes[name]], "float32")
+        name: np.zeros(
+            [{"L": 2, "N": 1}.get(axis, axis) for axis in axes[name]], "float32"
+        )
         for name in entering
     }
-    shape = onnxruntime.InferenceSession(model.SerializeToString()).run(["y"], feeds)[0].shape
+    shape = (
+        onnxruntime.InferenceSession(model.SerializeToString())
+        .run(["y"], feeds)[0]
+        .shape
+    )
     manifest = Manifest(
-        inputs=tuple(TensorSpec(name, "float32", axes[name]) for name in entering if not name.endswith("_0")),
-        outputs=(TensorSpec("y", "float32", ("L", "N", shape[-1]) if len(shape) == 3 else ("N", shape[-1])),),
+        inputs=tuple(
+            TensorSpec(name, "float32", axes[name])
+            for name in entering
+            if not name.endswith("_0")
+        ),
+        outputs=(
+            TensorSpec(
+                "y",
+                "float32",
+                ("L", "N", shape[-1]) if len(shape) == 3 else ("N", shape[-1]),
+            ),
+        ),
         states=tuple(
-            StateSpec(f"{state}_0", f"{state}_n", "float32", axes[f"{state}_0"]) for state in states
+            StateSpec(f"{state}_0", f"{state}_n", "float32", axes[f"{state}_0"])
+            for state in states
         ),
     )
     return with_manifest(model, manifest)
@@ -98,7 +141,13 @@ def assert_agree(content: bytes) -> None:
     """Compare steps, a chunk and rows of both engines on the same samples."""
     native, plain = load(to_native(content)), load(content)
     assert native.engine == "native"
-    x, near = np.random.default_rng(0).standard_normal((9, 3)).astype("float32"), {"rtol": 1e-5, "atol": 1e-5}
+    x, near = (
+        np.random.default_rng(0).standard_normal((9, 3)).astype("float32"),
+        {
+            "rtol": 1e-5,
+            "atol": 1e-5,
+        },
+    )
     stream, reference = native.stream(), plain.stream()
     for sample in x:
         np.testing.assert_allclose(stream.step(sample), reference.step(sample), **near)
@@ -109,7 +158,9 @@ def assert_agree(content: bytes) -> None:
     rows, others = native.streams(9), plain.streams(9)
     ids, theirs = [rows.add() for _ in x], [others.add() for _ in x]
     for some in (slice(None), slice(1, 4), slice(None, None, -2)):
-        np.testing.assert_allclose(rows.step(x[some], ids[some]), others.step(x[some], theirs[some]), **near)
+        np.testing.assert_allclose(
+            rows.step(x[some], ids[some]), others.step(x[some], theirs[some]), **near
+        )
 
 
 LAYERS = [
@@ -120,7 +171,9 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("kind", "attributes"), LAYERS, ids=str)
-def test_every_layer_is_that_of_onnxruntime(kind: str, attributes: dict[str, Any]) -> None:
+def test_every_layer_is_that_of_onnxruntime(
+    kind: str, attributes: dict[str, Any]
+) -> None:
     for hidden in (1, 7, 33):
         assert_agree(file(kind, hidden=hidden, **attributes))
 
@@ -176,7 +229,9 @@ def test_what_is_not_covered_is_named(message: str) -> None:
 
 
 def test_a_graph_that_mixes_time_steps_is_refused() -> None:
-    with pytest.raises(CheckFailedError, match=r"differs from the graph in .* whole: y"):
+    with pytest.raises(
+        CheckFailedError, match=r"differs from the graph in .* whole: y"
+    ):
         to_native(file("GRU", "y = ReduceMean<keepdims = 0>(h, zero)"))
 
 
@@ -193,7 +248,10 @@ def spoil(manifest: Any, model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(rename, r"c_0 .* has an axis M, expected batch and time"), (spoil, "the golden case")],
+    [
+        (rename, r"c_0 .* has an axis M, expected batch and time"),
+        (spoil, "the golden case"),
+    ],
 )
 def test_a_state_with_an_axis_of_its_own_or_a_golden_case_that_fails_is_refused(
     change: Any, message: str
@@ -211,7 +269,9 @@ def test_chunks_with_an_input_that_has_no_time_axis_are_those_of_onnxruntime() -
     np.testing.assert_allclose(native.step(given), plain.step(given), atol=2e-6)
 
 
-def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path, tmp_path: Path) -> None:
+def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
+    folder: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "lstm.lep"
     path.write_bytes(to_native(DATA / "lstm.onnx"))
     model = load(path)
@@ -221,13 +281,25 @@ def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path
     expected = np.stack([stream.step(sample) for sample in x])
     assert np.array_equal(model.stream().process(x), expected[-1])
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
-    ran = subprocess.run([folder / "stream", path], input=text, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [folder / "stream", path],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "golden case at" in ran.stderr
     got = np.array([line.split() for line in ran.stdout.splitlines()], "float32")
     assert np.array_equal(got, expected)
 
 
-def test_a_library_of_an_earlier_version_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lstm_edge_native.LIBRARY", "libm.so.6")  # it has none of the functions
-    with pytest.raises(MissingDependencyError, match=r"can't be used \(.*lstm_edge_.*--upgrade"):
+def test_a_library_of_an_earlier_version_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "lstm_edge_native.LIBRARY", "libm.so.6"
+    )  # it has none of the functions
+    with pytest.raises(
+        MissingDependencyError, match=r"can't be used \(.*lstm_edge_.*--upgrade"
+    ):
         library.__wrapped__()

@@ -1,4 +1,5 @@
-"""The C core against the engine: the same numbers, in int8 the same bits on any processor."""
+"""The C core against the engine: the same numbers, in int8 the same bits on any
+processor."""
 
 import platform
 from pathlib import Path
@@ -20,18 +21,37 @@ from lstm_edge_exporters.targets.native.program import Binary, Code, ProgramWrit
 pytestmark = pytest.mark.system
 
 Array = Any
-GCC = ("gcc", "-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+GCC = (
+    "gcc",
+    "-std=c99",
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+)
 STATIC = "-static"
 COMPILERS = {
     "gcc": (("gcc", "-std=c99", "-O3", "-march=native"), ()),
     "clang": (("clang", "-std=c99", "-O2"), ()),
     "armv7": (("arm-linux-gnueabihf-gcc", "-std=gnu99", "-O2", STATIC), ("qemu-arm",)),
     "DSP": (
-        ("arm-linux-gnueabihf-gcc", "-std=c99", "-Os", STATIC, "-mthumb", "-mcpu=cortex-a15"),
+        (
+            "arm-linux-gnueabihf-gcc",
+            "-std=c99",
+            "-Os",
+            STATIC,
+            "-mthumb",
+            "-mcpu=cortex-a15",
+        ),
         ("qemu-arm",),
     ),
-    "aarch64": (("aarch64-linux-gnu-gcc", "-std=gnu99", "-O3", STATIC), ("qemu-aarch64",)),
-    "riscv64": (("riscv64-linux-gnu-gcc", "-std=gnu99", "-O2", STATIC), ("qemu-riscv64",)),
+    "aarch64": (
+        ("aarch64-linux-gnu-gcc", "-std=gnu99", "-O3", STATIC),
+        ("qemu-aarch64",),
+    ),
+    "riscv64": (
+        ("riscv64-linux-gnu-gcc", "-std=gnu99", "-O2", STATIC),
+        ("qemu-riscv64",),
+    ),
 }
 quick = settings(
     max_examples=5,
@@ -65,7 +85,8 @@ def test_a_network_gives_in_c_what_it_gives_in_the_engine(
 
 @pytest.mark.parametrize("vectors", ["-march=native", "-msse2"])
 @pytest.mark.parametrize(
-    ("kind", "hidden"), [("LSTM", 3), ("LSTM", 16), ("LSTM", 45), ("GRU", 28), ("RNN", 40)]
+    ("kind", "hidden"),
+    [("LSTM", 3), ("LSTM", 16), ("LSTM", 45), ("GRU", 28), ("RNN", 40)],
 )
 def test_a_layer_of_any_width_follows_float64_where_processors_fuse(
     kind: str, hidden: int, vectors: str, find_program: Any, tmp_path: Path
@@ -120,9 +141,17 @@ def test_int8_has_the_same_bits_on_every_processor(
     unfused: Any, compiler: str, find_program: Any, tmp_path: Path
 ) -> None:
     command, emulator = COMPILERS[compiler]
-    command, emulator = (find_program(command[0]), *command[1:]), tuple(map(find_program, emulator))
-    network = make_network(np.random.default_rng(3), ["LSTM", "GRU", "RNN"], 11, 22, int8=True)
-    x = samples(4, 30, network.inputs) * np.geomspace(1e-3, 1e3, 30, dtype="float32")[:, None]
+    command, emulator = (
+        (find_program(command[0]), *command[1:]),
+        tuple(map(find_program, emulator)),
+    )
+    network = make_network(
+        np.random.default_rng(3), ["LSTM", "GRU", "RNN"], 11, 22, int8=True
+    )
+    x = (
+        samples(4, 30, network.inputs)
+        * np.geomspace(1e-3, 1e3, 30, dtype="float32")[:, None]
+    )
     got = run_in_c(network.writer, x, tmp_path, command, emulator)
     expected = in_engine(unfused, network.writer, x)
     head = len(network.head[1])  # in float32
@@ -139,21 +168,35 @@ def test_states_of_whole_numbers_come_first_where_they_are_aligned() -> None:
     assert Table(writer).offsets == [2, 0]
 
 
-def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp_path: Path) -> None:
+def test_every_operation_is_that_of_the_engine(
+    best: Any, find_program: Any, tmp_path: Path
+) -> None:
     find_program("gcc")
     writer, rng = ProgramWriter(), np.random.default_rng(5)
     x = writer.input("x", 12)
     results = [buffer for buffer, _ in operations(writer, x).values()]
     results.append(writer.linear(x, rng.standard_normal((23, 4)).astype("float32")))
-    results.append(writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")))
+    results.append(
+        writer.linear(
+            x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")
+        )
+    )
     old, weights = (
         writer.state("h", 3),
         [rng.standard_normal((3, size)).astype("float32") for size in (12, 3)],
     )
     new = writer.recurrent(Code.RNN, x, [old], weights, functions=USUAL["RNN"])[0]
     writer.next_state(old, new)
-    results += [writer.binary(Binary.SUBTRACT, new, old), old, x]  # the state is read behind its layer
-    copied, shifted, window = writer.buffer(9), writer.buffer(24), writer.state("window", 24)
+    results += [
+        writer.binary(Binary.SUBTRACT, new, old),
+        old,
+        x,
+    ]  # the state is read behind its layer
+    copied, shifted, window = (
+        writer.buffer(9),
+        writer.buffer(24),
+        writer.state("window", 24),
+    )
     copy(writer, x, copied, 3, (1, 0), 3, (4, 3))
     copy(writer, window, shifted, 12, (12, 0))
     copy(writer, x, shifted, 12, (0, 12))
@@ -162,10 +205,17 @@ def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp
         writer.output(f"y{index}", result, every_step=True)
     reads = Reads(rng, 5).writer
     for case, width in ((writer, 12), (reads, 3)):
-        inputs = samples(6, 20, width) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
+        inputs = (
+            samples(6, 20, width) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
+        )
         inputs[3, 2], inputs[4, 1], inputs[5, 1] = np.nan, np.inf, 0
-        got, expected = run_in_c(case, inputs, tmp_path, GCC), in_engine(best, case, inputs)
+        got, expected = (
+            run_in_c(case, inputs, tmp_path, GCC),
+            in_engine(best, case, inputs),
+        )
         with np.errstate(invalid="ignore"):
             size = np.nanmax(np.abs(inputs), 1, keepdims=True)
-            close = np.abs(got - expected) <= 1e-6 * np.maximum(np.abs(expected), np.maximum(size, 1))
+            close = np.abs(got - expected) <= 1e-6 * np.maximum(
+                np.abs(expected), np.maximum(size, 1)
+            )
         assert (close | (got == expected) | (np.isnan(got) & np.isnan(expected))).all()

@@ -1,4 +1,5 @@
-"""The C library's arithmetic, with every instruction set of this machine, against float64."""
+"""The C library's arithmetic, with every instruction set of this machine, against
+float64."""
 
 import ctypes as C
 from collections.abc import Callable
@@ -13,7 +14,12 @@ from networks import USUAL, Network, copy, make_network, networks
 from operations import operations, samples, wide_samples
 from reference import quantize
 
-from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import (
+    Binary,
+    Code,
+    Function,
+    ProgramWriter,
+)
 
 Array = Any
 quick = settings(
@@ -22,7 +28,8 @@ quick = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 INT8_STEP = 2.0**-7
-"""The share of an activation's range by which a network may differ: a sum may fall on another int8 level."""
+"""The share of an activation's range by which a network may differ: a sum may fall on
+another int8 level."""
 
 
 def same_bits(a: Array, b: Array) -> bool:
@@ -43,20 +50,35 @@ def test_every_operation_follows_float64(library: C.CDLL, width: int) -> None:
             expected = np.asarray(function(x.astype("float64")), "float64")
         near = 1e-5 if name.startswith(("log", "bare", "norm")) else 1e-6
         np.testing.assert_allclose(
-            y[0], np.broadcast_to(expected, y[0].shape), rtol=1e-6, atol=near, err_msg=name
+            y[0],
+            np.broadcast_to(expected, y[0].shape),
+            rtol=1e-6,
+            atol=near,
+            err_msg=name,
         )
     got = program.run(np.full((1, 1, width), np.nan, "float32"), [])
     for name, y in zip(cases, got, strict=True):
-        assert np.isnan(y).all() or name not in Function.__members__ or name == "THRESHOLDED_RELU", name
+        assert (
+            np.isnan(y).all()
+            or name not in Function.__members__
+            or name == "THRESHOLDED_RELU"
+        ), name
 
 
 @quick
-@given(network=networks(), seed=st.integers(0, 99), cuts=st.lists(st.integers(1, 60), min_size=1, max_size=4))
+@given(
+    network=networks(),
+    seed=st.integers(0, 99),
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+)
 def test_a_network_gives_what_float64_gives_in_steps_chunks_and_the_whole(
     library: C.CDLL, network: Network, seed: int, cuts: list[int]
 ) -> None:
     x = samples(seed, sum(cuts), network.inputs)
-    program, int8 = Program(library, network.program), network.layers[0].scales is not None
+    program, int8 = (
+        Program(library, network.program),
+        network.layers[0].scales is not None,
+    )
     whole, chunks, steps = Stream(program), Stream(program), Stream(program)
     start = [0.5 * samples(seed + i, network.hidden) for i in range(network.states)]
     for stream in (whole, chunks, steps):
@@ -77,7 +99,10 @@ def test_a_network_gives_what_float64_gives_in_steps_chunks_and_the_whole(
     size = np.max([1.0, *(np.abs(end).max() for end in states)])
     assume(size < 100)  # some of the functions let a network grow without end
     if network.every_step and not (int8 and size > 1):
-        assert np.abs(expected[:few] - exact).max() <= (INT8_STEP * 2 if int8 else 2e-5) * size
+        assert (
+            np.abs(expected[:few] - exact).max()
+            <= (INT8_STEP * 2 if int8 else 2e-5) * size
+        )
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -117,7 +142,10 @@ def test_a_row_has_the_same_bits_alone_and_anywhere_among_others(
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, steps, network.inputs)).astype("float32")
     program = Program(library, network.program, threads)
-    pool = [rng.standard_normal((rows + 3, network.hidden)).astype("float32") for _ in range(network.states)]
+    pool = [
+        rng.standard_normal((rows + 3, network.hidden)).astype("float32")
+        for _ in range(network.states)
+    ]
     slots = rng.permutation(rows + 3)[:rows]
     start = [array.copy() for array in pool]
     (y,) = program.run(x, pool, slots)
@@ -134,7 +162,9 @@ def test_a_row_has_the_same_bits_alone_and_anywhere_among_others(
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_row_that_is_not_finite_leaves_the_others_alone(library: C.CDLL, bad: float, int8: bool) -> None:
+def test_a_row_that_is_not_finite_leaves_the_others_alone(
+    library: C.CDLL, bad: float, int8: bool
+) -> None:
     network = make_network(np.random.default_rng(1), ["LSTM", "GRU"], 9, 21, int8=int8)
     x = samples(3, 13, 2, 9)
     program = Program(library, network.program)
@@ -148,7 +178,9 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone(library: C.CDLL, bad: 
 
 
 @pytest.mark.parametrize("kind", list(USUAL))
-def test_saturated_gates_and_tiny_numbers_follow_float64(library: C.CDLL, kind: str) -> None:
+def test_saturated_gates_and_tiny_numbers_follow_float64(
+    library: C.CDLL, kind: str
+) -> None:
     network = make_network(np.random.default_rng(2), [kind], 5, 19)
     program = Program(library, network.program)
     for size in (1e-42, 1e-38, 1e-20, 1e-3, 50.0, 1e6, 1e30):
@@ -163,14 +195,33 @@ def test_saturated_gates_and_tiny_numbers_follow_float64(library: C.CDLL, kind: 
 
 @pytest.mark.parametrize("repeat", [1, 3])
 @pytest.mark.parametrize("int8", [False, True])
-def test_a_linear_layer_of_any_size_follows_float64(library: C.CDLL, repeat: int, int8: bool) -> None:
+def test_a_linear_layer_of_any_size_follows_float64(
+    library: C.CDLL, repeat: int, int8: bool
+) -> None:
     rng = np.random.default_rng(7)
-    for k, m in ((1, 1), (7, 5), (33, 16), (64, 17), (65, 80), (130, 100), (3, 200), (20, 1), (150, 1)):
-        W, b = rng.standard_normal((m, k)).astype("float32"), rng.standard_normal(m).astype("float32")
+    for k, m in (
+        (1, 1),
+        (7, 5),
+        (33, 16),
+        (64, 17),
+        (65, 80),
+        (130, 100),
+        (3, 200),
+        (20, 1),
+        (150, 1),
+    ):
+        W, b = (
+            rng.standard_normal((m, k)).astype("float32"),
+            rng.standard_normal(m).astype("float32"),
+        )
         scales = np.abs(W).max(1) / np.float32(127) if int8 else None
         weights = W if scales is None else np.rint(W / scales[:, None])
         writer = ProgramWriter()
-        writer.output("y", writer.linear(writer.input("x", repeat * k), weights, b, scales), every_step=True)
+        writer.output(
+            "y",
+            writer.linear(writer.input("x", repeat * k), weights, b, scales),
+            every_step=True,
+        )
         x = rng.standard_normal((9, 1, repeat * k)).astype("float32")
         (y,) = Program(library, writer.to_bytes()).run(x, [])
         parts = x.reshape(9, repeat, k)
@@ -185,9 +236,13 @@ def test_a_linear_layer_of_any_size_follows_float64(library: C.CDLL, repeat: int
 @pytest.mark.parametrize("weight", [-128, -64, 64, 127])
 def test_int8_sums_are_exact_at_their_largest(library: C.CDLL, weight: int) -> None:
     k, writer = 65536, ProgramWriter()
-    row = writer.linear(writer.input("x", k), np.full((2, k), weight), None, np.ones(2, "float32"))
+    row = writer.linear(
+        writer.input("x", k), np.full((2, k), weight), None, np.ones(2, "float32")
+    )
     writer.output("y", row, every_step=True)
-    (y,) = Program(library, writer.to_bytes()).run(np.full((1, 1, k), 255, "float32"), [])
+    (y,) = Program(library, writer.to_bytes()).run(
+        np.full((1, 1, k), 255, "float32"), []
+    )
     assert (y == np.float32(weight * 255.0 * k)).all()
 
 
@@ -217,14 +272,19 @@ def test_counters_go_on_from_call_to_call_each_row_its_own(library: C.CDLL) -> N
     writer = ProgramWriter()
     x, counter = writer.input("x", 3), writer.state("count", 1, np.array([2]), "int64")
     writer.next_state(counter, writer.binary(Binary.ADD, counter, np.array([1])))
-    writer.output("y", writer.binary(Binary.ADD, x, writer.cast(counter)), every_step=True)
+    writer.output(
+        "y", writer.binary(Binary.ADD, x, writer.cast(counter)), every_step=True
+    )
     program = Program(library, writer.to_bytes())
     stream, x = Stream(program), np.zeros((8, 3), "float32")
     got = np.concatenate([stream.chunk(x[:5]), [stream.step(x[0])], stream.chunk(x)])
     assert np.array_equal(got, np.repeat(np.arange(2.0, 16)[:, None], 3, 1))
     library.lstm_edge_reset(stream.handle)
     assert np.array_equal(stream.step(x[0]), [2, 2, 2])
-    pool, slots = [np.arange(60, dtype=np.int64)[:, None] % 5], np.arange(60)[::-1].copy()
+    pool, slots = (
+        [np.arange(60, dtype=np.int64)[:, None] % 5],
+        np.arange(60)[::-1].copy(),
+    )
     (y,) = program.run(np.zeros((60, 70, 3), "float32"), pool, slots)
     assert np.array_equal(y[:, :, 0], (slots % 5)[:, None] + np.arange(70))
     assert np.array_equal(pool[0][:, 0], np.arange(60) % 5 + 70)
@@ -276,8 +336,12 @@ def test_a_state_that_no_recurrent_operation_owns_is_carried_step_by_step(
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_the_golden_case_is_replayed_and_a_wrong_one_is_seen(library: C.CDLL, int8: bool) -> None:
-    network = make_network(np.random.default_rng(13), ["LSTM", "GRU"], 4, 20, int8=int8, golden_steps=7)
+def test_the_golden_case_is_replayed_and_a_wrong_one_is_seen(
+    library: C.CDLL, int8: bool
+) -> None:
+    network = make_network(
+        np.random.default_rng(13), ["LSTM", "GRU"], 4, 20, int8=int8, golden_steps=7
+    )
     assert Program(library, network.program).selftest() <= 1
     network.writer.golden({"x": samples(1, 7, 4)}, {"y": (np.zeros((7, 5)), 0.05)})
     assert Program(library, network.writer.to_bytes()).selftest() > 1

@@ -1,4 +1,5 @@
-"""Steps in real time: nothing but arithmetic, in silence too, whatever mode the processor was left in."""
+"""Steps in real time: nothing but arithmetic, in silence too, whatever mode the
+processor was left in."""
 
 import ctypes as C
 import os
@@ -24,7 +25,9 @@ def bias_free(inputs: int, hidden: int) -> bytes:
     x = writer.input("x", inputs)
     old = [writer.state(name, hidden, np.zeros(hidden)) for name in ("h", "c")]
     weights = [rng.normal(0, 0.02, (4 * hidden, width)) for width in (inputs, hidden)]
-    new = writer.recurrent(Code.LSTM, x, old, weights, np.zeros(4 * hidden), functions=USUAL["LSTM"])
+    new = writer.recurrent(
+        Code.LSTM, x, old, weights, np.zeros(4 * hidden), functions=USUAL["LSTM"]
+    )
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", new[0], every_step=True)
@@ -32,13 +35,27 @@ def bias_free(inputs: int, hidden: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def compiled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def compiled(
+    built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     def compile_with(source: str, compiler: str | None, *flags: str) -> Path:
         if compiler is None:
             pytest.skip(f"no compiler for {source}")
-        folder, program = Path(__file__).parent, tmp_path_factory.mktemp("compiled") / "program"
+        folder, program = (
+            Path(__file__).parent,
+            tmp_path_factory.mktemp("compiled") / "program",
+        )
         include = folder.parents[1] / "native" / "include"
-        options = [*flags, "-O1", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", f"-I{include}"]
+        options = [
+            *flags,
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Wconversion",
+            "-pedantic",
+            "-Werror",
+            f"-I{include}",
+        ]
         libraries = [built, f"-Wl,-rpath,{built.parent}", "-lpthread", "-lm", "-ldl"]
         command = [compiler, *options, folder / source, *libraries, "-o", program]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,7 +71,10 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
     if sys.platform != "linux":
         pytest.skip("seccomp is Linux's")
     realtime = compiled(
-        "realtime.c", os.environ.get("CC") or shutil.which("cc"), "-std=gnu11", "-D_GNU_SOURCE"
+        "realtime.c",
+        os.environ.get("CC") or shutil.which("cc"),
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
     )
     rng = np.random.default_rng(1)
     contents = [
@@ -66,7 +86,10 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
         make_network(rng, ["LSTM", "LSTM"], 9, 40).program,
     ]
     ran = subprocess.run(
-        [realtime, "100000", *saved(tmp_path, contents)], capture_output=True, text=True, check=False
+        [realtime, "100000", *saved(tmp_path, contents)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("6 programs, 100000 steps")
@@ -81,11 +104,17 @@ def test_cpp_blocks_of_any_size_give_what_one_chunk_gives(
     path = tmp_path / "p.lep"
     path.write_bytes(network.program)
     x = np.random.default_rng(6).standard_normal((50, 3)).astype("float32")
-    ran = subprocess.run([blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False)
+    ran = subprocess.run(
+        [blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     expected = Stream(Program(best, network.program)).chunk(x)
-    np.testing.assert_array_equal(np.frombuffer(ran.stdout, "float32").reshape(expected.shape), expected)
+    np.testing.assert_array_equal(
+        np.frombuffer(ran.stdout, "float32").reshape(expected.shape), expected
+    )
     path.write_bytes(network.program[:-1])
-    ran = subprocess.run([blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False)
+    ran = subprocess.run(
+        [blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False
+    )
     assert ran.returncode == 3
     assert b"truncated" in ran.stderr

@@ -1,4 +1,5 @@
-"""The C library with untrusted programs, under the sanitizers, in threads, in forks, and for long."""
+"""The C library with untrusted programs, under the sanitizers, in threads, in forks,
+and for long."""
 
 import ctypes as C
 import multiprocessing
@@ -18,7 +19,12 @@ import pytest
 from engine import LibraryError, Program, Stream
 from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network
 
-from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import (
+    Binary,
+    Code,
+    Function,
+    ProgramWriter,
+)
 from lstm_edge_runtime.native import Past, Rows, open_library
 
 pytestmark = pytest.mark.system
@@ -32,7 +38,10 @@ def every_operation() -> bytes:
     x, ids = writer.input("x", 6), writer.input("ids", 2, "int32")
     parts = writer.buffer(6)
     copy(writer, x, parts, 2, count=3, strides=(2, 2))
-    value = joined(writer, [parts, writer.gather(ids, rng.standard_normal((9, 4))), writer.cast(ids)])
+    value = joined(
+        writer,
+        [parts, writer.gather(ids, rng.standard_normal((9, 4))), writer.cast(ids)],
+    )
     vectors = [writer.optional(rng.standard_normal(8)) for _ in range(2)]
     value = writer.add(Code.NORMALIZE, value, 8, 1e-5, *vectors)
     value = writer.binary(Binary.MULTIPLY, value, rng.standard_normal(16))
@@ -43,17 +52,27 @@ def every_operation() -> bytes:
     for kind, flags in (("LSTM", 0), ("GRU", 1), ("GRU", 0), ("RNN", 0)):
         for int8 in (False, True):
             rows = GATES[kind] * 5
-            old = [writer.state(f"{kind}{flags}{int8}{i}", 5, np.ones(5)) for i in range(STATES[kind])]
+            old = [
+                writer.state(f"{kind}{flags}{int8}{i}", 5, np.ones(5))
+                for i in range(STATES[kind])
+            ]
             weights = [rng.integers(-9, 9, (rows, n)) for n in (writer.width(value), 5)]
-            options = {"scales": [np.full(rows, 0.01)] * 2 if int8 else None, "flags": flags}
+            options = {
+                "scales": [np.full(rows, 0.01)] * 2 if int8 else None,
+                "flags": flags,
+            }
             bias = rng.standard_normal(rows * (2 if kind == "GRU" else 1))
-            new = writer.recurrent(Code[kind], value, old, weights, bias, functions=USUAL[kind], **options)
+            new = writer.recurrent(
+                Code[kind], value, old, weights, bias, functions=USUAL[kind], **options
+            )
             for pair in zip(old, new, strict=True):
                 writer.next_state(*pair)
             value = new[0]
     past = writer.past("past", Past(1, 3, 5), np.ones((1, 3, 5)))
     read = writer.window(value, past, 0, 1, 4)
-    read = writer.depthwise(read, 10, rng.standard_normal((2, 10)), rng.standard_normal(10))
+    read = writer.depthwise(
+        read, 10, rng.standard_normal((2, 10)), rng.standard_normal(10)
+    )
     writer.operation(Code.PUSH, value, past, 3, 1)
     value = writer.depthwise(read, 5, None)
     value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
@@ -66,13 +85,17 @@ def every_operation() -> bytes:
     writer.operation(Code.WHERE, condition, value, other, chosen)
     writer.output("y", chosen, every_step=True)
     writer.output("last", chosen, every_step=False)
-    writer.golden({"x": rng.standard_normal((3, 6)), "ids": np.zeros((3, 2))}, {"y": (np.zeros((3, 7)), 9.0)})
+    writer.golden(
+        {"x": rng.standard_normal((3, 6)), "ids": np.zeros((3, 2))},
+        {"y": (np.zeros((3, 7)), 9.0)},
+    )
     writer.manifest('{"format": "lstm-edge"}')
     return writer.to_bytes()
 
 
 def late_operation() -> bytes:
-    """Return a program of units of three steps, whose states and outputs start at different ones."""
+    """Return a program of units of three steps, whose states and outputs start at
+    different ones."""
     rng = np.random.default_rng(2)
     writer = ProgramWriter(unit=3)
     x = writer.input("x", 6)
@@ -83,7 +106,9 @@ def late_operation() -> bytes:
     old = [writer.state(name, 5, np.ones(5)) for name in ("h", "c")]
     weights = [rng.standard_normal((20, width)) for width in (8, 5)]
     new = writer.recurrent(Code.LSTM, value, old, weights, functions=USUAL["LSTM"])
-    new = writer.recurrent_again(len(writer.operations) - 1, writer.unary(value, Function.RELU), new)
+    new = writer.recurrent_again(
+        len(writer.operations) - 1, writer.unary(value, Function.RELU), new
+    )
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", value, every_step=True, delay=3, frames=2)
@@ -99,7 +124,11 @@ def counting_operation() -> bytes:
     writer = ProgramWriter(unit=2)
     x, count = writer.input("x", 6), writer.state("count", 1, np.array([1]), "int64")
     hours = writer.cast(writer.binary(Binary.DIVIDE, count, np.array([5])))
-    value = writer.binary(Binary.ADD, writer.binary(Binary.ADD, x, hours), writer.unary(hours, Function.SIN))
+    value = writer.binary(
+        Binary.ADD,
+        writer.binary(Binary.ADD, x, hours),
+        writer.unary(hours, Function.SIN),
+    )
     writer.output("y", value, every_step=True, frames=2)
     writer.next_state(count, writer.binary(Binary.ADD, count, np.array([2])))
     writer.golden({"x": rng.standard_normal((4, 3))}, {"y": (np.zeros((4, 3)), 99.0)})
@@ -122,7 +151,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         every_operation(),
         late_operation(),
         counting_operation(),
-        make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
+        make_network(
+            rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2
+        ).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
         Reads(rng, 4).writer.to_bytes(),
     ]
@@ -132,11 +163,22 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def fuzzer(build: Callable[..., Path]) -> Path:
     flags = f"-DCMAKE_C_FLAGS={SANITIZERS}"
-    return build("-DCMAKE_BUILD_TYPE=None", flags, "-DLSTM_EDGE_FUZZ=ON", targets=("fuzz",)) / "fuzz"
+    return (
+        build(
+            "-DCMAKE_BUILD_TYPE=None", flags, "-DLSTM_EDGE_FUZZ=ON", targets=("fuzz",)
+        )
+        / "fuzz"
+    )
 
 
-def _fuzz(fuzzer: Path, seed: int, count: int, programs: list[Path], isa: str = "") -> None:
-    environment = {**os.environ, "LSTM_EDGE_ISA": isa, "ASAN_OPTIONS": "allocator_may_return_null=1"}
+def _fuzz(
+    fuzzer: Path, seed: int, count: int, programs: list[Path], isa: str = ""
+) -> None:
+    environment = {
+        **os.environ,
+        "LSTM_EDGE_ISA": isa,
+        "ASAN_OPTIONS": "allocator_may_return_null=1",
+    }
     ran = subprocess.run(
         [fuzzer, str(seed), str(count), *programs],
         capture_output=True,
@@ -150,13 +192,17 @@ def _fuzz(fuzzer: Path, seed: int, count: int, programs: list[Path], isa: str = 
     assert int(match[2]) / 50 < int(match[1]) < int(match[2])
 
 
-def test_damaged_programs_are_refused_or_run_without_a_bad_access(fuzzer: Path, programs: list[Path]) -> None:
+def test_damaged_programs_are_refused_or_run_without_a_bad_access(
+    fuzzer: Path, programs: list[Path]
+) -> None:
     _fuzz(fuzzer, 1, 1500, programs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ["", "avx2", "sse2"])
-def test_many_damaged_programs_run_without_a_bad_access(fuzzer: Path, programs: list[Path], isa: str) -> None:
+def test_many_damaged_programs_run_without_a_bad_access(
+    fuzzer: Path, programs: list[Path], isa: str
+) -> None:
     if isa and platform.machine() != "x86_64":
         pytest.skip("an instruction set of x86-64")
     _fuzz(fuzzer, 2 + len(isa), 8_000, programs, isa)
@@ -175,13 +221,26 @@ def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> Non
     assert Program(best, data).selftest() <= 1
 
 
-@pytest.mark.parametrize(("group", "field"), [(1, "row_stride"), (2, "row_stride"), (2, "step_stride")])
-def test_rows_that_would_be_written_over_each_other_are_refused(best: C.CDLL, group: int, field: str) -> None:
+@pytest.mark.parametrize(
+    ("group", "field"), [(1, "row_stride"), (2, "row_stride"), (2, "step_stride")]
+)
+def test_rows_that_would_be_written_over_each_other_are_refused(
+    best: C.CDLL, group: int, field: str
+) -> None:
     """Strides of an int8 state pool, a quarter of the size in the program."""
-    program = Program(best, make_network(np.random.default_rng(2), ["LSTM"], 4, 8).program)
+    program = Program(
+        best, make_network(np.random.default_rng(2), ["LSTM"], 4, 8).program
+    )
     x, states = np.ones((3, 2, 4), np.float32), program.zeros(3)
-    groups = [[x], states, [np.zeros((3, 2, port.width), np.float32) for port in program.outputs]]
-    views = [(Rows * len(g))(*(Rows(a.ctypes.data, *a.strides[:-1]) for a in g)) for g in groups]
+    groups = [
+        [x],
+        states,
+        [np.zeros((3, 2, port.width), np.float32) for port in program.outputs],
+    ]
+    views = [
+        (Rows * len(g))(*(Rows(a.ctypes.data, *a.strides[:-1]) for a in g))
+        for g in groups
+    ]
     setattr(views[group][0], field, getattr(views[group][0], field) // 4)
     status = best.lstm_edge_run(program.handle, 3, 2, None, *views)
     assert (status, best.lstm_edge_last_error()) == (5, b"a stride smaller than a row")
@@ -198,23 +257,33 @@ PATCHES = {
     "y: its delay is too long": (-24, 2**31),
     "y: a golden case shorter than its delay": (-24, 8),
 }
-"""By the refusal: where a word of the header is, or minus where one of the first output's, and its value."""
+"""By the refusal: where a word of the header is, or minus where one of the first
+output's, and its value."""
 
 
 @pytest.mark.parametrize("message", PATCHES)
-def test_a_header_or_pace_that_can_not_be_is_refused(best: C.CDLL, message: str) -> None:
+def test_a_header_or_pace_that_can_not_be_is_refused(
+    best: C.CDLL, message: str
+) -> None:
     data, (at, value) = bytearray(late_operation()), PATCHES[message]
     constants, buffers = struct.unpack_from("<2I", data, 24)
-    struct.pack_into("<I", data, at if at > 0 else 64 + 24 * constants + 8 * buffers + 32 - at, value)
+    struct.pack_into(
+        "<I", data, at if at > 0 else 64 + 24 * constants + 8 * buffers + 32 - at, value
+    )
     struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
     with pytest.raises(LibraryError, match=message):
         Program(best, bytes(data))
 
 
-def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bit(best: C.CDLL) -> None:
+def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bit(
+    best: C.CDLL,
+) -> None:
     network = make_network(np.random.default_rng(2), ["LSTM", "GRU"], 6, 33)
     program, rng = Program(best, network.program, threads=3), np.random.default_rng(3)
-    x, rows = (rng.standard_normal(shape).astype("float32") for shape in ((400, 6), (200, 3, 6)))
+    x, rows = (
+        rng.standard_normal(shape).astype("float32")
+        for shape in ((400, 6), (200, 3, 6))
+    )
     expected = Stream(program).chunk(x)
     (together,) = Program(best, network.program).run(rows, program.zeros(200))
     equal: list[bool] = []
@@ -222,7 +291,10 @@ def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bi
     def run() -> None:
         stream = Stream(program)
         equal.append(np.array_equal([stream.step(sample) for sample in x], expected))
-        equal.extend(np.array_equal(program.run(rows, program.zeros(200))[0], together) for _ in range(10))
+        equal.extend(
+            np.array_equal(program.run(rows, program.zeros(200))[0], together)
+            for _ in range(10)
+        )
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -261,8 +333,11 @@ def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
     best.lstm_edge_stream_free(stream)
 
 
-def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.CDLL) -> None:
-    """A wrapped age would lose its position in the unit, and a chunk would leave the caller's arrays."""
+def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(
+    best: C.CDLL,
+) -> None:
+    """A wrapped age would lose its position in the unit, and a chunk would leave the
+    caller's arrays."""
     stream = Stream(Program(best, late_operation()))
     for age in (2**62, 2**63, 2**64 - 1):
         assert best.lstm_edge_set_age(stream.handle, age) != 0
@@ -275,14 +350,24 @@ def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.
     assert best.lstm_edge_age(stream.handle) == 2**62 + 8
 
 
-@pytest.mark.parametrize("kind", ["Debug", pytest.param("Release", marks=pytest.mark.slow)])
-def test_clang_builds_it_without_a_warning(build: Callable[..., Path], kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["Debug", pytest.param("Release", marks=pytest.mark.slow)]
+)
+def test_clang_builds_it_without_a_warning(
+    build: Callable[..., Path], kind: str
+) -> None:
     clang = shutil.which("clang")
     if clang is None:
         pytest.skip("needs clang")
-    folder = build(f"-DCMAKE_C_COMPILER={clang}", "-DCMAKE_C_FLAGS=-Werror", f"-DCMAKE_BUILD_TYPE={kind}")
+    folder = build(
+        f"-DCMAKE_C_COMPILER={clang}",
+        "-DCMAKE_C_FLAGS=-Werror",
+        f"-DCMAKE_BUILD_TYPE={kind}",
+    )
     built = open_library(next(folder.glob("liblstm_edge.*")))
-    network = make_network(np.random.default_rng(12), ["LSTM", "GRU"], 5, 37, golden_steps=5)
+    network = make_network(
+        np.random.default_rng(12), ["LSTM", "GRU"], 5, 37, golden_steps=5
+    )
     assert Program(built, network.program).selftest() <= 1
     assert Program(built, every_operation()).selftest() <= 1
 
@@ -298,15 +383,21 @@ BOARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "riscv64": ("riscv64-linux-gnu-gcc", "", {"generic": "qemu-riscv64 -cpu rv64"}),
     "AMD64": ("x86_64-w64-mingw32-gcc-posix", "", {"": "wine"}),
 }  # fmt: skip
-"""By processor: the compiler, its flags, and the command that runs each instruction set; AMD64 is Windows."""
+"""By processor: the compiler, its flags, and the command that runs each instruction
+set; AMD64 is Windows."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processor", BOARDS)
 def test_a_program_runs_on_other_boards(
-    processor: str, build: Callable[..., Path], best: C.CDLL, find_program: Callable[..., str], tmp_path: Path
+    processor: str,
+    build: Callable[..., Path],
+    best: C.CDLL,
+    find_program: Callable[..., str],
+    tmp_path: Path,
 ) -> None:
-    """The example in C, cross-compiled, replays golden cases and gives the same results as this machine."""
+    """The example in C, cross-compiled, replays golden cases and gives the same results
+    as this machine."""
     compiler, flags, commands = BOARDS[processor]
     compiler, target = find_program(compiler), compiler.removesuffix("-gcc")
     folder = build(
@@ -319,7 +410,10 @@ def test_a_program_runs_on_other_boards(
     rng = np.random.default_rng(10)
     x = rng.standard_normal((12, 3)).astype("float32")
     kinds = ["LSTM", "GRU", "RNN"]
-    programs = [make_network(rng, kinds, 3, 37, int8=int8, golden_steps=5).program for int8 in (False, True)]
+    programs = [
+        make_network(rng, kinds, 3, 37, int8=int8, golden_steps=5).program
+        for int8 in (False, True)
+    ]
     programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = saved(tmp_path, programs)
@@ -331,22 +425,46 @@ def test_a_program_runs_on_other_boards(
             f"-I{tests.parents[1] / 'native' / 'include'}",
             *flags.split(),
         ]
-        source = [tests / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
+        source = [
+            tests / "realtime.c",
+            next(folder.glob("liblstm_edge.*")),
+            "-lpthread",
+            "-lm",
+            "-o",
+            modes,
+        ]
         subprocess.run([compiler, *options, *source], check=True)
-    environment = os.environ | {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
+    environment = os.environ | {
+        "WINEPREFIX": str(tmp_path / "wine"),
+        "WINEDEBUG": "-all",
+    }
     for isa, emulator in commands.items():
         command = [find_program(emulator.split()[0]), *emulator.split()[1:]]
         if processor != "AMD64":
             command += ["-L", f"/usr/{target}", "-E", f"LD_LIBRARY_PATH={folder}"]
-            ran = subprocess.run([*command, modes, "0", *paths], capture_output=True, text=True, check=False)
+            ran = subprocess.run(
+                [*command, modes, "0", *paths],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert ran.returncode == 0, ran.stdout + ran.stderr
         for int8, path in zip((False, True, False), paths, strict=True):
             expected = Stream(Program(best, path.read_bytes())).chunk(x)
             full = [*command, next(folder.glob("stream.exe"), example), path]
             ran = subprocess.run(
-                full, input=text, capture_output=True, text=True, check=False, env=environment
+                full,
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
             )
             assert ran.returncode == 0, ran.stdout + ran.stderr
-            assert f"{isa or best.lstm_edge_isa().decode()}: golden case at" in ran.stderr
+            assert (
+                f"{isa or best.lstm_edge_isa().decode()}: golden case at" in ran.stderr
+            )
             y = np.array([line.split() for line in ran.stdout.splitlines()], "float32")
-            assert np.abs(y - expected).max() <= (0 if not isa else 2e-2 if int8 else 1e-5)
+            assert np.abs(y - expected).max() <= (
+                0 if not isa else 2e-2 if int8 else 1e-5
+            )

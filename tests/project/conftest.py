@@ -1,4 +1,5 @@
-"""The tree as data: packages, modules and what each imports, read from source and never imported."""
+"""The tree as data: packages, modules and what each imports, read from source and never
+imported."""
 
 import ast
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class Module:
 
     @cached_property
     def imports(self) -> frozenset[str]:
-        """Every dotted name imported anywhere in the file, relative ones made absolute."""
+        """Every dotted name imported anywhere in the file, relative ones made
+        absolute."""
         parts = self.name.split(".") if self.is_init else self.name.split(".")[:-1]
         names: set[str] = set()
         for node in ast.walk(self.tree):

@@ -1,4 +1,5 @@
-"""The GitHub action, workflows and forms: GitHub can read them, and the scripts do what the action says."""
+"""The GitHub action, workflows and forms: GitHub can read them, and the scripts do what
+the action says."""
 
 import os
 import re
@@ -23,13 +24,23 @@ def _read(path: Path) -> dict:
     [
         ("vendor.github-actions", "action.yml"),
         *[("vendor.github-workflows", file) for file in (*WORKFLOWS, RELEASE)],
-        *[("vendor.github-issue-forms", f".github/ISSUE_TEMPLATE/{form}.yml") for form in ("bug", "idea")],
+        *[
+            ("vendor.github-issue-forms", f".github/ISSUE_TEMPLATE/{form}.yml")
+            for form in ("bug", "idea")
+        ],
         ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
         ("vendor.citation-file-format", "CITATION.cff"),
     ],
 )
 def test_a_file_keeps_to_its_schema(root, schema, file):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, root / file]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        schema,
+        root / file,
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
@@ -37,11 +48,19 @@ def test_a_file_keeps_to_its_schema(root, schema, file):
 @pytest.mark.parametrize("file", WORKFLOWS)
 def test_the_workflows_give_the_action_inputs_that_it_has(root, file):
     action = _read(root / "action.yml")
-    steps = [step for job in _read(root / file)["jobs"].values() for step in job["steps"]]
-    ours = [step for step in steps if step.get("uses") == "./" or "/lstm-edge@" in step.get("uses", "")]
+    steps = [
+        step for job in _read(root / file)["jobs"].values() for step in job["steps"]
+    ]
+    ours = [
+        step
+        for step in steps
+        if step.get("uses") == "./" or "/lstm-edge@" in step.get("uses", "")
+    ]
     assert ours
     for step in ours:
-        required = {name for name, spec in action["inputs"].items() if spec.get("required")}
+        required = {
+            name for name, spec in action["inputs"].items() if spec.get("required")
+        }
         assert required <= set(step["with"]) <= set(action["inputs"])
 
 
@@ -65,19 +84,31 @@ def test_the_ci_workflow_calls_targets_that_the_makefile_has(root):
 
 
 def test_no_script_of_the_action_holds_an_expression(root):
-    """An input that is pasted into a script is run as a script; here all go through the environment."""
-    scripts = [step["run"] for step in _read(root / "action.yml")["runs"]["steps"] if "run" in step]
+    """An input that is pasted into a script is run as a script; here all go through the
+    environment."""
+    scripts = [
+        step["run"]
+        for step in _read(root / "action.yml")["runs"]["steps"]
+        if "run" in step
+    ]
     assert scripts
     assert [script for script in scripts if "${{" in script] == []
 
 
 def _run_action(root: Path, folder: Path, **inputs: str) -> int:
-    """Run the action's own scripts in a folder, in their order, but for the one that installs."""
+    """Run the action's own scripts in a folder, in their order, but for the one that
+    installs."""
     action = _read(root / "action.yml")
-    values = {name: spec.get("default", "") for name, spec in action["inputs"].items()} | inputs
+    values = {
+        name: spec.get("default", "") for name, spec in action["inputs"].items()
+    } | inputs
     for step in action["runs"]["steps"]:
         wanted = {"": True, "inputs.export == 'true'": values["export"] == "true"}
-        if "run" not in step or "pip install" in step["run"] or not wanted[step.get("if", "")]:
+        if (
+            "run" not in step
+            or "pip install" in step["run"]
+            or not wanted[step.get("if", "")]
+        ):
             continue
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         ran = subprocess.run(
@@ -102,10 +133,15 @@ def _fill(text: str, values: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
-def test_the_action_exports_proves_and_reports_and_fails_on_another_network(root, tmp_path):
+def test_the_action_exports_proves_and_reports_and_fails_on_another_network(
+    root, tmp_path
+):
     workflow = _read(root / ".github/workflows/ci.yml")
     (given,) = [
-        step["with"] for job in workflow["jobs"].values() for step in job["steps"] if step.get("uses") == "./"
+        step["with"]
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        if step.get("uses") == "./"
     ]
     (tmp_path / "examples").symlink_to(root / "examples")
     assert _run_action(root, tmp_path, **given) == 0

@@ -1,4 +1,5 @@
-"""What the layout promises: one-way imports, no cycles, private parts, light imports, few public names."""
+"""What the layout promises: one-way imports, no cycles, private parts, light imports,
+few public names."""
 
 import importlib
 import json
@@ -8,7 +9,15 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-HEAVY = ["torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2", "matplotlib"]
+HEAVY = [
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "safetensors",
+    "jinja2",
+    "matplotlib",
+]
 NOT_IN_RUNTIME = [*HEAVY, "click", "rich"]
 
 
@@ -31,7 +40,13 @@ def test_a_package_imports_only_those_below_it(modules, packages):
 
 
 def test_the_runtime_imports_numpy_onnxruntime_and_the_standard_library_only(modules):
-    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "lstm_edge_native", "lstm_edge_runtime"}
+    allowed = {
+        *sys.stdlib_module_names,
+        "numpy",
+        "onnxruntime",
+        "lstm_edge_native",
+        "lstm_edge_runtime",
+    }
     wrong = [
         f"{module.name} imports {imported}"
         for module in modules.values()
@@ -44,7 +59,9 @@ def test_the_runtime_imports_numpy_onnxruntime_and_the_standard_library_only(mod
 
 def test_no_module_imports_itself_by_any_path(modules):
     graph = {
-        module.name: {target for name in module.imports if (target := _target(name, modules))}
+        module.name: {
+            target for name in module.imports if (target := _target(name, modules))
+        }
         for module in modules.values()
     }
     try:
@@ -71,7 +88,9 @@ def test_private_modules_stay_in_their_folder_and_private_names_in_their_file(mo
                 continue
             parts = target.split(".")
             private = [index for index, part in enumerate(parts) if _is_private(part)]
-            outside = private and not f"{_folder(module)}.".startswith(".".join(parts[: private[0]]) + ".")
+            outside = private and not f"{_folder(module)}.".startswith(
+                ".".join(parts[: private[0]]) + "."
+            )
             names = imported[len(target) + 1 :]
             if outside or (_is_private(names) and target != module.name):
                 wrong.append(f"{module.name} imports {imported}")
@@ -81,22 +100,29 @@ def test_private_modules_stay_in_their_folder_and_private_names_in_their_file(mo
 def test_the_containers_hold_no_package_of_their_own(root):
     for container in ("exporters", "runtime"):
         folders = [path for path in (root / container).iterdir() if path.is_dir()]
-        assert [path.name for path in folders if path.name != "__pycache__"] == [f"lstm_edge_{container}"]
+        assert [path.name for path in folders if path.name != "__pycache__"] == [
+            f"lstm_edge_{container}"
+        ]
         assert not list((root / container).glob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"])
+@pytest.mark.parametrize(
+    "name", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"]
+)
 def test_a_package_offers_at_most_eight_names_and_each_is_there(name, modules):
     package = importlib.import_module(name)
     declared = package.__all__
     assert [item for item in declared if not hasattr(package, item)] == []
     assert len([item for item in declared if item != "__version__"]) <= 8
-    visible = {item for item in vars(package) if not item.startswith("_")} - set(declared)
+    visible = {item for item in vars(package) if not item.startswith("_")} - set(
+        declared
+    )
     assert {item for item in visible if f"{name}.{item}" not in modules} == set()
 
 
 def _import_without(blocked: list[str], names: list[str]) -> dict[str, str]:
-    """Import each name in a fresh isolated process where the blocked ones can't be; gives what failed."""
+    """Import each name in a fresh isolated process where the blocked ones can't be;
+    gives what failed."""
     program = (
         "import importlib, json, sys\n"
         "blocked, names = json.loads(sys.argv[1])\n"
@@ -122,9 +148,16 @@ def test_every_runtime_module_imports_with_nothing_but_numpy_and_onnxruntime(mod
 
 
 def test_the_application_and_every_verb_import_without_the_export_extra(modules):
-    verbs = [name for name in modules if name.startswith("lstm_edge.cli.") and "._" not in name]
+    verbs = [
+        name
+        for name in modules
+        if name.startswith("lstm_edge.cli.") and "._" not in name
+    ]
     assert _import_without(HEAVY, ["lstm_edge", "lstm_edge.cli", *verbs]) == {}
 
 
 def test_the_runtime_and_the_command_line_import_before_onnxruntime_is_installed():
-    assert _import_without([*HEAVY, "onnxruntime"], ["lstm_edge_runtime", "lstm_edge.cli"]) == {}
+    assert (
+        _import_without([*HEAVY, "onnxruntime"], ["lstm_edge_runtime", "lstm_edge.cli"])
+        == {}
+    )

@@ -81,23 +81,41 @@ def run_verbs(folder: Path, *wrapper: str) -> None:
     assert done == [(verb.split()[0], "0") for verb in VERBS], ran.stdout + ran.stderr
 
 
-def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty(folder, find_program):
+def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty(
+    folder, find_program
+):
     trace = folder / "trace"
     calls = "connect,sendto,bind,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat"
-    run_verbs(folder, find_program("strace"), "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={calls}")
+    run_verbs(
+        folder,
+        find_program("strace"),
+        "-f",
+        "--seccomp-bpf",
+        "-o",
+        str(trace),
+        "-e",
+        f"trace={calls}",
+    )
     lines = trace.read_text(errors="replace").splitlines()
     assert [line for line in lines if re.search(r"\bsa_family=AF_INET", line)] == []
     changed = [
         match[1]
         for line in lines
         if " = -1 " not in line
-        and re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename\w*|unlink\w*)\(", line)
+        and re.search(
+            r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename\w*|unlink\w*)\(",
+            line,
+        )
         and (match := re.search(r'"([^"]*)"', line))
     ]
     assert changed
     given = tuple(str(folder / name) for name in ("work", "temporary"))
     allowed = (*given, "/dev/null", "/dev/shm", "/proc/self/")
-    assert [name for name in changed if name.startswith("/") and not name.startswith(allowed)] == []
+    assert [
+        name
+        for name in changed
+        if name.startswith("/") and not name.startswith(allowed)
+    ] == []
     assert list((folder / "home").iterdir()) == []
     left = [path for path in (folder / "temporary").rglob("*") if path.is_file()]
     assert left == []  # PyTorch makes an empty folder there

@@ -24,11 +24,17 @@ def _steps(root: Path, job: str) -> list[dict]:
 
 def test_the_version_is_the_same_everywhere(root):
     citation = YAML(typ="safe").load(root / "CITATION.cff")
-    native = re.search(r'LSTM_EDGE_VERSION "(.+)"', (root / "native/include/lstm_edge.h").read_text())[1]
+    native = re.search(
+        r'LSTM_EDGE_VERSION "(.+)"', (root / "native/include/lstm_edge.h").read_text()
+    )[1]
     web = json.loads((root / "web/package.json").read_text())["version"]
-    heading = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    heading = re.search(
+        r"^## (.+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE
+    )[1]
     assert {citation["version"], dist.version(), native, web} == {__version__}
-    assert heading.startswith((f"[{__version__}] - ", f"[Unreleased]: first release ({__version__})"))
+    assert heading.startswith(
+        (f"[{__version__}] - ", f"[Unreleased]: first release ({__version__})")
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,12 +42,26 @@ def test_the_version_is_the_same_everywhere(root):
     [
         (f"v{__version__}", f"# Changelog\n\n## [{__version__}] - 2026-11-25\n", ""),
         ("v9.9.9", f"## [{__version__}] - 2026-11-25\n", "the tag is v9.9.9"),
-        (f"v{__version__}", "## [0.0.9] - 2026-11-25\n", "expected '## [" + __version__),
-        (f"v{__version__}", "## [Unreleased]: first release\n", "begins with '## [Unreleased]"),
+        (
+            f"v{__version__}",
+            "## [0.0.9] - 2026-11-25\n",
+            "expected '## [" + __version__,
+        ),
+        (
+            f"v{__version__}",
+            "## [Unreleased]: first release\n",
+            "begins with '## [Unreleased]",
+        ),
     ],
 )
-def test_a_tag_is_released_only_where_version_and_changelog_agree(tag, changelog, wrong):
-    assert (wrong in dist.check(tag, changelog)) if wrong else (dist.check(tag, changelog) == "")
+def test_a_tag_is_released_only_where_version_and_changelog_agree(
+    tag, changelog, wrong
+):
+    assert (
+        (wrong in dist.check(tag, changelog))
+        if wrong
+        else (dist.check(tag, changelog) == "")
+    )
 
 
 def test_each_project_is_published_with_its_own_files(root, tmp_path):
@@ -59,7 +79,12 @@ def test_each_project_is_published_with_its_own_files(root, tmp_path):
         (folder / "all").mkdir(parents=True)
         for name in names:
             (folder / "all" / name).touch()
-        subprocess.run(["bash", "-c", sort], cwd=folder, env={**os.environ, "PACKAGE": package}, check=True)
+        subprocess.run(
+            ["bash", "-c", sort],
+            cwd=folder,
+            env={**os.environ, "PACKAGE": package},
+            check=True,
+        )
         assert {path.name for path in (folder / "dist").iterdir()} == {
             name for name in names if name.startswith(package)
         }
@@ -70,16 +95,25 @@ def test_only_the_steps_that_need_it_may_write_and_publishing_has_no_token(root)
     assert workflow["permissions"] == {"contents": "read"}
     assert workflow["jobs"]["publish"]["permissions"] == {"id-token": "write"}
     assert "secrets." not in (root / RELEASE).read_text()
-    assert any("attest-build-provenance" in step.get("uses", "") for step in _steps(root, "build"))
+    assert any(
+        "attest-build-provenance" in step.get("uses", "")
+        for step in _steps(root, "build")
+    )
 
 
 @pytest.mark.slow
 def test_make_dist_builds_all_and_tries_it(root, tmp_path):
     tree = tmp_path / "tree"
-    hidden = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "build", "demo-out", "dist", "runs")
+    hidden = shutil.ignore_patterns(
+        ".*", "__pycache__", "node_modules", "build", "demo-out", "dist", "runs"
+    )
     shutil.copytree(root, tree, ignore=hidden)
     ran = subprocess.run(
-        [sys.executable, "tools/dist.py"], cwd=tree, capture_output=True, text=True, check=False
+        [sys.executable, "tools/dist.py"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     names = [path.name for path in (tree / "dist").iterdir()]
@@ -91,4 +125,7 @@ def test_make_dist_builds_all_and_tries_it(root, tmp_path):
         (name,) = [name for name in names if name.endswith(f"{machine}.whl")]
         assert name.startswith("lstm_edge_native-")
         assert "manylinux2014" in name
-        assert any(part.endswith(".so") for part in zipfile.ZipFile(tree / "dist" / name).namelist())
+        assert any(
+            part.endswith(".so")
+            for part in zipfile.ZipFile(tree / "dist" / name).namelist()
+        )

@@ -7,10 +7,17 @@ import pytest
 
 @pytest.mark.parametrize(
     ("fails_at", "advice"),
-    [("version_info", "make test PYTHON="), ("ensurepip", "apt-get install python3-venv"), ("", "ready")],
+    [
+        ("version_info", "make test PYTHON="),
+        ("ensurepip", "apt-get install python3-venv"),
+        ("", "ready"),
+    ],
 )
-def test_make_says_in_one_line_what_the_python_it_was_given_lacks(root, tmp_path, fails_at, advice):
-    """A stand-in for an interpreter that can do everything, or everything but one thing."""
+def test_make_says_in_one_line_what_the_python_it_was_given_lacks(
+    root, tmp_path, fails_at, advice
+):
+    """A stand-in for an interpreter that can do everything, or everything but one
+    thing."""
     python = tmp_path / "python"
     made = tmp_path / "venv" / "bin" / "python"
     makes = f'mkdir -p {made.parent}; printf "#!/bin/sh\\n" > {made}; chmod +x {made}'
@@ -21,7 +28,15 @@ def test_make_says_in_one_line_what_the_python_it_was_given_lacks(root, tmp_path
     python.chmod(0o755)
     stamp = tmp_path / "venv" / ".installed"
     ran = subprocess.run(
-        ["make", "-s", "-C", root, str(stamp), f"PYTHON={python}", f"VENV={tmp_path}/venv"],
+        [
+            "make",
+            "-s",
+            "-C",
+            root,
+            str(stamp),
+            f"PYTHON={python}",
+            f"VENV={tmp_path}/venv",
+        ],
         capture_output=True,
         text=True,
         check=False,

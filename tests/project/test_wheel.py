@@ -19,7 +19,12 @@ def _run(*command: object, cwd: Path, **environment: str) -> str:
     ran = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "ORT_DISABLE_TELEMETRY": "1", **environment},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(cwd),
+            "ORT_DISABLE_TELEMETRY": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -40,7 +45,16 @@ def runtime_wheel(root, tmp_path_factory) -> Path:
 
 def build_wheel(source: Path, out: Path) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            out,
+            source,
+        ],
         check=True,
         capture_output=True,
     )
@@ -49,12 +63,15 @@ def build_wheel(source: Path, out: Path) -> Path:
 
 
 def _needed(distributions: list[tuple[str, str]]) -> set[str]:
-    """The names of the distributions that some need, each with an extra or "", and what those need."""
+    """The names of the distributions that some need, each with an extra or "", and what
+    those need."""
     names: set[str] = set()
     while distributions:
         name, extra = distributions.pop()
         for requirement in map(Requirement, distribution(name).requires or []):
-            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            wanted = requirement.marker is None or requirement.marker.evaluate(
+                {"extra": extra}
+            )
             if wanted and requirement.name not in names:
                 names.add(requirement.name)
                 distributions.append((requirement.name, ""))
@@ -70,8 +87,13 @@ def test_the_base_is_light_and_an_extra_adds_to_it():
 
 
 def test_every_requirement_has_one_lower_bound():
-    texts = [*(distribution("lstm-edge").requires or []), *(distribution("lstm-edge-runtime").requires or [])]
-    requirements = [item for item in map(Requirement, texts) if item.name != "lstm-edge-runtime"]
+    texts = [
+        *(distribution("lstm-edge").requires or []),
+        *(distribution("lstm-edge-runtime").requires or []),
+    ]
+    requirements = [
+        item for item in map(Requirement, texts) if item.name != "lstm-edge-runtime"
+    ]
     bounds = {
         str(requirement): [s.operator for s in requirement.specifier].count(">=")
         for requirement in requirements
@@ -80,18 +102,34 @@ def test_every_requirement_has_one_lower_bound():
 
 
 def _environment(folder: Path, borrowed: set[str], *wheels: Path) -> Path:
-    """Return the Python of a fresh environment with wheels; what they need is borrowed, not downloaded."""
+    """Return the Python of a fresh environment with wheels; what they need is borrowed,
+    not downloaded."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     site = Path(
-        _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+        _run(
+            python,
+            "-c",
+            "import sysconfig; print(sysconfig.get_path('purelib'))",
+            cwd=folder,
+        ).strip()
     )
     for name in borrowed - {"lstm-edge-runtime"}:
         files = distribution(name).files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(distribution(name).locate_file(top))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*pip, *wheels], check=True)
     return python
 
@@ -104,7 +142,9 @@ def thin_python(wheel, runtime_wheel, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("extra", "suffix"), [("cpu", ".onnx"), ("native", ".lep")])
-def test_the_runtime_alone_runs_a_file_without_what_makes_one(extra, suffix, runtime_wheel, root, tmp_path):
+def test_the_runtime_alone_runs_a_file_without_what_makes_one(
+    extra, suffix, runtime_wheel, root, tmp_path
+):
     model = root / "tests" / "runtime" / "data" / f"lstm{suffix}"
     if extra == "native":
         pytest.importorskip("lstm_edge_native")
@@ -130,7 +170,9 @@ def _names(*wheels: Path) -> set[str]:
     return {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
 
 
-def test_the_wheels_bring_three_import_names_typed_and_no_other(wheel, runtime_wheel, packages):
+def test_the_wheels_bring_three_import_names_typed_and_no_other(
+    wheel, runtime_wheel, packages
+):
     names = _names(wheel, runtime_wheel)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(packages)
@@ -142,17 +184,24 @@ def test_the_wheels_hold_every_module_of_the_tree(wheel, runtime_wheel, root, mo
     names = _names(wheel, runtime_wheel)
     containers = [root / "runtime", root / "exporters", root]
     for module in modules.values():
-        (home, *_) = [folder for folder in containers if module.path.is_relative_to(folder)]
+        home, *_ = [
+            folder for folder in containers if module.path.is_relative_to(folder)
+        ]
         assert module.path.relative_to(home).as_posix() in names
 
 
 def test_the_command_answers_without_torch(thin_python):
     program = (
-        "import importlib.util as u; print(*[n for n in ('torch', 'onnx', 'onnx_ir') if u.find_spec(n)])"
+        "import importlib.util as u; print(*[n for n in ('torch', 'onnx', 'onnx_ir') if"
+        " u.find_spec(n)])"
     )
     assert _run(thin_python, "-I", "-c", program, cwd=thin_python.parent).strip() == ""
-    assert "lstm-edge" in _run(thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent)
-    assert "export" in _run(thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent)
+    assert "lstm-edge" in _run(
+        thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent
+    )
+    assert "export" in _run(
+        thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent
+    )
 
 
 USE = """
@@ -171,7 +220,9 @@ with load(sys.argv[1]) as model:
 """
 
 
-def test_the_installed_wheel_loads_runs_streams_and_predicts(thin_python, root, tmp_path):
+def test_the_installed_wheel_loads_runs_streams_and_predicts(
+    thin_python, root, tmp_path
+):
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     data = tmp_path / "x.npy"
     np.save(data, np.random.default_rng(5).normal(size=(3, 12, 3)).astype(np.float32))

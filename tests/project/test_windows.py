@@ -1,4 +1,5 @@
-"""What Python on Windows lacks is taken away, and the runtime and the verbs do their work without it."""
+"""What Python on Windows lacks is taken away, and the runtime and the verbs do their
+work without it."""
 
 import os
 import subprocess
@@ -53,25 +54,37 @@ def verb(root, tmp_path):
     return run
 
 
-def test_a_stream_answers_and_keeps_its_state_without_what_only_posix_has(root, tmp_path, verb):
+def test_a_stream_answers_and_keeps_its_state_without_what_only_posix_has(
+    root, tmp_path, verb
+):
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     first = verb("stream", model, "--state", "s.npz", text="1,2,3\n4,5,6\n")
     after = verb("stream", model, "--state", "s.npz", text="7,8,9\n")
     at_once = verb("stream", model, text="1,2,3\n4,5,6\n7,8,9\n")
     assert len(first.splitlines()) == 3
-    assert after.splitlines()[1].split(",")[1:] == at_once.splitlines()[3].split(",")[1:]
+    assert (
+        after.splitlines()[1].split(",")[1:] == at_once.splitlines()[3].split(",")[1:]
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.npz"]
 
 
-def test_a_table_is_scored_and_leaves_no_work_folder_without_what_only_posix_has(root, tmp_path, verb):
+def test_a_table_is_scored_and_leaves_no_work_folder_without_what_only_posix_has(
+    root, tmp_path, verb
+):
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     columns = {"series": ["a"] * 5 + ["b"] * 3, "order": range(8)}
-    table = pa.table(columns | {name: x[:, axis] for axis, name in enumerate(("ax", "ay", "az"))})
+    table = pa.table(
+        columns | {name: x[:, axis] for axis, name in enumerate(("ax", "ay", "az"))}
+    )
     (tmp_path / "data").mkdir()
     parquet.write_table(table, tmp_path / "data" / "rows.parquet")
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     verb("score", "data", "-m", model, "-o", "out", "--workers", "1")
     assert (
-        sum(parquet.ParquetFile(path).metadata.num_rows for path in (tmp_path / "out").glob("*.parquet")) == 8
+        sum(
+            parquet.ParquetFile(path).metadata.num_rows
+            for path in (tmp_path / "out").glob("*.parquet")
+        )
+        == 8
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]

@@ -28,7 +28,8 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def content(engine: str) -> Callable[[str], bytes]:
-    """Return the content of a model of ``data/`` by its stem: the file, or the program made of it."""
+    """Return the content of a model of ``data/`` by its stem: the file, or the program
+    made of it."""
     contents: dict[str, bytes] = {}
 
     def give(name: str) -> bytes:

@@ -1,4 +1,5 @@
-"""Every committed file that carries a golden case proves itself here, whatever the machine."""
+"""Every committed file that carries a golden case proves itself here, whatever the
+machine."""
 
 from pathlib import Path
 

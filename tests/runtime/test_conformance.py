@@ -1,6 +1,8 @@
-"""A stream equals the full sequence, however it is cut, restored and mixed with other sources.
+"""A stream equals the full sequence, however it is cut, restored and mixed with other
+sources.
 
-The oracle runs all samples since the last reset in one call, and knows nothing of streams.
+The oracle runs all samples since the last reset in one call, and knows nothing of
+streams.
 """
 
 import contextlib
@@ -12,17 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import ContractError, InputError, LstmEdgeError, StateError
+from lstm_edge_runtime.errors import (
+    ContractError,
+    InputError,
+    LstmEdgeError,
+    StateError,
+)
 from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parent / "data"
 NETWORKS = ("lstm", "gru", "late", "strided", "unbatched", "step", "motions-int8")
-"""Two layers and a task; two inputs with time first, lengths, two outputs; a delay; a unit of four steps and
-two outputs; no batch axis; one step a call; int8."""
+"""Two layers and a task; two inputs with time first, lengths, two outputs; a delay; a
+unit of four steps and two outputs; no batch axis; one step a call; int8."""
 ENGINES = ("onnx", "lep") if installed() else ("onnx",)
 TABLE = [(name, engine) for name in NETWORKS for engine in ENGINES]
 INT8 = {"rtol": 0.0, "atol": 0.15}
-"""Tolerance of int8 results, which in onnxruntime depend on the other steps and rows of a call."""
+"""Tolerance of int8 results, which in onnxruntime depend on the other steps and rows of
+a call."""
 MODELS = {}
 
 
@@ -37,8 +45,14 @@ def draw_samples(model, seed, steps):
     """Return samples by input, time first, without batch axis: ``(steps, ...)``."""
     manifest, rng = model.manifest, np.random.default_rng(seed)
     names = (manifest.batch, manifest.sequence)
-    shapes = {s.name: [axis for axis in s.axes if axis not in names] for s in manifest.data_inputs}
-    return {name: rng.normal(size=(steps, *shape)).astype("float32") for name, shape in shapes.items()}
+    shapes = {
+        s.name: [axis for axis in s.axes if axis not in names]
+        for s in manifest.data_inputs
+    }
+    return {
+        name: rng.normal(size=(steps, *shape)).astype("float32")
+        for name, shape in shapes.items()
+    }
 
 
 def as_given(arrays):
@@ -50,22 +64,34 @@ def in_file(manifest, spec, array):
     """Return ``(steps, ...)`` of one row in the layout of the file."""
     if manifest.sequence is None:
         return array[-1][None] if manifest.batch in spec.axes else array[-1]
-    rest = [axis for axis in spec.axes if axis not in (manifest.batch, manifest.sequence)]
+    rest = [
+        axis for axis in spec.axes if axis not in (manifest.batch, manifest.sequence)
+    ]
     assert [axis for axis in spec.axes if axis != manifest.batch] in (
         [manifest.sequence, *rest],
         [*rest, manifest.sequence],
     )
-    return np.expand_dims(array, spec.axes.index(manifest.batch)) if manifest.batch in spec.axes else array
+    return (
+        np.expand_dims(array, spec.axes.index(manifest.batch))
+        if manifest.batch in spec.axes
+        else array
+    )
 
 
 class Oracle:
     """The results of one source, computed from its full past."""
 
     def __init__(self, model, reset_every=None):
-        self.model, self.reset_every, self.past, self.state = model, reset_every, [], None
+        self.model, self.reset_every, self.past, self.state = (
+            model,
+            reset_every,
+            [],
+            None,
+        )
 
     def step(self, sample):
-        """Return the frames by output, ``(frames, ...)``, that the sample completes; None for no result."""
+        """Return the frames by output, ``(frames, ...)``, that the sample completes;
+        None for no result."""
         manifest = self.model.manifest
         if self.reset_every and len(self.past) == self.reset_every:
             self.past, self.state = [], None
@@ -73,22 +99,33 @@ class Oracle:
         if len(self.past) % manifest.unit:
             return {spec.name: None for spec in manifest.outputs}
         whole = {name: np.stack([past[name] for past in self.past]) for name in sample}
-        feeds = {s.name: in_file(manifest, s, whole[s.name]) for s in manifest.data_inputs}
-        outputs, state = self.model.run(feeds, self.state if manifest.sequence is None else None)
+        feeds = {
+            s.name: in_file(manifest, s, whole[s.name]) for s in manifest.data_inputs
+        }
+        outputs, state = self.model.run(
+            feeds, self.state if manifest.sequence is None else None
+        )
         self.state = state
         units = len(self.past) // manifest.unit
-        return {s.name: self._newest(s, outputs[s.name], units) for s in manifest.outputs}
+        return {
+            s.name: self._newest(s, outputs[s.name], units) for s in manifest.outputs
+        }
 
     def _newest(self, spec, array, units):
         manifest = self.model.manifest
         delay, time = manifest.delays.get(spec.name, 0), manifest.time_axis(spec.axes)
         if time is None:
-            rows = array.reshape(array.shape[0] if manifest.batch is None else -1, *array.shape[1:])
+            rows = array.reshape(
+                array.shape[0] if manifest.batch is None else -1, *array.shape[1:]
+            )
             rows = rows[0] if manifest.batch in spec.axes else rows
             return rows[None] if units > delay else None
         frames = np.moveaxis(array, time, 0)
         if manifest.batch in spec.axes:
-            frames = frames.take(0, [axis for axis in spec.axes if axis != spec.axes[time]].index("N") + 1)
+            frames = frames.take(
+                0,
+                [axis for axis in spec.axes if axis != spec.axes[time]].index("N") + 1,
+            )
         fresh = manifest.frames_a_unit[spec.name]
         return frames[max(delay, (units - 1) * fresh) : units * fresh]
 
@@ -129,7 +166,11 @@ ACTIONS = st.lists(
 
 @pytest.mark.parametrize(("name", "engine"), TABLE)
 @settings(deadline=None, max_examples=25)
-@given(actions=ACTIONS, reset_every=st.sampled_from([None, None, 3, 8]), seed=st.integers(0, 99))
+@given(
+    actions=ACTIONS,
+    reset_every=st.sampled_from([None, None, 3, 8]),
+    seed=st.integers(0, 99),
+)
 def test_one_source(name, engine, actions, reset_every, seed):
     model = opened(name, engine)
     manifest = model.manifest
@@ -141,10 +182,20 @@ def test_one_source(name, engine, actions, reset_every, seed):
             at += count
             if action == "step" or manifest.sequence is None:
                 for part in parts:
-                    check(model, [oracle.step(part)], stream.step(as_given(part)), step=True)
+                    check(
+                        model,
+                        [oracle.step(part)],
+                        stream.step(as_given(part)),
+                        step=True,
+                    )
             else:
                 chunk = {k: np.stack([part[k] for part in parts]) for k in x}
-                check(model, [oracle.step(p) for p in parts], stream.process(as_given(chunk)), step=False)
+                check(
+                    model,
+                    [oracle.step(p) for p in parts],
+                    stream.process(as_given(chunk)),
+                    step=False,
+                )
         elif action == "keep":
             if len(oracle.past) % manifest.unit:
                 with pytest.raises(StateError, match=r"take \d more steps first"):
@@ -160,12 +211,20 @@ def test_one_source(name, engine, actions, reset_every, seed):
             oracle.past, oracle.state = [], None
         else:
             with pytest.raises(InputError):
-                stream.step(as_given({k: np.zeros((9, 9), v.dtype) for k, v in x.items()}))
+                stream.step(
+                    as_given({k: np.zeros((9, 9), v.dtype) for k, v in x.items()})
+                )
 
 
-@pytest.mark.parametrize(("name", "engine"), [row for row in TABLE if row[0] not in ("unbatched", "step")])
+@pytest.mark.parametrize(
+    ("name", "engine"), [row for row in TABLE if row[0] not in ("unbatched", "step")]
+)
 @settings(deadline=None, max_examples=15)
-@given(data=st.data(), reset_every=st.sampled_from([None, None, 5]), seed=st.integers(0, 99))
+@given(
+    data=st.data(),
+    reset_every=st.sampled_from([None, None, 5]),
+    seed=st.integers(0, 99),
+)
 def test_many_sources(name, engine, data, reset_every, seed):
     model = opened(name, engine)
     batch, alone = model.streams(5, reset_every=reset_every), {}
@@ -179,24 +238,42 @@ def test_many_sources(name, engine, data, reset_every, seed):
             batch.remove(gone)
             del alone[gone]
         if data.draw(st.booleans()):
-            target, source = (data.draw(st.sampled_from(sorted(alone))) for _ in range(2))
+            target, source = (
+                data.draw(st.sampled_from(sorted(alone))) for _ in range(2)
+            )
             with contextlib.suppress(StateError):  # between units
                 state = alone[source].state
                 batch.restore(target, state)
                 alone[target].restore(batch.state(source))
-        ids = data.draw(st.lists(st.sampled_from(sorted(alone)), min_size=1, unique=True))
-        steps = 1 if model.manifest.sequence is None else data.draw(st.sampled_from([1, 1, 2, 6]))
-        parts = [{k: v[at + i * steps : at + (i + 1) * steps] for k, v in x.items()} for i in range(len(ids))]
+        ids = data.draw(
+            st.lists(st.sampled_from(sorted(alone)), min_size=1, unique=True)
+        )
+        steps = (
+            1
+            if model.manifest.sequence is None
+            else data.draw(st.sampled_from([1, 1, 2, 6]))
+        )
+        parts = [
+            {k: v[at + i * steps : at + (i + 1) * steps] for k, v in x.items()}
+            for i in range(len(ids))
+        ]
         at += steps * len(ids)
         if steps == 1:
-            got = batch.step(as_given({k: np.stack([part[k][0] for part in parts]) for k in x}), ids)
+            got = batch.step(
+                as_given({k: np.stack([part[k][0] for part in parts]) for k in x}), ids
+            )
             want = [
                 alone[i].step(as_given({k: v[0] for k, v in part.items()}))
                 for i, part in zip(ids, parts, strict=True)
             ]
         else:
-            got = batch.process(as_given({k: np.stack([part[k] for part in parts]) for k in x}), ids)
-            want = [alone[i].process(as_given(part)) for i, part in zip(ids, parts, strict=True)]
+            got = batch.process(
+                as_given({k: np.stack([part[k] for part in parts]) for k in x}), ids
+            )
+            want = [
+                alone[i].process(as_given(part))
+                for i, part in zip(ids, parts, strict=True)
+            ]
         for index, result in enumerate(want):
             for output in model.outputs:
                 several = len(model.outputs) > 1
@@ -208,7 +285,9 @@ def test_many_sources(name, engine, data, reset_every, seed):
                     np.testing.assert_allclose(row, frames, **limits(model))
                 else:
                     assert np.isnan(row[: len(row) - len(frames)]).all()
-                    np.testing.assert_allclose(row[len(row) - len(frames) :], frames, rtol=1e-5, atol=3e-6)
+                    np.testing.assert_allclose(
+                        row[len(row) - len(frames) :], frames, rtol=1e-5, atol=3e-6
+                    )
 
 
 @pytest.mark.skipif("lep" not in ENGINES, reason="lstm-edge-native is not installed")
@@ -267,7 +346,9 @@ def test_bad_input_is_one_line(engine, call, error, message):
 def test_nan_is_refused_where_the_model_checks_or_where_it_would_reach_others():
     checked = load(DATA / "lstm.onnx", check=True)
     for call in (checked.stream().step, lambda x: checked.run(x[None, None])):
-        with pytest.raises(InputError, match=r"x is nan at .*; clean the samples first"):
+        with pytest.raises(
+            InputError, match=r"x is nan at .*; clean the samples first"
+        ):
             call(np.array([1, np.nan, 3], np.float32))
     batch = opened("motions-int8").streams(2)
     ids, x = [batch.add(), batch.add()], np.zeros((2, 6), np.float32)

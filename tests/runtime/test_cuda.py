@@ -1,4 +1,5 @@
-"""On a machine with an NVIDIA GPU and onnxruntime-gpu: ``pytest -m cuda tests/runtime``."""
+"""On a machine with an NVIDIA GPU and onnxruntime-gpu:
+``pytest -m cuda tests/runtime``."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,11 @@ def gpu(path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
-    on_gpu, on_cpu, rng = gpu(name).stream(), opened(name).stream(), np.random.default_rng(5)
+    on_gpu, on_cpu, rng = (
+        gpu(name).stream(),
+        opened(name).stream(),
+        np.random.default_rng(5),
+    )
     for part in (1, 1, 5, 1, 9, 0, 9, 1):
         if part == 0:  # a new start, on both
             on_gpu.reset()
@@ -35,7 +40,10 @@ def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
         x = rng.normal(size=(part, 3)).astype(np.float32)
         x = x[0] if part == 1 else x
         sample = {"x": x, "gain": x[..., :1]} if name == "gru" else x
-        results = [(stream.step if part == 1 else stream.process)(sample) for stream in (on_gpu, on_cpu)]
+        results = [
+            (stream.step if part == 1 else stream.process)(sample)
+            for stream in (on_gpu, on_cpu)
+        ]
         for key in results[1] if name == "gru" else ():
             np.testing.assert_allclose(results[0][key], results[1][key], atol=1e-4)
         if name == "lstm":
@@ -56,7 +64,9 @@ def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
     for count in (5, 3, 5, 1):
         some = rng.permutation(ids)[:count]
         x = rng.normal(size=(count, 3)).astype(np.float32)
-        np.testing.assert_allclose(on_gpu.step(x, some), on_cpu.step(x, some), atol=1e-4)
+        np.testing.assert_allclose(
+            on_gpu.step(x, some), on_cpu.step(x, some), atol=1e-4
+        )
 
 
 @pytest.mark.cuda

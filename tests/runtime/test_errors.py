@@ -5,15 +5,28 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import errors, load
-from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, NotFoundError, printable
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    LstmEdgeError,
+    NotFoundError,
+    printable,
+)
 
-LEAVES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, LstmEdgeError)]
+LEAVES = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, LstmEdgeError)
+]
 
 
 @pytest.mark.parametrize("error", LEAVES)
 def test_a_message_never_carries_what_a_terminal_obeys(error):
-    message = str(error("labels \x1b[2J\x07 of \u202egnp.exe and \udce9, expected text"))
-    assert message == "labels \\x1b[2J\\x07 of \\u202egnp.exe and \\udce9, expected text"
+    message = str(
+        error("labels \x1b[2J\x07 of \u202egnp.exe and \udce9, expected text")
+    )
+    assert (
+        message == "labels \\x1b[2J\\x07 of \\u202egnp.exe and \\udce9, expected text"
+    )
     several = error is CheckFailedError
     assert str(error("läuft ✓ on two\nlines")) == (
         "läuft ✓ on two\nlines" if several else "läuft ✓ on two\\nlines"
@@ -24,7 +37,9 @@ def test_a_message_never_carries_what_a_terminal_obeys(error):
 
 
 def test_a_file_name_can_not_write_to_the_terminal(tmp_path):
-    with pytest.raises(NotFoundError, match=r"\\x1b\]0;title\\x07\.onnx does not exist"):
+    with pytest.raises(
+        NotFoundError, match=r"\\x1b\]0;title\\x07\.onnx does not exist"
+    ):
         load(tmp_path / "\x1b]0;title\x07.onnx")
 
 

@@ -13,7 +13,12 @@ from lstm_edge_runtime.files import replacing, write_bytes
 
 @pytest.mark.parametrize(
     ("target", "error"),
-    [("no/f", NotFoundError), ("folder", InputError), ("pipe", InputError), ("link", InputError)],
+    [
+        ("no/f", NotFoundError),
+        ("folder", InputError),
+        ("pipe", InputError),
+        ("link", InputError),
+    ],
 )
 def test_a_target_that_can_not_be_replaced_is_refused(tmp_path, target, error):
     (tmp_path / "folder").mkdir()
@@ -32,7 +37,11 @@ def fail(target, error):
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     write_bytes(tmp_path / "f", b"old")
-    for error in (OSError(28, "No space left on device"), KeyboardInterrupt(), InputError("no")):
+    for error in (
+        OSError(28, "No space left on device"),
+        KeyboardInterrupt(),
+        InputError("no"),
+    ):
         with pytest.raises((InputError, KeyboardInterrupt)):
             fail(tmp_path / "f", error)
         assert [path.name for path in tmp_path.iterdir()] == ["f"]
@@ -64,7 +73,9 @@ def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_one(tmp_path, mo
     target.chmod(mode)
     link.symlink_to(target)
     with replacing(link) as temporary:
-        assert temporary.stat().st_mode & 0o077 == 0, "nobody else may read it meanwhile"
+        assert temporary.stat().st_mode & 0o077 == 0, (
+            "nobody else may read it meanwhile"
+        )
         temporary.write_bytes(b"new")
     assert (target.read_bytes(), target.stat().st_mode & 0o7777) == (b"new", mode)
     assert link.is_symlink()

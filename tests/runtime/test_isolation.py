@@ -25,12 +25,22 @@ with runtime.load(sys.argv[1]) as model:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(path, tmp_path):
+def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(
+    path, tmp_path
+):
     home, out, trace = tmp_path / "home", tmp_path / "out", tmp_path / "trace"
     home.mkdir()
     out.mkdir()
     calls = "trace=network,open,openat,openat2,creat,mkdir,mkdirat"
-    program = [sys.executable, "-I", "-B", "-c", PROGRAM, str(path("lstm")), str(out / "s.npz")]
+    program = [
+        sys.executable,
+        "-I",
+        "-B",
+        "-c",
+        PROGRAM,
+        str(path("lstm")),
+        str(out / "s.npz"),
+    ]
     environment = {
         "HOME": str(home),
         "PATH": "/usr/bin:/bin",
@@ -46,7 +56,9 @@ def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(pa
     assert ran.returncode == 0, ran.stderr
     calls = trace.read_text().splitlines()
     assert any("openat(" in call for call in calls)
-    assert [call for call in calls if re.search(r"\b(socket|connect|sendto|bind)\(", call)] == []
+    assert [
+        call for call in calls if re.search(r"\b(socket|connect|sendto|bind)\(", call)
+    ] == []
     written = [
         match[1]
         for call in calls

@@ -46,8 +46,17 @@ def logits(model):
 def test_path_string_bytes_memoryview_and_memory_map_give_the_same_model(path):
     expected = logits(load(path("lstm")))
     content = path("lstm").read_bytes()
-    with path("lstm").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        for source in (str(path("lstm")), content, bytearray(content), memoryview(content), mapped):
+    with (
+        path("lstm").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        for source in (
+            str(path("lstm")),
+            content,
+            bytearray(content),
+            memoryview(content),
+            mapped,
+        ):
             model = load(source)
             np.testing.assert_array_equal(logits(model), expected)
             assert model.identity == load(content).identity
@@ -74,7 +83,9 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
 @settings(deadline=None, max_examples=100)
 @given(junk=st.binary(min_size=1, max_size=300))
 def test_bytes_that_are_no_model_are_refused_and_nothing_else_happens(junk):
-    with pytest.raises((FileFormatError, ContractError, MissingDependencyError)):  # or a native program
+    with pytest.raises(
+        (FileFormatError, ContractError, MissingDependencyError)
+    ):  # or a native program
         load(junk)
 
 
@@ -84,7 +95,9 @@ def test_a_file_that_was_damaged_does_not_reach_onnxruntime(data):
     content = bytearray(SEALED)
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(1, len(SEALED) - 1))
-        kind = data.draw(st.sampled_from(["bit", "zeros", "cut", "truncated", "doubled"]))
+        kind = data.draw(
+            st.sampled_from(["bit", "zeros", "cut", "truncated", "doubled"])
+        )
         end = max(start, min(start + data.draw(st.integers(1, 40)), len(content)))
         if kind == "bit" and start < len(content):
             content[start] ^= 1 << data.draw(st.integers(0, 7))
@@ -100,7 +113,9 @@ def test_a_file_that_was_damaged_does_not_reach_onnxruntime(data):
         assert "onnxruntime" not in str(caught.value)
 
 
-@pytest.mark.parametrize("location", ["w.bin", "../w.bin", "/etc/hostname", "*/_ORT_MEM_ADDR_/*"])
+@pytest.mark.parametrize(
+    "location", ["w.bin", "../w.bin", "/etc/hostname", "*/_ORT_MEM_ADDR_/*"]
+)
 def test_a_file_with_weights_in_another_one_is_refused(location):
     onnx = pytest.importorskip("onnx")
     proto = onnx.load_from_string(SEALED)
@@ -142,21 +157,21 @@ def run_alone(program: str, *arguments: object, **environment: str) -> str:
 
 def test_the_runtime_streams_with_torch_onnx_click_and_rich_absent(path):
     program = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'click', 'rich', 'onnxscript']))\n"
-        "import lstm_edge_runtime as r\n"
-        "m = r.load(sys.argv[1]); m.selftest().require(); s = m.stream(); b = m.streams(2); i = b.add()\n"
-        "assert (s.step([1, 2, 3]) == b.step([[1, 2, 3]], [i])[0]).all()\n"
-        "print(m.predict([[[1, 2, 3]]]).labels)"
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'click',"
+        " 'rich', 'onnxscript']))\nimport lstm_edge_runtime as r\nm ="
+        " r.load(sys.argv[1]); m.selftest().require(); s = m.stream(); b ="
+        " m.streams(2); i = b.add()\nassert (s.step([1, 2, 3]) == b.step([[1, 2, 3]],"
+        " [i])[0]).all()\nprint(m.predict([[[1, 2, 3]]]).labels)"
     )
     assert run_alone(program, path("lstm")).startswith("('")
 
 
 def test_numpy_knows_its_floats_as_before_once_denormals_are_flushed(path):
     program = (
-        "import sys, warnings; warnings.simplefilter('error')\n"
-        "import lstm_edge_runtime as r, numpy as np\n"
-        "r.load(sys.argv[1], device='cpu')\n"
-        "print(*(any(np.finfo(kind).smallest_subnormal.tobytes()) for kind in ('f2', 'f4', 'f8')))"
+        "import sys, warnings; warnings.simplefilter('error')\nimport lstm_edge_runtime"
+        " as r, numpy as np\nr.load(sys.argv[1],"
+        " device='cpu')\nprint(*(any(np.finfo(kind).smallest_subnormal.tobytes()) for"
+        " kind in ('f2', 'f4', 'f8')))"
     )
     assert run_alone(program, path("lstm")) == "True True True\n"
 
@@ -183,7 +198,9 @@ def test_a_closed_model_keeps_no_session(path, name, sessions):
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_cuda_that_does_not_start_is_an_error_with_the_wheel_to_install(path, monkeypatch):
+def test_cuda_that_does_not_start_is_an_error_with_the_wheel_to_install(
+    path, monkeypatch
+):
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         with pytest.raises(ProviderError, match=re.escape(install_command("cuda"))):
             load(path("lstm"), device="cuda")
@@ -198,12 +215,16 @@ def test_threads_are_those_asked_for_and_do_not_spin(path, sessions):
         load(path("lstm"), threads=threads)
         options = sessions[-1].get_session_options()
         assert options.intra_op_num_threads == threads
-        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        assert (
+            options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        )
 
 
 def test_a_file_without_a_manifest_is_sent_to_lift(path):
     onnx = pytest.importorskip("onnx")
     bare = onnx.load(path("lstm"))
     del bare.metadata_props[:]
-    with pytest.raises(ManifestError, match="has no manifest; make one with: lstm-edge lift"):
+    with pytest.raises(
+        ManifestError, match="has no manifest; make one with: lstm-edge lift"
+    ):
         load(bare.SerializeToString())

@@ -40,13 +40,22 @@ def test_a_signal_that_fades_into_denormals_does_not_slow_the_stream_down(path):
 
 
 def rss() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
 def test_memory_stays_flat_and_a_long_stream_equals_chunks(model, count):
-    stream, chunks, rng, start = model.stream(), model.stream(), np.random.default_rng(6), 0
+    stream, chunks, rng, start = (
+        model.stream(),
+        model.stream(),
+        np.random.default_rng(6),
+        0,
+    )
     for block in range(count // 1000):
         x = rng.normal(size=(1000, 3)).astype(np.float32)
         for sample in x:

@@ -16,7 +16,10 @@ from lstm_edge_runtime.manifest import (
 )
 
 FULL = Manifest(
-    inputs=(TensorSpec("x", "float32", ("N", "L", 6)), TensorSpec("lengths", "int64", ("N",))),
+    inputs=(
+        TensorSpec("x", "float32", ("N", "L", 6)),
+        TensorSpec("lengths", "int64", ("N",)),
+    ),
     outputs=(TensorSpec("logits", "float32", ("2*N", 4)),),
     states=(
         StateSpec("h_0", "h_n", "float32", (2, "N", 8)),
@@ -29,7 +32,9 @@ FULL = Manifest(
     provenance={"opset": 18},
     equivalence={"max_abs": 1e-7},
     golden=Golden(
-        {"x": np.arange(6, dtype=np.float32).reshape(1, 1, 6)}, {"logits": np.zeros((2, 4))}, {"logits": 1e-8}
+        {"x": np.arange(6, dtype=np.float32).reshape(1, 1, 6)},
+        {"logits": np.zeros((2, 4))},
+        {"logits": 1e-8},
     ),
 )
 
@@ -69,15 +74,35 @@ def changed(*keys, value):
 
 ARRAY = ("golden", "inputs", "x")
 REFUSED = [
-    *[(text, "malformed") for text in ("", "[]", "{}", '{"schema": 1}', '{"schema": "1"}', "[" * 100_000)],
-    *[(changed("schema", value=n), f"schema {n}, expected 1.*; export the model") for n in (0, SCHEMA + 1)],
+    *[
+        (text, "malformed")
+        for text in ("", "[]", "{}", '{"schema": 1}', '{"schema": "1"}', "[" * 100_000)
+    ],
+    *[
+        (changed("schema", value=n), f"schema {n}, expected 1.*; export the model")
+        for n in (0, SCHEMA + 1)
+    ],
     *[(changed("trained", "carry", value=wrong), "malformed") for wrong in (1, None)],
-    *[(changed("trained", "window", value=wrong), "malformed") for wrong in (True, 1.5, "40")],
+    *[
+        (changed("trained", "window", value=wrong), "malformed")
+        for wrong in (True, 1.5, "40")
+    ],
     (changed("signal", "sampling_rate", value=True), "malformed"),
     (changed("axes", "ranges", value={"L": {"least": 1.5}}), "malformed"),
-    (changed(*ARRAY, value={"dtype": "object", "shape": [1], "data": "AAAAAAAAAAA="}), "malformed"),
-    (changed(*ARRAY, value={"dtype": "float32", "shape": [2], "data": "AAAA"}), "malformed"),
-    (changed(*ARRAY, value={"dtype": "float32", "shape": [-1], "data": ""}), "malformed"),
+    (
+        changed(
+            *ARRAY, value={"dtype": "object", "shape": [1], "data": "AAAAAAAAAAA="}
+        ),
+        "malformed",
+    ),
+    (
+        changed(*ARRAY, value={"dtype": "float32", "shape": [2], "data": "AAAA"}),
+        "malformed",
+    ),
+    (
+        changed(*ARRAY, value={"dtype": "float32", "shape": [-1], "data": ""}),
+        "malformed",
+    ),
 ]
 
 
@@ -92,7 +117,9 @@ def paths(document, path=()):
     """Yield the path of every value in a JSON document."""
     yield path
     if isinstance(document, dict | list):
-        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        for key, value in (
+            document.items() if isinstance(document, dict) else enumerate(document)
+        ):
             yield from paths(value, (*path, key))
 
 
@@ -113,5 +140,8 @@ def test_a_wrong_value_in_any_place_is_refused_or_harmless():
             except ManifestError as error:
                 refused += "\n" not in str(error)
             else:
-                assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
+                assert (
+                    Manifest.from_json(manifest.to_json()).to_json()
+                    == manifest.to_json()
+                )
     assert refused > 700

@@ -9,10 +9,20 @@ from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 
-@pytest.mark.parametrize("package", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"])
-def test_telemetry_is_off_once_a_package_is_imported_whoever_imports_onnxruntime_later(package):
-    program = f"import os; import {package}; print(os.environ.get('ORT_DISABLE_TELEMETRY'))"
-    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+@pytest.mark.parametrize(
+    "package", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"]
+)
+def test_telemetry_is_off_once_a_package_is_imported_whoever_imports_onnxruntime_later(
+    package,
+):
+    program = (
+        f"import os; import {package}; print(os.environ.get('ORT_DISABLE_TELEMETRY'))"
+    )
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key != "ORT_DISABLE_TELEMETRY"
+    }
     for given, expected in ({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0"):
         ran = subprocess.run(
             [sys.executable, "-c", program],
@@ -32,19 +42,25 @@ def test_telemetry_is_off_once_a_package_is_imported_whoever_imports_onnxruntime
         (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : no such file"), "no such file"),
         (
             RuntimeError(
-                "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running LSTM node. "
-                "Name:'lstm' Status Message: bad shape"
+                "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while"
+                " running LSTM node. Name:'lstm' Status Message: bad shape"
             ),
             "LSTM 'lstm': bad shape",
         ),
         (
             RuntimeError(
-                "Non-zero status code returned while running Squeeze node. Name:'' Status Message: "
-                "/a/b/onnxruntime/core/providers/cpu/tensor/squeeze.h:79 virtual onnxruntime::common::Status "
-                "onnxruntime::Squeeze::Compute(onnxruntime::OpKernelContext*) const "
-                "axes->Shape().NumDimensions() == 1 was false. An axes tensor must be a vector."
+                "Non-zero status code returned while running Squeeze node. Name:''"
+                " Status Message:"
+                " /a/b/onnxruntime/core/providers/cpu/tensor/squeeze.h:79 virtual"
+                " onnxruntime::common::Status"
+                " onnxruntime::Squeeze::Compute(onnxruntime::OpKernelContext*) const"
+                " axes->Shape().NumDimensions() == 1 was false. An axes tensor must be"
+                " a vector."
             ),
-            "Squeeze '': axes->Shape().NumDimensions() == 1 was false. An axes tensor must be a vector.",
+            (
+                "Squeeze '': axes->Shape().NumDimensions() == 1 was false. An axes"
+                " tensor must be a vector."
+            ),
         ),
         (RuntimeError("x" * 301), "x" * 300 + "..."),
     ],

@@ -7,7 +7,9 @@ from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.ort import sealed
 
-pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Creating an ndarray from ragged"
+)  # numpy below 1.24
 
 
 def samples(*shape: int, seed: int = 0) -> np.ndarray:
@@ -22,7 +24,10 @@ def test_state_carries_from_call_to_call_and_none_is_the_reset_value(model):
     rest, last = model.run(x[:, 4:], middle)
     np.testing.assert_array_equal(rest["logits"], whole["logits"])
     np.testing.assert_array_equal(last["c_0"], end["c_0"])
-    zeros = State({name: np.zeros((2, 2, 8), np.float32) for name in ("h_0", "c_0")}, model.identity)
+    zeros = State(
+        {name: np.zeros((2, 2, 8), np.float32) for name in ("h_0", "c_0")},
+        model.identity,
+    )
     np.testing.assert_array_equal(model.run(x, zeros)[0]["logits"], whole["logits"])
 
 
@@ -30,7 +35,9 @@ def test_a_reset_value_other_than_zero_is_where_a_stream_starts(opened):
     gru = opened("gru")
     x = {"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}
     start = State({"h_0": np.full((1, 2, 8), 0.25, np.float32)}, gru.identity)
-    np.testing.assert_array_equal(gru.run(x)[0]["logits"], gru.run(x, start)[0]["logits"])
+    np.testing.assert_array_equal(
+        gru.run(x)[0]["logits"], gru.run(x, start)[0]["logits"]
+    )
 
 
 def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened):
@@ -38,15 +45,25 @@ def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened):
     x, gain = samples(6, 3, 3), samples(6, 3, 1)
     outputs, state = gru.run({"x": x, "gain": gain}, lengths=[6, 1, 4])
     for row, length in enumerate((6, 1, 4)):
-        alone, end = gru.run({"x": x[:length, row : row + 1], "gain": gain[:length, row : row + 1]})
-        np.testing.assert_allclose(outputs["logits"][[row, 3 + row]], alone["logits"], atol=1e-6)
+        alone, end = gru.run(
+            {"x": x[:length, row : row + 1], "gain": gain[:length, row : row + 1]}
+        )
+        np.testing.assert_allclose(
+            outputs["logits"][[row, 3 + row]], alone["logits"], atol=1e-6
+        )
         np.testing.assert_allclose(state["h_0"][:, row], end["h_0"][:, 0], atol=1e-6)
 
 
 def test_wider_floats_whole_numbers_and_lists_are_converted(model):
     x = np.arange(12).reshape(1, 4, 3)
     expected = model.run(x.astype(np.float32))[0]["logits"]
-    for same in (x, x.astype(np.float64), x.tolist(), x.astype(np.float16), np.asfortranarray(x)):
+    for same in (
+        x,
+        x.astype(np.float64),
+        x.tolist(),
+        x.astype(np.float16),
+        np.asfortranarray(x),
+    ):
         np.testing.assert_array_equal(model.run(same)[0]["logits"], expected)
 
 
@@ -54,15 +71,24 @@ def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
     wide = np.array([True, False, True, False])
     for taken in ([True, True], wide[::2], wide[:2] | True):
         np.testing.assert_array_equal(as_array("mask", taken, "bool"), [True, True])
-    for dtype, wrong in (("bool", [1, 0]), ("float32", [True, False]), ("int64", [True, False])):
+    for dtype, wrong in (
+        ("bool", [1, 0]),
+        ("float32", [True, False]),
+        ("int64", [True, False]),
+    ):
         with pytest.raises(InputError, match=f"expected {dtype}"):
             as_array("mask", wrong, dtype)
 
 
 def test_inputs_that_disagree_on_an_axis_are_refused(opened):
-    with pytest.raises(InputError, match=r"gain has shape \(5, 2, 1\), expected \(L, N, 1\) with L=4, N=2"):
+    with pytest.raises(
+        InputError,
+        match=r"gain has shape \(5, 2, 1\), expected \(L, N, 1\) with L=4, N=2",
+    ):
         opened("gru").run({"x": samples(4, 2, 3), "gain": samples(5, 2, 1)})
-    with pytest.raises(InputError, match="got a single array, expected arrays for inputs 'x', 'gain'"):
+    with pytest.raises(
+        InputError, match="got a single array, expected arrays for inputs 'x', 'gain'"
+    ):
         opened("gru").run(samples(4, 2, 3))
 
 
@@ -77,14 +103,20 @@ def test_inputs_that_disagree_on_an_axis_are_refused(opened):
 )
 def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, message):
     with pytest.raises(InputError, match=message):
-        opened("gru").run({"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}, lengths=lengths)
+        opened("gru").run(
+            {"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}, lengths=lengths
+        )
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(dtype):
     spec, sizes = TensorSpec("lengths", dtype, ("N",)), {"N": 3, "L": 100}
     manifest, numbers = Manifest((spec,), (), lengths="lengths"), [1, 100, 7]
-    for lengths in (numbers, tuple(numbers), *(np.array(numbers, kind) for kind in ("u1", "i2", "i4", "i8"))):
+    for lengths in (
+        numbers,
+        tuple(numbers),
+        *(np.array(numbers, kind) for kind in ("u1", "i2", "i4", "i8")),
+    ):
         taken = as_lengths(lengths, manifest, sizes)
         assert (taken.dtype, taken.tolist()) == (dtype, numbers)
     full = as_lengths(None, manifest, sizes)
@@ -106,13 +138,20 @@ def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come()
 
 def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs():
     made = pytest.importorskip("onnx.parser").parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x, float[N, 3] h) => (float[M, 3] hn) '
-        "{ hn = Concat <axis = 0> (h, x) }"
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x, float[N, 3] h) =>'
+        " (float[M, 3] hn) { hn = Concat <axis = 0> (h, x) }"
     )
-    x, h = TensorSpec("x", "float32", ("N", 3)), StateSpec("h", "hn", "float32", ("N", 3))
-    made.metadata_props.add(key=KEY, value=Manifest((x,), (), (h,), sequence=None).to_json())
+    x, h = (
+        TensorSpec("x", "float32", ("N", 3)),
+        StateSpec("h", "hn", "float32", ("N", 3)),
+    )
+    made.metadata_props.add(
+        key=KEY, value=Manifest((x,), (), (h,), sequence=None).to_json()
+    )
     growing = load(sealed(made.SerializeToString()))
-    with pytest.raises(ContractError, match=r"the new state h has shape \(4, 3\), expected \(2, 3\)"):
+    with pytest.raises(
+        ContractError, match=r"the new state h has shape \(4, 3\), expected \(2, 3\)"
+    ):
         growing.run(samples(2, 3))
 
 
@@ -138,9 +177,15 @@ def test_predict_gives_labels_and_probabilities_of_a_classifier(model):
     assert prediction.kind == "classification"
 
 
-def test_predict_gives_values_and_units_of_a_regression_and_refuses_a_file_without_a_task(opened):
+def test_predict_gives_values_and_units_of_a_regression_and_refuses_a_file_without_a_task(
+    opened,
+):
     prediction = opened("unbatched").predict([[1, 2, 3], [1, 1, 1]])
     np.testing.assert_array_equal(prediction.values, [2, 3, 4])
-    assert (prediction.units, prediction.probabilities, prediction.labels) == (("m", "m", "m"), None, ())
+    assert (prediction.units, prediction.probabilities, prediction.labels) == (
+        ("m", "m", "m"),
+        None,
+        (),
+    )
     with pytest.raises(InputError, match=r"use run\(\)"):
         opened("step").predict(samples(1, 3))

@@ -10,9 +10,15 @@ from lstm_edge_runtime.errors import InputError
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
-@given(window=st.integers(1, 6), sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6))
+@given(
+    window=st.integers(1, 6), sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6)
+)
 def test_every_step_is_a_run_of_the_last_window(model, window, sizes):
-    x = np.random.default_rng(sum(sizes)).normal(size=(sum(sizes), 3)).astype(np.float32)
+    x = (
+        np.random.default_rng(sum(sizes))
+        .normal(size=(sum(sizes), 3))
+        .astype(np.float32)
+    )
     by_step, by_chunk, end = model.stream(window=window), model.stream(window=window), 0
     for size in sizes:
         steps = [by_step.step(sample) for sample in x[end : end + size]]

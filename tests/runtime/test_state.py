@@ -20,7 +20,8 @@ def state() -> State:
 
 def same(left: State, right: State) -> bool:
     facts = [
-        (s.identity, s.age, [(name, a.dtype, a.tolist()) for name, a in s.items()]) for s in (left, right)
+        (s.identity, s.age, [(name, a.dtype, a.tolist()) for name, a in s.items()])
+        for s in (left, right)
     ]
     return facts[0] == facts[1]
 
@@ -50,7 +51,10 @@ def not_arrays(path):
 
 
 def huge(path):
-    header = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}"
+    header = (
+        b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape':"
+        b" (1099511627776,)}"
+    )
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("state/h_0.npy", header.ljust(127) + b"\n")
 
@@ -62,12 +66,16 @@ def not_unicode(order):
 
 BAD = {
     "another npz": lambda path: np.savez(path, x=np.zeros(3)),
-    "a pickle": lambda path: np.savez(path, identity=np.array([object()], dtype=object)),
+    "a pickle": lambda path: np.savez(
+        path, identity=np.array([object()], dtype=object)
+    ),
     "no arrays": not_arrays,
     "a huge claim": huge,
     "no Unicode": not_unicode("<"),
     "no Unicode, other bytes": not_unicode(">"),
-    "an age that is none": lambda path: np.savez(path, identity=np.array("a"), age=np.array(-1)),
+    "an age that is none": lambda path: np.savez(
+        path, identity=np.array("a"), age=np.array(-1)
+    ),
     "a folder": lambda path: path.mkdir(),
 }
 
@@ -75,7 +83,9 @@ BAD = {
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD)
 def test_a_file_that_is_no_state_is_refused_in_one_line(make, tmp_path):
     make(tmp_path / "s.npz")
-    with pytest.raises(FileFormatError, match=r"s\.npz is not a saved state .*; save one first") as error:
+    with pytest.raises(
+        FileFormatError, match=r"s\.npz is not a saved state .*; save one first"
+    ) as error:
         State.load(tmp_path / "s.npz")
     assert "\n" not in str(error.value)
 
@@ -83,7 +93,10 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(make, tmp_path):
 def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
     state.save(tmp_path / "s.npz")
     content = (tmp_path / "s.npz").read_bytes()
-    damaged = [content[:index] + b"\xee" + content[index + 1 :] for index in range(0, len(content), 2)]
+    damaged = [
+        content[:index] + b"\xee" + content[index + 1 :]
+        for index in range(0, len(content), 2)
+    ]
     damaged += [content[: int(len(content) * share)] for share in (0, 0.2, 0.6, 0.95)]
     refused = 0
     for data in damaged:  # zipfile and numpy raise different errors
@@ -101,7 +114,11 @@ def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in folders")
 def test_a_fifo_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    for read in (State.load, load, lambda path: read_arrays(path, "can't be read", "save it again")):
+    for read in (
+        State.load,
+        load,
+        lambda path: read_arrays(path, "can't be read", "save it again"),
+    ):
         with pytest.raises(FileFormatError, match="it is not a regular file"):
             read(tmp_path / "fifo")
 

@@ -14,7 +14,10 @@ from lstm_edge_runtime.native import installed
 def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):
     x = np.random.default_rng(0).normal(size=(8, 400, 3)).astype(np.float32)
     serial = [model.stream() for _ in range(8)]
-    expected = [[stream.step(sample) for sample in part] for stream, part in zip(serial, x, strict=True)]
+    expected = [
+        [stream.step(sample) for sample in part]
+        for stream, part in zip(serial, x, strict=True)
+    ]
     together = threading.Barrier(8)
 
     def run(index: int):
@@ -49,7 +52,13 @@ class Slow:
 def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(model):
     stream, batch, state = model.stream(), model.streams(2), model.stream().state
     source = batch.add()
-    calls = (stream.step, [4, 5, 6]), (lambda slow: batch.step(slow, [source]), [[4, 5, 6]])
+    calls = (
+        (stream.step, [4, 5, 6]),
+        (
+            lambda slow: batch.step(slow, [source]),
+            [[4, 5, 6]],
+        ),
+    )
     others = (
         [lambda: stream.step([7, 8, 9]), lambda: stream.process([[7, 8, 9]]), lambda: stream.state,
          lambda: stream.restore(state), stream.reset],
@@ -74,10 +83,14 @@ def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(mod
 
 
 @pytest.mark.skipif(
-    not installed() or not hasattr(os, "fork"), reason="the native engine, and a system that forks"
+    not installed() or not hasattr(os, "fork"),
+    reason="the native engine, and a system that forks",
 )
 def test_children_forked_while_threads_step_the_native_engine_go_on(path):
-    model, x = load(path("lstm").with_suffix(".lep"), threads=2), np.ones((40, 3), np.float32)
+    model, x = (
+        load(path("lstm").with_suffix(".lep"), threads=2),
+        np.ones((40, 3), np.float32),
+    )
     expected, stop = model.stream().process(x), threading.Event()
 
     def work() -> None:
@@ -95,7 +108,9 @@ def test_children_forked_while_threads_step_the_native_engine_go_on(path):
             if child == 0:
                 signal.alarm(20)
                 batch = model.streams(20)
-                rows = batch.process(np.ones((20, 40, 3), np.float32), [batch.add() for _ in range(20)])
+                rows = batch.process(
+                    np.ones((20, 40, 3), np.float32), [batch.add() for _ in range(20)]
+                )
                 os._exit(0 if np.allclose(rows, expected, atol=1e-6) else 1)
             assert os.waitpid(child, 0)[1] == 0
     finally:

@@ -1,6 +1,8 @@
-"""Kill, interrupt and starve verbs that write; the target is then whole, the older result or the new one.
+"""Kill, interrupt and starve verbs that write; the target is then whole, the older
+result or the new one.
 
-``TORTURE=50`` in the environment kills every verb that often, at other moments at each run.
+``TORTURE=50`` in the environment kills every verb that often, at other moments at each
+run.
 """
 
 import json
@@ -34,7 +36,8 @@ Child = subprocess.Popen[str]
 
 
 class Verb(NamedTuple):
-    """Arguments, what is written into ``out``, what reads it, and what comes on standard input."""
+    """Arguments, what is written into ``out``, what reads it, and what comes on
+    standard input."""
 
     arguments: tuple[str, ...]
     target: str
@@ -59,7 +62,8 @@ def _run_folder(path: Path) -> None:
 
 
 def _page(path: Path) -> None:
-    """Check a page, if there is one: ``validate`` removes an earlier report before it begins."""
+    """Check a page, if there is one: ``validate`` removes an earlier report before it
+    begins."""
     assert not path.exists() or path.read_text().rstrip().endswith("</html>")
 
 
@@ -71,18 +75,36 @@ def _table(path: Path) -> None:
     assert path.read_text().count("\n") == 25
 
 
-_TRAIN = ("train", "data.npz", "--hidden-size", "16", "--batch-size", "8", "-o", "out/run", "--overwrite")
+_TRAIN = (
+    "train",
+    "data.npz",
+    "--hidden-size",
+    "16",
+    "--batch-size",
+    "8",
+    "-o",
+    "out/run",
+    "--overwrite",
+)
 VERBS = {
     "convert": Verb(("convert", MODEL, "-o", "out/m.lep"), "m.lep", _model),
-    "convert --to c": Verb(("convert", MODEL, "--to", "c", "-o", "out/c", "--name", "har"), "c", _c_folder),
+    "convert --to c": Verb(
+        ("convert", MODEL, "--to", "c", "-o", "out/c", "--name", "har"), "c", _c_folder
+    ),
     "predict": Verb(("predict", MODEL, "data.npz", "-o", "out/p.csv"), "p.csv", _table),
-    "stream": Verb(("stream", MODEL, "--state", "out/s.npz"), "s.npz", State.load, b"1,2,3\n" * 300),
+    "stream": Verb(
+        ("stream", MODEL, "--state", "out/s.npz"), "s.npz", State.load, b"1,2,3\n" * 300
+    ),
 }
 SLOW = {
     "train": Verb((*_TRAIN, "--epochs", "40"), "run", _run_folder),
     "export": Verb(("export", "run", "-o", "out/m.onnx"), "m.onnx", _model),
-    "quantize": Verb(("quantize", MODEL, "--data", "data.npz", "-o", "out/m.onnx"), "m.onnx", _model),
-    "validate": Verb(("validate", MODEL, "--quick", "--html", "out/v.html"), "v.html", _page),
+    "quantize": Verb(
+        ("quantize", MODEL, "--data", "data.npz", "-o", "out/m.onnx"), "m.onnx", _model
+    ),
+    "validate": Verb(
+        ("validate", MODEL, "--quick", "--html", "out/v.html"), "v.html", _page
+    ),
 }
 FULL = 700, 3000, 20_000
 """Sizes of files at which a disk is full."""
@@ -137,11 +159,16 @@ def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
     assert _end(_start(verb, folder))[0] == 0
     assert (folder / "out" / verb.target).exists()
     verb.check(folder / "out" / verb.target)
-    assert not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".old"))]
+    assert not [
+        path for path in folder.rglob("*") if path.name.endswith((".tmp", ".old"))
+    ]
 
 
-def _start(verb: Verb, folder: Path, *, stdout: Any = subprocess.PIPE, size: int = 0) -> Child:
-    """Start a verb in a session of its own; ``size`` is the most that a file may have."""
+def _start(
+    verb: Verb, folder: Path, *, stdout: Any = subprocess.PIPE, size: int = 0
+) -> Child:
+    """Start a verb in a session of its own; ``size`` is the most that a file may
+    have."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -167,9 +194,12 @@ def _end(child: Child) -> tuple[int, str, str]:
 
 
 def _left(session: int) -> list[str]:
-    """Return the processes that are left of a session; they may take a moment to end."""
+    """Return the processes that are left of a session; they may take a moment to
+    end."""
     for _ in range(100):
-        listed = subprocess.run(["ps", "-eo", "sid=,stat="], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["ps", "-eo", "sid=,stat="], capture_output=True, text=True, check=True
+        )
         lines = [line for line in listed.stdout.splitlines() if "Z" not in line]
         left = [line for line in lines if line.split()[0] == str(session)]
         if not left:

@@ -22,13 +22,16 @@ def data():
 def programs(wasm, tmp_path_factory):
     """The folder of native programs that ``programs.py`` makes."""
     folder = tmp_path_factory.mktemp("programs")
-    subprocess.run([sys.executable, Path(__file__).with_name("programs.py"), folder], check=True)
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("programs.py"), folder], check=True
+    )
     return folder
 
 
 @pytest.fixture
 def invoke(monkeypatch, capsys):
-    """Run the command line in this process; gives exit code, standard output and standard error."""
+    """Run the command line in this process; gives exit code, standard output and
+    standard error."""
 
     def call(*words: object):
         monkeypatch.setattr(sys, "argv", ["lstm-edge", *map(str, words)])

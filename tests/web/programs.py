@@ -1,4 +1,5 @@
-"""Make the native programs that tests open in Node and in browsers: programs.py FOLDER."""
+"""Make the native programs that tests open in Node and in browsers: programs.py
+FOLDER."""
 
 import json
 import sys
@@ -18,7 +19,9 @@ PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched")
 
 def _hostile(manifest: dict) -> None:
     image = '<img src=x onerror="window.pwned=1">'
-    manifest["task"]["labels"] = [f"{image}{label}" for label in manifest["task"]["labels"]]
+    manifest["task"]["labels"] = [
+        f"{image}{label}" for label in manifest["task"]["labels"]
+    ]
 
 
 def _altered(change) -> bytes:
@@ -38,7 +41,9 @@ def _wrong() -> bytes:
     writer.output("y", writer.linear(x, np.eye(2, dtype="float32")), every_step=True)
     writer.golden({"x": np.ones((3, 2))}, {"y": (np.full((3, 2), 2.0), 0.5)})
     model = onnx.load(DATA / "lstm.onnx")
-    writer.manifest(next(prop.value for prop in model.metadata_props if prop.key == KEY))
+    writer.manifest(
+        next(prop.value for prop in model.metadata_props if prop.key == KEY)
+    )
     return writer.to_bytes()
 
 

@@ -25,15 +25,18 @@ def export(
 
     Args:
         module: any module with recurrent layers.
-        example: one tensor, a tuple of positional arguments or a dict of keyword arguments that ``forward``
-            takes; float inputs show the scale of the signal, integer ones the range of valid values.
+        example: one tensor, a tuple of positional arguments or a dict of keyword
+            arguments that ``forward`` takes; float inputs show the scale of the signal,
+            integer ones the range of valid values.
         config: see ``ExportConfig``.
-        on_progress: called with the fraction of the work that is done, and what is done now.
+        on_progress: called with the fraction of the work that is done, and what is done
+            now.
 
     Raises:
         InputError: the example or the config does not fit the module.
         UnsupportedError: the module does what can't be exported right.
-        CheckFailedError: the file would not compute what the module does; says where and by how much.
+        CheckFailedError: the file would not compute what the module does; says where
+            and by how much.
     """
     from ..progress import ignore
     from .config import ExportConfig

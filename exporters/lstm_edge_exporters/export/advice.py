@@ -1,4 +1,5 @@
-"""Why a module can't be exported: the user's line, PyTorch's reason, and what to write instead.
+"""Why a module can't be exported: the user's line, PyTorch's reason, and what to write
+instead.
 
 The only place that knows kinds of failure; the stages raise, and this explains.
 """
@@ -17,53 +18,92 @@ import torch
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-_FOREIGN = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}", "<")
+_FOREIGN = (
+    f"{Path(torch.__file__).parent}{os.sep}",
+    f"{Path(__file__).parents[1]}{os.sep}",
+    "<",
+)
 _STANDARD = str(Path(linecache.__file__).parent)
 _LONGEST = 300
 _KINDS = (
     (
         "data-dependent|GuardOnDataDependent|Could not guard",
-        "it branches on the values of a tensor, or takes numbers from them, which the export would freeze",
-        "use a mask, torch.where(condition, a, b) or gather; keep a setting as a Python number, not a buffer",
+        (
+            "it branches on the values of a tensor, or takes numbers from them, which"
+            " the export would freeze"
+        ),
+        (
+            "use a mask, torch.where(condition, a, b) or gather; keep a setting as a"
+            " Python number, not a buffer"
+        ),
     ),
     (
         "specialized|Constraints violated",
         "it takes the size of an axis for a number",
-        "use tensor operations over the whole axis, or give that axis as a number with inputs=",
+        (
+            "use tensor operations over the whole axis, or give that axis as a number"
+            " with inputs="
+        ),
     ),
-    ("", "", "write that line with torch's operators, or name the axes of all inputs (--input x=N,L,3)"),
+    (
+        "",
+        "",
+        (
+            "write that line with torch's operators, or name the axes of all inputs"
+            " (--input x=N,L,3)"
+        ),
+    ),
 )
 """Pattern of the error's text, the reason, and what to write instead."""
 
 
-def refusal(what: str, error: Exception, lines: Mapping[str, str] = MappingProxyType({})) -> UnsupportedError:
-    """Return the error for a module that ``what``; ``lines`` are the user's by the operators in ``error``."""
+def refusal(
+    what: str, error: Exception, lines: Mapping[str, str] = MappingProxyType({})
+) -> UnsupportedError:
+    """Return the error for a module that ``what``; ``lines`` are the user's by the
+    operators in ``error``.
+    """
     text = " ".join(str(error).split())
     operator = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
     line = raising_line(error) or lines.get(operator[1] if operator else "", "")
     text = text.partition(" The error above occurred")[0]
     reason, advice = next(kind for pattern, *kind in _KINDS if re.search(pattern, text))
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
-    return UnsupportedError(f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}")
+    return UnsupportedError(
+        f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}"
+    )
 
 
 @cache
 def is_own(path: str) -> bool:
-    """Return True if a source file is neither of PyTorch, of this package nor of Python itself."""
+    """Return True if a source file is neither of PyTorch, of this package nor of Python
+    itself.
+    """
     standard = str(Path(path).parent).startswith(_STANDARD) and "-packages" not in path
     return not path.startswith(_FOREIGN) and not standard and Path(path).is_file()
 
 
 def _line_at(path: str, number: int) -> str:
-    """Return a line as ``net.py:12: y = self.lstm(x)``; empty if the file is not the user's."""
-    return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}" if is_own(path) else ""
+    """Return a line as ``net.py:12: y = self.lstm(x)``; empty if the file is not the
+    user's.
+    """
+    return (
+        f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
+        if is_own(path)
+        else ""
+    )
 
 
 def raising_line(error: BaseException) -> str:
-    """Return the user's innermost line that ``error``, or its cause, passed through; else empty."""
+    """Return the user's innermost line that ``error``, or its cause, passed through;
+    else empty.
+    """
     cause: BaseException | None = error
     while cause is not None:
-        lines = [_line_at(frame.f_code.co_filename, number) for frame, number in walk_tb(cause.__traceback__)]
+        lines = [
+            _line_at(frame.f_code.co_filename, number)
+            for frame, number in walk_tb(cause.__traceback__)
+        ]
         if named := [line for line in lines if line]:
             return named[-1]
         cause = cause.__cause__ or cause.__context__
@@ -72,17 +112,32 @@ def raising_line(error: BaseException) -> str:
 
 def fixing_line(size: Any) -> str:
     """Return the user's line that took a traced size for a number; else empty."""
-    slocs = size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
+    slocs = (
+        size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
+    )
     sloc = slocs.get(size.node._expr) if slocs else None
     return frame_line(sloc.framework_loc) if sloc is not None else ""
 
 
 def frame_line(frame: object) -> str:
     """Return the line of a frame that the tracer recorded."""
-    return _line_at(frame.filename, frame.lineno or 0) if isinstance(frame, FrameSummary) else ""
+    return (
+        _line_at(frame.filename, frame.lineno or 0)
+        if isinstance(frame, FrameSummary)
+        else ""
+    )
 
 
 def stack_line(meta: Mapping[str, Any]) -> str:
-    """Return the user's innermost line in the stack trace of a traced node; else empty."""
+    """Return the user's innermost line in the stack trace of a traced node; else
+    empty.
+    """
     frames = re.findall(r'File "([^"]+)", line (\d+)', meta.get("stack_trace") or "")
-    return next((line for path, number in reversed(frames) if (line := _line_at(path, int(number)))), "")
+    return next(
+        (
+            line
+            for path, number in reversed(frames)
+            if (line := _line_at(path, int(number)))
+        ),
+        "",
+    )

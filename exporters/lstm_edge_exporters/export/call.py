@@ -1,4 +1,6 @@
-"""How ``forward`` is called: the flat view of its arguments and results, and the copies that are run."""
+"""How ``forward`` is called: the flat view of its arguments and results, and the copies
+that are run.
+"""
 
 import ast
 import dataclasses
@@ -24,7 +26,8 @@ from lstm_edge_runtime.manifest import Axes
 from .floats import Floats, copy_as
 
 Path = tuple[str | int, ...]
-"""Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
+"""Where a tensor is in nested arguments or results: keys and fields, and places in
+tuples and lists."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Call:
 
     signature: inspect.Signature
     paths: tuple[Path, ...]
-    """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
+    """Where each tensor is, from the parameter of ``forward`` on, in the order of the
+    parameters."""
     leaves: tuple[Any, ...]
     """Every leaf of the example's call, those that are no tensors too."""
     spec: pytree.TreeSpec
@@ -41,8 +45,16 @@ class Call:
 
     @classmethod
     def of(cls, module: nn.Module, example: Any) -> "Call":
-        """Bind ``example``, a tensor, a tuple of arguments or a dict of them, to ``module.forward``."""
-        args = (example,) if isinstance(example, Tensor) else () if isinstance(example, Mapping) else example
+        """Bind ``example``, a tensor, a tuple of arguments or a dict of them, to
+        ``module.forward``.
+        """
+        args = (
+            (example,)
+            if isinstance(example, Tensor)
+            else ()
+            if isinstance(example, Mapping)
+            else example
+        )
         kwargs = example if isinstance(example, Mapping) else {}
         try:
             signature = inspect.signature(module.forward)
@@ -50,19 +62,32 @@ class Call:
             flat, spec = pytree.tree_flatten_with_path(arguments)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"the example does not fit {type(module).__name__}.forward: {error}; give a tensor, a tuple "
-                "of arguments or a dict of them, and an argument that is a dict itself in a tuple"
+                f"the example does not fit {type(module).__name__}.forward: {error};"
+                " give a tensor, a tuple of arguments or a dict of them, and an"
+                " argument that is a dict itself in a tuple"
             ) from error
         marks = ("key", "idx", "name")
         paths = [
-            [next(getattr(key, m) for m in marks if hasattr(key, m)) for key in path] for path, _ in flat
+            [next(getattr(key, m) for m in marks if hasattr(key, m)) for key in path]
+            for path, _ in flat
         ]
-        kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
-        named = (path[kinds[path[0]] is inspect.Parameter.VAR_KEYWORD :] for path in paths)
+        kinds = {
+            name: parameter.kind for name, parameter in signature.parameters.items()
+        }
+        named = (
+            path[kinds[path[0]] is inspect.Parameter.VAR_KEYWORD :] for path in paths
+        )
         leaves = tuple(leaf for _, leaf in flat)
-        tensors = [tuple(p) for p, leaf in zip(named, leaves, strict=True) if isinstance(leaf, Tensor)]
+        tensors = [
+            tuple(p)
+            for p, leaf in zip(named, leaves, strict=True)
+            if isinstance(leaf, Tensor)
+        ]
         if not tensors:
-            raise InputError("the example holds no tensor; pass one tensor for each input of the network")
+            raise InputError(
+                "the example holds no tensor; pass one tensor for each input of the"
+                " network"
+            )
         return cls(signature, tuple(tensors), leaves, spec)
 
     @property
@@ -78,15 +103,25 @@ class Call:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The example's shapes by input name."""
-        return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
+        return {
+            name: tuple(tensor.shape)
+            for name, tensor in zip(self.names, self.example, strict=True)
+        }
 
     def as_floats(self, dtype: torch.dtype) -> "Call":
-        """Return the same call with the example on the CPU, every float of it in ``dtype``."""
-        tensors = [x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype) for x in self.example]
+        """Return the same call with the example on the CPU, every float of it in
+        ``dtype``.
+        """
+        tensors = [
+            x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype)
+            for x in self.example
+        ]
         return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def with_two(self, axes: Mapping[str, Axes]) -> "Call":
-        """Return the same call with two elements where a dynamic axis has one, which may broadcast."""
+        """Return the same call with two elements where a dynamic axis has one, which
+        may broadcast.
+        """
         tensors = list(self.example)
         for index, name in enumerate(self.names):
             for axis, size in enumerate(axes.get(name, ())):
@@ -96,7 +131,9 @@ class Call:
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         given = iter(tensors)
-        return tuple(next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
+        return tuple(
+            next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves
+        )
 
     def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Call ``module`` with ``tensors`` in the places of the example's."""
@@ -106,28 +143,47 @@ class Call:
 
 
 def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
-    """Return the tensors of ``output`` with names: keys and fields joined with ``_``, else ``""``."""
+    """Return the tensors of ``output`` with names: keys and fields joined with ``_``,
+    else ``""``.
+    """
     if isinstance(output, Tensor):
-        return [("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), output)]
+        return [
+            (
+                "_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))),
+                output,
+            )
+        ]
     parts: Iterable[tuple[str | int, Any]] = ()
     if isinstance(output, Mapping):
         parts = output.items()
     elif dataclasses.is_dataclass(output):
         parts = vars(output).items()
-    elif isinstance(output, tuple | list) and not isinstance(output, PackedSequence | torch.Size):
-        parts = output._asdict().items() if hasattr(output, "_asdict") else enumerate(output)
-    elif output is not None and not isinstance(output, bool | int | float | str | torch.Size):
+    elif isinstance(output, tuple | list) and not isinstance(
+        output, PackedSequence | torch.Size
+    ):
+        parts = (
+            output._asdict().items()
+            if hasattr(output, "_asdict")
+            else enumerate(output)
+        )
+    elif output is not None and not isinstance(
+        output, bool | int | float | str | torch.Size
+    ):
         raise InputError(
-            f"forward returns a {type(output).__name__}; return tensors in a tuple, dict or dataclass "
-            "(pad_packed_sequence(...)[0])"
+            f"forward returns a {type(output).__name__}; return tensors in a tuple,"
+            " dict or dataclass (pad_packed_sequence(...)[0])"
         )
     return [pair for key, item in parts for pair in flatten_output(item, (*path, key))]
 
 
 def returned_names(module: nn.Module, count: int) -> list[str]:
-    """Return the ``count`` variables in the last ``return`` of ``forward``; ``""`` for other expressions."""
+    """Return the ``count`` variables in the last ``return`` of ``forward``; ``""`` for
+    other expressions.
+    """
     with suppress(OSError, TypeError, SyntaxError, ValueError):
-        nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))))
+        nodes = ast.walk(
+            ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
+        )
         returns = [node for node in nodes if isinstance(node, ast.Return)]
         names = _variables(max(returns, key=lambda node: node.lineno).value)
         if len(names) == count:
@@ -137,45 +193,66 @@ def returned_names(module: nn.Module, count: int) -> list[str]:
 
 def _variables(node: Any) -> list[str]:
     parts = node.elts if isinstance(node, ast.Tuple | ast.List) else ()
-    return [name for part in parts for name in _variables(part)] or [getattr(node, "id", "")]
+    return [name for part in parts for name in _variables(part)] or [
+        getattr(node, "id", "")
+    ]
 
 
 def own_copy(module: nn.Module) -> nn.Module:
-    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices or a compiler."""
+    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices
+    or a compiler.
+    """
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
-        module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
+        module = (
+            module._orig_mod if isinstance(module, OptimizedModule) else module.module
+        )
     kind = type(module).__name__
     try:
-        wrong = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+        wrong = [
+            name
+            for name, value in module.named_parameters()
+            if not bool(torch.isfinite(value).all())
+        ]
         copied = copy_as(module, torch.float32)
     except Exception as error:
         raise InputError(
-            f"{kind} can't be copied ({first_line(error)}); call it once if it is lazy, and keep no tensors "
-            "with gradients or open files in its attributes"
+            f"{kind} can't be copied ({first_line(error)}); call it once if it is lazy,"
+            " and keep no tensors with gradients or open files in its attributes"
         ) from error
     if wrong:
-        raise InputError(f"{wrong[0]} holds NaN or infinity; train again, or load other weights")
+        raise InputError(
+            f"{wrong[0]} holds NaN or infinity; train again, or load other weights"
+        )
     return copied
 
 
 def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
-    """Return the outputs of ``module``, in float32, on the example, which two calls give alike."""
+    """Return the outputs of ``module``, in float32, on the example, which two calls
+    give alike.
+    """
     try:
         with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            first, again = (flatten_output(call.run(module, call.example)) for _ in range(2))
+            first, again = (
+                flatten_output(call.run(module, call.example)) for _ in range(2)
+            )
     except InputError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in call.shapes.items())
+        shapes = ", ".join(
+            f"{name} {list(shape)}" for name, shape in call.shapes.items()
+        )
         raise InputError(
-            f"{type(module).__name__} does not run on the example ({shapes}): {first_line(error)}"
+            f"{type(module).__name__} does not run on the example ({shapes}):"
+            f" {first_line(error)}"
         ) from error
     if not all(
-        torch.equal(x.nan_to_num(), y.nan_to_num()) for (_, x), (_, y) in zip(first, again, strict=True)
+        torch.equal(x.nan_to_num(), y.nan_to_num())
+        for (_, x), (_, y) in zip(first, again, strict=True)
     ):
         raise UnsupportedError(
-            "forward gives another output on every call: it keeps a state in the module, or draws random "
-            "numbers; take the state or the numbers as an argument and return the state's next value"
+            "forward gives another output on every call: it keeps a state in the"
+            " module, or draws random numbers; take the state or the numbers as an"
+            " argument and return the state's next value"
         )
     return first

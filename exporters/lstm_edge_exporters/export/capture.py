@@ -1,4 +1,6 @@
-"""One ``torch.export`` of a module in float64: its axes, and the sizes that they may have."""
+"""One ``torch.export`` of a module in float64: its axes, and the sizes that they may
+have.
+"""
 
 import contextlib
 import io
@@ -66,7 +68,8 @@ class _Flat(nn.Module):
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
-    """Trace ``module``, a copy in float64 that is ours, with the example of ``call`` in float64.
+    """Trace ``module``, a copy in float64 that is ours, with the example of ``call`` in
+    float64.
 
     Regions of ``torch.autocast`` leave float64 as it is.
     """
@@ -74,16 +77,25 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     call = call.with_two(given)
     recorder.instrument(module)
     dims = [
-        [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in given.get(name, [""] * tensor.dim())]
+        [
+            Dim.STATIC if isinstance(axis, int) else Dim.AUTO
+            for axis in given.get(name, [""] * tensor.dim())
+        ]
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
-    # a file has no memory format; choosing one for a convolution of one channel limits sizes to two or more
-    free = mock.patch.object(torch._C, "_conv_determine_backend_memory_format", return_value=None)
+    # a file has no memory format; choosing one for a convolution of one channel limits
+    # sizes to two or more
+    free = mock.patch.object(
+        torch._C, "_conv_determine_backend_memory_format", return_value=None
+    )
     oblivious = _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with quietly(), torch.no_grad(), oblivious, keeping_sizes(module), free:
         try:
             exported = torch.export.export(
-                _Flat(module, call, recorder), call.example, dynamic_shapes=(tuple(dims),), strict=False
+                _Flat(module, call, recorder),
+                call.example,
+                dynamic_shapes=(tuple(dims),),
+                strict=False,
             )
         except LstmEdgeError:
             raise
@@ -91,7 +103,9 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise refusal("can't be traced", error) from error
     program = _Sizes(exported, recorder, call, given).program()
     two = call.with_two(program.axes)
-    if two.shapes != call.shapes and any(limits.most is not None for limits in program.ranges.values()):
+    if two.shapes != call.shapes and any(
+        limits.most is not None for limits in program.ranges.values()
+    ):
         return capture(module, two, config)  # PyTorch took a size of one for a number
     return program
 
@@ -112,8 +126,10 @@ class _Sizes:
         unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
         if unclear and not calls and not self.given:
             raise InputError(
-                "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
-                f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}}, with numbers for fixed axes'
+                "can't tell which axes are batch and time, because forward calls no"
+                " recurrent layer; pass "
+                f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}}, with numbers for'
+                " fixed axes"
             )
         self._refuse_fixed()
         ranges = dict(self._ranges())
@@ -121,8 +137,12 @@ class _Sizes:
         rows, times = self._seen
         return Program(
             self.exported,
-            tuple(replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows)) for call in calls),
-            {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()} | {**self.given},
+            tuple(
+                replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows))
+                for call in calls
+            ),
+            {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()}
+            | {**self.given},
             tuple((name, tuple(map(self.axis, shape))) for name, shape in outputs),
             {name: limits for name, limits in ranges.items() if limits != AxisRange()},
             {str(symbol): str(self._named(symbol)) for symbol in self._example_sizes},
@@ -132,39 +152,70 @@ class _Sizes:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The axis of each of the tracer's symbols: as given, or batch and time as the layers see them."""
+        """The axis of each of the tracer's symbols: as given, or batch and time as the
+        layers see them.
+        """
         names = self._given_names()
         for stem, symbols in zip("NL", self._seen, strict=True):
-            fresh = [symbol for symbol in symbols if symbol not in names and symbol.startswith("s")]
+            fresh = [
+                symbol
+                for symbol in symbols
+                if symbol not in names and symbol.startswith("s")
+            ]
             for number, symbol in enumerate(fresh, 1 + [*names.values()].count(stem)):
                 names[symbol] = stem if number == 1 else f"{stem}{number}"
         names = names | self._of_batch_size(names) | self._of_signal(names)
-        return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
+        return {
+            symbol: name
+            for symbol, name in names.items()
+            if symbol not in self._pinned or self.given
+        }
 
     @cached_property
     def _pinned(self) -> set[str]:
         """The symbols that an equation fixes, as ``s0 + s1 = 12`` does."""
-        equations = [guard for guard, _ in self._guards() if isinstance(guard, sympy.Eq)]
+        equations = [
+            guard for guard, _ in self._guards() if isinstance(guard, sympy.Eq)
+        ]
         sums = [sympy.expand(equation.lhs - equation.rhs) for equation in equations]
-        fixed = [term for term in sums if term.as_coeff_Add()[0] != 0 and term.is_polynomial()]
+        fixed = [
+            term
+            for term in sums
+            if term.as_coeff_Add()[0] != 0 and term.is_polynomial()
+        ]
         sizes = self._example_sizes  # a stride along an axis of 1 may be any number
         pairs = ((symbol, term) for term in fixed for symbol in term.free_symbols)
-        return {str(symbol) for symbol, term in pairs if sizes.get(symbol) != 1 or term == symbol - 1}
+        return {
+            str(symbol)
+            for symbol, term in pairs
+            if sizes.get(symbol) != 1 or term == symbol - 1
+        }
 
     def _given_names(self) -> dict[str, str]:
         names: dict[str, str] = {}
         for name, shape, _ in self._inputs():
             for axis, size in zip(self.given.get(name, ()), shape, strict=False):
-                named = isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol
-                if named and (other := names.setdefault(str(size.node.expr), str(axis))) != axis:
+                named = (
+                    isinstance(axis, str)
+                    and isinstance(size, torch.SymInt)
+                    and size.node.expr.is_symbol
+                )
+                if (
+                    named
+                    and (other := names.setdefault(str(size.node.expr), str(axis)))
+                    != axis
+                ):
                     raise UnsupportedError(
-                        f"forward works only where axes {other} and {axis} have the same size; give them the "
-                        "same name, or mend the order of its axes"
+                        f"forward works only where axes {other} and {axis} have the"
+                        " same size; give them the same name, or mend the order of its"
+                        " axes"
                     )
         return names
 
     def _of_batch_size(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Name first axes that no layer sees and that have the batch's size in the example."""
+        """Name first axes that no layer sees and that have the batch's size in the
+        example.
+        """
         firsts = [
             (str(shape[0]), tensor.shape[0])
             for name, shape, tensor in self._inputs()
@@ -172,28 +223,42 @@ class _Sizes:
             if "N" not in [names.get(str(size)) for size in shape[1:]]
         ]
         batch = {size for symbol, size in firsts if names.get(symbol) == "N"}
-        return {s: "N" for s, size in firsts if s not in names and s.isidentifier() and {size} == batch}
+        return {
+            s: "N"
+            for s, size in firsts
+            if s not in names and s.isidentifier() and {size} == batch
+        }
 
     def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Name the free axes of the signal of a network without recurrent layers: batch, then time."""
+        """Name the free axes of the signal of a network without recurrent layers:
+        batch, then time.
+        """
         if names or self.recorder.calls or self.given:
             return {}
         shapes = {name: shape for name, shape, _ in self._inputs()}
-        signal = next((name for name in shapes if not is_called_like_a_state(name)), next(iter(shapes)))
+        signal = next(
+            (name for name in shapes if not is_called_like_a_state(name)),
+            next(iter(shapes)),
+        )
         example = self.call.shapes[signal]
         free = {
             symbol: "L" if axis else "N"
             for axis, size in reversed([*enumerate(shapes[signal])])
             for symbol in _symbols(size)
-            if symbol not in self._pinned and (axis == 0 or example[axis] > 1)  # one step stays one
+            if symbol not in self._pinned
+            and (axis == 0 or example[axis] > 1)  # one step stays one
         }
         return free if len({*free.values()}) == len(free) else {}
 
     def _inputs(self) -> Iterator[tuple[str, Sequence[Any], Tensor]]:
-        return zip(self.call.names, self.recorder.shapes, self.call.example, strict=True)
+        return zip(
+            self.call.names, self.recorder.shapes, self.call.example, strict=True
+        )
 
     def axis(self, size: Any) -> int | str:
-        """Return the axis of a traced size: a number, a name, or text in terms of names."""
+        """Return the axis of a traced size: a number, a name, or text in terms of
+        names.
+        """
         if (number := _fixed(size)) is not None:
             return number
         axis = self._named(size.node.expr)
@@ -201,18 +266,29 @@ class _Sizes:
         return int(axis) if axis.is_number else text
 
     def _named(self, expression: Any) -> Any:
-        """Return an expression of sizes in terms of axes; symbols without a name have the example's size."""
+        """Return an expression of sizes in terms of axes; symbols without a name have
+        the example's size.
+        """
         axes = {
-            symbol: sympy.Integer(self._example_sizes.get(symbol, 1)) for symbol in expression.free_symbols
+            symbol: sympy.Integer(self._example_sizes.get(symbol, 1))
+            for symbol in expression.free_symbols
         }
         for symbol in axes:
-            name = self.names.get(str(symbol), LONGEST if str(symbol).startswith("u") else "")
-            axes[symbol] = sympy.Symbol(name, integer=True, positive=True) if name else axes[symbol]
+            name = self.names.get(
+                str(symbol), LONGEST if str(symbol).startswith("u") else ""
+            )
+            axes[symbol] = (
+                sympy.Symbol(name, integer=True, positive=True)
+                if name
+                else axes[symbol]
+            )
         return expression.subs(axes)
 
     @cached_property
     def _example_sizes(self) -> dict[Any, int]:
-        """The example's size of each of the tracer's symbols, including those that were replaced."""
+        """The example's size of each of the tracer's symbols, including those that were
+        replaced.
+        """
         return {
             expression: tensor.shape[axis]
             for _, shape, tensor in self._inputs()
@@ -223,29 +299,54 @@ class _Sizes:
         }
 
     def _refuse_fixed(self) -> None:
-        """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
+        """Refuse a size that the user's code takes for a number, where the axis is to
+        be dynamic.
+        """
         calls = self.recorder.calls
-        rows = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {None, 1}
-        timeless = not (self.given or "L" in self.names.values() or any(_growing(c.steps) for c in calls))
+        rows = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {
+            None,
+            1,
+        }
+        timeless = not (
+            self.given
+            or "L" in self.names.values()
+            or any(_growing(c.steps) for c in calls)
+        )
         for name, shape, tensor in self._inputs():
-            last = len(shape) - tensor.is_floating_point()  # features are no time, tokens have none
+            last = (
+                len(shape) - tensor.is_floating_point()
+            )  # features are no time, tokens have none
             for axis, size in enumerate(map(_fixed, shape)):
                 line = fixing_line(shape[axis])
-                looped = timeless and (line or all(call.cell for call in calls)) and 0 < axis < last
-                fixed = (looped and tensor.shape[axis] > 1) or (axis == 0 and size in rows)
+                looped = (
+                    timeless
+                    and (line or all(call.cell for call in calls))
+                    and 0 < axis < last
+                )
+                fixed = (looped and tensor.shape[axis] > 1) or (
+                    axis == 0 and size in rows
+                )
                 if name in self.given:
                     fixed = isinstance(self.given[name][axis], str)
                 if fixed and size is not None:
                     where = f"{size} ({line})" if line else size
                     raise UnsupportedError(
-                        f"forward fixes axis {axis} of {name} at {where}: a loop or a layer takes the size "
-                        "for a number; use tensor operations over the whole axis, take and return the state "
-                        "and export one step a call: --input x=N,1,8, or give the axis as a number (inputs=)"
+                        f"forward fixes axis {axis} of {name} at {where}: a loop or a"
+                        " layer takes the size for a number; use tensor operations"
+                        " over the whole axis, take and return the state and export"
+                        " one step a call: --input x=N,1,8, or give the axis as a"
+                        " number (inputs=)"
                     )
 
     def _guards(self) -> list[tuple[Any, str]]:
-        """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
-        nodes = (getattr(size, "node", None) for shape in self.recorder.shapes for size in shape)
+        """Every condition on sizes that the trace rests on, and the user's line that
+        asked for it.
+        """
+        nodes = (
+            getattr(size, "node", None)
+            for shape in self.recorder.shapes
+            for size in shape
+        )
         guards = next((node.shape_env.guards for node in nodes if node is not None), ())
         return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
 
@@ -254,30 +355,45 @@ class _Sizes:
         guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
             if name := self.names.get(str(symbol)):
-                least = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
+                least = (
+                    2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)
+                )  # a branch for one step
                 most = None if bounds.upper == int_oo else int(bounds.upper)
                 yield name, AxisRange(max(1, least), most)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
-        """Refuse a condition in a line of the user's that fails at a size within ``ranges``."""
-        for condition, line in ((self._named(guard), line) for guard, line in self._guards() if line):
+        """Refuse a condition in a line of the user's that fails at a size within
+        ``ranges``.
+        """
+        for condition, line in (
+            (self._named(guard), line) for guard, line in self._guards() if line
+        ):
             free = sorted(condition.free_symbols, key=str)
             limits = [ranges.get(str(symbol), AxisRange()) for symbol in free]
-            for sizes in product(*({limit.nearest(size): 0 for size in _TRIED} for limit in limits)):
+            for sizes in product(
+                *({limit.nearest(size): 0 for size in _TRIED} for limit in limits)
+            ):
                 at = dict(zip(free, sizes, strict=True))
                 if condition.subs(at) != sympy.true:
                     size = ", ".join(f"{name}={size}" for name, size in at.items())
                     raise UnsupportedError(
-                        f"at {size} forward does something else than at the example ({line}); write it "
-                        "with tensor operations that hold at any size"
+                        f"at {size} forward does something else than at the example"
+                        f" ({line}); write it with tensor operations that hold at any"
+                        " size"
                     )
 
     @cached_property
     def _seen(self) -> tuple[list[str], list[str]]:
-        """The symbols that the layers, those with lengths first, see as batch and as time."""
+        """The symbols that the layers, those with lengths first, see as batch and as
+        time.
+        """
         calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
         rows, times = (
-            list(dict.fromkeys(symbol for call in calls for symbol in _growing(getattr(call, side))))
+            list(
+                dict.fromkeys(
+                    symbol for call in calls for symbol in _growing(getattr(call, side))
+                )
+            )
             for side in ("rows", "steps")
         )
         return [symbol for symbol in rows if symbol not in times] or rows, times
@@ -285,18 +401,30 @@ class _Sizes:
     def _first(self, symbols: Sequence[str], usual: str) -> str | None:
         if not self.recorder.calls:
             return usual if usual in self.names.values() else None
-        return next((self.names[symbol] for symbol in symbols if symbol in self.names), None)
+        return next(
+            (self.names[symbol] for symbol in symbols if symbol in self.names), None
+        )
 
 
 def _symbols(size: Any) -> list[str]:
-    return sorted(map(str, size.node.expr.free_symbols)) if isinstance(size, torch.SymInt) else []
+    return (
+        sorted(map(str, size.node.expr.free_symbols))
+        if isinstance(size, torch.SymInt)
+        else []
+    )
 
 
 def _growing(size: Any) -> list[str]:
-    """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with none."""
+    """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with
+    none.
+    """
     expression = size.node.expr if _symbols(size) else sympy.Integer(1)
     sizes = dict.fromkeys(expression.free_symbols, 97)
-    return sorted(str(s) for s in sizes if expression.subs(sizes) != expression.subs({**sizes, s: 193}))
+    return sorted(
+        str(s)
+        for s in sizes
+        if expression.subs(sizes) != expression.subs({**sizes, s: 193})
+    )
 
 
 def _fixed(size: Any) -> int | None:
@@ -307,7 +435,9 @@ def _fixed(size: Any) -> int | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
+    """Keep back what PyTorch's exporters say about themselves; what matters comes as an
+    exception.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,6 +1,7 @@
 """The only rounding: a graph in float64 becomes a file in float32.
 
-What is computed of sizes alone stays in float64, in which every size is exact, until it meets data.
+What is computed of sizes alone stays in float64, in which every size is exact, until it
+meets data.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,12 +17,17 @@ from lstm_edge_runtime.manifest import Array
 from ..graph import Builder, is_data_free, to_proto
 
 IR_VERSION = 8
-"""The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and later."""
+"""The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and
+later."""
 
 
 def to_float32(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` with every float of data in float32, each constant rounded once."""
-    narrow = ir.from_proto(ir.to_proto(model))  # a clone would share the types of its values
+    """Return ``model`` with every float of data in float32, each constant rounded
+    once.
+    """
+    narrow = ir.from_proto(
+        ir.to_proto(model)
+    )  # a clone would share the types of its values
     wide = _sizes(narrow)
     for node in list(narrow.graph):
         _settle(node, wide)
@@ -34,13 +40,22 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
 
 def _arrays(graph: Any) -> dict[str, Array]:
     values = graph.initializers.items()
-    return {name: value.const_value.numpy() for name, value in values if value.const_value is not None}
+    return {
+        name: value.const_value.numpy()
+        for name, value in values
+        if value.const_value is not None
+    }
 
 
 def _convert(
-    model: ir.Model, before: Collection[ir.DataType], after: ir.DataType, kept: Collection[ir.Value] = ()
+    model: ir.Model,
+    before: Collection[ir.DataType],
+    after: ir.DataType,
+    kept: Collection[ir.Value] = (),
 ) -> None:
-    """Replace the dtypes ``before`` of all values but ``kept``, and of attributes, in place."""
+    """Replace the dtypes ``before`` of all values but ``kept``, and of attributes, in
+    place.
+    """
     for graph in (model.graph, *model.graph.subgraphs()):
         computed = (value for node in graph for value in node.outputs)
         for value in (*graph.inputs, *graph.initializers.values(), *computed):
@@ -59,17 +74,35 @@ def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) 
         if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
             if attribute.as_int() in before:
                 node.attributes[name] = ir.AttrInt64(name, int(after))
-        elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in before:
+        elif (
+            attribute.type is ir.AttributeType.TENSOR
+            and attribute.as_tensor().dtype in before
+        ):
             array = attribute.as_tensor().numpy().astype(after.numpy())
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
 
 
 def _sizes(model: ir.Model) -> set[ir.Value]:
-    """Return the float64 scalars that are computed of sizes and constants alone, with these constants."""
-    values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.DOUBLE]
+    """Return the float64 scalars that are computed of sizes and constants alone, with
+    these constants.
+    """
+    values = [
+        value
+        for node in model.graph
+        for value in node.outputs
+        if value.dtype == ir.DataType.DOUBLE
+    ]
     scalars = {value for value in values if value.shape == () and is_data_free(value)}
-    operands = {x for value in scalars if (node := value.producer()) for x in node.inputs if x is not None}
-    return scalars | {x for x in operands if x.is_initializer() and x.dtype == ir.DataType.DOUBLE}
+    operands = {
+        x
+        for value in scalars
+        if (node := value.producer())
+        for x in node.inputs
+        if x is not None
+    }
+    return scalars | {
+        x for x in operands if x.is_initializer() and x.dtype == ir.DataType.DOUBLE
+    }
 
 
 def _settle(node: ir.Node, wide: set[ir.Value]) -> None:
@@ -87,27 +120,39 @@ def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
 
     Args:
         proto: the file, in float32 or float16.
-        exact: a graph in float64; if the file has its constants rounded, they replace the file's.
+        exact: a graph in float64; if the file has its constants rounded, they replace
+            the file's.
     """
     model = ir.from_proto(proto)
     arrays = {} if exact is None else _arrays(exact.graph)
-    attributes = {} if exact is None else {node.name: node.attributes for node in exact.graph}
+    attributes = (
+        {} if exact is None else {node.name: node.attributes for node in exact.graph}
+    )
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, array in _arrays(graph).items():
             wide = arrays.get(name, array)
-            if wide.shape == array.shape and wide.astype(array.dtype).tobytes() == array.tobytes():
+            if (
+                wide.shape == array.shape
+                and wide.astype(array.dtype).tobytes() == array.tobytes()
+            ):
                 value, tensor = graph.initializers[name], ir.tensor(wide, name=name)
                 value.const_value, value.dtype = tensor, tensor.dtype
         for node in graph:
-            if node.op_type == "ConstantOfShape" and "value" not in node.attributes:  # zeros of float32
-                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.zeros(1)))
+            if (
+                node.op_type == "ConstantOfShape" and "value" not in node.attributes
+            ):  # zeros of float32
+                node.attributes["value"] = ir.AttrTensor(
+                    "value", ir.tensor(np.zeros(1))
+                )
             _widen_numbers(node, attributes.get(node.name, {}))
     _convert(model, (ir.DataType.FLOAT, ir.DataType.FLOAT16), ir.DataType.DOUBLE)
     return model
 
 
 def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:
-    """Give numbers among attributes the digits of ``exact``, and a ``Constant`` of numbers a tensor."""
+    """Give numbers among attributes the digits of ``exact``, and a ``Constant`` of
+    numbers a tensor.
+    """
     for name, attribute in list(node.attributes.items()):
         if name in ("value_float", "value_floats"):
             del node.attributes[name]

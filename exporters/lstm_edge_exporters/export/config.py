@@ -11,49 +11,74 @@ from ..options import check_options, option, seed_option, stream_option
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Options of one export; the defaults serve a module whose ``forward`` names its arguments well."""
+    """Options of one export; the defaults serve a module whose ``forward`` names its
+    arguments well.
+    """
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by parameter of ``forward``, an int if fixed, a name if dynamic: ``{"x": ("N", "L", 8)}``. Of an
-    input left out, those axes are dynamic that a recurrent layer sees as batch and time."""
+    """Axes by parameter of ``forward``, an int if fixed, a name if dynamic:
+    ``{"x": ("N", "L", 8)}``. Of an input left out, those axes are dynamic that a
+    recurrent layer sees as batch and time."""
     outputs: tuple[str, ...] = ()
-    """Names of the outputs, flattened in order; empty takes keys and fields, ``h_n`` for the next value of a
-    state ``h_0``, and ``output``, ``output_1`` for the rest."""
+    """Names of the outputs, flattened in order; empty takes keys and fields, ``h_n``
+    for the next value of a state ``h_0``, and ``output``, ``output_1`` for the rest."""
     states: Mapping[str, str] | None = None
-    """Input name to output name of all states among the arguments; None finds them by graph and names."""
+    """Input name to output name of all states among the arguments; None finds them by
+    graph and names."""
     stream: bool = stream_option()
-    stateless: bool = option(False, "Keep absent, zero and learned initial states inside the graph.")
+    stateless: bool = option(
+        False, "Keep absent, zero and learned initial states inside the graph."
+    )
     task: Task | None = None
-    """Meaning of an output; an empty ``Task.output`` is the first output that is no state."""
+    """Meaning of an output; an empty ``Task.output`` is the first output that is no
+    state."""
     signal: Signal = field(default_factory=Signal)
     trained: Trained | None = None
     """Whether training carried states, and over which windows; None where unknown."""
     checkpoint_sha256: str | None = None
-    """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
+    """Hex digest of the checkpoint that the weights come from, kept in the
+    provenance."""
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
         """Refuse axes, names and seeds out of range; raises InputError."""
         check_options(self)
         if isinstance(self.outputs, str) or not all(self.outputs):
-            raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
+            raise InputError(
+                f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)'
+            )
         for name, axes in self.inputs.items():
-            named = [axis.isidentifier() if isinstance(axis, str) else axis > 0 for axis in axes]
+            named = [
+                axis.isidentifier() if isinstance(axis, str) else axis > 0
+                for axis in axes
+            ]
             if isinstance(axes, str) or not all(named):
                 raise InputError(
-                    f'input {name}: got axes {axes!r}, expected numbers and names: ("N", "L", 8)'
+                    f"input {name}: got axes {axes!r}, expected numbers and names:"
+                    ' ("N", "L", 8)'
                 )
 
     def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
-        """Return the axes of the inputs whose axes are given; ``shapes`` are those of the example."""
+        """Return the axes of the inputs whose axes are given; ``shapes`` are those of
+        the example.
+        """
         for name, axes in self.inputs.items():
             if name not in shapes:
                 raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
-            pairs, names = zip(axes, shapes[name], strict=False), [a for a in axes if isinstance(a, str)]
+            pairs, names = (
+                zip(axes, shapes[name], strict=False),
+                [a for a in axes if isinstance(a, str)],
+            )
             fixed = all(isinstance(axis, str) or axis == size for axis, size in pairs)
-            if not fixed or len(axes) != len(shapes[name]) or len({*names}) < len(names):
+            if (
+                not fixed
+                or len(axes) != len(shapes[name])
+                or len({*names}) < len(names)
+            ):
                 raise InputError(
-                    f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's "
-                    f"{list(shapes[name])}, or one is named twice"
+                    f"input {name}: axes {', '.join(map(str, axes))} do not fit the"
+                    f" example's {list(shapes[name])}, or one is named twice"
                 )
-        return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
+        return {
+            name: tuple(self.inputs[name]) for name in shapes if name in self.inputs
+        }

@@ -1,4 +1,6 @@
-"""Every float in one dtype, float32 or float64, whatever ``forward`` asks for or holds."""
+"""Every float in one dtype, float32 or float64, whatever ``forward`` asks for or
+holds.
+"""
 
 import copy
 import threading
@@ -16,7 +18,8 @@ OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
 _FLOATS = OTHER_FLOATS | {torch.float32}
 TURNS = threading.RLock()
-"""Held while something that all threads share is changed: PyTorch's default dtype, warnings, logging."""
+"""Held while something that all threads share is changed: PyTorch's default dtype,
+warnings, logging."""
 _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
 
 
@@ -33,12 +36,16 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Floats(TorchFunctionMode):
-    """Inside it every float is ``dtype``: zeros that ``forward`` makes, casts, tensors held anywhere."""
+    """Inside it every float is ``dtype``: zeros that ``forward`` makes, casts, tensors
+    held anywhere.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-        self._entered: list[AbstractContextManager[None]] = []  # the tracer leaves a mode and enters it again
+        self._entered: list[
+            AbstractContextManager[None]
+        ] = []  # the tracer leaves a mode and enters it again
 
     def __enter__(self) -> Any:
         """Begin, with the dtype as PyTorch's default."""
@@ -51,12 +58,19 @@ class Floats(TorchFunctionMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         self._entered.pop().__exit__(None, None, None)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Run ``func`` with every float dtype, asked for or given, replaced."""
-        args, kwargs = pytree.tree_map_only(Tensor, self._given, (tuple(args), dict(kwargs or {})))
+        args, kwargs = pytree.tree_map_only(
+            Tensor, self._given, (tuple(args), dict(kwargs or {}))
+        )
         if func in _CASTS:
             return args[0].to(self._dtype)
-        result = func(*map(self._asked, args), **{name: self._asked(value) for name, value in kwargs.items()})
+        result = func(
+            *map(self._asked, args),
+            **{name: self._asked(value) for name, value in kwargs.items()},
+        )
         if isinstance(result, torch.Size):
             return result
         return pytree.tree_map_only(Tensor, self._given, result)
@@ -71,26 +85,43 @@ class Floats(TorchFunctionMode):
 
 
 def _in(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """Return ``dtype`` for a float dtype, complex numbers of it for a complex one, others as they are."""
-    return dtype.to_complex() if given.is_complex else dtype if given in _FLOATS else given
+    """Return ``dtype`` for a float dtype, complex numbers of it for a complex one,
+    others as they are.
+    """
+    return (
+        dtype.to_complex() if given.is_complex else dtype if given in _FLOATS else given
+    )
 
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy ``module`` to the CPU, in eval mode, with every float in ``dtype``.
 
-    The epsilon of a norm is rounded to float32 as weights are; computed weights (weight norm) are fixed.
+    The epsilon of a norm is rounded to float32 as weights are; computed weights (weight
+    norm) are fixed.
     """
     held = (
-        v for part in module.modules() for v in (*vars(part).values(), *getattr(part, "_flat_weights", ()))
+        v
+        for part in module.modules()
+        for v in (*vars(part).values(), *getattr(part, "_flat_weights", ()))
     )
-    computed = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
-    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    computed = (
+        value for value in held if isinstance(value, Tensor) and not value.is_leaf
+    )
+    copied = copy.deepcopy(
+        module, {id(value): value.detach().clone() for value in computed}
+    )
     for layer in copied.modules():
-        if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
+        if isinstance(
+            layer, nn.RNNBase
+        ):  # it keeps weights that it computes, and no graph can be copied
             layer.requires_grad_(False)
 
     def cast(value: Any) -> Any:
-        return value.to("cpu", _in(value.dtype, dtype)) if isinstance(value, Tensor) else value
+        return (
+            value.to("cpu", _in(value.dtype, dtype))
+            if isinstance(value, Tensor)
+            else value
+        )
 
     apply: Any = copied._apply  # as .to() does, which would make complex numbers real
     apply(cast)
@@ -106,7 +137,9 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run PyTorch's operations on one thread inside: as fast for small layers, and the same sums anywhere."""
+    """Run PyTorch's operations on one thread inside: as fast for small layers, and the
+    same sums anywhere.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,6 @@
-"""From a traced program to a graph of ONNX's operators in float64; recurrent calls are one node each."""
+"""From a traced program to a graph of ONNX's operators in float64; recurrent calls are
+one node each.
+"""
 
 import math
 import re
@@ -27,21 +29,38 @@ from .floats import default_dtype
 from .replaced import TRANSLATIONS
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
-_NUMBERS = (math.pi, 180 / math.pi, math.pi / 180, math.log(2), math.log(10), 1 / 3, 1 / 6, *_ROOTS)
+_NUMBERS = (
+    math.pi,
+    180 / math.pi,
+    math.pi / 180,
+    math.log(2),
+    math.log(10),
+    1 / 3,
+    1 / 6,
+    *_ROOTS,
+)
 """Numbers of the translations that no few decimals give."""
 _RULES = tuple(
     rule
-    for module in ("_broadcast_to_matmul", "_cast_constant_of_shape", "_collapse_slices", "_fuse_batchnorm")
+    for module in (
+        "_broadcast_to_matmul",
+        "_cast_constant_of_shape",
+        "_collapse_slices",
+        "_fuse_batchnorm",
+    )
     for rule in getattr(rewriter, module).rules
 ) + tuple(_basic_rules.basic_optimization_rules())
 """onnxscript's rules but those that take 1e-8 for 0."""
 _LARGE = 10**8
-"""Elements of constants that are computed: norms of weights, batch norms in convolutions."""
+"""Elements of constants that are computed: norms of weights, batch norms in
+convolutions."""
 
 
 @cache
 def _registry() -> ONNXRegistry:
-    """Return the translations of ``torch.onnx`` and those of sizes; making it takes long."""
+    """Return the translations of ``torch.onnx`` and those of sizes; making it takes
+    long.
+    """
     registry = ONNXRegistry.from_torchlib()
     for function, translation in TRANSLATIONS.items():
         registry.register_op(function, translation)
@@ -53,7 +72,9 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
     decomposed = program.exported
     with quietly(), default_dtype(torch.float64):
         try:
-            decomposed = _core._prepare_exported_program_for_export(program.exported, registry=_registry())
+            decomposed = _core._prepare_exported_program_for_export(
+                program.exported, registry=_registry()
+            )
             model = _core._exported_program_to_onnx_program(
                 decomposed, registry=_registry(), lower="at_conversion"
             ).model
@@ -66,7 +87,10 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.name = name
         except Exception as error:
-            lines = {str(node.target): stack_line(node.meta) for node in decomposed.graph.nodes}
+            lines = {
+                str(node.target): stack_line(node.meta)
+                for node in decomposed.graph.nodes
+            }
             raise refusal("has no translation to ONNX", error, lines) from error
     _name_axes(model, program.symbols)
     return model
@@ -84,40 +108,67 @@ def _axis(axis: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str |
     if isinstance(axis, int) or axis.value is None:
         return axis if isinstance(axis, int) else None
     text = re.sub(r"\bu\d+\b", LONGEST, axis.value)
-    text = re.sub(r"\bs\d+\b", lambda match: f"({symbols.get(match[0], match[0])})", text)
+    text = re.sub(
+        r"\bs\d+\b", lambda match: f"({symbols.get(match[0], match[0])})", text
+    )
     text = re.sub(r"\((\w+)\)", r"\1", text) if "(" not in axis.value else text
     return int(text) if text.isdecimal() else text
 
 
 def _simplify(model: ir.Model) -> None:
-    """Compute constants in float64, fold batch norms, remove unused values, number unnamed ones, in place."""
-    folding = FoldConstantsPass(shape_inference=True, input_size_limit=_LARGE, output_size_limit=_LARGE)
+    """Compute constants in float64, fold batch norms, remove unused values, number
+    unnamed ones, in place.
+    """
+    folding = FoldConstantsPass(
+        shape_inference=True, input_size_limit=_LARGE, output_size_limit=_LARGE
+    )
     unused = common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
-    steps = ir.passes.PassManager([folding, rewriter.RewritePass(_RULES), *unused], steps=2, early_stop=True)
+    steps = ir.passes.PassManager(
+        [folding, rewriter.RewritePass(_RULES), *unused], steps=2, early_stop=True
+    )
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-    ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(model)
+    ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(
+        model
+    )
     traced = re.compile(r"val_\d+")
-    values = (value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None)
-    unnamed = list(dict.fromkeys(value for value in values if traced.fullmatch(str(value.name))))
+    values = (
+        value
+        for node in model.graph
+        for value in (*node.inputs, *node.outputs)
+        if value is not None
+    )
+    unnamed = list(
+        dict.fromkeys(value for value in values if traced.fullmatch(str(value.name)))
+    )
     for prefix in ("renamed_", "val_"):  # no name is taken while values are renamed
         for number, value in enumerate(unnamed):
             value.name = f"{prefix}{number}"
 
 
 def _widen(model: ir.Model, program: ExportedProgram) -> None:
-    """Make every float32 of a translation float64, in place; numbers get the program's digits back."""
-    leaves = pytree.tree_leaves([(node.args, node.kwargs) for node in program.graph.nodes])
+    """Make every float32 of a translation float64, in place; numbers get the program's
+    digits back.
+    """
+    leaves = pytree.tree_leaves(
+        [(node.args, node.kwargs) for node in program.graph.nodes]
+    )
     numbers = [number for number in (*_NUMBERS, *leaves) if isinstance(number, float)]
     most = np.finfo(np.float32).max  # as torch.finfo has it in float32
-    digits_of = {np.float32(x): x if np.isinf(x) else np.clip(x, -most, most) for x in numbers}
+    digits_of = {
+        np.float32(x): x if np.isinf(x) else np.clip(x, -most, most) for x in numbers
+    }
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         array = constant(node.outputs[0]) if node.op_type == "Constant" else None
         if array is not None and array.dtype == np.float32:
-            digits: list[Any] = [digits_of.get(number, float(str(number))) for number in array.flat]
+            digits: list[Any] = [
+                digits_of.get(number, float(str(number))) for number in array.flat
+            ]
             exact = np.array(digits, np.float64).reshape(array.shape)
             node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(exact))
-        if (to := node.attributes.get("to")) is not None and to.as_int() == ir.DataType.FLOAT:
+        if (
+            to := node.attributes.get("to")
+        ) is not None and to.as_int() == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.DOUBLE))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:

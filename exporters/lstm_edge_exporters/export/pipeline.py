@@ -1,8 +1,9 @@
-"""From a module to a verified file: one line of stages, each a function in the file of its name.
+"""From a module to a verified file: one line of stages, each a function in the file of
+its name.
 
-``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states``
--> ``lower_recurrent`` -> ``stream`` -> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and
-bytes.
+``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` ->
+``expose_states`` -> ``lower_recurrent`` -> ``stream`` -> ``to_float32`` (the only
+rounding) -> ``verify`` -> golden case and bytes.
 """
 
 import copy
@@ -55,7 +56,9 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Built:
-    """A file before its verification: its graph in float64 and in float32, and the module in both."""
+    """A file before its verification: its graph in float64 and in float32, and the
+    module in both.
+    """
 
     exact: ir.Model
     file: onnx.ModelProto
@@ -71,7 +74,9 @@ class Built:
     """Why operators along time have no states."""
 
 
-def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore) -> Built:
+def build(
+    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
+) -> Built:
     """Trace, lower and cast; see ``export``. Threads take turns."""
     with TURNS:
         show(0.0, "tracing the module")
@@ -88,27 +93,46 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
         file = to_float32(exact)
     run = remember(TorchReference(reference, call, exposed.titles))
-    arrays = {name: tensor.numpy() for name, tensor in zip(call.names, narrow.example, strict=True)}
+    arrays = {
+        name: tensor.numpy()
+        for name, tensor in zip(call.names, narrow.example, strict=True)
+    }
     cases = CaseGenerator.of(manifest, arrays, index_values(exact.graph), config.seed)
-    held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
+    held = frozenset(state.input for state in manifest.states) - {
+        *call.names
+    }  # the module starts at reset
     cases = replace(cases.fitted_to(run), held=held)
     single = TorchReference(plain, call, exposed.titles, torch.float32)
-    return Built(exact, file, manifest, run, single, cases, exposed.notes, reach, refused)
+    return Built(
+        exact, file, manifest, run, single, cases, exposed.notes, reach, refused
+    )
 
 
-def _pasts(model: ir.Model, manifest: Manifest, config: ExportConfig) -> tuple[ir.Model, Manifest, int, str]:
-    """Return graph and contract with states of operators along time, their steps, and why there are none."""
+def _pasts(
+    model: ir.Model, manifest: Manifest, config: ExportConfig
+) -> tuple[ir.Model, Manifest, int, str]:
+    """Return graph and contract with states of operators along time, their steps, and
+    why there are none.
+    """
     if config.stateless or manifest.unstreamable:
         return model, manifest, 0, ""
     try:
         streamed = stream(model, manifest)
     except NotStreamableError as error:
         backwards = any(map(is_reversed, recurrent_nodes(model)))
-        return model, manifest._replace(unstreamable=str(error) if backwards else ""), 0, str(error)
+        return (
+            model,
+            manifest._replace(unstreamable=str(error) if backwards else ""),
+            0,
+            str(error),
+        )
     states = streamed.manifest.states
     if streamed.need or states == manifest.states:
         return model, manifest._replace(unstreamable=streamed.need), 0, ""
-    states = tuple(state._replace(dtype=state.dtype.replace("float64", "float32")) for state in states)
+    states = tuple(
+        state._replace(dtype=state.dtype.replace("float64", "float32"))
+        for state in states
+    )
     return streamed.model, manifest._replace(states=states), streamed.reach, ""
 
 
@@ -117,12 +141,19 @@ def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manif
     graph, last = exposed.model.graph, {state.output for state in exposed.states}
     inputs = tuple(_spec(value) for value in graph.inputs if value.name not in ends)
     outputs = tuple(_spec(value) for value in graph.outputs if value.name not in last)
-    # an output that is the lengths: those of chunks add up to those of the full sequence
-    counts = [str(x.name) for x in graph.outputs if {y.name for y in sources(x)} == {exposed.lengths}]
+    # an output that is the lengths: those of chunks add up to those of the full
+    # sequence
+    counts = [
+        str(x.name)
+        for x in graph.outputs
+        if {y.name for y in sources(x)} == {exposed.lengths}
+    ]
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        states=tuple(ends[str(value.name)] for value in graph.inputs if value.name in ends),
+        states=tuple(
+            ends[str(value.name)] for value in graph.inputs if value.name in ends
+        ),
         batch=program.batch,
         sequence=program.sequence,
         ranges=program.ranges,
@@ -132,7 +163,11 @@ def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manif
         task=_checked_task(config, inputs, outputs),
         signal=config.signal,
         trained=config.trained,
-        provenance={"opset": OPSET, "ir_version": IR_VERSION, "versions": versions(*MAKERS)}
+        provenance={
+            "opset": OPSET,
+            "ir_version": IR_VERSION,
+            "versions": versions(*MAKERS),
+        }
         | {"checkpoint_sha256": config.checkpoint_sha256},
     )
 
@@ -145,17 +180,25 @@ def _spec(value: ir.Value) -> TensorSpec:
 def _checked_task(
     config: ExportConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Task | None:
-    """Return the task with its output; names of features, classes and units must be as many as there are."""
+    """Return the task with its output; names of features, classes and units must be as
+    many as there are.
+    """
     task = config.task or Task("", "")
     output = next((spec for spec in outputs if task.output in ("", spec.name)), None)
     if config.task and output is None:
         listed = ", ".join(spec.name for spec in outputs) or "states only"
         raise InputError(f"task output {task.output!r}: the outputs are {listed}")
     signal = next((spec for spec in inputs if len(spec.axes) > 1), None)
-    described = (("features", config.signal.features, signal), ("labels", task.labels, output))
+    described = (
+        ("features", config.signal.features, signal),
+        ("labels", task.labels, output),
+    )
     for kind, names, spec in (*described, ("units", task.units, output)):
         if names and spec and isinstance(spec.width, int) and len(names) != spec.width:
-            raise InputError(f"got {len(names)} {kind}, expected {spec.width}, the width of {spec.name!r}")
+            raise InputError(
+                f"got {len(names)} {kind}, expected {spec.width}, the width of"
+                f" {spec.name!r}"
+            )
     return config.task and output and task._replace(output=output.name)
 
 
@@ -172,7 +215,8 @@ class Artifact:
     nodes: Mapping[str, int]
     """Operator to count."""
     notes: tuple[str, ...] = ()
-    """Notes for the reader: states left in the graph, sizes that PyTorch itself refuses."""
+    """Notes for the reader: states left in the graph, sizes that PyTorch itself
+    refuses."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically: to a temporary file, which is then renamed.
@@ -185,7 +229,9 @@ class Artifact:
 
 
 def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
-    """Verify a build, record golden cases, and write the file, or with ``stream`` the one that streams."""
+    """Verify a build, record golden cases, and write the file, or with ``stream`` the
+    one that streams.
+    """
     bare = with_manifest(built.file, built.manifest)
     try:
         onnx.checker.check_model(bare, full_check=True)
@@ -193,17 +239,23 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
     except Exception as error:
         raise CheckFailedError(f"the file is not valid: {first_line(error)}") from error
     if differing := differing_constants(built.file, dict(constants_of(built.exact))):
-        raise CheckFailedError(f"constants are not the rounded ones of float64: {', '.join(differing[:3])}")
+        raise CheckFailedError(
+            f"constants are not the rounded ones of float64: {', '.join(differing[:3])}"
+        )
     pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
     manifest = find_streaming(pair, built.cases, built.reach, built.refused)
     if stream:  # a size that became a count is no size now
         write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
-        content, manifest = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
+        content, manifest = stream_file(
+            ir.from_proto(built.file), manifest, built.cases, write
+        )
     else:
         show(0.9, "recording golden cases")
-        golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
+        golden = record_golden(
+            replace(pair, manifest=manifest), replace(built.cases, held=frozenset())
+        )
         manifest = manifest._replace(golden=golden, equivalence=verified.figures())
         content = with_manifest(built.file, manifest)
     load(content)

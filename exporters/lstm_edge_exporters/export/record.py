@@ -1,4 +1,6 @@
-"""Recurrent calls as one node each, while ``torch.export`` runs ``forward``, and packing as padded data."""
+"""Recurrent calls as one node each, while ``torch.export`` runs ``forward``, and
+packing as padded data.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +15,17 @@ from .replaced import REPLACED
 
 _assume: Any = torch._check
 DOMAIN, OP = "lstm_edge", "Recurrent"
-"""``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
-``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
+"""``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none,
+*weights)`` -> ``(y (L,N,D*P), h_n,
+c_n)``, P the projection or H; weights in PyTorch's order and layout."""
 
 
-_LAYERS = {"lstm": ("LSTM", ""), "gru": ("GRU", ""), "rnn_tanh": ("RNN", "Tanh"), "rnn_relu": ("RNN", "Relu")}
+_LAYERS = {
+    "lstm": ("LSTM", ""),
+    "gru": ("GRU", ""),
+    "rnn_tanh": ("RNN", "Tanh"),
+    "rnn_relu": ("RNN", "Relu"),
+}
 _FUNCTIONS = {getattr(torch, name): kind for name, kind in _LAYERS.items()}
 _CELLS = {getattr(torch, f"{name}_cell"): kind for name, kind in _LAYERS.items()}
 """Operator and activation of PyTorch's recurrent functions."""
@@ -25,7 +33,9 @@ _CELLS = {getattr(torch, f"{name}_cell"): kind for name, kind in _LAYERS.items()
 
 @dataclass(frozen=True)
 class RecurrentCall:
-    """One call of the recurrent layer or cell at ``path``; its sizes are traced, or axes."""
+    """One call of the recurrent layer or cell at ``path``; its sizes are traced, or
+    axes.
+    """
 
     path: str
     cell: bool
@@ -35,7 +45,9 @@ class RecurrentCall:
 
 
 class _Packing:
-    """``PackedSequence`` as padded data ``(N*L, ...)``: ONNX's ``sequence_lens`` needs no sorting."""
+    """``PackedSequence`` as padded data ``(N*L, ...)``: ONNX's ``sequence_lens`` needs
+    no sorting.
+    """
 
     def __init__(self) -> None:
         self._meanings: list[tuple[Any, Any]] = []
@@ -45,24 +57,36 @@ class _Packing:
         return value
 
     def meaning(self, value: Any) -> Any:
-        return next((meaning for noted, meaning in self._meanings if noted is value), None)
+        return next(
+            (meaning for noted, meaning in self._meanings if noted is value), None
+        )
 
     def sort(self, lengths: Tensor, *_: Any, **__: Any) -> Any:
-        """Leave lengths in their order; any other sort of whole numbers fails the verification."""
+        """Leave lengths in their order; any other sort of whole numbers fails the
+        verification.
+        """
         if lengths.dim() != 1 or lengths.is_floating_point():
             return NotImplemented
         return lengths, self.note(torch.arange(lengths.shape[0]), "identity")
 
-    def pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
-        """Return data ``(N*L, ...)`` and a marked tensor in place of ``batch_sizes``."""
+    def pack(
+        self, x: Tensor, lengths: Tensor, batch_first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return data ``(N*L, ...)`` and a marked tensor in place of
+        ``batch_sizes``.
+        """
         rows = x if batch_first else x.transpose(0, 1)
         _assume(lengths.shape[0] == rows.shape[0])
         sizes = (lengths.unsqueeze(0) > torch.arange(rows.shape[1]).unsqueeze(1)).sum(1)
         self.note(sizes, (lengths, rows.shape[0], rows.shape[1]))
         return rows.flatten(0, 1), sizes
 
-    def pad(self, data: Tensor, sizes: Tensor, batch_first: bool, value: float, total: Any) -> Any:
-        """Return ``(N, total, ...)`` with ``value`` behind each row's length, and the lengths."""
+    def pad(
+        self, data: Tensor, sizes: Tensor, batch_first: bool, value: float, total: Any
+    ) -> Any:
+        """Return ``(N, total, ...)`` with ``value`` behind each row's length, and the
+        lengths.
+        """
         lengths, rows, steps = self.meaning(sizes)
         y = data.reshape(rows, steps, *data.shape[1:])
         valid = torch.arange(steps).unsqueeze(0) < lengths.unsqueeze(1)
@@ -77,9 +101,17 @@ class _Packing:
         return (y if batch_first else y.transpose(0, 1)), lengths
 
     def size(self, tensor: Tensor, *axis: Any) -> Any:
-        """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length, marked as that."""
-        meaning = self.meaning(tensor) if axis else None  # a product is an object of its own
-        return self.note(meaning[2] * 1, "longest") if isinstance(meaning, tuple) else NotImplemented
+        """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length,
+        marked as that.
+        """
+        meaning = (
+            self.meaning(tensor) if axis else None
+        )  # a product is an object of its own
+        return (
+            self.note(meaning[2] * 1, "longest")
+            if isinstance(meaning, tuple)
+            else NotImplemented
+        )
 
     def item(self, tensor: Tensor, index: Any) -> Any:
         """Answer ``batch_sizes[0]``, the batch size, and ``lengths[unsorted]``."""
@@ -89,8 +121,14 @@ class _Packing:
         return meaning[1] if isinstance(meaning, tuple) else NotImplemented
 
     def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
-        """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
-        marked = (self.meaning(arg) == "identity" for arg in (tensor, *args) if isinstance(arg, Tensor))
+        """Leave the identity as it is, copied or inverted, and a tensor that is
+        permuted by it.
+        """
+        marked = (
+            self.meaning(arg) == "identity"
+            for arg in (tensor, *args)
+            if isinstance(arg, Tensor)
+        )
         return tensor if any(marked) else NotImplemented
 
 
@@ -101,7 +139,8 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     Tensor.size: _Packing.size,
     Tensor.__getitem__: _Packing.item,
     **dict.fromkeys(
-        (Tensor.index_select, Tensor.to, Tensor.cpu, torch.empty_like, Tensor.scatter_), _Packing.permute
+        (Tensor.index_select, Tensor.to, Tensor.cpu, torch.empty_like, Tensor.scatter_),
+        _Packing.permute,
     ),
 }
 """Answers to the functions of packing; NotImplemented passes a call on."""
@@ -121,10 +160,14 @@ class Recorder(TorchFunctionMode):
         self._packing = _Packing()
 
     def instrument(self, module: nn.Module) -> None:
-        """Let the recurrent layers of ``module``, a copy that is ours, tell their paths."""
+        """Let the recurrent layers of ``module``, a copy that is ours, tell their
+        paths.
+        """
         for path, layer in module.named_modules():
             if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-                layer.register_forward_pre_hook(lambda *_, path=path: setattr(self, "_path", path))
+                layer.register_forward_pre_hook(
+                    lambda *_, path=path: setattr(self, "_path", path)
+                )
             if isinstance(layer, nn.RNNBase):
                 # packed data has another shape here; the node checks its own
                 layer.check_forward_args = lambda *_, **__: None  # type: ignore[method-assign]
@@ -135,7 +178,9 @@ class Recorder(TorchFunctionMode):
         self.outputs.clear()
         self.shapes[:] = shapes
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         kwargs = kwargs or {}
         if func in _FUNCTIONS:
@@ -150,7 +195,9 @@ class Recorder(TorchFunctionMode):
                 return result
         return func(*args, **kwargs)
 
-    def _layer(self, kind: tuple[str, str], x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def _layer(
+        self, kind: tuple[str, str], x: Tensor, *rest: Any
+    ) -> tuple[Tensor, ...]:
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
         lengths, batch_first = None, False
         if packed is not None:
@@ -160,18 +207,32 @@ class Recorder(TorchFunctionMode):
         else:
             hx, weights, biased, layers, _, _, both, batch_first = rest
         by_row = batch_first or packed is not None
-        options = {"layers": layers, "directions": 2 if both else 1, "biased": int(biased)}
+        options = {
+            "layers": layers,
+            "directions": 2 if both else 1,
+            "biased": int(biased),
+        }
         states = hx if kind[0] == "LSTM" else (hx,)
-        y, *states = self._node(kind, x.transpose(0, 1) if by_row else x, states, lengths, weights, options)
+        y, *states = self._node(
+            kind, x.transpose(0, 1) if by_row else x, states, lengths, weights, options
+        )
         y = y.transpose(0, 1) if by_row else y
         return (y if packed is None else y.flatten(0, 1), *states)
 
-    def _cell(self, kind: tuple[str, str], x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+    def _cell(
+        self, kind: tuple[str, str], x: Tensor, hx: Any, *weights: Tensor | None
+    ) -> Any:
         present = [weight for weight in weights if weight is not None]
         options = {"layers": 1, "directions": 1, "biased": int(len(present) == 4)}
         states = [state.unsqueeze(0) for state in (hx if kind[0] == "LSTM" else (hx,))]
-        _, *last = self._node(kind, x.unsqueeze(0), states, None, present, options, cell=True)
-        return tuple(state.squeeze(0) for state in last) if kind[0] == "LSTM" else last[0].squeeze(0)
+        _, *last = self._node(
+            kind, x.unsqueeze(0), states, None, present, options, cell=True
+        )
+        return (
+            tuple(state.squeeze(0) for state in last)
+            if kind[0] == "LSTM"
+            else last[0].squeeze(0)
+        )
 
     def _node(
         self,
@@ -186,15 +247,30 @@ class Recorder(TorchFunctionMode):
     ) -> Sequence[Tensor]:
         _assume(x.shape[2] == weights[0].shape[1])
         entries, (steps, rows) = options["layers"] * options["directions"], x.shape[:2]
-        for state, width in zip(states, (weights[1].shape[1], weights[0].shape[0] // 4), strict=False):
+        for state, width in zip(
+            states, (weights[1].shape[1], weights[0].shape[0] // 4), strict=False
+        ):
             for size, expected in zip(state.shape, (entries, rows, width), strict=True):
                 _assume(size == expected)
         op, activation, path, call = *kind, self._path, len(self.calls)
-        named: dict[str, Any] = {"op": op, "activation": activation, "path": path, "call": call}
+        named: dict[str, Any] = {
+            "op": op,
+            "activation": activation,
+            "path": path,
+            "call": call,
+        }
         self.calls.append(RecurrentCall(path, cell, steps, rows, lengths is not None))
-        shapes = [[steps, rows, states[0].shape[-1] * options["directions"]], *(x.shape for x in states)]
+        shapes = [
+            [steps, rows, states[0].shape[-1] * options["directions"]],
+            *(x.shape for x in states),
+        ]
         inputs = [x, *states, *[None] * (2 - len(states)), lengths, *weights]
         dtypes = [x.dtype] * len(shapes)
         return torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{OP}", inputs, {**named, **options}, dtypes=dtypes, shapes=shapes, version=1
+            f"{DOMAIN}::{OP}",
+            inputs,
+            {**named, **options},
+            dtypes=dtypes,
+            shapes=shapes,
+            version=1,
         )

@@ -1,8 +1,10 @@
-"""Replacements of functions while ``forward`` is traced: sizes, spectra, pooling, squeeze.
+"""Replacements of functions while ``forward`` is traced: sizes, spectra, pooling,
+squeeze.
 
-Python's ``int``, ``float`` and ``len`` would fix a size: while a module is traced, the source modules of
-its layers have stand-ins among their globals. Spectra are convolutions with the windowed Fourier basis of
-``8 * (n_fft // 2 + 1) * n_fft`` bytes: onnxruntime's STFT is less exact, and slower up to 512 points.
+Python's ``int``, ``float`` and ``len`` would fix a size: while a module is traced, the
+source modules of its layers have stand-ins among their globals. Spectra are
+convolutions with the windowed Fourier basis of ``8 * (n_fft // 2 + 1) * n_fft`` bytes:
+onnxruntime's STFT is less exact, and slower up to 512 points.
 """
 
 import inspect
@@ -25,7 +27,8 @@ from .advice import is_own
 
 _assume: Any = torch._check
 LARGEST = 512
-"""Points up to which a spectrum is a convolution; larger ones use ONNX's STFT, which does not stream."""
+"""Points up to which a spectrum is a convolution; larger ones use ONNX's STFT, which
+does not stream."""
 
 
 class _LikeBuiltin(type):
@@ -44,7 +47,11 @@ class _LikeBuiltin(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
-        return getattr(torch, f"sym_{cls.__name__}")(*args) if traced else cls.stands_for(*args, **kwargs)
+        return (
+            getattr(torch, f"sym_{cls.__name__}")(*args)
+            if traced
+            else cls.stands_for(*args, **kwargs)
+        )
 
 
 def _len(value: Any) -> Any:
@@ -52,17 +59,22 @@ def _len(value: Any) -> Any:
 
 
 _STAND_INS: Mapping[str, Any] = {
-    kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind}) for kind in (int, float)
+    kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind})
+    for kind in (int, float)
 } | {"len": _len}
 
 
 @contextmanager
 def keeping_sizes(module: nn.Module) -> Iterator[None]:
     """Let the source modules of the layers' classes keep traced sizes inside."""
-    names = {kind.__module__ for layer in module.modules() for kind in type(layer).__mro__}
+    names = {
+        kind.__module__ for layer in module.modules() for kind in type(layer).__mro__
+    }
     spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
     users = (space for space in spaces if is_own(str(space.get("__file__"))))
-    added = [(space, name) for space in users for name in _STAND_INS if name not in space]
+    added = [
+        (space, name) for space in users for name in _STAND_INS if name not in space
+    ]
     for space, name in added:
         space[name] = _STAND_INS[name]
     try:
@@ -94,7 +106,9 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
 
 
 def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
-    """Return the result of ``torch.stft`` for real ``x (N, L)`` or ``(L,)``; see its documentation."""
+    """Return the result of ``torch.stft`` for real ``x (N, L)`` or ``(L,)``; see its
+    documentation.
+    """
     given = inspect.signature(torch.stft).bind(x, n_fft, *arguments, **named)
     given.apply_defaults()
     options = SimpleNamespace(**given.arguments)
@@ -103,7 +117,9 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
         return torch.stft(*given.args, **given.kwargs)
     signal = x if x.dim() == 2 else x[None]
     if options.center:
-        signal = F.pad(signal[:, None], (n_fft // 2, n_fft // 2), mode=options.pad_mode)[:, 0]
+        signal = F.pad(
+            signal[:, None], (n_fft // 2, n_fft // 2), mode=options.pad_mode
+        )[:, 0]
     waves = _waves(n_fft) / (np.sqrt(n_fft) if options.normalized else 1.0)
     window = _window(n_fft, options.win_length, options.window, x.dtype)
     basis = torch.tensor(waves.tolist(), dtype=x.dtype) * window
@@ -116,28 +132,53 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
 def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
     """Return the result of ``torch.istft`` for real signals; see its documentation.
 
-    Rows of an inverse Fourier transform times the window are added up one hop apart. The sum of the squared
-    windows, by which that is divided, is a channel of the same convolution.
+    Rows of an inverse Fourier transform times the window are added up one hop apart.
+    The sum of the squared windows, by which that is divided, is a channel of the same
+    convolution.
     """
-    names = ("hop_length", "win_length", "window", "center", "normalized", "onesided", "length")
-    given = dict.fromkeys(names) | {"center": True} | dict(zip(names, arguments, strict=False)) | named
-    hop_length, win_length, window, center, normalized, _, length = (given[name] for name in names)
+    names = (
+        "hop_length",
+        "win_length",
+        "window",
+        "center",
+        "normalized",
+        "onesided",
+        "length",
+    )
+    given = (
+        dict.fromkeys(names)
+        | {"center": True}
+        | dict(zip(names, arguments, strict=False))
+        | named
+    )
+    hop_length, win_length, window, center, normalized, _, length = (
+        given[name] for name in names
+    )
     hop, bins = hop_length or (win_length or n_fft) // 4, n_fft // 2 + 1
     parts = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
-    weights, row = _window(n_fft, win_length, window, parts.dtype), np.tile(np.arange(bins), 2)
+    weights, row = (
+        _window(n_fft, win_length, window, parts.dtype),
+        np.tile(np.arange(bins), 2),
+    )
     twice = np.where((row == 0) | (2 * row == n_fft), 1, 2)
     scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
     wave = torch.tensor((scale * _waves(n_fft)).tolist(), dtype=parts.dtype) * weights
     squares = torch.stack([torch.zeros_like(weights), weights * weights])[None]
     weight = torch.cat([torch.stack([wave, torch.zeros_like(wave)], 1), squares])
-    frames = torch.cat([parts[..., 0], parts[..., 1], torch.ones_like(parts[:, :1, :, 0])], 1)
+    frames = torch.cat(
+        [parts[..., 0], parts[..., 1], torch.ones_like(parts[:, :1, :, 0])], 1
+    )
     first = n_fft // 2 if center else 0
     end: Any = first + length if length is not None else -first if center else None
-    signal, total = F.conv_transpose1d(frames, weight, stride=hop)[..., first:end].unbind(1)
+    signal, total = F.conv_transpose1d(frames, weight, stride=hop)[
+        ..., first:end
+    ].unbind(1)
     return signal / total if x.dim() == 3 else (signal / total)[0]
 
 
-def _window(n_fft: int, win_length: int | None, window: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _window(
+    n_fft: int, win_length: int | None, window: Tensor | None, dtype: torch.dtype
+) -> Tensor:
     """Return the window ``(n_fft,)``, zeros around one of fewer points."""
     size = win_length or n_fft
     before = (n_fft - size) // 2
@@ -146,14 +187,27 @@ def _window(n_fft: int, win_length: int | None, window: Tensor | None, dtype: to
 
 
 def _waves(n_fft: int) -> np.ndarray:
-    """Return the real and imaginary rows of the transform of a frame, ``(2 * bins, n_fft)``."""
-    angle = 2 * np.pi / n_fft * (np.arange(n_fft // 2 + 1)[:, None] * np.arange(n_fft) % n_fft)
+    """Return the real and imaginary rows of the transform of a frame,
+    ``(2 * bins, n_fft)``.
+    """
+    angle = (
+        2
+        * np.pi
+        / n_fft
+        * (np.arange(n_fft // 2 + 1)[:, None] * np.arange(n_fft) % n_fft)
+    )
     return np.concatenate([np.cos(angle), -np.sin(angle)])
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
     """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
-    axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    axes = (
+        range(input.dim())
+        if dim is None
+        else dim
+        if isinstance(dim, tuple | list)
+        else (dim,)
+    )
     for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
         size: Any = input.shape[axis] if input.dim() else 0
         single = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
@@ -173,11 +227,25 @@ def _arange(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def _max_pool(
-    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, **named: Any
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    **named: Any,
 ) -> Tensor:
-    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-    given = zip((kernel_size, stride or kernel_size, padding, dilation), (1, 1, 0, 1), strict=True)
-    sizes = [(size[0] if isinstance(size, tuple | list) else size, added) for size, added in given]
+    """Pool over one axis as over two: torch.export fixes the size of the axis that
+    ``max_pool1d`` pools.
+    """
+    given = zip(
+        (kernel_size, stride or kernel_size, padding, dilation),
+        (1, 1, 0, 1),
+        strict=True,
+    )
+    sizes = [
+        (size[0] if isinstance(size, tuple | list) else size, added)
+        for size, added in given
+    ]
     pool: Any = F.max_pool2d
     return pool(x.unsqueeze(-1), *sizes, **named).squeeze(-1)  # type: ignore[no-any-return]
 

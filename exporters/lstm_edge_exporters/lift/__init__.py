@@ -1,4 +1,6 @@
-"""Add explicit hidden states to any recurrent ONNX file, so that it can be fed in chunks."""
+"""Add explicit hidden states to any recurrent ONNX file, so that it can be fed in
+chunks.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -9,4 +11,6 @@ if TYPE_CHECKING:
     from .pipeline import lift
 
 __all__ = ["LiftConfig", "lift"]
-__getattr__, __dir__ = lazy_names(__name__, {"LiftConfig": ".config", "lift": ".pipeline"})
+__getattr__, __dir__ = lazy_names(
+    __name__, {"LiftConfig": ".config", "lift": ".pipeline"}
+)

@@ -10,9 +10,11 @@ from ..options import check_options, option, parse_axes, seed_option, stream_opt
 
 @dataclass(frozen=True)
 class LiftConfig:
-    """Options of one lift; the defaults serve a file whose inputs are ``(N, L, I)`` or ``(L, N, I)``.
+    """Options of one lift; the defaults serve a file whose inputs are ``(N, L, I)`` or
+    ``(L, N, I)``.
 
-    ``inputs`` are axes by input name, an int if fixed and a name if dynamic: ``{"x": ("N", "L", 8)}``.
+    ``inputs`` are axes by input name, an int if fixed and a name if dynamic:
+    ``{"x": ("N", "L", 8)}``.
 
     Raises:
         InputError: a value does not fit.
@@ -26,7 +28,10 @@ class LiftConfig:
         parse=parse_axes,
     )
     constants: Mapping[str, float] = option(
-        dict, "Constant for an input that selects a branch.", flag="--branch", metavar="sr=16000"
+        dict,
+        "Constant for an input that selects a branch.",
+        flag="--branch",
+        metavar="sr=16000",
     )
     states: Mapping[str, str] = option(
         dict,

@@ -1,4 +1,5 @@
-"""The stages of a lift: read, set axes, find recurrences, make their states inputs and outputs, verify.
+"""The stages of a lift: read, set axes, find recurrences, make their states inputs and
+outputs, verify.
 
 A file of fixed sizes is tried with its axes made dynamic, then as declared.
 """
@@ -16,7 +17,15 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
-from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
+from ..graph import (
+    axes_of,
+    data_inputs,
+    dynamic_axes,
+    forget_shapes,
+    spec_of,
+    to_proto,
+    with_manifest,
+)
 from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError
@@ -34,8 +43,9 @@ from .states import lift_states, recognize
 from .verification import Cases, find_chunks, pair_up, verify_lifted
 
 _NO_STATE = (
-    "no recurrence makes more steps along an axis, and no operator looks back along one; "
-    "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
+    "no recurrence makes more steps along an axis, and no operator looks back along"
+    " one; name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if"
+    " there are any"
 )
 
 
@@ -57,12 +67,15 @@ class LiftReport:
 
 @dataclass(frozen=True)
 class Lifted:
-    """A verified ONNX file with explicit states; it exists only if every check passed."""
+    """A verified ONNX file with explicit states; it exists only if every check
+    passed.
+    """
 
     model: bytes
     """The file."""
     manifest: Manifest
-    """The contract inside the file; its ``unstreamable`` says why chunks do not equal the full sequence."""
+    """The contract inside the file; its ``unstreamable`` says why chunks do not equal
+    the full sequence."""
     report: LiftReport
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -79,7 +92,8 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     """Return the same network with its hidden states as explicit inputs and outputs.
 
     Args:
-        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
+        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset
+            7 or later.
         config: see ``LiftConfig``.
 
     Returns:
@@ -87,15 +101,19 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
-            does not run, or ends on.
-        ContractError: there is no state to lift or to recognize; a node reads time backwards, or its state
-            can't be carried; the message names it.
+        FileFormatError: truncated or foreign, external data that can't be used, or a
+            file that onnxruntime does not run, or ends on.
+        ContractError: there is no state to lift or to recognize; a node reads time
+            backwards, or its state can't be carried; the message names it.
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.
     """
     model, config = read_graph(onnx_file), config or LiftConfig()
-    fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
+    fixed = any(
+        isinstance(axis, int)
+        for value in data_inputs(model.graph)
+        for axis in axes_of(value)
+    )
     named = None
     if fixed and not config.inputs and not holds_rows(model.graph):
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
@@ -106,7 +124,9 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     return _lift(model, config, *(named or _name(model, config, free=False)))
 
 
-def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Model, Feeds, NamedAxes]:
+def _name(
+    original: ir.Model, config: LiftConfig, *, free: bool
+) -> tuple[ir.Model, Feeds, NamedAxes]:
     model = original.clone()
     given = put_constants(model, config.constants)
     if free:
@@ -115,33 +135,50 @@ def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Mod
     return model, given, name_axes(model, free=free)
 
 
-def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds, axes: NamedAxes) -> Lifted:
+def _lift(
+    original: ir.Model,
+    config: LiftConfig,
+    model: ir.Model,
+    given: Feeds,
+    axes: NamedAxes,
+) -> Lifted:
     refuse_nested(model)
     declared = recognize(model, config.states, axes.sequence)
     forward = [layer for layer in axes.over_time if not is_reversed(layer.node)]
     if len(forward) < len(axes.over_time) and (axes.sequence or not forward):
-        backwards = (label(layer.node) for layer in axes.over_time if is_reversed(layer.node))
+        backwards = (
+            label(layer.node) for layer in axes.over_time if is_reversed(layer.node)
+        )
         raise ContractError(
-            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
-            "train a network that reads forward only"
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be"
+            " carried over; train a network that reads forward only"
         )
     lifted = lift_states(model, forward, axes, declared)
     if not (declared or lifted or axes.sequence):
         raise ContractError(f"there is no state to lift: {_NO_STATE}")
     sized = measure_shapes(model, axes.batch, axes.sequence)
-    outputs = [_output(value, dynamic_axes(model.graph)) for value in model.graph.outputs]
+    outputs = [
+        _output(value, dynamic_axes(model.graph)) for value in model.graph.outputs
+    ]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
         states = (*declared, *lifted)
-        streamed = stream(sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence))
-        need, past = streamed.need, () if streamed.need else streamed.manifest.states[len(states) :]
+        streamed = stream(
+            sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence)
+        )
+        need, past = (
+            streamed.need,
+            (() if streamed.need else streamed.manifest.states[len(states) :]),
+        )
         if past:
             model, reach = streamed.model, streamed.reach
     except NotStreamableError as error:
         refused = str(error)
     states = (*declared, *lifted, *past)
     if not states and not (need and config.stream):
-        raise ContractError(f"there is no state to lift: {refused or need or _NO_STATE}")
+        raise ContractError(
+            f"there is no state to lift: {refused or need or _NO_STATE}"
+        )
     manifest = _describe(model, axes, outputs, states)
     cases = Cases.of_lifted(model.graph, manifest, axes, config.seed, original.graph)
     pair = pair_up(manifest, original.clone(), model, given, cases)
@@ -152,42 +189,70 @@ def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds,
     else:
         manifest = find_chunks(pair, cases, reach, refused)
     cases = replace(cases, held=frozenset(), rows=1, steps=None)
-    golden = record_golden(replace(pair, manifest=manifest, reference=pair.graph), cases)
+    golden = record_golden(
+        replace(pair, manifest=manifest, reference=pair.graph), cases
+    )
     manifest = manifest._replace(equivalence=verified.figures(), golden=golden)
     content = with_manifest(to_proto(model), manifest)
     if config.stream:
         if not need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
         content, manifest = stream_file(
-            sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
+            sized,
+            manifest,
+            cases,
+            lambda *parts: with_manifest(to_proto(parts[0]), parts[1]),
         )
     load(content)
     past = manifest.states[len(declared) + len(lifted) :]
-    report = LiftReport(tuple(lifted), past, tuple(declared), tuple(sorted(axes.freed)), verified)
+    report = LiftReport(
+        tuple(lifted), past, tuple(declared), tuple(sorted(axes.freed)), verified
+    )
     return Lifted(content, manifest, report)
 
 
 def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
-    """Return an output whose axes are numbers, names of the inputs' axes, and multiples of these."""
+    """Return an output whose axes are numbers, names of the inputs' axes, and multiples
+    of these.
+    """
     spec = spec_of(value)
-    named = [isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes]
-    axes = (axis if named[index] else f"{spec.name}.{index}" for index, axis in enumerate(spec.axes))
+    named = [
+        isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes
+    ]
+    axes = (
+        axis if named[index] else f"{spec.name}.{index}"
+        for index, axis in enumerate(spec.axes)
+    )
     return spec._replace(axes=tuple(axes))
 
 
 def _describe(
-    model: ir.Model, axes: NamedAxes, outputs: Sequence[TensorSpec], states: tuple[StateSpec, ...]
+    model: ir.Model,
+    axes: NamedAxes,
+    outputs: Sequence[TensorSpec],
+    states: tuple[StateSpec, ...],
 ) -> Manifest:
     """Return the manifest before verification, and declare the outputs in the graph."""
     if any(state.dtype != "float32" for state in states if "float" in state.dtype):
-        raise ContractError("its states are not float32; lift the file in float32, then quantize it")
-    entering, leaving = {state.input for state in states}, {state.output for state in states}
+        raise ContractError(
+            "its states are not float32; lift the file in float32, then quantize it"
+        )
+    entering, leaving = (
+        {state.input for state in states},
+        {state.output for state in states},
+    )
     declared = {spec.name: spec.axes for spec in outputs}
     forget_shapes(model)  # an exporter's example sizes may be among them
     for value in model.graph.outputs:
-        value.shape = ir.Shape(declared[str(value.name)]) if value.name in declared else None
+        value.shape = (
+            ir.Shape(declared[str(value.name)]) if value.name in declared else None
+        )
     return Manifest(
-        inputs=tuple(spec_of(value) for value in data_inputs(model.graph) if value.name not in entering),
+        inputs=tuple(
+            spec_of(value)
+            for value in data_inputs(model.graph)
+            if value.name not in entering
+        ),
         outputs=tuple(spec for spec in outputs if spec.name not in leaving),
         states=states,
         batch=axes.batch,
@@ -195,7 +260,13 @@ def _describe(
         lengths=length_input(model.graph),
         provenance={
             "opset": model.opset_imports[""],
-            "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
-            "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
+            "producer": (
+                f"{model.producer_name or ''} {model.producer_version or ''}".strip()
+            ),
+            "versions": {
+                "lstm-edge": __version__,
+                "onnx": onnx.__version__,
+                "onnx-ir": ir.__version__,
+            },
         },
     )

@@ -1,4 +1,6 @@
-"""The parts of a graph that run step by step: LSTM, GRU and RNN nodes, and loops that carry floats."""
+"""The parts of a graph that run step by step: LSTM, GRU and RNN nodes, and loops that
+carry floats.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ Axis = tuple[ir.Value, int | None]
 LAYOUT = frozenset(
     "Cast Concat Gather Identity MatMul Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
 )
-"""Operators that may lie between a state input and a node, or a last state and its output."""
+"""Operators that may lie between a state input and a node, or a last state and its
+output."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,27 @@ class Recurrence:
         elif self.node.op_type == "Scan":
             count = self.node.attributes["num_scan_inputs"].as_int()
             axes = self.node.attributes.get_ints("scan_input_axes", ()) or [0] * count
-            for value, axis in zip(self.node.inputs[len(self.node.inputs) - count :], axes, strict=False):
+            for value, axis in zip(
+                self.node.inputs[len(self.node.inputs) - count :], axes, strict=False
+            ):
                 if value is not None:
                     yield value, axis
         elif self.node.inputs[0] is not None:
             yield self.node.inputs[0], None
 
     def row_axes(self) -> Iterator[Axis]:
-        """Return axes with one entry per row of the batch; of a loop's state any axis may be it."""
+        """Return axes with one entry per row of the batch; of a loop's state any axis
+        may be it.
+        """
         if not self.looped and self.node.inputs[0] is not None:
             yield self.node.inputs[0], 1
         for slot in self.slots:
             if slot.initial is not None:
                 rank = len(slot.initial.shape) if slot.initial.shape is not None else 0
-                yield from ((slot.initial, axis) for axis in (range(rank) if self.looped else (1,)))
+                yield from (
+                    (slot.initial, axis)
+                    for axis in (range(rank) if self.looped else (1,))
+                )
 
 
 def recurrences(model: ir.Model) -> list[Recurrence]:
@@ -60,8 +70,14 @@ def recurrences(model: ir.Model) -> list[Recurrence]:
 
 
 def top_of(value: ir.Value) -> ir.Value:
-    """Return the first input of the topmost layout operator above ``value``, or ``value``."""
-    while (node := value.producer()) is not None and node.op_type in LAYOUT and node.inputs[0] is not None:
+    """Return the first input of the topmost layout operator above ``value``, or
+    ``value``.
+    """
+    while (
+        (node := value.producer()) is not None
+        and node.op_type in LAYOUT
+        and node.inputs[0] is not None
+    ):
         value = node.inputs[0]
     return value
 
@@ -71,8 +87,9 @@ def refuse_nested(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if is_recurrent(node) and node.graph is not model.graph:
             raise ContractError(
-                f"{label(node)} runs inside of an If, Loop or Scan, so no one input can stand for its state; "
-                "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
+                f"{label(node)} runs inside of an If, Loop or Scan, so no one input can"
+                " stand for its state; choose a branch with --branch INPUT=NUMBER or"
+                " fixed axes (--input), or move the node out"
             )
 
 
@@ -86,7 +103,9 @@ def _slots(node: ir.Node) -> Iterator[Slot]:
 
 
 def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
-    """Return the input and output index of each float that changes from pass to pass."""
+    """Return the input and output index of each float that changes from pass to
+    pass.
+    """
     body = node.attributes["body"].as_graph()
     if len(body.inputs) != len(node.inputs):  # a Scan of opset 8 has sequence_lens, too
         return
@@ -94,8 +113,16 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
     first = 2 if loop else 0  # after the trip count and the condition
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
     for index in range(first, len(node.inputs) - scanned):
-        entering, leaving = body.inputs[index], behind_identity(body.outputs[index - first + loop])
+        entering, leaving = (
+            body.inputs[index],
+            behind_identity(body.outputs[index - first + loop]),
+        )
         outer = node.inputs[index]
         dtype = entering.dtype or (outer.dtype if outer is not None else None)
-        if dtype is not None and dtype.is_floating_point() and entering is not leaving and entering.uses():
+        if (
+            dtype is not None
+            and dtype.is_floating_point()
+            and entering is not leaving
+            and entering.uses()
+        ):
             yield index, index - first

@@ -1,4 +1,6 @@
-"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes."""
+"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells
+of its shapes.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -13,7 +15,16 @@ from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..chunks import Runner
-from ..graph import UniqueNames, constant, data_inputs, dynamic_axes, is_data_free, readers, spec_of, to_bytes
+from ..graph import (
+    UniqueNames,
+    constant,
+    data_inputs,
+    dynamic_axes,
+    is_data_free,
+    readers,
+    spec_of,
+    to_bytes,
+)
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
@@ -24,7 +35,8 @@ Runs = list[tuple[Sizes, Mapping[ir.Value, Array]]]
 """Values of a graph at several sizes."""
 Groups = Iterable[Sequence[Sizes]]
 _LENGTHS = ((40, 1), (8, 1), (40, 12), (4000, 12))
-"""Least numbers of steps to try, and multiples of the strides; a Reshape may join up to 12 frames."""
+"""Least numbers of steps to try, and multiples of the strides; a Reshape may join up to
+12 frames."""
 _FURTHER = (0, 2, 5)
 """Further lengths, in multiples."""
 _ROWS = (2, 3)
@@ -37,34 +49,52 @@ _MOST_FLOATS = 1 << 18
 
 
 def runner(model: ir.Model, name: str) -> Runner:
-    """Return a function that runs a graph in onnxruntime; inputs that it does not take are left out."""
+    """Return a function that runs a graph in onnxruntime; inputs that it does not take
+    are left out.
+    """
     session = open_session(to_bytes(_guard(model.clone())), name=name)
     names = [entry.name for entry in session.get_inputs()]
     return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
 
 
 def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | None:
-    """Name an axis by its length at each of ``cases``: fixed, ``N`` or ``2*N``; None if it is neither."""
+    """Name an axis by its length at each of ``cases``: fixed, ``N`` or ``2*N``; None if
+    it is neither.
+    """
     if len(set(lengths)) == 1:
         return lengths[0]
     for name, size in cases[0].items():
         times, rest = divmod(lengths[0], size)
         pairs = zip(lengths, cases, strict=True)
-        if times and not rest and all(length == times * case[name] for length, case in pairs):
+        if (
+            times
+            and not rest
+            and all(length == times * case[name] for length, case in pairs)
+        ):
             return name if times == 1 else f"{times}*{name}"
     return None
 
 
-def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, all_sizes: bool = False) -> Runs:
-    """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
+def evaluate(
+    model: ir.Model,
+    values: Sequence[ir.Value],
+    groups: Groups,
+    *,
+    all_sizes: bool = False,
+) -> Runs:
+    """Compute ``values`` on random data at the sizes of the first group whose first
+    runs, or all of them.
 
-    The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. Sizes at which the graph does not run are left out. Large floats are
-    zeros of the right shape. Raises ``FileFormatError`` if no group runs.
+    The values are data-free, or only their shapes matter: recurrent nodes before them
+    start from nothing, so that no state fixes the batch size. Sizes at which the graph
+    does not run are left out. Large floats are zeros of the right shape. Raises
+    ``FileFormatError`` if no group runs.
     """
     part, reason = _part_of(model, values), ""
     run = runner(part, "a part of the file")
-    manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
+    manifest = Manifest(
+        tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None
+    )
     manifest = manifest._replace(lengths=length_input(part.graph))
     for group in groups:
         runs: Runs = []
@@ -78,7 +108,9 @@ def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, all
                 if all_sizes or not runs:
                     break
             else:
-                arrays = (_small(results[str(twin.name)]) for twin in part.graph.outputs)
+                arrays = (
+                    _small(results[str(twin.name)]) for twin in part.graph.outputs
+                )
                 runs.append((sizes, dict(zip(values, arrays, strict=True))))
         if len(runs) == len(group) or (runs and not all_sizes):
             return runs
@@ -93,21 +125,31 @@ def _small(array: Array) -> Array:
     return np.broadcast_to(np.float32(0), array.shape) if large else array
 
 
-def case_generator(graph: ir.Graph, manifest: Manifest, steps: int, seed: int = 0) -> CaseGenerator:
-    """Draw data for the inputs of ``manifest``; lengths are at most ``steps`` if no axis is time."""
-    values = {spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"}
+def case_generator(
+    graph: ir.Graph, manifest: Manifest, steps: int, seed: int = 0
+) -> CaseGenerator:
+    """Draw data for the inputs of ``manifest``; lengths are at most ``steps`` if no
+    axis is time.
+    """
+    values = {
+        spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"
+    }
     lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
     return CaseGenerator.of(manifest, lengths, values | index_values(graph), seed)
 
 
 def length_input(graph: ir.Graph) -> str | None:
-    """Name the first input of one whole number a row that reaches some node's ``sequence_lens``."""
+    """Name the first input of one whole number a row that reaches some node's
+    ``sequence_lens``.
+    """
     names = (
         str(value.name)
         for value in data_inputs(graph)
         if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         and (value.shape is None or len(value.shape) == 1)
-        and any(is_recurrent(node) and index == LENGTHS for node, index in readers(value))
+        and any(
+            is_recurrent(node) and index == LENGTHS for node, index in readers(value)
+        )
     )
     return next(names, None)
 
@@ -124,15 +166,22 @@ def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
 
 
 def _guard(model: ir.Model) -> ir.Model:
-    """Put a Reshape before every recurrent node, in place, that raises an error for an empty X.
+    """Put a Reshape before every recurrent node, in place, that raises an error for an
+    empty X.
 
-    In onnxruntime 1.32 a GRU without a step, and a GRU or LSTM without a row, end the process. ``[0, 0, -1]``
-    keeps X as it is; with no step or no row the last size can't be told.
+    In onnxruntime 1.32 a GRU without a step, and a GRU or LSTM without a row, end the
+    process. ``[0, 0, -1]`` keeps X as it is; with no step or no row the last size can't
+    be told.
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
         name = names.unique(f"no step or row is left for {label(node)}")
-        sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
+        sizes = ir.node(
+            "Constant",
+            [],
+            {"value": ir.tensor(np.array([0, 0, -1]))},
+            name=f"{name}.sizes",
+        )
         same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
         sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"
         node.prepend([sizes, same])
@@ -140,19 +189,29 @@ def _guard(model: ir.Model) -> ir.Model:
     return model
 
 
-def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
-    """Give every value a dtype and a symbolic size for every axis, in place; return a copy for streaming.
+def measure_shapes(
+    model: ir.Model, batch: str | None, sequence: str | None
+) -> ir.Model:
+    """Give every value a dtype and a symbolic size for every axis, in place; return a
+    copy for streaming.
 
-    In the copy, small whole numbers that are the same at every size are constants. Raises ``FileFormatError``
-    if the graph runs at no size that is tried, or an output has not one rank.
+    In the copy, small whole numbers that are the same at every size are constants.
+    Raises ``FileFormatError`` if the graph runs at no size that is tried, or an output
+    has not one rank.
     """
     values = [value for node in model.graph for value in node.outputs if value.name]
-    values = [value for value in values if value.type is None or isinstance(value.type, ir.TensorType)]
+    values = [
+        value
+        for value in values
+        if value.type is None or isinstance(value.type, ir.TensorType)
+    ]
     runs = evaluate(model, values, _cases(model, batch, sequence), all_sizes=True)
     cases = [sizes for sizes, _ in runs]
     for value in values:
         arrays = [run[value] for _, run in runs]
-        value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
+        value.shape = _shape(
+            value, [array.shape for array in arrays], cases, batch, sequence
+        )
         value.dtype = value.dtype or ir.DataType.from_numpy(arrays[0].dtype)
     for value in model.graph.outputs:
         if value.shape is None:
@@ -163,7 +222,11 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
     copy = model.clone()
     twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
     for value, array in runs[0][1].items():
-        small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT and constant(value) is None
+        small = (
+            array.dtype.kind in "iu"
+            and array.size <= _MOST_KEPT
+            and constant(value) is None
+        )
         same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
         if same and value.uses() and is_data_free(value):
             measured = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
@@ -172,12 +235,21 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
     return copy
 
 
-def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator[list[dict[str, int]]]:
+def _cases(
+    model: ir.Model, batch: str | None, sequence: str | None
+) -> Iterator[list[dict[str, int]]]:
     """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
-    names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
+    names = [
+        name for name in dynamic_axes(model.graph) if name not in (batch, sequence)
+    ]
     rows = [batch] if batch else []
-    base = {name: _OTHERS + index for index, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
-    larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
+    base = {name: _OTHERS + index for index, name in enumerate(names)} | dict.fromkeys(
+        rows, _ROWS[0]
+    )
+    larger = [
+        dict.fromkeys(rows, _ROWS[1]),
+        {name: base[name] + len(names) for name in names},
+    ]
     if sequence is None:
         yield [base] * len(_FURTHER) + [base | sizes for sizes in larger]
         return
@@ -190,14 +262,18 @@ def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator
 
 
 def _strides(graph: ir.Graph) -> int:
-    """Return a multiple of the product of the strides along time, of whatever axis they are."""
+    """Return a multiple of the product of the strides along time, of whatever axis they
+    are.
+    """
     products: dict[ir.Value | None, int] = {}
     for node in graph:
         strides = list(node.attributes.get_ints("strides", ()) or ())
         index = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
         if (steps := constant(next(iter(node.inputs[index:]), None))) is not None:
             strides = steps.ravel().tolist()
-        product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(1, *strides, 1)
+        product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(
+            1, *strides, 1
+        )
         products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
     return lcm(1, *set(products.values()))
 
@@ -209,13 +285,21 @@ def _shape(
     batch: str | None,
     sequence: str | None,
 ) -> ir.Shape | None:
-    """Return the symbolic shape of a value of these shapes; None if its rank changes."""
+    """Return the symbolic shape of a value of these shapes; None if its rank
+    changes.
+    """
     if len({*map(len, shapes)}) > 1:
         return None
     runs = [0, *range(len(_FURTHER), len(shapes))]
     others = [cases[index] for index in runs]
-    titles = (name_axis(sizes, others) for sizes in zip(*(shapes[index] for index in runs), strict=True))
-    named = [f"{value.name}.{index}" if axis is None else axis for index, axis in enumerate(titles)]
+    titles = (
+        name_axis(sizes, others)
+        for sizes in zip(*(shapes[index] for index in runs), strict=True)
+    )
+    named = [
+        f"{value.name}.{index}" if axis is None else axis
+        for index, axis in enumerate(titles)
+    ]
     for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
         if sequence is not None and len({first, second, third}) > 1:
             rows = cases[0][batch] if batch and wide != first else 1
@@ -224,8 +308,16 @@ def _shape(
     return ir.Shape(named)
 
 
-def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str, batch: str | None) -> str:
-    """Return the size of an axis that grows with time: ``L``, ``L/4``, ``2*L + 3``, ``N*(L - 2)``."""
+def _size(
+    sizes: Sequence[int],
+    lengths: Sequence[int],
+    rows: int,
+    sequence: str,
+    batch: str | None,
+) -> str:
+    """Return the size of an axis that grows with time: ``L``, ``L/4``, ``2*L + 3``,
+    ``N*(L - 2)``.
+    """
     rate = Fraction(sizes[2] - sizes[0], rows * (lengths[2] - lengths[0]))
     more = Fraction(sizes[0], rows) - rate * lengths[0]
     if Fraction(sizes[1], rows) != rate * lengths[1] + more:

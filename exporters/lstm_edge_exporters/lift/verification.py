@@ -1,4 +1,6 @@
-"""The verification of a lifted file: the original tells what is right, from the reset states."""
+"""The verification of a lifted file: the original tells what is right, from the reset
+states.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,15 @@ from ..chunks import take_steps
 from ..export.cast import widened
 from ..graph import forget_shapes, to_bytes, to_proto
 from ..progress import ignore
-from ..verify.cases import Case, CaseGenerator, Feeds, full_length, in_chunks, remember, row_by_row
+from ..verify.cases import (
+    Case,
+    CaseGenerator,
+    Feeds,
+    full_length,
+    in_chunks,
+    remember,
+    row_by_row,
+)
 from ..verify.compare import FLOOR, Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.verify import Verified, find_streaming, verify
@@ -27,12 +37,15 @@ from .running import case_generator, runner
 _GRID = ((1, 1), (2, 7), (3, 12), (1, 33))
 """``(N, L)`` of a verification."""
 _STRICT = 1e-6
-"""Largest difference in float64, whatever rounding does, as a fraction of a channel's largest value."""
+"""Largest difference in float64, whatever rounding does, as a fraction of a channel's
+largest value."""
 
 
 @dataclass(frozen=True)
 class Cases(CaseGenerator):
-    """Draws inputs at the sizes that the original declares first, and in multiples of its rows."""
+    """Draws inputs at the sizes that the original declares first, and in multiples of
+    its rows.
+    """
 
     rows: int = 1
     steps: int | None = None
@@ -40,22 +53,44 @@ class Cases(CaseGenerator):
 
     @classmethod
     def of_lifted(
-        cls, graph: ir.Graph, manifest: Manifest, axes: NamedAxes, seed: int, original: ir.Graph
+        cls,
+        graph: ir.Graph,
+        manifest: Manifest,
+        axes: NamedAxes,
+        seed: int,
+        original: ir.Graph,
     ) -> "Cases":
-        """Draw inputs of a lifted graph; states that the original lacks are at reset in every case."""
+        """Draw inputs of a lifted graph; states that the original lacks are at reset in
+        every case.
+        """
         inputs = case_generator(graph, manifest, axes.steps).inputs
-        held = {state.input for state in manifest.states} - {value.name for value in original.inputs}
+        held = {state.input for state in manifest.states} - {
+            value.name for value in original.inputs
+        }
         sizes = axes.freed.get(BATCH, 1), axes.freed.get(SEQUENCE)
-        return cls(inputs, manifest.batch, manifest.sequence, seed, False, {}, frozenset(held), *sizes)
+        return cls(
+            inputs,
+            manifest.batch,
+            manifest.sequence,
+            seed,
+            False,
+            {},
+            frozenset(held),
+            *sizes,
+        )
 
     def cases(self) -> Iterator[Case]:
-        """Generate the cases of a verification, from the reset states of what is lifted."""
+        """Generate the cases of a verification, from the reset states of what is
+        lifted.
+        """
         for index, (rows, steps) in enumerate(_GRID if self._names() else _GRID[:2]):
             size = self.rows * rows, self.steps or steps
             yield self.case(*size, at_reset=False, offset=index, full=index % 2 == 0)
 
 
-def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases) -> Pair:
+def pair_up(
+    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases
+) -> Pair:
     """Return a lifted file and its original, whose missing inputs are ``given``."""
     graph, exact = (Graph64(widened(to_proto(model))) for model in (lifted, original))
     forget_shapes(original)
@@ -78,54 +113,83 @@ def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Fee
                 return row_by_row(manifest, run, cases.rows)(feeds)
             raise RuntimeError(first_line(error)) from error
 
-    return Pair(manifest, graph, remember(reference), lambda feeds: run_by_name(engine, feeds))
+    return Pair(
+        manifest, graph, remember(reference), lambda feeds: run_by_name(engine, feeds)
+    )
 
 
 def verify_lifted(pair: Pair, cases: Cases) -> Verified:
-    """Check that a lifted file computes what its original does; raises ``CheckFailedError``."""
+    """Check that a lifted file computes what its original does; raises
+    ``CheckFailedError``.
+    """
     verified = verify(pair, cases, None, ignore)
     if verified.largest > _STRICT:  # allowed where the effect of rounding is as large
         raise CheckFailedError(
-            f"it differs from the original by {verified.largest:.2g} of the largest value in float64; "
-            "a network with random numbers, or one that amplifies rounding, can't be verified"
+            f"it differs from the original by {verified.largest:.2g} of the largest"
+            " value in float64; a network with random numbers, or one that amplifies"
+            " rounding, can't be verified"
         )
-    if cases.rows > 1 or cases.steps is not None:  # sizes that the original does not take
+    if (
+        cases.rows > 1 or cases.steps is not None
+    ):  # sizes that the original does not take
         case = cases.case(3, 9, at_reset=True, full=True)
         try:
             want = row_by_row(pair.manifest, pair.graph)(case.feeds)
             differences = pair.within(pair.graph(case.feeds), want, case.feeds)
         except Exception as error:
-            raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
-        if failed := [str(difference) for difference in differences if not difference.ok]:
+            raise CheckFailedError(
+                f"at {case} the file does not run: {first_line(error)}"
+            ) from error
+        if failed := [
+            str(difference) for difference in differences if not difference.ok
+        ]:
             raise CheckFailedError(f"at {case}, row by row: {'; '.join(failed)}")
     return verified
 
 
 def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
-    """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
+    """Return the manifest with why chunks do not equal the full sequence, if so, and
+    how padding acts.
 
-    The lifted graph is its own reference here: at sizes that the original does not take, too.
+    The lifted graph is its own reference here: at sizes that the original does not
+    take, too.
     """
     pair = replace(pair, reference=pair.graph)
     manifest = find_streaming(pair, cases, reach, cause)
     if manifest.unstreamable and not cause:
         node = _first_node(pair, cases)
-        return manifest._replace(unstreamable=f"{node} sees more than its chunk") if node else manifest
+        return (
+            manifest._replace(unstreamable=f"{node} sees more than its chunk")
+            if node
+            else manifest
+        )
     if manifest.lengths is None or manifest.unstreamable or not manifest.time_axes:
         return manifest
     feeds = dict(cases.case(2, 24, at_reset=True).feeds)
     feeds[manifest.lengths] = np.array([21, 24], feeds[manifest.lengths].dtype)
     got, full = in_chunks(manifest, (5, 12, 7))(pair.graph, feeds), pair.graph(feeds)
     want = {name: full[name] for name in got}
-    limits = {name: _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29 for name, array in want.items()}
-    if failed := [str(difference) for difference in compare_all(got, want, limits) if not difference.ok]:
-        reason = f"rows are in another order inside, and lose their states ({'; '.join(failed)})"
+    limits = {
+        name: _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29
+        for name, array in want.items()
+    }
+    if failed := [
+        str(difference)
+        for difference in compare_all(got, want, limits)
+        if not difference.ok
+    ]:
+        reason = (
+            "rows are in another order inside, and lose their states"
+            f" ({'; '.join(failed)})"
+        )
         return manifest._replace(unstreamable=reason)
     return manifest
 
 
 def _first_node(pair: Pair, cases: Cases) -> str:
-    """Return the first node that gives something else in a first chunk than at the start of the whole."""
+    """Return the first node that gives something else in a first chunk than at the
+    start of the whole.
+    """
     feeds = full_length(pair.manifest, cases.case(2, 30, at_reset=True).feeds)
     chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))
     try:
@@ -134,14 +198,26 @@ def _first_node(pair: Pair, cases: Cases) -> str:
         return ""
     for node in pair.graph.model.graph:
         for name in (str(value.name) for value in node.outputs):
-            if name in full and name in part and _starts_otherwise(full[name], part[name]):
+            if (
+                name in full
+                and name in part
+                and _starts_otherwise(full[name], part[name])
+            ):
                 return f"{node.op_type} {node.name or name!r}"
     return ""
 
 
 def _starts_otherwise(full: Any, part: Any) -> bool:
-    """Return True if ``part`` is not the start of ``full`` along the axes in which they differ in size."""
-    if not isinstance(full, np.ndarray) or full.dtype.kind != "f" or full.ndim != np.ndim(part):
+    """Return True if ``part`` is not the start of ``full`` along the axes in which they
+    differ in size.
+    """
+    if (
+        not isinstance(full, np.ndarray)
+        or full.dtype.kind != "f"
+        or full.ndim != np.ndim(part)
+    ):
         return False
     start, scale = full[tuple(map(slice, part.shape))], np.abs(full).max(initial=1e-300)
-    return full.shape != part.shape == start.shape and not np.allclose(start, part, rtol=0, atol=1e-9 * scale)
+    return full.shape != part.shape == start.shape and not np.allclose(
+        start, part, rtol=0, atol=1e-9 * scale
+    )

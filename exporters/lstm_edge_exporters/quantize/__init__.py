@@ -1,4 +1,6 @@
-"""int8 and fp16 files that are smaller, and verified to compute nearly what the float file does."""
+"""int8 and fp16 files that are smaller, and verified to compute nearly what the float
+file does.
+"""
 
 import os
 from typing import TYPE_CHECKING
@@ -21,25 +23,32 @@ def quantize(
     *,
     on_progress: "Progress | None" = None,
 ) -> "Quantized":
-    """Make a float file smaller and measure what that costs; the file given is only read.
+    """Make a float file smaller and measure what that costs; the file given is only
+    read.
 
     Args:
         source: a float32 ``.onnx`` file with a manifest.
         config: see ``QuantizeConfig``.
-        samples: real data to judge on; without it the file's golden case is what there is.
-        on_progress: called with the fraction of the work that is done, and what is done now.
+        samples: real data to judge on; without it the file's golden case is what there
+            is.
+        on_progress: called with the fraction of the work that is done, and what is done
+            now.
 
     Raises:
         NotFoundError, FileFormatError: no such file, or not a readable one.
         ManifestError: the file has no manifest.
-        InputError: the file is not float32 or has no golden case, or the samples do not fit it.
-        CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
+        InputError: the file is not float32 or has no golden case, or the samples do not
+            fit it.
+        CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks
+            its budget.
     """
     from ..progress import ignore
     from .config import QuantizeConfig
     from .pipeline import quantize_verified
 
-    return quantize_verified(source, config or QuantizeConfig(), samples, on_progress or ignore)
+    return quantize_verified(
+        source, config or QuantizeConfig(), samples, on_progress or ignore
+    )
 
 
 __getattr__, __dir__ = lazy_names(

@@ -21,9 +21,15 @@ class Budget:
         InputError: a figure that is negative or not finite.
     """
 
-    agreement: float = _figure(0.975, "Minimum fraction of equal labels.", flag="--min-agreement")
-    drift: float = _figure(0.1, "Maximum state drift over 1,000 steps.", flag="--max-drift")
-    change: float = _figure(0.25, "Maximum change of an output, relative to its range.", flag="--max-change")
+    agreement: float = _figure(
+        0.975, "Minimum fraction of equal labels.", flag="--min-agreement"
+    )
+    drift: float = _figure(
+        0.1, "Maximum state drift over 1,000 steps.", flag="--max-drift"
+    )
+    change: float = _figure(
+        0.25, "Maximum change of an output, relative to its range.", flag="--max-change"
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -49,13 +55,21 @@ class QuantizeConfig:
         flag="--for",
     )
     weights_only: bool = option(
-        False, "Store weights as int8 but compute in float32: a smaller file at the same speed."
+        False,
+        "Store weights as int8 but compute in float32: a smaller file at the same"
+        " speed.",
     )
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         check_options(self)
         if self.precision == "int8" and self.target == "gpu":
-            raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
+            raise InputError(
+                "onnxruntime has no int8 LSTM for GPUs; use precision fp16 with"
+                " target gpu"
+            )
         if self.precision == "fp16" and self.weights_only:
-            raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")
+            raise InputError(
+                "weights_only belongs to int8; fp16 for a CPU stores weights only as"
+                " it is"
+            )

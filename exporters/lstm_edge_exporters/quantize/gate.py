@@ -1,4 +1,6 @@
-"""The gate: a smaller file compared with the float file on labels, outputs, and states over a long run."""
+"""The gate: a smaller file compared with the float file on labels, outputs, and states
+over a long run.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,16 +29,22 @@ class Judgement:
 
     cases: int
     agreement: float | None
-    """Fraction of rows that keep their label; None without data, or if the file does not classify."""
+    """Fraction of rows that keep their label; None without data, or if the file does
+    not classify."""
     accuracy: tuple[float, float] | None
-    """Before and after: the fraction of right labels at the end of each sample; None without the truth."""
+    """Before and after: the fraction of right labels at the end of each sample; None
+    without the truth."""
     change: Mapping[str, float]
-    """Largest difference of each output that is not a state, as a share of its range in the float file."""
+    """Largest difference of each output that is not a state, as a share of its range in
+    the float file."""
     drift: Mapping[str, float]
-    """Root mean square of each state's difference over the long run, as a share of the state's own."""
+    """Root mean square of each state's difference over the long run, as a share of the
+    state's own."""
 
 
-def evidence(manifest: Manifest, samples: Samples | None) -> tuple[Sequence[Feeds], Array | None]:
+def evidence(
+    manifest: Manifest, samples: Samples | None
+) -> tuple[Sequence[Feeds], Array | None]:
     """Return the cases to judge on, and the truth if it is known.
 
     Raises:
@@ -46,67 +54,111 @@ def evidence(manifest: Manifest, samples: Samples | None) -> tuple[Sequence[Feed
         if manifest.golden is None:
             raise InputError("the file has no golden case; export or lift it again")
         return [manifest.golden.inputs], None
-    cases, targets, task = sample_feeds(samples, manifest), samples.targets, manifest.task
+    cases, targets, task = (
+        sample_feeds(samples, manifest),
+        samples.targets,
+        manifest.task,
+    )
     if targets is None or task is None or task.kind != "classification":
         return cases, None
     return cases, _class_numbers(np.asarray(targets)[selected(samples)], manifest)
 
 
 def judge(
-    before: Model, after: Model, cases: Sequence[Feeds], targets: Array | None, *, real: bool
+    before: Model,
+    after: Model,
+    cases: Sequence[Feeds],
+    targets: Array | None,
+    *,
+    real: bool,
 ) -> Judgement:
-    """Run both files on ``cases`` and then for 1,000 single steps, each carrying its own states.
+    """Run both files on ``cases`` and then for 1,000 single steps, each carrying its
+    own states.
 
-    Cases run one after another as one stream, unless streams of the file restart at every window or can't be
-    carried on. A single step of a file with a unit is a unit.
+    Cases run one after another as one stream, unless streams of the file restart at
+    every window or can't be carried on. A single step of a file with a unit is a unit.
 
     Args:
         before: the float file.
         after: the smaller file, with the same inputs, outputs and states.
-        cases: what to run: inputs by name; states that are left out are at reset, rows without lengths full.
+        cases: what to run: inputs by name; states that are left out are at reset, rows
+            without lengths full.
         targets: ``(cases,)`` class numbers, if the truth is known.
-        real: the cases are data, and not made up: compare labels, which decide nothing of random inputs.
+        real: the cases are data, and not made up: compare labels, which decide nothing
+            of random inputs.
     """
     manifest = before.manifest
     task, states = manifest.task, [spec.output for spec in manifest.states]
     carries = real and manifest.streamable and not manifest.from_reset
-    single = _gathered(lambda model: _run_cases(model, cases, carries=carries), (before, after))
+    single = _gathered(
+        lambda model: _run_cases(model, cases, carries=carries), (before, after)
+    )
     long = _gathered(lambda model: _long_run(model, cases), (before, after))
-    change = {name: _changed(pairs + long[name]) for name, pairs in single.items() if name not in states}
+    change = {
+        name: _changed(pairs + long[name])
+        for name, pairs in single.items()
+        if name not in states
+    }
     agreement = accuracy = None
     if real and task is not None and task.kind == "classification":
-        axis = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == task.output), -1)
+        axis = next(
+            (
+                channel_axis(spec.axes)
+                for spec in before.outputs
+                if spec.name == task.output
+            ),
+            -1,
+        )
         sides = zip(*single[task.output], strict=True)
         # the class of each row and step, those of the last step and layer last
-        left, right = ([array.argmax(axis).ravel() for array in arrays] for arrays in sides)
+        left, right = (
+            [array.argmax(axis).ravel() for array in arrays] for arrays in sides
+        )
         agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
         if targets is not None:
-            ends = [np.array([labels[-1] for labels in labels_of]) for labels_of in (left, right)]
+            ends = [
+                np.array([labels[-1] for labels in labels_of])
+                for labels_of in (left, right)
+            ]
             old, new = (float(np.mean(end == targets)) for end in ends)
             accuracy = old, new
-    return Judgement(len(cases), agreement, accuracy, change, {name: _drifted(long[name]) for name in states})
+    return Judgement(
+        len(cases),
+        agreement,
+        accuracy,
+        change,
+        {name: _drifted(long[name]) for name in states},
+    )
 
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
     """Return the figures of ``judgement`` that exceed ``budget``."""
     exceeded = []
     if judgement.agreement is not None and judgement.agreement < budget.agreement:
-        exceeded.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
+        exceeded.append(
+            f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})"
+        )
     if judgement.accuracy is not None:
         before, after = judgement.accuracy
         if (before - after) * judgement.cases > 1 + 1e-6:
-            exceeded.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)")
+            exceeded.append(
+                f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)"
+            )
     for what, of, shares, most in (
         ("drifts", "size", judgement.drift, budget.drift),
         ("changes", "range", judgement.change, budget.change),
     ):
         for name, share in shares.items():
             if not share <= most:
-                exceeded.append(f"{name} {what} by {share:.4f} of its {of} (budget {most:g})")
+                exceeded.append(
+                    f"{name} {what} by {share:.4f} of its {of} (budget {most:g})"
+                )
     return exceeded
 
 
-def _run_cases(model: Model, cases: Sequence[Feeds], *, carries: bool) -> Iterator[Feeds]:
+def _run_cases(
+    model: Model, cases: Sequence[Feeds], *, carries: bool
+) -> Iterator[Feeds]:
     """Return every case's outputs, each from its own states or from the last ones."""
     run, states = runner(model), dict[str, Array]()
     for case in cases:
@@ -116,10 +168,14 @@ def _run_cases(model: Model, cases: Sequence[Feeds], *, carries: bool) -> Iterat
 
 
 def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
-    """Return every call's outputs on all samples in a row; a call is a step, or all if states can't carry."""
+    """Return every call's outputs on all samples in a row; a call is a step, or all if
+    states can't carry.
+    """
     manifest = model.manifest
     if manifest.sequence is None:
-        yield from _run_cases(model, [cases[step % len(cases)] for step in range(STEPS)], carries=True)
+        yield from _run_cases(
+            model, [cases[step % len(cases)] for step in range(STEPS)], carries=True
+        )
         return
     unit = manifest.unit
     steps = manifest.ranges.get(manifest.sequence, AxisRange()).nearest(STEPS * unit)
@@ -130,7 +186,9 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     yield from run_chunks(runner(model), manifest, joined, sizes)
 
 
-def _gathered(run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Model]) -> dict[str, list[Pair]]:
+def _gathered(
+    run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Model]
+) -> dict[str, list[Pair]]:
     """Return both files' outputs of each call by name."""
     pairs: dict[str, list[Pair]] = {}
     for left, right in zip(*map(run, models), strict=True):
@@ -140,27 +198,39 @@ def _gathered(run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Mode
 
 
 def _changed(pairs: Sequence[Pair]) -> float:
-    low, high = (float(pick([pick(left) for left, _ in pairs])) for pick in (np.min, np.max))
+    low, high = (
+        float(pick([pick(left) for left, _ in pairs])) for pick in (np.min, np.max)
+    )
     largest = max(_difference(*pair) for pair in pairs)
-    return 0.0 if largest == 0 else largest / (high - low) if high > low else float("inf")
+    return (
+        0.0 if largest == 0 else largest / (high - low) if high > low else float("inf")
+    )
 
 
 def _drifted(pairs: Sequence[Pair]) -> float:
-    left, right = (np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
+    left, right = (
+        np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1)
+    )
     if not np.isfinite(right).all():
         return float("inf")
-    part, whole = (float(np.sqrt(np.mean(np.square(array)))) for array in (left - right, left))
+    part, whole = (
+        float(np.sqrt(np.mean(np.square(array)))) for array in (left - right, left)
+    )
     return 0.0 if part == 0 else part / whole if whole > 0 else float("inf")
 
 
 def _difference(left: Array, right: Array) -> float:
     if left.shape != right.shape or not np.isfinite(right).all():
         return float("inf")
-    return float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0.0))
+    return float(
+        np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0.0)
+    )
 
 
 def _class_numbers(targets: Array, manifest: Manifest) -> Array:
-    """Return class numbers ``(samples,)``, also of names; raises InputError for an unknown class."""
+    """Return class numbers ``(samples,)``, also of names; raises InputError for an
+    unknown class.
+    """
     task = manifest.task
     assert task is not None
     width = next(spec.width for spec in manifest.outputs if spec.name == task.output)
@@ -169,12 +239,14 @@ def _class_numbers(targets: Array, manifest: Manifest) -> Array:
         unknown = sorted({str(name) for name in targets} - set(numbers))
         if unknown:
             names = ", ".join(numbers) or "none by name"
-            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {names}")
+            raise InputError(
+                f"the data has the class {unknown[0]!r}; the file knows {names}"
+            )
         return np.array([numbers[str(name)] for name in targets])
     whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
     if not whole or (isinstance(width, int) and targets.max() >= width):
         raise InputError(
-            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},) class names or "
-            f"numbers below {width}"
+            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},)"
+            f" class names or numbers below {width}"
         )
     return targets

@@ -11,7 +11,12 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, LstmEdgeError, counted
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    InputError,
+    LstmEdgeError,
+    counted,
+)
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.model import runner
@@ -42,8 +47,9 @@ _STORED = "int8 weights, a scale a row, float32 arithmetic"
 _NARROW = 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 _MARGIN = 4.0
-"""Limit on another device, as a multiple of the largest measured difference: rounding differs there, while
-saturation (8 times and more, measured on x86 without VNNI) is still caught."""
+"""Limit on another device, as a multiple of the largest measured difference: rounding
+differs there, while saturation (8 times and more, measured on x86 without VNNI) is
+still caught."""
 
 
 class Way(NamedTuple):
@@ -81,13 +87,23 @@ class Quantized:
 
 
 def quantize_verified(
-    source: str | os.PathLike[str], config: QuantizeConfig, samples: Samples | None, show: Progress
+    source: str | os.PathLike[str],
+    config: QuantizeConfig,
+    samples: Samples | None,
+    show: Progress,
 ) -> Quantized:
-    """Return the first file, of those that are tried, that keeps to its budget; see ``quantize``."""
+    """Return the first file, of those that are tried, that keeps to its budget; see
+    ``quantize``.
+    """
     file = open_file(source)
-    before = file.model or load(source)  # which raises for a file whose manifest does not hold
+    before = file.model or load(
+        source
+    )  # which raises for a file whose manifest does not hold
     if before.manifest.precision != "fp32":
-        raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
+        raise InputError(
+            f"{source} is {before.manifest.precision}; quantize the fp32 file it came"
+            " from"
+        )
     if before.manifest.golden is None:
         raise InputError(f"{source} has no golden case; export or lift it again")
     cases, targets = evidence(before.manifest, samples)
@@ -99,35 +115,52 @@ def quantize_verified(
         smaller = _reduce(proto, way)
         counts = count_quantized(smaller, config.precision)
         manifest = before.manifest._replace(
-            precision=config.precision, int8_activations=way.int8_activations, golden=None
+            precision=config.precision,
+            int8_activations=way.int8_activations,
+            golden=None,
         )
         content = with_manifest(smaller, manifest)
-        engines = {"onnxruntime": load(content), "the native engine": on_native(content)}
+        engines = {
+            "onnxruntime": load(content),
+            "the native engine": on_native(content),
+        }
         models = {name: model for name, model in engines.items() if model is not None}
         if way.int8_activations and len(models) == 1:
             continue
-        judged = [judge(before, model, cases, targets, real=samples is not None) for model in models.values()]
+        judged = [
+            judge(before, model, cases, targets, real=samples is not None)
+            for model in models.values()
+        ]
         over = {
-            name: over_budget(figures, config.budget) for name, figures in zip(models, judged, strict=True)
+            name: over_budget(figures, config.budget)
+            for name, figures in zip(models, judged, strict=True)
         }
         if broken := next((name for name in over if over[name]), ""):
             refused.append(f"{way.words}: {'; '.join(over[broken])} on {broken}")
             continue
         judgement = judged[-1 if way.int8_activations else 0]
-        manifest = _with_judgement(manifest, before, list(models.values()), judgement, config, way)
+        manifest = _with_judgement(
+            manifest, before, list(models.values()), judgement, config, way
+        )
         content = with_manifest(smaller, manifest)
         load(content).selftest().require()
         if len(content) >= size:
             raise CheckFailedError(
-                f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
+                f"{source} would grow from {size:,} to {len(content):,} bytes; keep the"
+                " float file"
             )
         return Quantized(content, manifest, way.words, counts, size, judgement)
     data = "the golden case" if samples is None else counted(len(cases), "sample")
-    raise CheckFailedError(f"{source} loses too much on {data}; {' / '.join(refused)}; nothing was written")
+    raise CheckFailedError(
+        f"{source} loses too much on {data}; {' / '.join(refused)}; nothing was written"
+    )
 
 
-def quantized_again(proto: onnx.ModelProto, config: QuantizeConfig, picked: str) -> onnx.ModelProto:
-    """Return what quantizing a float file with recorded options gives; it is deterministic.
+def quantized_again(
+    proto: onnx.ModelProto, config: QuantizeConfig, picked: str
+) -> onnx.ModelProto:
+    """Return what quantizing a float file with recorded options gives; it is
+    deterministic.
 
     Args:
         proto: the float file.
@@ -143,20 +176,32 @@ def quantized_again(proto: onnx.ModelProto, config: QuantizeConfig, picked: str)
     raise InputError(f"no arithmetic is called {picked!r}")
 
 
-def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]) -> list[Golden]:
+def with_limits(
+    manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]
+) -> list[Golden]:
     """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
-    limits = [{name: limit_for(array) for name, array in case.outputs.items()} for case in cases]
+    limits = [
+        {name: limit_for(array) for name, array in case.outputs.items()}
+        for case in cases
+    ]
     for model in models:
-        for case_limits, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
+        for case_limits, records in zip(
+            limits, selftest(unlimited, runner(model)).cases, strict=True
+        ):
             case_limits |= {
-                record.name: max(case_limits[record.name], _MARGIN * record.max_abs) for record in records
+                record.name: max(case_limits[record.name], _MARGIN * record.max_abs)
+                for record in records
             }
-    return [case._replace(limit=limit) for case, limit in zip(cases, limits, strict=True)]
+    return [
+        case._replace(limit=limit) for case, limit in zip(cases, limits, strict=True)
+    ]
 
 
 def on_native(content: bytes) -> Model | None:
-    """Return a file as a native program; None if it can't be one, or the C library is not installed."""
+    """Return a file as a native program; None if it can't be one, or the C library is
+    not installed.
+    """
     from ..targets.native import to_native
 
     try:
@@ -179,13 +224,24 @@ def _with_judgement(
     config: QuantizeConfig,
     way: Way,
 ) -> Manifest:
-    """Return the manifest with the figures, and with the float file's golden cases and limits for them."""
+    """Return the manifest with the figures, and with the float file's golden cases and
+    limits for them.
+    """
     golden = before.manifest.golden
     assert golden is not None
-    cases = [Golden(case.inputs, case.outputs, case.floor) for case in (golden, *golden.more)]
+    cases = [
+        Golden(case.inputs, case.outputs, case.floor) for case in (golden, *golden.more)
+    ]
     first, *more = with_limits(manifest, cases, models)
-    options = {"precision": config.precision, "target": _target(config), "weights_only": config.weights_only}
-    versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
+    options = {
+        "precision": config.precision,
+        "target": _target(config),
+        "weights_only": config.weights_only,
+    }
+    versions = {
+        **manifest.provenance.get("versions", {}),
+        "onnxruntime": import_onnxruntime().__version__,
+    }
     return manifest._replace(
         provenance={
             **manifest.provenance,
@@ -220,12 +276,24 @@ def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator
     else:
         layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
         widths = [
-            attribute.i for node in layers for attribute in node.attribute if attribute.name == "hidden_size"
+            attribute.i
+            for node in layers
+            for attribute in node.attribute
+            if attribute.name == "hidden_size"
         ]
-        integer = bool(layers) and (target == "arm" or min(widths, default=_NARROW) >= _NARROW)
-        padded = any(node.op_type == "LSTM" and any(node.input[LENGTHS : LENGTHS + 1]) for node in nodes)
+        integer = bool(layers) and (
+            target == "arm" or min(widths, default=_NARROW) >= _NARROW
+        )
+        padded = any(
+            node.op_type == "LSTM" and any(node.input[LENGTHS : LENGTHS + 1])
+            for node in nodes
+        )
         if padded or (layers and all(node.op_type != "LSTM" for node in nodes)):
-            why = "padding would spoil the scales" if padded else "onnxruntime has no int8 GRU or RNN"
+            why = (
+                "padding would spoil the scales"
+                if padded
+                else "onnxruntime has no int8 GRU or RNN"
+            )
             ways = [Way(f"{_STORED} ({why}), {where}", int8_storage)]
         else:
             ways = [
@@ -234,5 +302,9 @@ def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator
             ]
         for way in ways:
             if integer:
-                yield Way(f"{way.words}; in int8 on the native engine and in C", way.build, True)
+                yield Way(
+                    f"{way.words}; in int8 on the native engine and in C",
+                    way.build,
+                    True,
+                )
             yield way

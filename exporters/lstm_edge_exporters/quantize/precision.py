@@ -1,10 +1,13 @@
-"""int8 and fp16: how weights are stored and arithmetic done, for which device, and what was made smaller.
+"""int8 and fp16: how weights are stored and arithmetic done, for which device, and what
+was made smaller.
 
-onnxruntime's dynamic quantizer makes LSTM and Linear int8. It has no kernel for GRU and RNN: their weights,
-and embedding tables, are *stored* in int8 behind ``Cast`` and ``Mul`` by a scale per row, which a session
-evaluates once, at load (a ``DequantizeLinear`` would be paid for at every call). On x86 without VNNI products
-are summed in saturating 16-bit pairs, so weights keep to 7 bits there. Its CPU has no half-precision LSTM,
-GRU or RNN either: fp16 for a CPU only stores weights; for a GPU the file is float16 throughout.
+onnxruntime's dynamic quantizer makes LSTM and Linear int8. It has no kernel for GRU and
+RNN: their weights, and embedding tables, are *stored* in int8 behind ``Cast`` and
+``Mul`` by a scale per row, which a session evaluates once, at load (a
+``DequantizeLinear`` would be paid for at every call). On x86 without VNNI products are
+summed in saturating 16-bit pairs, so weights keep to 7 bits there. Its CPU has no
+half-precision LSTM, GRU or RNN either: fp16 for a CPU only stores weights; for a GPU
+the file is float16 throughout.
 """
 
 import platform
@@ -37,7 +40,8 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
     "MatMul": {1: -2},
     "Gemm": {1: -2},
 }
-"""Per operator: its weight inputs, and the axis that one scale spans (the last of a transposed weight)."""
+"""Per operator: its weight inputs, and the axis that one scale spans (the last of a
+transposed weight)."""
 _ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
 _STORED = (ir.DataType.INT8, ir.DataType.FLOAT16)
 _VNNI = {"avx512_vnni", "avx_vnni"}
@@ -56,16 +60,22 @@ class Scheme(NamedTuple):
     def words(self) -> str:
         """Description for messages."""
         scales = "a scale per gate row" if self.per_channel else "one scale a tensor"
-        return f"int8 signed, {scales}, {'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
+        return (
+            f"int8 signed, {scales},"
+            f" {'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
+        )
 
 
 def schemes(target: str) -> tuple[Scheme, Scheme]:
-    """Return the schemes for a target, the faster first; the next is tried if one exceeds its budget."""
+    """Return the schemes for a target, the faster first; the next is tried if one
+    exceeds its budget.
+    """
     return Scheme(False, target == "x86"), Scheme(True, target == "x86")
 
 
 def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
-    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic if there is a kernel.
+    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic if
+    there is a kernel.
 
     Raises:
         InputError: the folder for temporary files can't be written.
@@ -75,7 +85,9 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     store_int8(model, {"GRU", "RNN", "Gather"})
     NameFixPass()(model)  # products that are left out are named
     proto = ir.to_proto(model)
-    del proto.graph.value_info[:]  # the quantizer turns Gemm's weights around and forgets their shapes
+    del proto.graph.value_info[
+        :
+    ]  # the quantizer turns Gemm's weights around and forgets their shapes
     kept = list(proto.metadata_props)
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     try:
@@ -85,7 +97,9 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
-                nodes_to_exclude=_thick_products(proto.graph) if scheme.per_channel else [],
+                nodes_to_exclude=(
+                    _thick_products(proto.graph) if scheme.per_channel else []
+                ),
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -93,21 +107,34 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
             )
             quantized = onnx.load(path)
     except OSError as error:
-        raise InputError(f"the temporary folder can't be written: {error.strerror or error}") from error
-    quantized.producer_name, quantized.producer_version = proto.producer_name, proto.producer_version
+        raise InputError(
+            f"the temporary folder can't be written: {error.strerror or error}"
+        ) from error
+    quantized.producer_name, quantized.producer_version = (
+        proto.producer_name,
+        proto.producer_version,
+    )
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized
 
 
 def _thick_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of products with weights of three axes, which onnxruntime can't run per channel."""
+    """Return the names of products with weights of three axes, which onnxruntime can't
+    run per channel.
+    """
     thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
-    return [node.name for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "MatMul" and thick.intersection(node.input)
+    ]
 
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
+    """Return ``model`` (changed in place) with every large weight stored in int8 and
+    float arithmetic.
+    """
     store_int8(model, {*OPERATORS, "Gemm", "MatMul", "Gather"})
     return ir.to_proto(model)
 
@@ -124,7 +151,9 @@ def fp16_storage(model: ir.Model) -> onnx.ModelProto:
 
 
 def fp16_compute(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` with float16 arithmetic; inputs, outputs and states stay float32."""
+    """Return ``model`` with float16 arithmetic; inputs, outputs and states stay
+    float32.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     converted = ir.from_proto(
@@ -135,10 +164,16 @@ def fp16_compute(model: ir.Model) -> onnx.ModelProto:
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> None:
-    """Store the weights of ``operators`` (the table of ``Gather``) as int8 with a scale per row, in place."""
+    """Store the weights of ``operators`` (the table of ``Gather``) as int8 with a scale
+    per row, in place.
+    """
     axes = {}
     for node in model.graph:
-        rows = _ROWS.get(node.op_type, {}) if node.op_type in operators and node.domain == "" else {}
+        rows = (
+            _ROWS.get(node.op_type, {})
+            if node.op_type in operators and node.domain == ""
+            else {}
+        )
         for index, axis in rows.items():
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is not None and _is_large(value):
@@ -147,12 +182,21 @@ def store_int8(model: ir.Model, operators: set[str]) -> None:
         weight = _array(value).astype(np.float64)
         peak = np.abs(weight).max(axis=axis, keepdims=True)
         scale = np.where(peak > 0, peak / 127, 1.0)
-        _store(model.graph, value, np.rint(weight / scale).astype(np.int8), scale.astype(np.float32))
+        _store(
+            model.graph,
+            value,
+            np.rint(weight / scale).astype(np.int8),
+            scale.astype(np.float32),
+        )
 
 
 def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
-    is_float = value.is_initializer() and tensor is not None and tensor.dtype == ir.DataType.FLOAT
+    is_float = (
+        value.is_initializer()
+        and tensor is not None
+        and tensor.dtype == ir.DataType.FLOAT
+    )
     return is_float and tensor is not None and tensor.size >= _SMALLEST
 
 
@@ -161,7 +205,9 @@ def _array(value: ir.Value) -> Array:
     return value.const_value.numpy()
 
 
-def _store(graph: ir.Graph, value: ir.Value, stored: Array, scale: Array | None = None) -> None:
+def _store(
+    graph: ir.Graph, value: ir.Value, stored: Array, scale: Array | None = None
+) -> None:
     """Replace a weight by a smaller one, behind a cast and a product with ``scale``."""
     build = Builder(graph[0], str(value.name))
     decoded = build.cast(build.constant(stored, stored.dtype.name), ir.DataType.FLOAT)
@@ -186,27 +232,38 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
     for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
         if node.op_type in _ARITHMETIC:
             counts[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
-        elif node.op_type not in ("Cast", "Mul") and any(map(_is_stored, node.inputs[:3])):
+        elif node.op_type not in ("Cast", "Mul") and any(
+            map(_is_stored, node.inputs[:3])
+        ):
             counts[f"{node.op_type} stored"] += 1
         else:
             left += node.op_type in OPERATORS
     if not counts or (left and not any(name.startswith(OPERATORS) for name in counts)):
         raise CheckFailedError(
-            f"nothing {'recurrent ' if left else ''}could be quantized: weights must be float32 constants in "
-            "the main graph (and of 256 elements or more to be stored); keep the float file"
+            f"nothing {'recurrent ' if left else ''}could be quantized: weights must be"
+            " float32 constants in the main graph (and of 256 elements or more to be"
+            " stored); keep the float file"
         )
     return dict(counts) | ({"recurrent left float": left} if left else {})
 
 
 def _is_stored(value: ir.Value | None) -> bool:
     """Return True if a weight is stored small, seen through Cast and Mul."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in ("Cast", "Mul"):
+    while (
+        value is not None
+        and (node := value.producer()) is not None
+        and node.op_type in ("Cast", "Mul")
+    ):
         value = node.inputs[0]
     return value is not None and value.is_initializer() and value.dtype in _STORED
 
 
 def detect_target() -> str:
-    """Return the target of this machine; an x86 one without ``/proc/cpuinfo`` counts as without VNNI."""
+    """Return the target of this machine; an x86 one without ``/proc/cpuinfo`` counts as
+    without VNNI.
+    """
     if platform.machine().lower() in _ARM:
         return "arm"
-    return "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"
+    return (
+        "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"
+    )

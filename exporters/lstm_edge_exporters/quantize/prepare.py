@@ -1,11 +1,15 @@
 """Make true what onnxruntime's quantizer needs before it touches a recurrent node.
 
-It quantizes an LSTM only where W and R are initializers, and damages a weight that two nodes share. So:
-constants become initializers, and each recurrent node gets weights of its own.
+It quantizes an LSTM only where W and R are initializers, and damages a weight that two
+nodes share. So: constants become initializers, and each recurrent node gets weights of
+its own.
 """
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import (
+    LiftConstantsToInitializersPass,
+    RemoveInitializersFromInputsPass,
+)
 from onnxscript.optimizer import fold_constants
 
 from ..graph import Builder, operands, walk
@@ -26,13 +30,22 @@ def prepare(model: ir.Model) -> None:
 
 
 def _fold_weights(model: ir.Model) -> None:
-    """Evaluate the nodes that only weights hang on (gate reorderings, transposes, casts)."""
+    """Evaluate the nodes that only weights hang on (gate reorderings, transposes,
+    casts).
+    """
     wanted: set[ir.Node | None] = set()
     for user in model.graph:
-        indices = [index for index in _WEIGHTS.get(user.op_type, ()) if index < len(user.inputs)]
+        indices = [
+            index
+            for index in _WEIGHTS.get(user.op_type, ())
+            if index < len(user.inputs)
+        ]
         for weight in (user.inputs[index] for index in indices):
             above = [] if weight is None else list(walk([weight], operands))
-            if all(value.is_initializer() or value.producer() is not None for value in above):
+            if all(
+                value.is_initializer() or value.producer() is not None
+                for value in above
+            ):
                 wanted.update(value.producer() for value in above)
     wanted.discard(None)
     if wanted:
@@ -48,7 +61,13 @@ def _fold_weights(model: ir.Model) -> None:
 def _own_weights(node: ir.Node) -> None:
     for index in (1, 2):
         weight = node.inputs[index]
-        if weight is None or weight.const_value is None or len(list(weight.uses())) == 1:
+        if (
+            weight is None
+            or weight.const_value is None
+            or len(list(weight.uses())) == 1
+        ):
             continue
-        copied = Builder(node, str(weight.name)).constant(weight.const_value.numpy(), "own")
+        copied = Builder(node, str(weight.name)).constant(
+            weight.const_value.numpy(), "own"
+        )
         node.replace_input_with(index, copied)

@@ -1,1 +1,3 @@
-"""Operators that look along time keep their past in states, so that a network streams."""
+"""Operators that look along time keep their past in states, so that a network
+streams.
+"""

@@ -1,7 +1,8 @@
 """The file that streams a network which looks ahead or has strides: made, and verified.
 
-In float64 its frames are those of the full sequence, however it is cut: at once, at random, unit by unit, for
-many rows, for chunks beyond 128 steps and for loud inputs. onnxruntime is within an engine's limits.
+In float64 its frames are those of the full sequence, however it is cut: at once, at
+random, unit by unit, for many rows, for chunks beyond 128 steps and for loud inputs.
+onnxruntime is within an engine's limits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,14 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 from ..chunks import Runner
 from ..export.cast import widened
 from ..graph import Builder
-from ..verify.cases import CaseGenerator, Feeds, InputSpec, Procedure, in_chunks, random_sizes
+from ..verify.cases import (
+    CaseGenerator,
+    Feeds,
+    InputSpec,
+    Procedure,
+    in_chunks,
+    random_sizes,
+)
 from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.golden import golden_case, is_finite
@@ -36,7 +44,10 @@ _LOUD = 100.0
 
 
 def stream_file(
-    model: ir.Model, manifest: Manifest, cases: CaseGenerator, write: Callable[[ir.Model, Manifest], bytes]
+    model: ir.Model,
+    manifest: Manifest,
+    cases: CaseGenerator,
+    write: Callable[[ir.Model, Manifest], bytes],
 ) -> tuple[bytes, Manifest]:
     """Return the file that streams a network, and its contract.
 
@@ -48,61 +59,106 @@ def stream_file(
 
     Raises:
         InputError: the ordinary file streams.
-        NotStreamableError: a part of the graph can't be fed in chunks; the message names it.
+        NotStreamableError: a part of the graph can't be fed in chunks; the message
+            names it.
         CheckFailedError: chunks are not the full sequence.
     """
     if not manifest.unstreamable:
-        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
+        raise InputError(
+            "this network only looks back, so that its ordinary file streams; omit"
+            " --stream"
+        )
     if manifest.lengths is not None:
-        raise NotStreamableError("it takes lengths, which a file that lags or has strides can't have")
+        raise NotStreamableError(
+            "it takes lengths, which a file that lags or has strides can't have"
+        )
     streamed = stream(model, manifest)
     if not streamed.need:
-        raise NotStreamableError(f"the network does not stream: {manifest.unstreamable}")
+        raise NotStreamableError(
+            f"the network does not stream: {manifest.unstreamable}"
+        )
     contract, unit = streamed.manifest, streamed.manifest.unit
     content = write(streamed.model, contract)
     graph = Graph64(widened(onnx.load_from_string(content)))
     full = Graph64(widened(ir.to_proto(_take_ahead(model, streamed.ahead))))
     pair = Pair(contract, graph, full, partial(run_by_name, open_session(content)))
     cases, rng = _cases(cases, contract, manifest), np.random.default_rng(0)
-    few = max(_STEPS, _UNITS * unit) + min(_REACHES * streamed.reach, max(_MOST_REACHED, _UNITS * unit))
-    for rows, steps, loud, ways in (2, few, 1.0, 3), (5, _LONG, 1.0, 2), (2, few, _LOUD, 2):
-        feeds = cases.case(rows, contract.delay_steps + steps, at_reset=True, offset=rows, full=True).feeds
-        data = {spec.name: feeds[spec.name] for spec in contract.data_inputs if "float" in spec.dtype}
-        feeds = {**feeds, **{name: array * array.dtype.type(loud) for name, array in data.items()}}
+    few = max(_STEPS, _UNITS * unit) + min(
+        _REACHES * streamed.reach, max(_MOST_REACHED, _UNITS * unit)
+    )
+    for rows, steps, loud, ways in (
+        (2, few, 1.0, 3),
+        (5, _LONG, 1.0, 2),
+        (2, few, _LOUD, 2),
+    ):
+        feeds = cases.case(
+            rows, contract.delay_steps + steps, at_reset=True, offset=rows, full=True
+        ).feeds
+        data = {
+            spec.name: feeds[spec.name]
+            for spec in contract.data_inputs
+            if "float" in spec.dtype
+        }
+        feeds = {
+            **feeds,
+            **{name: array * array.dtype.type(loud) for name, array in data.items()},
+        }
         units = contract.steps(feeds) // unit
         _verify(pair, feeds, [[units], random_sizes(units, rng), [1] * units][:ways])
-    first = cases.case(1, contract.delay_steps + max(3 * unit, 6), at_reset=True, offset=1, full=True)
+    first = cases.case(
+        1, contract.delay_steps + max(3 * unit, 6), at_reset=True, offset=1, full=True
+    )
     second = cases.case(1, 2 * unit, at_reset=False, offset=98, full=True)
     golden = [*filter(is_finite, (golden_case(pair, case) for case in (first, second)))]
     if not golden:
-        raise CheckFailedError("a stream gives no finite numbers, so that none can be recorded")
+        raise CheckFailedError(
+            "a stream gives no finite numbers, so that none can be recorded"
+        )
     contract = contract._replace(golden=golden[0]._replace(more=tuple(golden[1:])))
     return write(streamed.model, contract), contract
 
 
 def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGenerator:
-    """Return a generator of whole units behind the first frames of every output, which ``full`` takes."""
+    """Return a generator of whole units behind the first frames of every output, which
+    ``full`` takes.
+    """
     unit, taken = streamed.unit, full.ranges.get(full.sequence or "", AxisRange())
     least = max(taken.least, (-(-streamed.delay_steps // unit) + 1) * unit)
     sizes = AxisRange(least, taken.most, lcm(unit, taken.multiple))
     if sizes.nearest(least) < least:
-        raise CheckFailedError(f"the network takes {taken} steps, too few for a stream's first frames")
+        raise CheckFailedError(
+            f"the network takes {taken} steps, too few for a stream's first frames"
+        )
     inputs = [spec for spec in cases.inputs if spec.role != "state"]
-    inputs += [InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset) for s in streamed.states]
+    inputs += [
+        InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset)
+        for s in streamed.states
+    ]
     ranges = {**streamed.ranges, str(full.sequence): sizes}
     return replace(cases, inputs=tuple(inputs), ranges=ranges, held=frozenset())
 
 
 def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
-    """Compare a stream with the full sequence in float64, and onnxruntime with the stream."""
+    """Compare a stream with the full sequence in float64, and onnxruntime with the
+    stream.
+    """
     manifest, full = pair.manifest, pair.reference(feeds)
-    total, want, frames = sum(cuts[0]), dict[str, Array](), dict[str, tuple[slice, ...]]()
+    total, want, frames = (
+        sum(cuts[0]),
+        dict[str, Array](),
+        dict[str, tuple[slice, ...]](),
+    )
     for name, per_unit in manifest.frames_a_unit.items():
         axis, delay = manifest.time_axes.get(name), manifest.delays.get(name, 0)
         want[name], frames[name] = full[name], ()
         if axis is not None:
-            want[name] = full[name].take(range(min(total * per_unit - delay, full[name].shape[axis])), axis)
-            frames[name] = (*[slice(None)] * axis, slice(delay, delay + want[name].shape[axis]))
+            want[name] = full[name].take(
+                range(min(total * per_unit - delay, full[name].shape[axis])), axis
+            )
+            frames[name] = (
+                *[slice(None)] * axis,
+                slice(delay, delay + want[name].shape[axis]),
+            )
 
     def way(units: Sequence[int]) -> Procedure:
         run_all = in_chunks(manifest, [count * manifest.unit for count in units])
@@ -114,14 +170,22 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
         return procedure
 
     for units in cuts:
-        got, about = way(units)(pair.graph, feeds), f"chunks of up to {max(units) * manifest.unit} steps"
+        got, about = (
+            way(units)(pair.graph, feeds),
+            f"chunks of up to {max(units) * manifest.unit} steps",
+        )
         require(f"a stream in {about}", pair.within(got, want, feeds, way(units)))
     last = way(cuts[-1])
-    require("a stream on onnxruntime", compare_all(last(pair.engine, feeds), got, pair.limits(feeds, last)))
+    require(
+        "a stream on onnxruntime",
+        compare_all(last(pair.engine, feeds), got, pair.limits(feeds, last)),
+    )
 
 
 def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Model:
-    """Return a copy of ``model`` that takes its last frames where a stream has the newest ones."""
+    """Return a copy of ``model`` that takes its last frames where a stream has the
+    newest ones.
+    """
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name, (axis, frames) in ahead.items():
@@ -129,11 +193,13 @@ def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Mod
         if node is None or not frames:
             continue
         build = Builder(node, "ahead")
-        read = build.node("Slice", [node.inputs[0], *map(np.array, ([0], [-frames], [axis]))])
+        read = build.node(
+            "Slice", [node.inputs[0], *map(np.array, ([0], [-frames], [axis]))]
+        )
         operands = [*read, *node.inputs[1:]]
-        twin = build.node(node.op_type, operands, node.attributes, outputs=len(node.outputs))[
-            value.index() or 0
-        ]
+        twin = build.node(
+            node.op_type, operands, node.attributes, outputs=len(node.outputs)
+        )[value.index() or 0]
         twin.name, value.name, twin.shape = name, f"{name}.padded", value.shape
         ir.convenience.replace_all_uses_with(value, twin, replace_graph_outputs=True)
     return model

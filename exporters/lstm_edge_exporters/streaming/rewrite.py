@@ -1,7 +1,8 @@
-"""A graph that is being rewritten to be fed in chunks: what its values' flows are, and the nodes to add.
+"""A graph that is being rewritten to be fed in chunks: what its values' flows are, and
+the nodes to add.
 
-A step counter in the graph says where the frames in front of the first real one end; padding and recurrent
-layers ignore them.
+A step counter in the graph says where the frames in front of the first real one end;
+padding and recurrent layers ignore them.
 """
 
 import re
@@ -35,16 +36,20 @@ class NotStreamableError(UnsupportedError):
 
 @dataclass(frozen=True)
 class Flow:
-    """Position and pace of the frames of a value; a value without one does not grow with time."""
+    """Position and pace of the frames of a value; a value without one does not grow
+    with time.
+    """
 
     axis: int
     """Axis of the frames."""
     delay: int = 0
-    """Frame j of the full sequence is frame ``j + delay`` of the stream; negative while padding is owed."""
+    """Frame j of the full sequence is frame ``j + delay`` of the stream; negative while
+    padding is owed."""
     rate: Fraction = Fraction(1)
     """Frames per input step."""
     fill: float | None = None
-    """Value of every element in front of frame 0, before the reset too; None if unknown."""
+    """Value of every element in front of frame 0, before the reset too; None if
+    unknown."""
 
 
 def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
@@ -58,39 +63,59 @@ def size_at(size: int | ir.SymbolicDim, symbol: str, number: int) -> int:
     Raises:
         NotStreamableError: it is not arithmetic.
     """
-    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size)):  # no attribute, string or index
+    if not re.fullmatch(
+        r"[\w\s()+*/,-]+", text := str(size)
+    ):  # no attribute, string or index
         raise NotStreamableError(f"can't read the symbolic size {text}")
-    names = {name: Fraction(number if name == symbol else 1) for name in symbols_of(size)} | _FUNCTIONS
+    names = {
+        name: Fraction(number if name == symbol else 1) for name in symbols_of(size)
+    } | _FUNCTIONS
     return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
 
 
 class Rewriter:
     """A graph that is being rewritten node by node."""
 
-    def __init__(self, model: ir.Model, states: Sequence[StateSpec], batch: str | None, sequence: str):
+    def __init__(
+        self,
+        model: ir.Model,
+        states: Sequence[StateSpec],
+        batch: str | None,
+        sequence: str,
+    ):
         self.model, self.graph = model, model.graph
         self.node: ir.Node | None = None
         self.batch, self.sequence = batch, sequence
         self.given, self.states, self.reach = tuple(states), [*states], 0
         self.flows: dict[ir.Value, Flow] = {}
         self.last: dict[ir.Value, int] = {}
-        """Values computed from the last frames alone, and the step with which they are first complete."""
+        """Values computed from the last frames alone, and the step with which they are
+        first complete."""
         self.ahead: dict[str, tuple[int, int]] = {}
-        """By the name of such a value, its time axis and how many frames later the full sequence takes it."""
+        """By the name of such a value, its time axis and how many frames later the full
+        sequence takes it."""
         self.undefined = False
-        """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
+        """True if frames in front of the first one may be infinite or NaN, which no
+        golden case can have."""
         self.rates = {Fraction(1)}
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         """Constants, pasts, counters and masks; each is made once."""
         self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
-            if value.name not in entering and (axis := self.time_axis(value)) is not None:
+            if (
+                value.name not in entering
+                and (axis := self.time_axis(value)) is not None
+            ):
                 self.flows[value] = Flow(axis)
 
     def time_axis(self, value: ir.Value) -> int | None:
         """Return the axis whose symbolic size contains the time axis's name."""
-        axes = [axis for axis, size in enumerate(value.shape or ()) if self.sequence in symbols_of(size)]
+        axes = [
+            axis
+            for axis, size in enumerate(value.shape or ())
+            if self.sequence in symbols_of(size)
+        ]
         if len(axes) > 1:
             raise self.refusal("relates frames with frames, as attention does")
         return axes[0] if axes else None
@@ -98,23 +123,33 @@ class Rewriter:
     def rate_of(self, value: ir.Value, axis: int) -> Fraction:
         """Return the frames of a value per step and row."""
         assert value.shape is not None
-        once, twice = (size_at(value.shape[axis], self.sequence, times * _MANY) for times in (1, 2))
+        once, twice = (
+            size_at(value.shape[axis], self.sequence, times * _MANY) for times in (1, 2)
+        )
         return Fraction(twice - once, _MANY)
 
     def surplus(self, value: ir.Value, axis: int) -> int:
-        """Return how many frames a value has besides those of its rate; negative if some are missing."""
+        """Return how many frames a value has besides those of its rate; negative if
+        some are missing.
+        """
         assert value.shape is not None
         frames = size_at(value.shape[axis], self.sequence, _MANY)
         return int(frames - self.rate_of(value, axis) * _MANY)
 
     def is_merged(self, value: ir.Value, axis: int) -> bool:
         """Return True if the frames of all rows are on one axis."""
-        return value.shape is not None and not symbols_of(value.shape[axis]) <= {self.sequence}
+        return value.shape is not None and not symbols_of(value.shape[axis]) <= {
+            self.sequence
+        }
 
     def refusal(self, reason: str) -> NotStreamableError:
         """Return an error that names the node."""
         node = self.node
-        where = "" if node is None else f"{node.op_type} {node.name or node.outputs[0].name!r} "
+        where = (
+            ""
+            if node is None
+            else f"{node.op_type} {node.name or node.outputs[0].name!r} "
+        )
         return NotStreamableError(f"{where}{reason}")
 
     def set(self, value: ir.Value, flow: Flow) -> None:
@@ -126,24 +161,36 @@ class Rewriter:
         self.rates.add(flow.rate)
         self.flows[value] = flow
 
-    def take_last(self, results: Sequence[ir.Value], read: ir.Value, flow: Flow, frames: int) -> None:
-        """Record that ``results`` are computed from the last ``frames`` of ``read``; its flow is settled."""
+    def take_last(
+        self, results: Sequence[ir.Value], read: ir.Value, flow: Flow, frames: int
+    ) -> None:
+        """Record that ``results`` are computed from the last ``frames`` of ``read``;
+        its flow is settled.
+        """
         ahead = self.surplus(read, flow.axis) + flow.delay
         leaving = {state.output for state in self.states}
         for value in results:
             self.last[value] = int((flow.delay + frames - 1) / flow.rate)
             if value.uses() or (value.is_graph_output() and value.name not in leaving):
                 if ahead < 0:
-                    raise self.refusal("takes the last of frames that are cut off at the end")
+                    raise self.refusal(
+                        "takes the last of frames that are cut off at the end"
+                    )
                 self.ahead[str(value.name)] = (flow.axis, ahead)
 
-    def add(self, op: str, *inputs: Operand, like: Operand = None, **attributes: Any) -> ir.Value:
-        """Add a node; its result has the dtype of the first operand, or dtype and shape of ``like``."""
+    def add(
+        self, op: str, *inputs: Operand, like: Operand = None, **attributes: Any
+    ) -> ir.Value:
+        """Add a node; its result has the dtype of the first operand, or dtype and shape
+        of ``like``.
+        """
         node = ir.node(op, inputs, attributes)
         (result,) = node.outputs
         model = like or inputs[0]
         assert model is not None
-        if model.dtype is not None:  # a type is changed by the dtype of any value that shares it
+        if (
+            model.dtype is not None
+        ):  # a type is changed by the dtype of any value that shares it
             result.type = ir.TensorType(model.dtype)
         result.shape = None if like is None else like.shape
         node.name = self.names.unique(f"stream.{op}")
@@ -164,21 +211,38 @@ class Rewriter:
             self.graph.register_initializer(self._made[key])
         return self._made[key]
 
-    def cut(self, value: ir.Value, axis: int, start: int, end: int = END, like: Operand = None) -> ir.Value:
+    def cut(
+        self,
+        value: ir.Value,
+        axis: int,
+        start: int,
+        end: int = END,
+        like: Operand = None,
+    ) -> ir.Value:
         """Return a part of ``value`` along an axis."""
         bounds = (self.constant([number]) for number in (start, end, axis))
         return self.add("Slice", value, *bounds, like=like)
 
-    def state(self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float) -> ir.Value:
+    def state(
+        self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float
+    ) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
-        if named := next((axis for axis in axes if isinstance(axis, str) and axis != self.batch), None):
-            raise self.refusal(f"needs a state of fixed size, but axis {named} takes any; fix it by a number")
+        if named := next(
+            (axis for axis in axes if isinstance(axis, str) and axis != self.batch),
+            None,
+        ):
+            raise self.refusal(
+                f"needs a state of fixed size, but axis {named} takes any; fix it by a"
+                " number"
+            )
         assert dtype is not None
         number = sum(state.input.startswith(f"{kind}_") for state in self.states)
         name = self.names.unique(f"{kind}_{number}")
         self.graph.inputs.append(ir.val(name, dtype, axes))
         output = self.names.unique(f"{name}_n")
-        self.states.append(StateSpec(name, output, str(dtype.numpy().name), axes, reset))
+        self.states.append(
+            StateSpec(name, output, str(dtype.numpy().name), axes, reset)
+        )
         return self.graph.inputs[-1]
 
     def end_state(self, value: ir.Value) -> None:
@@ -188,13 +252,17 @@ class Rewriter:
         self.graph.outputs.append(value)
 
     def past(self, value: ir.Value, flow: Flow, frames: int) -> ir.Value:
-        """Return ``value`` behind its last ``frames`` of earlier calls, which become a state."""
+        """Return ``value`` behind its last ``frames`` of earlier calls, which become a
+        state.
+        """
         if self.is_merged(value, flow.axis):
             raise self.refusal("looks along time where rows are merged with it")
         reset = flow.fill or 0.0
         key: tuple[Any, ...] = (value, frames, reset)
         if key not in self._made:
-            state = self.state("past", with_frames(value, flow, frames), value.dtype, reset)
+            state = self.state(
+                "past", with_frames(value, flow, frames), value.dtype, reset
+            )
             self._made[key] = joined = self.add("Concat", state, value, axis=flow.axis)
             self.end_state(self.cut(joined, flow.axis, -frames))
             self.reach += ceil(frames / flow.rate)
@@ -204,7 +272,9 @@ class Rewriter:
         """Return ``value`` delayed by a number of frames."""
         if not frames:
             return value, flow
-        delayed = self.cut(self.past(value, flow, frames), flow.axis, 0, -frames, like=value)
+        delayed = self.cut(
+            self.past(value, flow, frames), flow.axis, 0, -frames, like=value
+        )
         return delayed, replace(flow, delay=flow.delay + frames)
 
     def settle(self, value: ir.Value, flow: Flow) -> tuple[ir.Value, Flow]:
@@ -221,66 +291,126 @@ class Rewriter:
             value = self.add("Where", self.mask(value, flow), number, value, like=value)
         return value, replace(flow, fill=fill)
 
-    def shift(self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0) -> tuple[ir.Value, Flow]:
-        """Return ``value`` with frames in front, or without its first ones if negative; no frame moves."""
+    def shift(
+        self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0
+    ) -> tuple[ir.Value, Flow]:
+        """Return ``value`` with frames in front, or without its first ones if negative;
+        no frame moves.
+        """
         if frames > 0:
             value, flow = self.clean(value, flow, fill)
         flow = replace(flow, delay=flow.delay - frames)
-        return value, flow if frames > 0 or flow.delay <= 0 else replace(flow, fill=None)
+        return value, (
+            flow if frames > 0 or flow.delay <= 0 else replace(flow, fill=None)
+        )
 
     def look_back(
-        self, value: ir.Value, flow: Flow, taps: int, stride: int, front: int = 0, fill: float = 0.0
+        self,
+        value: ir.Value,
+        flow: Flow,
+        taps: int,
+        stride: int,
+        front: int = 0,
+        fill: float = 0.0,
     ) -> tuple[ir.Value, Flow]:
-        """Return ``value`` behind the past frames that windows of ``taps`` look back at, and their flow."""
+        """Return ``value`` behind the past frames that windows of ``taps`` look back
+        at, and their flow.
+        """
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
-        kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
-        value, flow = self.wait(value, flow, max(-(flow.delay + kept), 0))  # padding beyond the window
+        kept = (
+            least + -(flow.delay + least) % stride
+        )  # so that windows lie on the full sequence's strides
+        value, flow = self.wait(
+            value, flow, max(-(flow.delay + kept), 0)
+        )  # padding beyond the window
         if kept:
-            value = self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept)
-        return value, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
+            value = (
+                self.past(value, flow, kept)
+                if kept > 0
+                else self.cut(value, flow.axis, -kept)
+            )
+        return value, replace(
+            flow,
+            delay=(flow.delay + kept) // stride,
+            rate=flow.rate / stride,
+            fill=None,
+        )
 
     def mask(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
+        """Return a mask of the frames in front of the first one: bool, broadcasts to
+        ``value``.
+        """
         rows = [axis == self.batch for axis in axes_of(value)]
         key = ("mask", flow.rate, flow.delay, flow.axis, *rows)
         if key not in self._made:
-            mask = self.add("Less", self.position(value, flow), self.constant(flow.delay))
+            mask = self.add(
+                "Less", self.position(value, flow), self.constant(flow.delay)
+            )
             mask.dtype = ir.DataType.BOOL
             self._made[key] = mask
         return self._made[key]
 
     def position(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return the index of each frame since the reset: int64, broadcasts to ``value``."""
+        """Return the index of each frame since the reset: int64, broadcasts to
+        ``value``.
+        """
         axes = axes_of(value)
         if self.batch not in (*axes, None) or self.is_merged(value, flow.axis):
             raise self.refusal("lags where rows are merged with time")
         if (key := ("count", flow.rate)) not in self._made:
-            count = self.state("count", (*filter(None, [self.batch]), 1), ir.DataType.INT64, 0.0)
+            count = self.state(
+                "count", (*filter(None, [self.batch]), 1), ir.DataType.INT64, 0.0
+            )
             shape = self.add("Shape", value)
             shape.dtype = ir.DataType.INT64
             frames = self.cut(shape, 0, flow.axis, flow.axis + 1)
             self.end_state(self.add("Add", count, frames))
-            steps = self.add("Range", self.constant(0), self.add("Squeeze", frames), self.constant(1))
+            steps = self.add(
+                "Range", self.constant(0), self.add("Squeeze", frames), self.constant(1)
+            )
             self._made[key] = self.add("Add", count, steps)
         position = self._made[key]
         if self.batch in axes[flow.axis :]:
             position = self.add("Transpose", position, perm=[1, 0])
-        others = [axis for axis, size in enumerate(axes) if size != self.batch and axis != flow.axis]
-        return self.add("Unsqueeze", position, self.constant(others)) if others else position
+        others = [
+            axis
+            for axis, size in enumerate(axes)
+            if size != self.batch and axis != flow.axis
+        ]
+        return (
+            self.add("Unsqueeze", position, self.constant(others))
+            if others
+            else position
+        )
 
 
 def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
     """Return the axes of a value with another number of frames."""
-    return tuple(frames if axis == flow.axis else size for axis, size in enumerate(axes_of(value)))
+    return tuple(
+        frames if axis == flow.axis else size
+        for axis, size in enumerate(axes_of(value))
+    )
 
 
 def fill_of(value: ir.Value) -> float | None:
-    """Return the number that all elements of a constant are, whatever its size; None for other values."""
+    """Return the number that all elements of a constant are, whatever its size; None
+    for other values.
+    """
     array, node = constant(value), value.producer()
     if array is not None:
-        return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
-    if node is not None and node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
+        return (
+            float(array.flat[0])
+            if array.size and (array == array.flat[0]).all()
+            else None
+        )
+    if node is not None and node.op_type in (
+        "Cast",
+        "Expand",
+        "Identity",
+        "Reshape",
+        "Unsqueeze",
+    ):
         return None if node.inputs[0] is None else fill_of(node.inputs[0])
     if node is not None and node.op_type == "ConstantOfShape":
         number = node.attributes.get("value")

@@ -24,11 +24,19 @@ def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
         raise work.refusal("gives the places of maxima")
     ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
-    if pads[dim] and node.op_type == "AveragePool" and not node.attributes.get_int("count_include_pad", 0):
+    if (
+        pads[dim]
+        and node.op_type == "AveragePool"
+        and not node.attributes.get_int("count_include_pad", 0)
+    ):
         raise work.refusal("does not count its padding")
-    stride, dilation = ((ints(node, name) or ones)[dim] for name in ("strides", "dilations"))
+    stride, dilation = (
+        (ints(node, name) or ones)[dim] for name in ("strides", "dilations")
+    )
     fill = float(np.finfo(np.float32).min) if node.op_type == "MaxPool" else 0.0
-    joined, flow = work.look_back(value, flow, (kernel[dim] - 1) * dilation + 1, stride, pads[dim], fill)
+    joined, flow = work.look_back(
+        value, flow, (kernel[dim] - 1) * dilation + 1, stride, pads[dim], fill
+    )
     pads[dim] = pads[dim + len(kernel)] = 0
     node.attributes.pop("ceil_mode", None)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
@@ -37,9 +45,13 @@ def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def kernel_of(work: Rewriter, node: ir.Node) -> list[int]:
-    """Return the size of the kernel along each spatial axis; refuse padding that depends on the length."""
+    """Return the size of the kernel along each spatial axis; refuse padding that
+    depends on the length.
+    """
     if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise work.refusal("pads by its length (auto_pad); export it with explicit padding")
+        raise work.refusal(
+            "pads by its length (auto_pad); export it with explicit padding"
+        )
     if (given := ints(node, "kernel_shape")) or node.inputs[1] is None:
         return given
     return [int(size) for size in axes_of(node.inputs[1])[2:]]
@@ -55,11 +67,16 @@ def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Pad: of other axes, or constant frames in front; those behind are not needed."""
+    """Take a Pad: of other axes, or constant frames in front; those behind are not
+    needed.
+    """
     rank = len(axes_of(value))
     axes = numbers(work, node, 3, range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
-    widths = {axis % rank: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
+    widths = {
+        axis % rank: (pads[index], pads[index + len(axes)])
+        for index, axis in enumerate(axes)
+    }
     front, end = widths.pop(flow.axis, (0, 0))
     if front is None or any(None in width for width in widths.values()):
         raise work.refusal("takes computed padding")
@@ -70,7 +87,11 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     if front and (mode := node.attributes.get_string("mode", "constant")) != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
-    hand_on(work, node, *work.shift(value, flow, front, float(numbers(work, node, 2, [0])[0])))
+    hand_on(
+        work,
+        node,
+        *work.shift(value, flow, front, float(numbers(work, node, 2, [0])[0])),
+    )
 
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -78,17 +99,37 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
         per_frame(work, node, value, flow)
         return
-    before = [part for part in node.inputs[: list(node.inputs).index(value)] if part is not None]
-    fills, frames = {fill_of(part) for part in before} or {0.0}, [axes_of(part)[flow.axis] for part in before]
+    before = [
+        part
+        for part in node.inputs[: list(node.inputs).index(value)]
+        if part is not None
+    ]
+    fills, frames = (
+        {fill_of(part) for part in before} or {0.0},
+        [axes_of(part)[flow.axis] for part in before],
+    )
     if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
-    if None in fills or len(fills) > 1 or not all(isinstance(size, int) for size in frames):
-        raise work.refusal("puts frames in front that are not one constant, or not a fixed number of them")
-    hand_on(work, node, *work.shift(value, flow, sum(map(int, frames)), float(fills.pop() or 0.0)))
+    if (
+        None in fills
+        or len(fills) > 1
+        or not all(isinstance(size, int) for size in frames)
+    ):
+        raise work.refusal(
+            "puts frames in front that are not one constant, or not a fixed number of"
+            " them"
+        )
+    hand_on(
+        work,
+        node,
+        *work.shift(value, flow, sum(map(int, frames)), float(fills.pop() or 0.0)),
+    )
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Slice: of another axis, without the first or last frames, every k-th frame, the last ones."""
+    """Take a Slice: of another axis, without the first or last frames, every k-th
+    frame, the last ones.
+    """
     rank = len(axes_of(value))
     starts = numbers(work, node, 1)
     axes = [axis % rank for axis in numbers(work, node, 3, range(len(starts)))]
@@ -99,7 +140,9 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         raise work.refusal("cuts time and another axis at once")
     start, step = starts[0], numbers(work, node, 4, [1])[0]
     end = elements(node.inputs[2], 1)[0]
-    to_the_end = end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
+    to_the_end = (
+        end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
+    )
     if start < 0 and step == 1 and to_the_end:
         last_frames(work, node, value, flow, -start)
     elif start < 0 or step < 1:
@@ -107,24 +150,36 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     elif step == 1:
         hand_on(work, node, *work.shift(value, flow, -start))
     else:
-        joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), 1, step)
-        for index, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
+        joined, flow = work.look_back(
+            value, replace(flow, delay=flow.delay + start), 1, step
+        )
+        for index, number in (
+            (0, joined),
+            (1, work.constant([0])),
+            (2, work.constant([END])),
+        ):
             node.replace_input_with(index, number)
         work.set(node.outputs[0], flow)
 
 
-def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int) -> None:
+def last_frames(
+    work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int
+) -> None:
     """Let a Slice or Gather take the last frames of the stream."""
     read = value
     value, flow = work.settle(value, flow)
-    node.replace_input_with(0, work.past(value, flow, frames - 1) if frames > 1 else value)
+    node.replace_input_with(
+        0, work.past(value, flow, frames - 1) if frames > 1 else value
+    )
     work.take_last(node.outputs, read, flow, frames)
 
 
 def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a Gather: of another axis, or of the last frame."""
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
-    if node.inputs[0] is not value or axis != flow.axis:  # a table's indices move, or another axis is read
+    if (
+        node.inputs[0] is not value or axis != flow.axis
+    ):  # a table's indices move, or another axis is read
         per_frame(work, node, value, flow)
         return
     index = constant(node.inputs[1])
@@ -134,13 +189,17 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a transposed convolution: what its last taps add to later frames is a state."""
+    """Take a transposed convolution: what its last taps add to later frames is a
+    state.
+    """
     dim, kernel = flow.axis - 2, kernel_of(work, node)
     if dim < 0 or "output_shape" in node.attributes:
         raise work.refusal("takes time for channels or rows, or pads by its length")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     rank, result = len(kernel), node.outputs[0]
-    stride, dilation = ((ints(node, name) or [1] * rank)[dim] for name in ("strides", "dilations"))
+    stride, dilation = (
+        (ints(node, name) or [1] * rank)[dim] for name in ("strides", "dilations")
+    )
     pads = ints(node, "pads") or [0] * (2 * rank)
     extra = ints(node, "output_padding") or [0] * rank
     spread_flow = Flow(flow.axis, flow.delay * stride + pads[dim], flow.rate * stride)
@@ -148,19 +207,30 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     attributes = {**node.attributes, "pads": pads, "output_padding": extra}
     spread = work.add("ConvTranspose", value, node.inputs[1], like=result, **attributes)
-    summed = overlap_add(work, spread, spread_flow, (kernel[dim] - 1) * dilation + 1 - stride)
+    summed = overlap_add(
+        work, spread, spread_flow, (kernel[dim] - 1) * dilation + 1 - stride
+    )
     if bias is not None:
-        summed = work.add("Add", summed, work.add("Unsqueeze", bias, work.constant([*range(1, rank + 1)])))
+        summed = work.add(
+            "Add",
+            summed,
+            work.add("Unsqueeze", bias, work.constant([*range(1, rank + 1)])),
+        )
     hand_on(work, node, summed, spread_flow)
 
 
 def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
-    """Return the frames of a call that no later one adds to; the ``overlap`` others, if any, are a state."""
+    """Return the frames of a call that no later one adds to; the ``overlap`` others, if
+    any, are a state.
+    """
     if overlap <= 0:  # empty frames between those of two frames
         pads = [0] * (2 * len(axes_of(spread)))
         pads[len(pads) // 2 + flow.axis] = -overlap
         return work.add("Pad", spread, work.constant(pads)) if overlap else spread
-    axis, state = flow.axis, work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
+    axis, state = (
+        flow.axis,
+        work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0),
+    )
     begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
     joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
     work.end_state(work.cut(joined, axis, -overlap))
@@ -169,10 +239,16 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
 
 def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a Resize that repeats each frame a whole number of times."""
-    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    modes = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
     rate = work.rate_of(node.outputs[0], flow.axis)
     ratio = rate / flow.rate
-    usual = all(node.attributes.get_string(name, "") == mode for name, mode in modes.items())
+    usual = all(
+        node.attributes.get_string(name, "") == mode for name, mode in modes.items()
+    )
     if ratio.denominator > 1 or not usual:
         raise work.refusal("interpolates between frames")
     value, flow = work.settle(value, flow)
@@ -189,14 +265,22 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
         raise work.refusal("sums backwards, or without the frame itself")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
-    total = work.add("Add", work.add("CumSum", value, node.inputs[1]), state, like=value)
+    total = work.add(
+        "Add", work.add("CumSum", value, node.inputs[1]), state, like=value
+    )
     work.end_state(work.cut(total, flow.axis, -1))
     hand_on(work, node, total, replace(flow, fill=None))
 
 
 def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in front of frame 0."""
-    if flow.axis != 0 or node.inputs[0] is not value or node.attributes.get_int("layout", 0) != 0:
+    """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in
+    front of frame 0.
+    """
+    if (
+        flow.axis != 0
+        or node.inputs[0] is not value
+        or node.attributes.get_int("layout", 0) != 0
+    ):
         raise work.refusal("does not run over the first axis of its input")
     if (direction := node.attributes.get_string("direction", "forward")) != "forward":
         raise work.refusal(f"is {direction} and reads time backwards")
@@ -212,36 +296,65 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
 def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
     """Return ``value`` so that a recurrent layer stays at zero until its first frame.
 
-    In front of it the layer reads zeros, and two features more that are 1 there and 0 later. Their weights
-    take the biases off where these move a state at zero: the cell gate of an LSTM, the hidden gate of a GRU
-    (with the reset gate at one half), an RNN. They are as large as biases, as int8 and fp16 need.
+    In front of it the layer reads zeros, and two features more that are 1 there and 0
+    later. Their weights take the biases off where these move a state at zero: the cell
+    gate of an LSTM, the hidden gate of a GRU (with the reset gate at one half), an RNN.
+    They are as large as biases, as int8 and fp16 need.
     """
     given = [*node.inputs, *[None] * 6]
-    if given[4] is not None or given[5] is None or any(np.any(state.reset) for state in work.given):
-        raise work.refusal("lags, and has lengths, or states that are no inputs or not zero at the start")
-    weights, activations = constant(node.inputs[1]), node.attributes.get_strings("activations", None)
-    usual = "clip" not in node.attributes and [*(activations or ())] in ([], ["Relu"], ["Tanh"])
+    if (
+        given[4] is not None
+        or given[5] is None
+        or any(np.any(state.reset) for state in work.given)
+    ):
+        raise work.refusal(
+            "lags, and has lengths, or states that are no inputs or not zero at the"
+            " start"
+        )
+    weights, activations = (
+        constant(node.inputs[1]),
+        node.attributes.get_strings("activations", None),
+    )
+    usual = "clip" not in node.attributes and [*(activations or ())] in (
+        [],
+        ["Relu"],
+        ["Tanh"],
+    )
     if weights is None or not usual:
-        raise work.refusal("lags, and has computed weights, clip or activations of its own")
+        raise work.refusal(
+            "lags, and has computed weights, clip or activations of its own"
+        )
     value, flow = work.clean(value, flow, 0.0)
     biases = constant(given[3])
     if biases is None:
         return value
     reset = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
     gru = [[0, 0], [1, 1], [1, reset]]
-    by_gate: dict[str, Any] = {"RNN": [[1, 1]], "LSTM": [[0, 0]] * 3 + [[1, 1]], "GRU": gru}
-    shares = np.repeat(by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0)
-    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(biases.dtype)
+    by_gate: dict[str, Any] = {
+        "RNN": [[1, 1]],
+        "LSTM": [[0, 0]] * 3 + [[1, 1]],
+        "GRU": gru,
+    }
+    shares = np.repeat(
+        by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0
+    )
+    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(
+        biases.dtype
+    )
     if (rows := axes_of(value)[1]) not in (1, work.batch):
         raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
     feature = work.add("Cast", work.mask(value, flow), to=int(value.dtype or 0))
     feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
-    node.replace_input_with(1, work.constant(np.concatenate([weights, columns], -1), weights.dtype))
+    node.replace_input_with(
+        1, work.constant(np.concatenate([weights, columns], -1), weights.dtype)
+    )
     return work.add("Concat", value, feature, feature, axis=2)
 
 
 def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Count the frames of the result by the data; join or split frames where the rate changes."""
+    """Count the frames of the result by the data; join or split frames where the rate
+    changes.
+    """
     result, sizes = node.outputs[0], node.inputs[1]
     axis = work.time_axis(result)
     if axis is None or sizes is None:
@@ -255,9 +368,11 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
     frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1
     parts = [
-        work.constant([frames if index == axis else size])
-        if index == axis or isinstance(size, int)
-        else work.cut(sizes, 0, index, index + 1)
+        (
+            work.constant([frames if index == axis else size])
+            if index == axis or isinstance(size, int)
+            else work.cut(sizes, 0, index, index + 1)
+        )
         for index, size in enumerate(axes_of(result))
     ]
     node.replace_input_with(0, value)
@@ -266,7 +381,9 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
-    """Take an operator that moves numbers and changes none: padding may be put in behind it."""
+    """Take an operator that moves numbers and changes none: padding may be put in
+    behind it.
+    """
     for result in node.outputs:
         axis = work.time_axis(result)
         if axis is None:
@@ -275,7 +392,9 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
 
 
 def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
-    """Take an operator that computes a frame from that frame of its operands: they wait for one another."""
+    """Take an operator that computes a frame from that frame of its operands: they wait
+    for one another.
+    """
     operands = [
         (index, value, work.flows[value])
         for index, value in enumerate(node.inputs)
@@ -287,7 +406,9 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
             raise work.refusal("joins frames of different rates")
         if incoming.axis in axes_read(node, index, len(axes_of(value))):
             raise work.refusal("reads all time")
-        node.replace_input_with(index, work.wait(value, incoming, delay - incoming.delay)[0])
+        node.replace_input_with(
+            index, work.wait(value, incoming, delay - incoming.delay)[0]
+        )
     work.undefined |= delay > 0 and node.op_type in _PARTIAL
     for result in node.outputs:
         axis = work.time_axis(result)
@@ -298,7 +419,9 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
 
 
 def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
-    """Return the axes of an operand that each element of the result reads as a whole."""
+    """Return the axes of an operand that each element of the result reads as a
+    whole.
+    """
     op = node.op_type
     axis = node.attributes.get_int("axis", 0 if op == "Split" else -1) % max(rank, 1)
     if op in ("LogSoftmax", "Softmax", "Split"):
@@ -308,15 +431,28 @@ def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
     if op == "MatMul":
         return [rank - 1] if index == 0 or rank == 1 else [rank - 2]
     if op == "Gemm":
-        return [0 if node.attributes.get_int("transA" if index == 0 else "transB", 0) else 1]
+        return [
+            0 if node.attributes.get_int("transA" if index == 0 else "transB", 0) else 1
+        ]
     if op not in _REDUCTIONS:
         return ()
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None  # all axes if they are computed
+    given = (
+        constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    )  # all axes if they are computed
     axes = ints(node, "axes") or ([] if given is None else given.reshape(-1).tolist())
     return [axis % rank for axis in axes or range(rank)]
 
 
-_REDUCTIONS = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split()  # noqa: SIM905
+_REDUCTIONS = [
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+]
 _PER_FRAME = """Abs Add And BatchNormalization Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Gemm
 Greater GreaterOrEqual HardSigmoid HardSwish IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log
 LogSoftmax MatMul Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin
@@ -345,7 +481,9 @@ def ints(node: ir.Node, name: str) -> list[int]:
     return [*(node.attributes.get_ints(name, None) or ())]
 
 
-def numbers(work: Rewriter, node: ir.Node, index: int, default: Iterable[float] | None = None) -> list[Any]:
+def numbers(
+    work: Rewriter, node: ir.Node, index: int, default: Iterable[float] | None = None
+) -> list[Any]:
     """Return the numbers of a constant operand, or ``default`` if it is missing."""
     value = node.inputs[index] if index < len(node.inputs) else None
     array = constant(value)
@@ -361,6 +499,11 @@ def elements(value: ir.Value | None, size: int) -> list[int | None]:
         return list(array.reshape(-1).tolist())
     if node is not None and node.op_type == "Concat":
         return [element for part in node.inputs for element in elements(part, 1)]
-    if node is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze"):
+    if node is not None and node.op_type in (
+        "Cast",
+        "Identity",
+        "Reshape",
+        "Unsqueeze",
+    ):
         return elements(node.inputs[0], size)
     return [None] * size

@@ -1,11 +1,11 @@
 """From the graph of a network to one that is fed in chunks.
 
-A rule per operator says what it does to the flow of its operand: it looks back over a window, shifts frames,
-spreads a frame over several, carries a state, or computes each frame from that frame alone. Operators without
-a rule are refused.
+A rule per operator says what it does to the flow of its operand: it looks back over a
+window, shifts frames, spreads a frame over several, carries a state, or computes each
+frame from that frame alone. Operators without a rule are refused.
 
-The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outputs lag by their delays, and
-the frames that it looks back at are states.
+The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outputs lag
+by their delays, and the frames that it looks back at are states.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,11 @@ from math import lcm
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    OutputFixPass,
+    RemoveUnusedNodesPass,
+)
 
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
@@ -33,30 +37,38 @@ class Streamed:
 
     model: ir.Model
     manifest: Manifest
-    """Its contract without a golden case; frames of the past, sums and step counters are the last states."""
+    """Its contract without a golden case; frames of the past, sums and step counters
+    are the last states."""
     reach: int
     """Upper bound of the number of past steps that the added states hold."""
     ahead: Mapping[str, tuple[int, int]]
-    """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
+    """By the name of a value of the last frames, its axis and how much later the full
+    sequence takes it."""
     need: str
-    """Why only a file of its own streams, and how; empty if the graph computes the full sequence too."""
+    """Why only a file of its own streams, and how; empty if the graph computes the full
+    sequence too."""
 
 
 def stream(model: ir.Model, manifest: Manifest) -> Streamed:
     """Return the graph that streams a network.
 
     Args:
-        model: the network with symbolic sizes and with its states as inputs and outputs; it is copied.
+        model: the network with symbolic sizes and with its states as inputs and
+            outputs; it is copied.
         manifest: its contract.
 
     Raises:
         NotStreamableError: a node can't be fed in chunks; the message names it.
     """
     model, sequence = model.clone(), manifest.sequence
-    if sequence is None or all(sequence not in axes_of(value) for value in data_inputs(model.graph)):
+    if sequence is None or all(
+        sequence not in axes_of(value) for value in data_inputs(model.graph)
+    ):
         return Streamed(model, manifest, 0, {}, "")
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
-        raise NotStreamableError(f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later")
+        raise NotStreamableError(
+            f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later"
+        )
     infer_shapes(model)
     work = Rewriter(model, manifest.states, manifest.batch, sequence)
     for node in list(model.graph):
@@ -84,7 +96,9 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
         if value is None or value in work.flows:
             continue
         if value in work.last:
-            raise work.refusal(f"combines frames with {value.name}, which is of the last frame alone")
+            raise work.refusal(
+                f"combines frames with {value.name}, which is of the last frame alone"
+            )
         if work.time_axis(value) is not None and fill_of(value) is None:
             node.replace_input_with(index, count_on(work, value, moving[0]))
     rule(work, node, moving[0], work.flows[moving[0]])
@@ -92,7 +106,11 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
 
 def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     """Delay outputs up to their first frames, tidy the graph, and describe it."""
-    leaving, delays, axes = {state.output for state in work.states}, dict[str, int](), dict[str, Axes]()
+    leaving, delays, axes = (
+        {state.output for state in work.states},
+        dict[str, int](),
+        dict[str, Axes](),
+    )
     unit = lcm(*(rate.denominator for rate in work.rates))
     ordinary = unit == 1
     for index, value in enumerate(list(work.graph.outputs)):
@@ -102,29 +120,51 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
             continue
         if work.is_merged(value, flow.axis):
             raise NotStreamableError(
-                f"output {name} has rows and steps on one axis; return an axis for each, such as "
-                "output.view(L, N, -1)"
+                f"output {name} has rows and steps on one axis; return an axis for"
+                " each, such as output.view(L, N, -1)"
             )
-        ordinary &= flow.rate == 1 and not (value.shape and work.surplus(value, flow.axis))
+        ordinary &= flow.rate == 1 and not (
+            value.shape and work.surplus(value, flow.axis)
+        )
         settled, flow = work.settle(value, flow)
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
         if settled is not value:
-            value.name, settled.name, settled.shape = f"{name}.undelayed", name, value.shape
+            value.name, settled.name, settled.shape = (
+                f"{name}.undelayed",
+                name,
+                value.shape,
+            )
             work.graph.outputs[index] = settled
         sizes: list[int | str] = [*axes_of(settled)]
-        frames, steps = flow.rate.numerator, flow.rate.denominator  # the axis is L, L/8, 2*L or 3*L/2
-        times, per = f"{frames}*" if frames > 1 else "", f"/{steps}" if steps > 1 else ""
+        frames, steps = (
+            flow.rate.numerator,
+            flow.rate.denominator,
+        )  # the axis is L, L/8, 2*L or 3*L/2
+        times, per = (
+            f"{frames}*" if frames > 1 else "",
+            (f"/{steps}" if steps > 1 else ""),
+        )
         sizes[flow.axis] = f"{times}{work.sequence}{per}"
-        settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
+        settled.shape, delays[name], axes[name] = (
+            ir.Shape(sizes),
+            flow.delay,
+            tuple(sizes),
+        )
     _tidy(work.model)
-    ranges = {name: sizes for name, sizes in manifest.ranges.items() if name != work.sequence}
+    ranges = {
+        name: sizes for name, sizes in manifest.ranges.items() if name != work.sequence
+    }
     manifest = manifest._replace(
-        outputs=tuple(spec._replace(axes=axes.get(spec.name, spec.axes)) for spec in manifest.outputs),
+        outputs=tuple(
+            spec._replace(axes=axes.get(spec.name, spec.axes))
+            for spec in manifest.outputs
+        ),
         states=tuple(work.states),
         unit=unit,
         delays={name: delay for name, delay in delays.items() if delay},
-        ranges=ranges | ({work.sequence: AxisRange(unit, None, unit)} if unit > 1 else {}),
+        ranges=ranges
+        | ({work.sequence: AxisRange(unit, None, unit)} if unit > 1 else {}),
         unstreamable="",
         golden=None,
     )
@@ -133,9 +173,15 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
 
 
 def _need(manifest: Manifest) -> str:
-    """Say why a file of its own streams: ``looks 3 steps ahead: --stream writes a file ...``."""
+    """Say why a file of its own streams:
+    ``looks 3 steps ahead: --stream writes a file ...``.
+    """
     unit, frames = manifest.unit, max(manifest.delays.values(), default=0)
-    why = f"looks {counted(manifest.delay_steps, 'step')} ahead" if frames else "has strides"
+    why = (
+        f"looks {counted(manifest.delay_steps, 'step')} ahead"
+        if frames
+        else "has strides"
+    )
     why = why if unit == 1 else f"takes {unit} steps at a time"
     calls = f"whose calls take a multiple of {unit} steps" if unit > 1 else ""
     lag = f"whose outputs lag by {frames}" if frames else ""
@@ -155,44 +201,74 @@ def _tidy(model: ir.Model) -> None:
 
 
 def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
-    """Return a counter, or what is computed from one, for the frames of a stream that ``partner`` has.
+    """Return a counter, or what is computed from one, for the frames of a stream that
+    ``partner`` has.
 
     Raises:
-        NotStreamableError: it is computed in another way, or its time axis is another one.
+        NotStreamableError: it is computed in another way, or its time axis is another
+            one.
     """
     flow, time = work.flows[partner], work.time_axis(value)
-    offset = flow.axis - len(axes_of(partner))  # elementwise operands are aligned at their last axes
-    if time is None or time - len(axes_of(value)) != offset or work.rate_of(value, time) != flow.rate:
-        raise work.refusal(f"combines frames with {value.name}, which counts other frames")
+    offset = flow.axis - len(
+        axes_of(partner)
+    )  # elementwise operands are aligned at their last axes
+    if (
+        time is None
+        or time - len(axes_of(value)) != offset
+        or work.rate_of(value, time) != flow.rate
+    ):
+        raise work.refusal(
+            f"combines frames with {value.name}, which counts other frames"
+        )
     positions = work.position(partner, flow)
     if flow.delay:
         positions = work.add("Sub", positions, work.constant(flow.delay))
-        positions = work.add("Max", positions, work.constant(0))  # frames in front of the first one
+        positions = work.add(
+            "Max", positions, work.constant(0)
+        )  # frames in front of the first one
     result = _counted(work, value, positions, offset)
     work.flows[result] = flow
     return result
 
 
 def _counted(
-    work: Rewriter, value: ir.Value, positions: ir.Value, offset: int, *, aligned: bool = False
+    work: Rewriter,
+    value: ir.Value,
+    positions: ir.Value,
+    offset: int,
+    *,
+    aligned: bool = False,
 ) -> ir.Value:
-    """Return ``value`` computed from ``positions``, which broadcast to all frames, instead of a Range."""
+    """Return ``value`` computed from ``positions``, which broadcast to all frames,
+    instead of a Range.
+    """
     node, time = value.producer(), work.time_axis(value)
     if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
         return value
     if node is not None and node.op_type == "Range":
         first, _, step = node.inputs
-        if value.dtype == ir.DataType.INT64 and None not in map(constant, (first, step)):
+        if value.dtype == ir.DataType.INT64 and None not in map(
+            constant, (first, step)
+        ):
             return work.add("Add", work.add("Mul", positions, step), first)
     rule = None if node is None or node.domain else RULES.get(node.op_type)
     if node is None or time is None or rule not in (layout, per_frame, reshape):
-        raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
+        raise work.refusal(
+            f"combines frames with {value.name}, which restarts with every call"
+        )
     if rule is not per_frame and node.inputs[0] is not None:
         return _counted(work, node.inputs[0], positions, offset)
     if [*axes_read(node, 0, len(axes_of(value)))]:
-        raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
-    aligned, attributes = time - len(axes_of(value)) == offset, dict[str, Any](node.attributes)
-    operands = [x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs]
+        raise work.refusal(
+            f"combines frames with {value.name}, which restarts with every call"
+        )
+    aligned, attributes = (
+        time - len(axes_of(value)) == offset,
+        dict[str, Any](node.attributes),
+    )
+    operands = [
+        x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs
+    ]
     result = work.add(node.op_type, *operands, **attributes)
     result.type = None if value.dtype is None else ir.TensorType(value.dtype)
     return result

@@ -23,16 +23,19 @@ _MODEL = "model.lep"
 
 
 def to_site(
-    model: str | os.PathLike[str], recordings: Sequence[tuple[str, npt.NDArray[np.float32]]]
+    model: str | os.PathLike[str],
+    recordings: Sequence[tuple[str, npt.NDArray[np.float32]]],
 ) -> dict[str, bytes]:
     """Return the files of a file's site by their path in it, for ``write_folder``.
 
     Args:
         model: an ``.onnx`` file or a native program with a manifest.
-        recordings: replayed by the page: each with its title and ``x (L, I)`` in the file's units.
+        recordings: replayed by the page: each with its title and ``x (L, I)`` in the
+            file's units.
 
     Raises:
-        NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
+        NotFoundError, FileFormatError, ContractError: the file is not there, or is no
+            usable model.
         UnsupportedError: a node that native programs lack; the message says which.
         MissingDependencyError: the library was not built.
         CheckFailedError: the golden case fails.
@@ -44,11 +47,15 @@ def to_site(
         if path.suffix == ".lep":
             opened.selftest().require()
     files = {_MODEL: program, **_page()}
-    version = hashlib.sha256(b"".join(name.encode() + part for name, part in sorted(files.items())))
+    version = hashlib.sha256(
+        b"".join(name.encode() + part for name, part in sorted(files.items()))
+    )
     described = {
         "model": _MODEL,
         "name": path.name,
-        "recordings": [_recorded(*recording, signal.features) for recording in recordings],
+        "recordings": [
+            _recorded(*recording, signal.features) for recording in recordings
+        ],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json.dumps(described).encode())
@@ -56,10 +63,16 @@ def to_site(
     return {**files, _CONTENTS: f"self.SITE = {text};\n".encode()}
 
 
-def _recorded(label: str, x: npt.NDArray[np.float32], features: Sequence[str]) -> dict[str, Any]:
+def _recorded(
+    label: str, x: npt.NDArray[np.float32], features: Sequence[str]
+) -> dict[str, Any]:
     """Return a recording as the page reads it."""
     names = list(features) or [f"x{index}" for index in range(x.shape[1])]
-    return {"label": label, "features": names, "x": base64.b64encode(x.astype("<f4").tobytes()).decode()}
+    return {
+        "label": label,
+        "features": names,
+        "x": base64.b64encode(x.astype("<f4").tobytes()).decode(),
+    }
 
 
 def _page() -> dict[str, bytes]:
@@ -67,7 +80,11 @@ def _page() -> dict[str, bytes]:
     packed = Path(__file__).with_name("site")
     folder = packed if packed.is_dir() else Path(__file__).parents[3] / "web" / "site"
     if not (folder / _LIBRARY).is_file():
-        raise MissingDependencyError("the library for browsers is not built here; run make wasm in the clone")
+        raise MissingDependencyError(
+            "the library for browsers is not built here; run make wasm in the clone"
+        )
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
     }

@@ -1,1 +1,3 @@
-"""Verification: cases, a graph in float64, the module as its reference, comparison, golden cases, reports."""
+"""Verification: cases, a graph in float64, the module as its reference, comparison,
+golden cases, reports.
+"""

@@ -1,8 +1,10 @@
-"""The cases that a file and its reference are compared on, and the ways to run one on both alike.
+"""The cases that a file and its reference are compared on, and the ways to run one on
+both alike.
 
-A ``CaseGenerator`` draws signals at the example's own scale, feature by feature, indices over their whole
-valid range, states at reset or at random, and lengths. The same seed, size and offset give the same case. A
-way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
+A ``CaseGenerator`` draws signals at the example's own scale, feature by feature,
+indices over their whole valid range, states at reset or at random, and lengths. The
+same seed, size and offset give the same case. A way to run a case is a ``Procedure``:
+whole, in chunks with states carried, or row by row.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +26,11 @@ Procedure = Callable[[Runner, Feeds], Feeds]
 """How a case is run, the same way for a file and for what it is compared with."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
-"""The ``(N, L)`` of a verification beside the example's, counted from the least size of an axis. Every third
-starts from the reset states."""
+"""The ``(N, L)`` of a verification beside the example's, counted from the least size of
+an axis. Every third starts from the reset states."""
 _BEYOND = 2
-"""How often the longest case holds the example's steps, where the grid does not reach as far."""
+"""How often the longest case holds the example's steps, where the grid does not reach
+as far."""
 _LONGEST_CHUNK = 8
 _KEPT = 24
 """Cases whose results are kept."""
@@ -43,12 +46,14 @@ class InputSpec:
     role: str = "signal"
     """``signal``, ``state`` or ``lengths``."""
     example: Array | None = None
-    """Values as they really come: a float input is drawn at the mean and spread of each feature (its last
-    axis), an integer one between the least and the greatest where ``values`` is unknown."""
+    """Values as they really come: a float input is drawn at the mean and spread of each
+    feature (its last axis), an integer one between the least and the greatest where
+    ``values`` is unknown."""
     reset: float | Array = 0.0
     """For a state: its value at the start of a stream."""
     values: int | None = None
-    """For an index: how many values are valid, from 0, such as the rows of an embedding's table."""
+    """For an index: how many values are valid, from 0, such as the rows of an
+    embedding's table."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,10 @@ class Case:
 
     def __str__(self) -> str:
         """Return the sizes and the states: ``N=1, L=5, states at reset``."""
-        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
+        sizes = (
+            ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+            or "fixed sizes"
+        )
         return f"{sizes}{', states at reset' if self.at_reset else ''}"
 
 
@@ -83,7 +91,8 @@ class CaseGenerator:
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """The sizes that a named axis may have; any from 1 where left out."""
     held: frozenset[str] = frozenset()
-    """States that are at reset in every case: frames of the past, from which no module can be started."""
+    """States that are at reset in every case: frames of the past, from which no module
+    can be started."""
 
     @classmethod
     def of(
@@ -93,7 +102,9 @@ class CaseGenerator:
         values: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> "CaseGenerator":
-        """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those of ``InputSpec``."""
+        """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those
+        of ``InputSpec``.
+        """
         examples, values = examples or {}, values or {}
         data = [
             InputSpec(
@@ -105,13 +116,28 @@ class CaseGenerator:
             for spec in manifest.inputs
         ]
         states = [
-            InputSpec(state.input, state.dtype, state.axes, "state", examples.get(state.input), state.reset)
+            InputSpec(
+                state.input,
+                state.dtype,
+                state.axes,
+                "state",
+                examples.get(state.input),
+                state.reset,
+            )
             for state in manifest.states
         ]
-        return cls((*data, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
+        return cls(
+            (*data, *states),
+            manifest.batch,
+            manifest.sequence,
+            seed,
+            ranges=manifest.ranges,
+        )
 
     def cases(self) -> Iterator[Case]:
-        """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well above the example."""
+        """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well
+        above the example.
+        """
         example = self.example()
         if example is not None:
             yield example
@@ -119,16 +145,27 @@ class CaseGenerator:
         for number, (rows, steps) in enumerate(GRID):
             rng = np.random.default_rng((self.seed, number))
             others = {
-                name: self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
+                name: (
+                    self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
+                )
                 for name, size in example_sizes.items()
             }
             rows += self._range(self.batch).least - 1
             steps += self._range(self.sequence).least - 1
             yield self.case(
-                rows, steps, at_reset=number % 3 == 0, offset=number, full=number % 2 == 0, others=others
+                rows,
+                steps,
+                at_reset=number % 3 == 0,
+                offset=number,
+                full=number % 2 == 0,
+                others=others,
             )
         reached = max(length for _, length in GRID)
-        if any(_BEYOND * size > reached for name, size in example_sizes.items() if name != self.batch):
+        if any(
+            _BEYOND * size > reached
+            for name, size in example_sizes.items()
+            if name != self.batch
+        ):
             sizes = {name: _BEYOND * size + 1 for name, size in example_sizes.items()}
             sizes |= {self.batch: 2} if self.batch in sizes else {}
             yield self.at(sizes, offset=len(GRID))
@@ -154,17 +191,28 @@ class CaseGenerator:
             others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        given: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
-        sizes = {name: given[name] if name in given else 2 + int(rng.integers(9)) for name in self._names()}
+        given: dict[str, int] = {
+            **(others or {}),
+            str(self.batch): n,
+            str(self.sequence): length,
+        }
+        sizes = {
+            name: given[name] if name in given else 2 + int(rng.integers(9))
+            for name in self._names()
+        }
         return self._draw(sizes, rng, at_reset, full)
 
     def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
-        """Generate one case from the reset states, with full rows, at a size for every named axis."""
+        """Generate one case from the reset states, with full rows, at a size for every
+        named axis.
+        """
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
 
     def example(self) -> Case | None:
-        """Return the example itself, states that it does not hold at reset; None where an input has none."""
+        """Return the example itself, states that it does not hold at reset; None where
+        an input has none.
+        """
         if any(spec.example is None for spec in self.inputs if spec.role != "state"):
             return None
         sizes: dict[str, int] = {}
@@ -177,12 +225,19 @@ class CaseGenerator:
         except InputError:
             return None
         resets = {spec.name: spec for spec in self.inputs if spec.name not in feeds}
-        at_reset = all(spec.name in resets for spec in self.inputs if spec.role == "state")
-        feeds |= {name: _at_reset(state, resolve(state.axes, sizes) or ()) for name, state in resets.items()}
+        at_reset = all(
+            spec.name in resets for spec in self.inputs if spec.role == "state"
+        )
+        feeds |= {
+            name: _at_reset(state, resolve(state.axes, sizes) or ())
+            for name, state in resets.items()
+        }
         return Case(sizes, feeds, at_reset)
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
-        """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
+        """Return the generator that ``run`` takes: it may pack with
+        ``enforce_sorted=True``.
+        """
         if not any(spec.role == "lengths" for spec in self.inputs):
             return self
         try:
@@ -195,17 +250,27 @@ class CaseGenerator:
 
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
-        axes = [axis for spec in self.inputs for axis in spec.axes if isinstance(axis, str)]
+        axes = [
+            axis for spec in self.inputs for axis in spec.axes if isinstance(axis, str)
+        ]
         return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
     def _range(self, name: str | None) -> AxisRange:
         return self.ranges.get(name or "", AxisRange())
 
-    def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
+    def _draw(
+        self,
+        sizes: Mapping[str, int],
+        rng: np.random.Generator,
+        at_reset: bool,
+        full: bool,
+    ) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
         examples = [spec.example for spec in self.inputs if spec.role == "lengths"]
         given = [example.max() for example in examples if example is not None]
-        steps = sizes.get(str(self.sequence)) or int(max(given, default=1))  # given if the time axis is fixed
+        steps = sizes.get(str(self.sequence)) or int(
+            max(given, default=1)
+        )  # given if the time axis is fixed
         feeds = {}
         for spec in self.inputs:
             shape = resolve(spec.axes, sizes)
@@ -217,7 +282,9 @@ class CaseGenerator:
                 lengths = -np.sort(-lengths) if self.sorted_lengths else lengths
                 feeds[spec.name] = lengths.astype(spec.dtype)
             elif spec.role == "state":
-                feeds[spec.name] = _state(spec, shape, rng, at_reset or spec.name in self.held)
+                feeds[spec.name] = _state(
+                    spec, shape, rng, at_reset or spec.name in self.held
+                )
             else:
                 feeds[spec.name] = _signal(spec, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
@@ -228,17 +295,26 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
     return reset
 
 
-def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
+def _state(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool
+) -> Array:
     reset = _at_reset(spec, shape)
     if at_reset:
         return reset
     if reset.dtype.kind in "iub":  # counters and flags
-        return np.asarray(reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape), spec.dtype)
+        return np.asarray(
+            reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape),
+            spec.dtype,
+        )
     return np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
 def _signal(
-    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    full: bool,
+    steps: int,
 ) -> Array:
     example = None if spec.example is None or not spec.example.size else spec.example
     one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
@@ -246,24 +322,37 @@ def _signal(
         example is not None and one_a_row and example.min() > 0 and example.max() == 1
     ):  # fractions of a length
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
-        drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
+        drawn = (
+            1.0
+            if full
+            else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
+        )
         return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
     if spec.values:
         return _indices(spec.values, shape, rng).astype(spec.dtype)
     if np.dtype(spec.dtype).kind in "iub":
-        low, high = (0, 1) if example is None else (int(example.min()), int(example.max()) + 1)
+        low, high = (
+            (0, 1) if example is None else (int(example.min()), int(example.max()) + 1)
+        )
         return rng.integers(low, high, shape).astype(spec.dtype)
     noise = rng.standard_normal(shape)
     if example is None:
         return np.asarray(noise, spec.dtype)
-    by_feature = example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
+    by_feature = (
+        example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
+    )
     over = tuple(range(example.ndim - 1)) if by_feature else None
-    center, spread = example.mean(axis=over, dtype=np.float64), example.std(axis=over, dtype=np.float64)
+    center, spread = (
+        example.mean(axis=over, dtype=np.float64),
+        example.std(axis=over, dtype=np.float64),
+    )
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw indices; some are the first two, often padding and unknown tokens, and the last."""
+    """Draw indices; some are the first two, often padding and unknown tokens, and the
+    last.
+    """
     drawn = np.asarray(rng.integers(0, values, shape))
     edges = rng.permutation([0, min(1, values - 1), values - 1])[: drawn.size]
     drawn.flat[rng.choice(drawn.size, len(edges), replace=False)] = edges
@@ -273,8 +362,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     """Cut ``total`` steps into chunks at random, with a single step first and last.
 
-    Of an output without a time axis only the last chunk's counts, and one of several steps would hide that
-    the network looks a few steps back.
+    Of an output without a time axis only the last chunk's counts, and one of several
+    steps would hide that the network looks a few steps back.
     """
     sizes = [1]
     while (rest := total - 1 - sum(sizes)) > 0:
@@ -288,14 +377,19 @@ def whole(run: Runner, feeds: Feeds) -> Feeds:
 
 
 def remember(run: Runner) -> Runner:
-    """Return ``run`` with its last results kept: a case is compared in more ways than one."""
+    """Return ``run`` with its last results kept: a case is compared in more ways than
+    one.
+    """
     kept: dict[Any, Feeds] = {}
 
     def remembered(feeds: Feeds) -> Feeds:
         key = tuple(
-            (name, array.dtype.str, array.shape, array.tobytes()) for name, array in sorted(feeds.items())
+            (name, array.dtype.str, array.shape, array.tobytes())
+            for name, array in sorted(feeds.items())
         )
-        kept[key] = outputs = kept.pop(key) if key in kept else run(feeds)  # the last used is the last
+        kept[key] = outputs = (
+            kept.pop(key) if key in kept else run(feeds)
+        )  # the last used is the last
         if len(kept) > _KEPT:
             del kept[next(iter(kept))]
         return outputs
@@ -305,18 +399,27 @@ def remember(run: Runner) -> Runner:
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
-    return lambda run, feeds: join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
+    return lambda run, feeds: join_chunks(
+        manifest, list(run_chunks(run, manifest, feeds, sizes))
+    )
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 where an axis has no name."""
-    batch_axes = {name: manifest.batch_axis(axes) for name, axes in manifest.axes.items() if name in feeds}
-    rows = (feeds[name].shape[axis] for name, axis in batch_axes.items() if axis is not None)
+    batch_axes = {
+        name: manifest.batch_axis(axes)
+        for name, axes in manifest.axes.items()
+        if name in feeds
+    }
+    rows = (
+        feeds[name].shape[axis] for name, axis in batch_axes.items() if axis is not None
+    )
     return next(rows, 1), manifest.steps(feeds)
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
-    """Return a runner that runs each ``count`` rows of a batch alone and puts the outputs together.
+    """Return a runner that runs each ``count`` rows of a batch alone and puts the
+    outputs together.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
@@ -337,13 +440,23 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
             part = dict(feeds)
             for name, axis in axes_of(feeds):
                 indices = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
-                part[name] = feeds[name].take(indices[:, first : first + count].ravel(), axis=axis)
+                part[name] = feeds[name].take(
+                    indices[:, first : first + count].ravel(), axis=axis
+                )
             parts.append(run(part))
         joined = dict(parts[0])
         for name, axis in axes_of(parts[0]):
-            blocks = [np.split(part[name], part[name].shape[axis] // count, axis) for part in parts]
+            blocks = [
+                np.split(part[name], part[name].shape[axis] // count, axis)
+                for part in parts
+            ]
             joined[name] = np.concatenate(
-                [part_block for block in zip(*blocks, strict=True) for part_block in block], axis
+                [
+                    part_block
+                    for block in zip(*blocks, strict=True)
+                    for part_block in block
+                ],
+                axis,
             )
         return joined
 
@@ -353,13 +466,18 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
     """Return a case with every row at its full length."""
     name = manifest.lengths
-    return {**feeds} if name is None else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
+    return (
+        {**feeds}
+        if name is None
+        else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
+    )
 
 
 def fill_rows(
     manifest: Manifest, feeds: Feeds, value: float, starts: Sequence[int] | Array
 ) -> dict[str, Array]:
-    """Return a case with ``value`` from a step of each row on, in every float input of data.
+    """Return a case with ``value`` from a step of each row on, in every float input of
+    data.
 
     Rows beyond ``starts`` stay as they are.
     """

@@ -1,14 +1,17 @@
-"""Whether two functions are the same: a graph and its reference in float64, and an engine in float32.
+"""Whether two functions are the same: a graph and its reference in float64, and an
+engine in float32.
 
-In float64 a graph may differ from its reference by ``EQUAL`` of a channel's largest value; where that is
-exceeded, also by 16 times what one unit of float64 does, to the graph where inputs and weights move by it or
-to the reference where inputs do: what cancels in the one may leave roundings in the other. A channel is an
-element of the axes of fixed size. Elements that such a move changes by ``CHAOTIC`` of their channel say
+In float64 a graph may differ from its reference by ``EQUAL`` of a channel's largest
+value; where that is exceeded, also by 16 times what one unit of float64 does, to the
+graph where inputs and weights move by it or to the reference where inputs do: what
+cancels in the one may leave roundings in the other. A channel is an element of the axes
+of fixed size. Elements that such a move changes by ``CHAOTIC`` of their channel say
 nothing; the others of the channel are compared.
 
-An engine may differ from the graph by ``ROUNDED`` of a channel's largest value, plus ``FLOOR``, plus 8 times
-what moving inputs and weights by one unit of float32 does. The units of a state share one channel per layer.
-Where the effect of moving is over 10 % of a channel, the case leaves no digit of it and says nothing there.
+An engine may differ from the graph by ``ROUNDED`` of a channel's largest value, plus
+``FLOOR``, plus 8 times what moving inputs and weights by one unit of float32 does. The
+units of a state share one channel per layer. Where the effect of moving is over 10 % of
+a channel, the case leaves no digit of it and says nothing there.
 """
 
 import contextlib
@@ -27,18 +30,22 @@ from .float64 import Graph64, nudged
 from .reference import REFUSALS
 
 EQUAL = 1e-11
-"""Largest difference of two evaluations in float64, as a fraction of a channel's largest value."""
+"""Largest difference of two evaluations in float64, as a fraction of a channel's
+largest value."""
 ROUNDED = 6e-5
 """Largest difference of an engine, likewise: 503 units in the last place of float32."""
 FLOOR = 2.0**-22
 """Error of sigmoid and tanh near 0 in any implementation."""
 MOVES = 8.0
-"""How many times the effect of moving inputs and weights by one unit in the last place is allowed."""
+"""How many times the effect of moving inputs and weights by one unit in the last place
+is allowed."""
 CHAOTIC = 0.1
-"""Largest effect of moving, as a fraction of a channel, at which a comparison is meaningful."""
+"""Largest effect of moving, as a fraction of a channel, at which a comparison is
+meaningful."""
 POLICY = (
-    f"in float64 {EQUAL:g} of a channel's largest value; in float32 {ROUNDED:g} of it + {FLOOR:.2g} + "
-    f"{MOVES:g} x the effect of one unit in the last place of inputs and weights"
+    f"in float64 {EQUAL:g} of a channel's largest value; in float32 {ROUNDED:g} of it +"
+    f" {FLOOR:.2g} + {MOVES:g} x the effect of one unit in the last place of inputs and"
+    " weights"
 )
 _ULP, _ULP64 = 2.0**-23, 2.0**-52
 _DRAWS = 3
@@ -54,7 +61,8 @@ class Pair:
     graph: Graph64
     """The graph in float64."""
     reference: Runner
-    """The function that the graph must equal; raises one of ``REFUSALS`` where it refuses a case."""
+    """The function that the graph must equal; raises one of ``REFUSALS`` where it
+    refuses a case."""
     engine: Runner
     """onnxruntime on the file, in float32."""
 
@@ -67,7 +75,9 @@ class Pair:
     def _moved(self) -> Sequence[Runner]:
         return [remember(self.graph.moved(seed, _ULP)) for seed in range(2)]
 
-    def equal(self, feeds: Feeds, procedure: Procedure = whole) -> tuple[Comparison, ...]:
+    def equal(
+        self, feeds: Feeds, procedure: Procedure = whole
+    ) -> tuple[Comparison, ...]:
         """Compare the graph with its reference, both in float64, run by a procedure."""
         want, got = procedure(self.reference, feeds), self._run(feeds, procedure)
         return self.within(got, want, feeds, procedure, self.reference)
@@ -80,48 +90,74 @@ class Pair:
         procedure: Procedure = whole,
         reference: Runner | None = None,
     ) -> tuple[Comparison, ...]:
-        """Compare results of the graph and of its reference in float64, both run by a procedure.
+        """Compare results of the graph and of its reference in float64, both run by a
+        procedure.
 
-        What float64 itself leaves open is allowed; without ``reference`` only as far as the graph tells it.
+        What float64 itself leaves open is allowed; without ``reference`` only as far as
+        the graph tells it.
         """
         floor = FLOOR * _ULP64 / _ULP
-        limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
+        limits = {
+            name: EQUAL * self.largest(name, array) + floor
+            for name, array in want.items()
+        }
         comparisons = compare_all(got, want, limits)
-        if all(comparison.ok or not np.isfinite(comparison.max_abs) for comparison in comparisons):
+        if all(
+            comparison.ok or not np.isfinite(comparison.max_abs)
+            for comparison in comparisons
+        ):
             return comparisons
         for name, moved in self._moves64(want, feeds, procedure, reference).items():
             largest, moved = self.largest(name, want[name]), 2 * MOVES * moved
             wild = moved > CHAOTIC * largest
             calm = self.largest(name, np.where(wild, 0.0, moved), by_layer=True)
-            limits[name] = np.where(wild, np.maximum(4.0 * largest, 2.0 * moved), limits[name] + calm)
+            limits[name] = np.where(
+                wild, np.maximum(4.0 * largest, 2.0 * moved), limits[name] + calm
+            )
         return compare_all(got, want, limits)
 
     def _moves64(
         self, want: Feeds, feeds: Feeds, procedure: Procedure, reference: Runner | None
     ) -> dict[str, Array]:
-        """Return how far each element moves where what it is computed from moves by a unit of float64."""
+        """Return how far each element moves where what it is computed from moves by a
+        unit of float64.
+        """
         exact = self._run(feeds, procedure)
-        runs = [(exact, procedure(self.graph.moved(seed, _ULP64), feeds)) for seed in range(_DRAWS)]
+        runs = [
+            (exact, procedure(self.graph.moved(seed, _ULP64), feeds))
+            for seed in range(_DRAWS)
+        ]
         if reference is not None:
             for seed in range(_DRAWS):
-                wide = {name: nudged(feed, seed, _ULP64) for name, feed in feeds.items()}
+                wide = {
+                    name: nudged(feed, seed, _ULP64) for name, feed in feeds.items()
+                }
                 with contextlib.suppress(*REFUSALS):
                     runs.append((want, procedure(reference, wide)))
         return {
-            name: np.max([distance(run[name], base[name]) for base, run in runs if name in run], axis=0)
+            name: np.max(
+                [distance(run[name], base[name]) for base, run in runs if name in run],
+                axis=0,
+            )
             for name, array in want.items()
-            if array.dtype.kind == "f" and name in exact and exact[name].shape == array.shape
+            if array.dtype.kind == "f"
+            and name in exact
+            and exact[name].shape == array.shape
         }
 
     def relative(self, got: Feeds, want: Feeds) -> float:
-        """Return the largest difference as a fraction of its channel's largest value."""
+        """Return the largest difference as a fraction of its channel's largest
+        value.
+        """
         shares = [
             distance(got[name], array) / np.maximum(self.largest(name, array), FLOOR)
             for name, array in want.items()
         ]
         return max((float(share.max(initial=0.0)) for share in shares), default=0.0)
 
-    def rounding(self, feeds: Feeds, run: Runner | None = None) -> tuple[Comparison, ...]:
+    def rounding(
+        self, feeds: Feeds, run: Runner | None = None
+    ) -> tuple[Comparison, ...]:
         """Compare an engine in float32, onnxruntime by default, with the graph."""
         exact = self.exact(feeds)
         got = (run or self.engine)(feeds)
@@ -135,11 +171,19 @@ class Pair:
         for name, array in exact.items():
             limits[name] = np.zeros([1] * array.ndim)
             if array.dtype.kind == "f":
-                away = [self.largest(name, distance(run[name], array), by_layer=True) for run in runs]
-                moved, largest = MOVES * np.max(away, axis=0), self.largest(name, array, by_layer=True)
+                away = [
+                    self.largest(name, distance(run[name], array), by_layer=True)
+                    for run in runs
+                ]
+                moved, largest = (
+                    MOVES * np.max(away, axis=0),
+                    self.largest(name, array, by_layer=True),
+                )
                 limit = ROUNDED * largest + FLOOR + moved
                 chaotic = moved > CHAOTIC * largest
-                limits[name] = np.asarray(np.where(chaotic, np.maximum(limit, 4.0 * largest), limit))
+                limits[name] = np.asarray(
+                    np.where(chaotic, np.maximum(limit, 4.0 * largest), limit)
+                )
         return limits
 
     def _run(self, feeds: Feeds, procedure: Procedure) -> Feeds:
@@ -148,21 +192,27 @@ class Pair:
     def largest(self, name: str, array: Array, *, by_layer: bool = False) -> Array:
         """Return the largest finite absolute value of each channel of an output.
 
-        With ``by_layer`` the units of a state are one channel per layer: one may be near zero at the last
-        step, and far from it before.
+        With ``by_layer`` the units of a state are one channel per layer: one may be
+        near zero at the last step, and far from it before.
         """
         axes = self.manifest.axes.get(name, (None,) * array.ndim)
         free = {index for index, axis in enumerate(axes) if not isinstance(axis, int)}
         if by_layer and name in {state.output for state in self.manifest.states}:
             free.add(len(axes) - 1)
         if array.dtype.kind != "f":
-            return np.zeros([1 if index in free else size for index, size in enumerate(array.shape)])
+            return np.zeros(
+                [1 if index in free else size for index, size in enumerate(array.shape)]
+            )
         finite = np.where(np.isfinite(array), np.abs(array), 0.0)
         return np.asarray(finite.max(axis=tuple(free), keepdims=True, initial=0.0))
 
 
-def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
-    """Compare every output in ``want``; one that ``got`` lacks is infinitely far away."""
+def compare_all(
+    got: Feeds, want: Feeds, limits: Mapping[str, Array]
+) -> tuple[Comparison, ...]:
+    """Compare every output in ``want``; one that ``got`` lacks is infinitely far
+    away.
+    """
     lacking = np.zeros((0, 0, 0))
     return tuple(
         compare(name, got.get(name, lacking), array, limits.get(name, np.zeros(())))
@@ -171,7 +221,8 @@ def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[C
 
 
 def distance(first: Array, other: Array) -> Array:
-    """Return absolute differences in the shape of ``other``; of arrays of unlike shapes all are infinite.
+    """Return absolute differences in the shape of ``other``; of arrays of unlike shapes
+    all are infinite.
 
     Equal infinities and NaN in both places agree, other NaN are infinite.
     """
@@ -180,10 +231,16 @@ def distance(first: Array, other: Array) -> Array:
         return np.full(other.shape, np.inf)
     with np.errstate(invalid="ignore"):
         difference = np.nan_to_num(np.abs(first - other), nan=np.inf, posinf=np.inf)
-    return np.where((first == other) | (np.isnan(first) & np.isnan(other)), 0.0, difference)
+    return np.where(
+        (first == other) | (np.isnan(first) & np.isnan(other)), 0.0, difference
+    )
 
 
 def limit_for(expected: Array, floor: float = 0.0) -> float:
-    """Return 8 times a known error ``floor`` of an output, and 8 units in the last place of float32."""
+    """Return 8 times a known error ``floor`` of an output, and 8 units in the last
+    place of float32.
+    """
     largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-    return MOVES * (floor + max(_ULP * float(largest), float(np.finfo(np.float32).tiny)))
+    return MOVES * (
+        floor + max(_ULP * float(largest), float(np.finfo(np.float32).tiny))
+    )

@@ -16,7 +16,12 @@ from .report import Check, answered
 
 _MEANING = ("task", "signal", "trained")
 """Fields that only the one who exported knows, if anyone does."""
-_ELSEWHERE = {"precision", "int8_activations", "padded_states", "unstreamable"}  # have checks of their own
+_ELSEWHERE = {
+    "precision",
+    "int8_activations",
+    "padded_states",
+    "unstreamable",
+}  # have checks of their own
 _SHOWN = 100
 
 
@@ -31,14 +36,29 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     yield answered("manifest and graph agree", file.broken)
     texts = [prop.value for prop in file.proto.metadata_props if prop.key == KEY]
     if file.model is not None:
-        same = len(texts) == 1 and json.loads(texts[0]) == json.loads(Manifest.from_json(texts[0]).to_json())
-        wrong = "the manifest has unknown fields, or derived ones that contradict the others; export again"
+        same = len(texts) == 1 and json.loads(texts[0]) == json.loads(
+            Manifest.from_json(texts[0]).to_json()
+        )
+        wrong = (
+            "the manifest has unknown fields, or derived ones that contradict the"
+            " others; export again"
+        )
         yield answered("fields of the manifest", "" if same else wrong)
-    opsets = (entry.version for entry in file.proto.opset_import if entry.domain in ("", "ai.onnx"))
+    opsets = (
+        entry.version
+        for entry in file.proto.opset_import
+        if entry.domain in ("", "ai.onnx")
+    )
     opset, version = max(opsets, default=0), file.proto.ir_version
-    wrong = f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}"
+    wrong = (
+        f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and"
+        f" {LATEST_IR_VERSION}"
+    )
     read = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
-    yield answered(f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads", "" if read else wrong)
+    yield answered(
+        f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads",
+        "" if read else wrong,
+    )
     if file.model is None:
         return
     manifest = file.manifest
@@ -46,31 +66,51 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     if manifest.lengths is None:
         yield _same("states stop at lengths", manifest.padded_states, True)
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
-    if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
-        yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
+    if manifest.int8_activations and not (
+        file.operators & {"GRU", "RNN"} and file.precision == "int8"
+    ):
+        yield Check(
+            "int8 activations", "failed", "no GRU or RNN layer has int8 weights"
+        )
 
 
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
-    """Compare the manifest with the expected one, field by field, and the graph's inputs and outputs."""
+    """Compare the manifest with the expected one, field by field, and the graph's
+    inputs and outputs.
+    """
     manifest, reference = file.manifest, expected.manifest
     recorded, wanted = _fields(manifest), _fields(reference)
     for name in {**wanted, **recorded}:
         if name in wanted or name not in _MEANING or expected.configured:
             yield _same(name, recorded.get(name), wanted.get(name))
     for axis in sorted({*manifest.ranges, *reference.ranges}):
-        narrower, wider = (side.ranges.get(axis, AxisRange()) for side in (manifest, reference))
+        narrower, wider = (
+            side.ranges.get(axis, AxisRange()) for side in (manifest, reference)
+        )
         if expected.configured or not _is_narrower(narrower, wider):
             yield _same(f"range of {axis}", str(narrower), str(wider))
     for role in ("input", "output"):
         names = differing(file.proto, expected.proto, role)
-        wrong = f"{', '.join(names)} of the graph are not the reference's; export again" if names else ""
+        wrong = (
+            f"{', '.join(names)} of the graph are not the reference's; export again"
+            if names
+            else ""
+        )
         yield answered(f"{role}s of the graph", wrong)
 
 
-def differing(proto: onnx.ModelProto, expected: onnx.ModelProto, role: str) -> list[str]:
-    """Return the names of constants (``initializer``), nodes, inputs or outputs that differ in two files."""
-    parts, wanted = (_contents(getattr(model.graph, role)) for model in (proto, expected))
-    names = [name for name in {**wanted, **parts} if parts.get(name) != wanted.get(name)]
+def differing(
+    proto: onnx.ModelProto, expected: onnx.ModelProto, role: str
+) -> list[str]:
+    """Return the names of constants (``initializer``), nodes, inputs or outputs that
+    differ in two files.
+    """
+    parts, wanted = (
+        _contents(getattr(model.graph, role)) for model in (proto, expected)
+    )
+    names = [
+        name for name in {**wanted, **parts} if parts.get(name) != wanted.get(name)
+    ]
     return names or ([] if [*parts] == [*wanted] else ["their order"])
 
 
@@ -85,7 +125,9 @@ def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
-    """Return what a manifest states, entry by entry; ranges and what others check aside."""
+    """Return what a manifest states, entry by entry; ranges and what others check
+    aside.
+    """
     unknown = {name for name in _MEANING if getattr(manifest, name) in (None, Signal())}
     bare = manifest._replace(golden=None, provenance={}, equivalence={}, ranges={})
     stated: dict[str, Any] = json.loads(bare.to_json())
@@ -99,16 +141,25 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
         for side, part in entries.items()
         for entry in part
     }
-    return {name: value for name, value in (stated | fields).items() if name not in {*_ELSEWHERE, *unknown}}
+    return {
+        name: value
+        for name, value in (stated | fields).items()
+        if name not in {*_ELSEWHERE, *unknown}
+    }
 
 
 def _same(name: str, file: Any, expected: Any) -> Check:
-    shown = [("none" if value in (None, [], {}) else str(value))[:_SHOWN] for value in (file, expected)]
+    shown = [
+        ("none" if value in (None, [], {}) else str(value))[:_SHOWN]
+        for value in (file, expected)
+    ]
     about = f"the file has {shown[0]}, expected {shown[1]}; export again"
     return answered(name, "" if file == expected else about)
 
 
 def _is_narrower(sizes: AxisRange, wider: AxisRange) -> bool:
-    """Return True if every size of ``sizes`` is one of ``wider``: narrower ones may have been asked for."""
+    """Return True if every size of ``sizes`` is one of ``wider``: narrower ones may
+    have been asked for.
+    """
     below = wider.most is None or (sizes.most is not None and sizes.most <= wider.most)
     return below and sizes.least >= wider.least and sizes.multiple % wider.multiple == 0

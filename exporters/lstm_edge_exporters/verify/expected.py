@@ -1,4 +1,6 @@
-"""The reference of a file: its module exported again in memory, or another ONNX file."""
+"""The reference of a file: its module exported again in memory, or another ONNX
+file.
+"""
 
 import inspect
 import os
@@ -44,7 +46,8 @@ class Expected:
     reach: int = 0
     """Steps that states of operators along time hold."""
     configured: bool = False
-    """True if labels, units, ranges and the like are known, and not taken from the file."""
+    """True if labels, units, ranges and the like are known, and not taken from the
+    file."""
     sha256: str = ""
     """Of the checkpoint, if there is one."""
 
@@ -63,14 +66,17 @@ def against_module(
     Args:
         module: the trained network; copied, never changed.
         file: the file under test.
-        example: what ``forward`` takes, as for ``export``; the file's golden inputs by default.
-        config: what the module is exported with, if that is known: labels, units, features, rate, reset
-            values and axes are then compared as well.
+        example: what ``forward`` takes, as for ``export``; the file's golden inputs by
+            default.
+        config: what the module is exported with, if that is known: labels, units,
+            features, rate, reset values and axes are then compared as well.
         about: what to call the module in the report.
-        sha256: of the checkpoint that the module's weights come from; ``config``'s by default.
+        sha256: of the checkpoint that the module's weights come from; ``config``'s by
+            default.
 
     Raises:
-        InputError: the file's manifest contradicts its graph, or the example does not fit.
+        InputError: the file's manifest contradicts its graph, or the example does not
+            fit.
         UnsupportedError: the module can't be exported.
     """
     from ..export import export
@@ -81,10 +87,21 @@ def against_module(
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     example = _example(module, file) if example is None else example
     settings = config or _config_of(file, Call.of(module, example), module)
-    title, hashed = about or type(module).__name__, sha256 or settings.checkpoint_sha256 or ""
+    title, hashed = (
+        about or type(module).__name__,
+        sha256 or settings.checkpoint_sha256 or "",
+    )
     if file.manifest.is_buffered:
-        made = export(module, example, replace(settings, stream=True))  # which verifies it
-        return _of_file(title, made.manifest, onnx.load_from_string(made.model), file.manifest, hashed)
+        made = export(
+            module, example, replace(settings, stream=True)
+        )  # which verifies it
+        return _of_file(
+            title,
+            made.manifest,
+            onnx.load_from_string(made.model),
+            file.manifest,
+            hashed,
+        )
     built = build(module, example, settings)
     return Expected(
         title,
@@ -100,7 +117,11 @@ def against_module(
 
 
 def _of_file(
-    about: str, manifest: Manifest, proto: onnx.ModelProto, file: Manifest | None, sha256: str
+    about: str,
+    manifest: Manifest,
+    proto: onnx.ModelProto,
+    file: Manifest | None,
+    sha256: str,
 ) -> Expected:
     """Compare with a float file."""
     exact = widened(proto)
@@ -111,7 +132,9 @@ def _of_file(
     return Expected(about, manifest, exact, proto, graph, cases, sha256=sha256)
 
 
-def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> Expected:
+def against_file(
+    path: str | os.PathLike[str], file: ModelFile | None = None
+) -> Expected:
     """Compare ``file`` with another float file that has a manifest.
 
     Raises:
@@ -120,25 +143,34 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
         InputError: it has no manifest, or one that contradicts its graph.
         UnsupportedError: it can't be evaluated in float64.
     """
-    other, manifest = open_file(path), None if file is None or file.model is None else file.manifest
+    other, manifest = (
+        open_file(path),
+        (None if file is None or file.model is None else file.manifest),
+    )
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
         raise UnsupportedError(
-            f"{path} is int8 and has no float64 run; compare with the float file or the PyTorch module that "
-            "it was made from"
+            f"{path} is int8 and has no float64 run; compare with the float file or the"
+            " PyTorch module that it was made from"
         )
     sha256 = str(other.manifest.provenance.get("checkpoint_sha256") or "")
-    expected = _of_file(f"{other.path.name} (ONNX)", other.manifest, other.proto, manifest, sha256)
+    expected = _of_file(
+        f"{other.path.name} (ONNX)", other.manifest, other.proto, manifest, sha256
+    )
     return replace(expected, configured=True)
 
 
 def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig":
-    """Return the names and fixed sizes that the file's graph has, to export the module with."""
+    """Return the names and fixed sizes that the file's graph has, to export the module
+    with.
+    """
     from ..export.config import ExportConfig
 
     graph, manifest = file.graph_axes, file.manifest
-    inputs = {name: graph[name] for name in call.names if "?" not in graph.get(name, ("?",))}
+    inputs = {
+        name: graph[name] for name in call.names if "?" not in graph.get(name, ("?",))
+    }
     arguments = {s.input: s.output for s in manifest.states if s.input in call.names}
     free = [state for state in manifest.states if state.input not in call.names]
     return ExportConfig(
@@ -167,10 +199,15 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
 
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
-    example = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
+    example = {
+        name: torch.from_numpy(np.array(arrays[name]))
+        for name in arrays
+        if name in parameters
+    }
     if not example:
         raise InputError(
-            f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."
-            f"forward ({', '.join(parameters)}); give an example"
+            f"{file.path} carries no golden inputs named as the parameters of"
+            f" {type(module).__name__}.forward ({', '.join(parameters)}); give an"
+            " example"
         )
     return example

@@ -1,4 +1,6 @@
-"""The file under test: opened by the runtime's own rules, then run on plain named arrays."""
+"""The file under test: opened by the runtime's own rules, then run on plain named
+arrays.
+"""
 
 import hashlib
 import os
@@ -13,7 +15,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, ManifestError
+from lstm_edge_runtime.errors import (
+    ContractError,
+    FileFormatError,
+    InputError,
+    ManifestError,
+)
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
@@ -58,11 +65,14 @@ class ModelFile:
 
     @property
     def graph_axes(self) -> dict[str, Axes]:
-        """The axes of every input and output as the graph declares them; ``?`` where it gives no name."""
+        """The axes of every input and output as the graph declares them; ``?`` where it
+        gives no name.
+        """
         values = (*data_inputs(self.inlined.graph), *self.inlined.graph.outputs)
         return {
             str(value.name): tuple(
-                axis if isinstance(axis, int) else axis.value or "?" for axis in value.shape or ()
+                axis if isinstance(axis, int) else axis.value or "?"
+                for axis in value.shape or ()
             )
             for value in values
         }
@@ -71,22 +81,32 @@ class ModelFile:
     def precision(self) -> str:
         """Precision of the outputs: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
         graph = self.inlined.graph
-        if any(map(_INT8.match, self.operators)) or any(map(_decodes_int8, graph.all_nodes())):
+        if any(map(_INT8.match, self.operators)) or any(
+            map(_decodes_int8, graph.all_nodes())
+        ):
             return "int8"
         parts = (graph, *graph.subgraphs())
         values = [value for part in parts for value in part.initializers.values()]
         passed = [*graph.inputs, *graph.outputs]
         if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"
-        return "fp64" if any(value.dtype == ir.DataType.DOUBLE for value in passed) else "fp32"
+        return (
+            "fp64"
+            if any(value.dtype == ir.DataType.DOUBLE for value in passed)
+            else "fp32"
+        )
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
-        """The graph with its weights; raises ``FileFormatError`` if it can't be read."""
+        """The graph with its weights; raises ``FileFormatError`` if it can't be
+        read.
+        """
         try:
             return onnx.load(str(self.path))
         except Exception as error:  # protobuf's DecodeError has no base class of ours
-            raise FileFormatError(f"{self.path} is truncated, or not an ONNX file; copy it again") from error
+            raise FileFormatError(
+                f"{self.path} is truncated, or not an ONNX file; copy it again"
+            ) from error
 
     def runner(self, threads: int = 1, providers: tuple[str, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
@@ -96,18 +116,30 @@ class ModelFile:
             FileFormatError: onnxruntime can't read the file.
         """
         session = open_session(str(self.path), providers, threads)
-        dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
-        floats = {arg.name: dtypes[arg.type] for arg in session.get_inputs() if arg.type in dtypes}
+        dtypes = {
+            "tensor(float)": "float32",
+            "tensor(double)": "float64",
+            "tensor(float16)": "float16",
+        }
+        floats = {
+            arg.name: dtypes[arg.type]
+            for arg in session.get_inputs()
+            if arg.type in dtypes
+        }
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
             # floats may be wider or narrower than the file's
-            converted = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
+            converted = {
+                name: array.astype(floats.get(name, array.dtype))
+                for name, array in feeds.items()
+            }
             return run_by_name(session, converted)
 
         return run
 
     def native_runner(self) -> Runner:
-        """Return the native engine of the file, whose program is not verified as ``convert`` does.
+        """Return the native engine of the file, whose program is not verified as
+        ``convert`` does.
 
         Raises:
             UnsupportedError: a part of it is not covered.
@@ -116,11 +148,15 @@ class ModelFile:
         from ..targets.native.convert import compile_file, open_program
 
         assert self.model is not None
-        return runner(open_program(self.model, compile_file(self.proto, self.manifest))[1])
+        return runner(
+            open_program(self.model, compile_file(self.proto, self.manifest))[1]
+        )
 
 
 def _decodes_int8(node: ir.Node) -> bool:
-    """Return True if a node casts an int8 weight that is then scaled; a table of codes is not."""
+    """Return True if a node casts an int8 weight that is then scaled; a table of codes
+    is not.
+    """
     value = node.inputs[0] if node.op_type == "Cast" else None
     if value is None or not value.is_initializer() or value.dtype != ir.DataType.INT8:
         return False
@@ -137,7 +173,9 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     """
     path = Path(path)
     if path.suffix == ".lep":
-        raise InputError(f"{path} is a program; give the .onnx file that it was made from")
+        raise InputError(
+            f"{path} is a program; give the .onnx file that it was made from"
+        )
     model, broken = None, ""
     try:
         model = load(path)

@@ -1,9 +1,12 @@
-"""A graph in float64, evaluated by onnx's reference evaluator, and moved by one unit in the last place.
+"""A graph in float64, evaluated by onnx's reference evaluator, and moved by one unit in
+the last place.
 
-Overridden is what the evaluator computes otherwise: recurrent layers with lengths, clips or peepholes,
-``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish`` (constants of float32), ``Softplus`` (overflows),
-``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element,
-``GatherElements`` of more than 64 values, and a ``Loop`` that collects values (along an axis that is there).
+Overridden is what the evaluator computes otherwise: recurrent layers with lengths,
+clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
+(constants of float32), ``Softplus`` (overflows), ``ConvTranspose`` with groups,
+``MaxPool`` without strides, ``CumSum`` with an axis of one element, ``GatherElements``
+of more than 64 values, and a ``Loop`` that collects values (along an axis that is
+there).
 """
 
 import math
@@ -28,8 +31,11 @@ from .cases import Feeds
 class Graph64:
     """A graph in float64 as a function of arrays by name."""
 
-    def __init__(self, model: ir.Model, constants: Mapping[str, Array] | None = None) -> None:
-        """Prepare ``model``, whose floats are float64, with ``constants`` in the place of its own by name.
+    def __init__(
+        self, model: ir.Model, constants: Mapping[str, Array] | None = None
+    ) -> None:
+        """Prepare ``model``, whose floats are float64, with ``constants`` in the place
+        of its own by name.
 
         Raises:
             UnsupportedError: a node can't be evaluated; it is named.
@@ -38,13 +44,22 @@ class Graph64:
         proto, replaced = ir.to_proto(model), dict(constants or {})
         for tensor in proto.graph.initializer:
             if tensor.name in replaced:
-                tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
-        for number, inner in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
-            inner.output[:] = [name or f"unnamed {number} {index}" for index, name in enumerate(inner.output)]
+                tensor.CopyFrom(
+                    ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name))
+                )
+        for number, inner in enumerate(
+            _nodes(proto.graph)
+        ):  # what has no name is given to omitted inputs
+            inner.output[:] = [
+                name or f"unnamed {number} {index}"
+                for index, name in enumerate(inner.output)
+            ]
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:
-            raise UnsupportedError(f"the graph can't be evaluated in float64: {first_line(error)}") from error
+            raise UnsupportedError(
+                f"the graph can't be evaluated in float64: {first_line(error)}"
+            ) from error
         for run, node in zip(self._evaluator.rt_nodes_, model.graph, strict=True):
             for name, attribute in node.attributes.items():
                 if attribute.type is ir.AttributeType.FLOAT:  # a file has it in float32
@@ -54,7 +69,8 @@ class Graph64:
         self._outputs = [str(value.name) for value in model.graph.outputs]
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
-        """Return every output in float64; inputs that the graph does not take are left out.
+        """Return every output in float64; inputs that the graph does not take are left
+        out.
 
         Raises:
             RuntimeError: the graph does not run on ``feeds``.
@@ -63,7 +79,9 @@ class Graph64:
         return {name: values[name] for name in self._outputs}
 
     def values(self, feeds: Feeds) -> dict[str, Any]:
-        """Return every value of the graph, those in the bodies of loops aside; raises as a call."""
+        """Return every value of the graph, those in the bodies of loops aside; raises
+        as a call.
+        """
         wide = {
             name: array.astype(np.float64) if array.dtype.kind == "f" else array
             for name, array in feeds.items()
@@ -76,20 +94,26 @@ class Graph64:
             raise RuntimeError(first_line(error)) from error
 
     def moved(self, seed: int, ulp: float) -> Runner:
-        """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves.
+        """Return the graph with constants and inputs moved up or down at random by
+        ``ulp`` of themselves.
 
-        Gates of recurrent layers move by ``ulp``, each unit's at every step alike: a state that leaks slowly
-        adds up that error of sigmoid, near 1 and near 0. The variance of layer norm moves by ``ulp`` of the
-        mean square.
+        Gates of recurrent layers move by ``ulp``, each unit's at every step alike: a
+        state that leaks slowly adds up that error of sigmoid, near 1 and near 0. The
+        variance of layer norm moves by ``ulp`` of the mean square.
         """
         if (seed, ulp) not in self._moves:
             rng = np.random.default_rng(seed)
-            constants = {name: _moved(array, rng, ulp) for name, array in constants_of(self.model)}
+            constants = {
+                name: _moved(array, rng, ulp)
+                for name, array in constants_of(self.model)
+            }
             graph = self._moves[seed, ulp] = Graph64(self.model, constants)
             for run in graph._evaluator.rt_nodes_:
                 run.move = ulp, seed
         graph = self._moves[seed, ulp]
-        return lambda feeds: graph({name: nudged(feed, seed, ulp) for name, feed in feeds.items()})
+        return lambda feeds: graph(
+            {name: nudged(feed, seed, ulp) for name, feed in feeds.items()}
+        )
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -101,18 +125,25 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
-    """Yield name and values of every float64 initializer that data meet; others are for sizes."""
+    """Yield name and values of every float64 initializer that data meet; others are for
+    sizes.
+    """
     for name, value in model.graph.initializers.items():
         of_sizes = all(
             is_data_free(node.outputs[0]) or (node.op_type == "Resize" and index)
             for node, index in value.uses()
         )
-        if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
+        if (
+            value.dtype == ir.DataType.DOUBLE
+            and value.const_value is not None
+            and not of_sizes
+        ):
             yield name, value.const_value.numpy()
 
 
 def nudged(array: Array, seed: int, ulp: float) -> Array:
-    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are.
+    """Return floats moved up or down at random by ``ulp`` of themselves, in float64;
+    others as they are.
 
     Whole numbers that may be indices, which the graph casts, stay.
     """
@@ -123,7 +154,9 @@ def nudged(array: Array, seed: int, ulp: float) -> Array:
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
-    return np.asarray(array * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)), np.float64)
+    return np.asarray(
+        array * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)), np.float64
+    )
 
 
 def _sigmoid(x: Array) -> Array:
@@ -137,16 +170,31 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "hardsigmoid": lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
     "softsign": lambda x: x / (1.0 + np.abs(x)),
 }
-_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_USUAL = {
+    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
+    "GRU": ("Sigmoid", "Tanh"),
+    "RNN": ("Tanh",),
+}
 
 
 class _Direction:
-    """One direction of a recurrent layer: its weights and how it goes from step to step."""
+    """One direction of a recurrent layer: its weights and how it goes from step to
+    step.
+    """
 
-    def __init__(self, kind: str, names: Sequence[str], r: Array, bias: Array, options: Mapping[str, Any]):
+    def __init__(
+        self,
+        kind: str,
+        names: Sequence[str],
+        r: Array,
+        bias: Array,
+        options: Mapping[str, Any],
+    ):
         unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
         if unknown or options.get("activation_alpha") or options.get("activation_beta"):
-            raise NotImplementedError(f"{kind} with activations {', '.join(names)} that have parameters")
+            raise NotImplementedError(
+                f"{kind} with activations {', '.join(names)} that have parameters"
+            )
         functions = [_ACTIVATIONS[name.lower()] for name in names]
         ulp, seed = options["move"]
         if ulp and names[0].lower() == "sigmoid":
@@ -154,14 +202,23 @@ class _Direction:
             functions[0] = lambda x: _sigmoid(x) + signs[: x.shape[-1]]
         clip = options.get("clip")
         if clip:
-            bounded = [lambda x, f=function: f(np.clip(x, -clip, clip)) for function in functions[:2]]
+            bounded = [
+                lambda x, f=function: f(np.clip(x, -clip, clip))
+                for function in functions[:2]
+            ]
             functions = [*bounded, *functions[2:]]
         self.functions, self.r, self.bias = functions, r, bias
         self.peepholes: Array | None = None
-        self.coupled, self.linear = options.get("input_forget"), options.get("linear_before_reset")
+        self.coupled, self.linear = (
+            options.get("input_forget"),
+            options.get("linear_before_reset"),
+        )
 
     def lstm(self, z: Array, h: Array, c: Array) -> tuple[Array, ...]:
-        (f, g, last), z = self.functions, (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
+        (f, g, last), z = (
+            self.functions,
+            (z + h @ self.r + self.bias).reshape(len(z), 4, -1),
+        )
         before = z if self.peepholes is None else z + self.peepholes * c[:, None]
         i, forget = f(before[:, 0]), f(before[:, 2])
         c = (1.0 - i if self.coupled else forget) * c + i * g(z[:, 3])
@@ -190,7 +247,8 @@ def _recurrent(
     layout: int = 0,
     **options: Any,
 ) -> tuple[Array, ...]:
-    """Run a layer of G gates: ``x (L, N, I)`` to ``Y (L, D, N, H)``, ``Y_h (D, N, H)``, ``Y_c (D, N, H)``.
+    """Run a layer of G gates: ``x (L, N, I)`` to ``Y (L, D, N, H)``, ``Y_h (D, N, H)``,
+    ``Y_c (D, N, H)``.
 
     Inputs, formulas and the layout of weights are those of the operators' specification
     (https://onnx.ai/onnx/operators/).
@@ -200,21 +258,40 @@ def _recurrent(
     if layout:
         raise NotImplementedError("layout=1")
     (steps, rows), width, directions = x.shape[:2], r.shape[-1], r.shape[0]
-    starts = [np.zeros((directions, rows, width)) if start is None else start for start in (h, c)]
+    starts = [
+        np.zeros((directions, rows, width)) if start is None else start
+        for start in (h, c)
+    ]
     y, ends, usual = np.zeros((steps, directions, rows, width)), [], _USUAL[kind]
     for number in range(directions):
-        names = list(activations or ())[number * len(usual) : (number + 1) * len(usual)] or usual
-        from_w, from_r = np.split(np.zeros(2 * w.shape[1]) if b is None else b[number], 2)
+        names = (
+            list(activations or ())[number * len(usual) : (number + 1) * len(usual)]
+            or usual
+        )
+        from_w, from_r = np.split(
+            np.zeros(2 * w.shape[1]) if b is None else b[number], 2
+        )
         layer = _Direction(kind, names, r[number].T, from_r, options)
-        layer.peepholes = None if p is None else np.pad(p[number].reshape(3, -1), ((0, 1), (0, 0)))
+        layer.peepholes = (
+            None if p is None else np.pad(p[number].reshape(3, -1), ((0, 1), (0, 0)))
+        )
         step, z = getattr(layer, kind.lower()), x @ w[number].T + from_w
         states = tuple(start[number] for start in starts[: 2 if kind == "LSTM" else 1])
         back = direction == "reverse" or number == 1
         for time in reversed(range(steps)) if back else range(steps):
-            after, live = step(z[time], *states), None if lengths is None else (time < lengths)[:, None]
+            after, live = (
+                step(z[time], *states),
+                (None if lengths is None else (time < lengths)[:, None]),
+            )
             if live is not None:
-                after = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
-            states, y[time, number] = after, after[0] if live is None else np.where(live, after[0], 0.0)
+                after = tuple(
+                    np.where(live, new, old)
+                    for new, old in zip(after, states, strict=True)
+                )
+            states, y[time, number] = (
+                after,
+                (after[0] if live is None else np.where(live, after[0], 0.0)),
+            )
         ends.append(states)
     return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
 
@@ -223,14 +300,29 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
-    tanh = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)) if approximate == "tanh" else None
-    return np.asarray(0.5 * x * (1 + ((_erf(x / math.sqrt(2)) if x.size else x) if tanh is None else tanh)))
+    tanh = (
+        np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+        if approximate == "tanh"
+        else None
+    )
+    return np.asarray(
+        0.5
+        * x
+        * (1 + ((_erf(x / math.sqrt(2)) if x.size else x) if tanh is None else tanh))
+    )
 
 
 def _layer_norm(
-    x: Array, scale: Array, bias: Array | float = 0.0, *, move: tuple[float, int], **options: Any
+    x: Array,
+    scale: Array,
+    bias: Array | float = 0.0,
+    *,
+    move: tuple[float, int],
+    **options: Any,
 ) -> tuple[Array, ...]:
-    """Move the variance by ``move`` of the mean square: engines subtract the mean's square from it."""
+    """Move the variance by ``move`` of the mean square: engines subtract the mean's
+    square from it.
+    """
     axes = tuple(range(options["axis"] % x.ndim, x.ndim))
     mean, square = x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True)
     signs = np.random.default_rng(move[1]).choice([-1.0, 1.0], mean.shape)
@@ -240,7 +332,10 @@ def _layer_norm(
 
 
 def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
-    within = tuple(slice(None if at == axis % data.ndim else n) for at, n in enumerate(indices.shape))
+    within = tuple(
+        slice(None if at == axis % data.ndim else n)
+        for at, n in enumerate(indices.shape)
+    )
     return np.take_along_axis(data[within], indices, axis % data.ndim)
 
 
@@ -251,8 +346,12 @@ def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Arr
     return np.flip(total, index) if reverse else total
 
 
-def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Any) -> Array:
-    """Add, for each tap of the kernel, what all frames give there: ``(N, C, *S)`` to ``(N, M, *T)``."""
+def _conv_transpose(
+    x: Array, w: Array, bias: Array | None = None, **options: Any
+) -> Array:
+    """Add, for each tap of the kernel, what all frames give there: ``(N, C, *S)`` to
+    ``(N, M, *T)``.
+    """
     if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":
         raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
     rank = x.ndim - 2
@@ -260,7 +359,10 @@ def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: An
         np.array(options.get(name) or [usual] * rank)
         for name, usual in (("strides", 1), ("dilations", 1), ("output_padding", 0))
     )
-    pads, groups = np.array(options.get("pads") or [0] * 2 * rank), int(options.get("group") or 1)
+    pads, groups = (
+        np.array(options.get("pads") or [0] * 2 * rank),
+        int(options.get("group") or 1),
+    )
     spans = (np.array(x.shape[2:]) - 1) * strides + 1
     ends = spans + (np.array(w.shape[2:]) - 1) * dilations + extra
     data = x.reshape(len(x), groups, -1, math.prod(x.shape[2:]))
@@ -269,9 +371,13 @@ def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: An
     for tap in np.ndindex(*w.shape[2:]):
         part = np.swapaxes(weights[(slice(None),) * 3 + tap], 1, 2) @ data
         first = tap * dilations
-        reached = whole[(slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))]
+        reached = whole[
+            (slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))
+        ]
         reached += part.reshape(reached.shape)
-    result = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+    result = whole[
+        (slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))
+    ]
     return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 
 
@@ -280,28 +386,49 @@ def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
         if name in (*_USUAL, "LayerNormalization"):
             options["move"] = getattr(self, "move", (0.0, 0))
         result = compute(*inputs, **options)
-        return result[: len(self.onnx_node.output)] if isinstance(result, tuple) else (np.asarray(result),)
+        return (
+            result[: len(self.onnx_node.output)]
+            if isinstance(result, tuple)
+            else (np.asarray(result),)
+        )
 
     return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
 
 class _MaxPool(MaxPool):
-    """Passes NaN on, as frameworks do; onnx's own does not, and its shortcut pads wrongly."""
+    """Passes NaN on, as frameworks do; onnx's own does not, and its shortcut pads
+    wrongly.
+    """
 
     op_domain = ""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
         (x,), kernel = inputs, options["kernel_shape"]
         rank, count = len(kernel), len(self.onnx_node.output)
-        if options.get("ceil_mode") or options.get("auto_pad", "NOTSET") != "NOTSET" or count > 1:
+        if (
+            options.get("ceil_mode")
+            or options.get("auto_pad", "NOTSET") != "NOTSET"
+            or count > 1
+        ):
             run: Any = self._max_pool
             return tuple(run(x, **options))
-        strides, dilations = (options.get(name) or [1] * rank for name in ("strides", "dilations"))
+        strides, dilations = (
+            options.get(name) or [1] * rank for name in ("strides", "dilations")
+        )
         pads = options.get("pads") or [0] * 2 * rank
         sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
-        spans = [(taps - 1) * apart + 1 for taps, apart in zip(kernel, dilations, strict=True)]
-        padded = np.pad(x, sides, constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, 2 + rank)))
+        spans = [
+            (taps - 1) * apart + 1
+            for taps, apart in zip(kernel, dilations, strict=True)
+        ]
+        padded = np.pad(
+            x,
+            sides,
+            constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min,
+        )
+        windows = np.lib.stride_tricks.sliding_window_view(
+            padded, spans, tuple(range(2, 2 + rank))
+        )
         steps = tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))
         return (windows[steps].max(tuple(range(-rank, 0))),)
 
@@ -316,13 +443,22 @@ class _Loop(OpRun):
         return True
 
     def _run(
-        self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
+        self,
+        count: Array | None,
+        condition: Array | None,
+        *states: Any,
+        context: Mapping[str, Any],
+        **_: Any,
     ) -> tuple[Any, ...]:
         wanted, rows = len(states), list[list[Any]]()
         steps = math.inf if count is None else int(count.item())
         go = condition is None or bool(condition.item())
         while go and len(rows) < steps:
-            values = zip(self.body.input_names, (np.array(len(rows)), np.array(go), *states), strict=True)
+            values = zip(
+                self.body.input_names,
+                (np.array(len(rows)), np.array(go), *states),
+                strict=True,
+            )
             again, *results = self.body.run(None, {**context, **dict(values)})
             go, states = bool(again.item()), tuple(results[:wanted])
             rows.append(results[wanted:])
@@ -333,13 +469,21 @@ class _Loop(OpRun):
 
 _MaxPool.__name__, _Loop.__name__ = "MaxPool", "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
-    **{kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options) for kind in _USUAL},
+    **{
+        kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options)
+        for kind in _USUAL
+    },
     "Erf": lambda x: _erf(x) if x.size else x,
     "Gelu": _gelu,
     "Selu": lambda x, **_: (
-        1.0507009873554804934 * np.maximum(x, 0.0) + 1.7580993408473768599 * np.expm1(np.minimum(x, 0.0))
+        1.0507009873554804934 * np.maximum(x, 0.0)
+        + 1.7580993408473768599 * np.expm1(np.minimum(x, 0.0))
     ),
-    "Celu": lambda x, alpha=1.0: np.maximum(x, 0.0) + alpha * np.expm1(np.minimum(x / alpha, 0.0)),
+    "Celu": (
+        lambda x, alpha=1.0: (
+            np.maximum(x, 0.0) + alpha * np.expm1(np.minimum(x / alpha, 0.0))
+        )
+    ),
     "Softplus": lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)),  # as PyTorch
     "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "CumSum": _cum_sum,
@@ -347,4 +491,8 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(*entry) for entry in _COMPUTED.items()), _MaxPool, _Loop]
+_OPERATORS: list[type[OpRun]] = [
+    *(_operator(*entry) for entry in _COMPUTED.items()),
+    _MaxPool,
+    _Loop,
+]

@@ -1,4 +1,6 @@
-"""Golden cases: a few kB of inputs and outputs in a file, with which any device verifies itself."""
+"""Golden cases: a few kB of inputs and outputs in a file, with which any device
+verifies itself.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,25 +14,34 @@ from .cases import Case, CaseGenerator, case_size
 from .compare import Pair
 from .verify import refused
 
-_SIZES = (((2, 12), (2, 6), (1, 4), (1, 2), (1, 40), (1, 400)), ((1, 5), (3, 3), (1, 3)))
-"""``(N, L)`` of the first and of the second case, tried in this order for arrays that are small enough."""
+_SIZES = (
+    ((2, 12), (2, 6), (1, 4), (1, 2), (1, 40), (1, 400)),
+    ((1, 5), (3, 3), (1, 3)),
+)
+"""``(N, L)`` of the first and of the second case, tried in this order for arrays that
+are small enough."""
 _BYTES = (12_000, 4_000)
 _FLOORS = 3.0
 """Limit of an output as a multiple of its recorded floor."""
 _AMPLIFIED = 4.0
-"""How far signals of the second case are from their mean, in terms of what is usual: where a value is
-clipped or saturates wrongly, it is seen there."""
+"""How far signals of the second case are from their mean, in terms of what is usual:
+where a value is clipped or saturates wrongly, it is seen there."""
 
 
 def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
-    """Record two cases of different sizes, with states and lengths that are not trivial.
+    """Record two cases of different sizes, with states and lengths that are not
+    trivial.
 
     Raises:
         CheckFailedError: the reference gives numbers for no small case.
     """
-    first = _choose(pair, (*_cases(cases, 0), *filter(None, [cases.example()])), _BYTES[0])
+    first = _choose(
+        pair, (*_cases(cases, 0), *filter(None, [cases.example()])), _BYTES[0]
+    )
     if first is None:
-        raise CheckFailedError("the module gives numbers for no small case; no golden case can be recorded")
+        raise CheckFailedError(
+            "the module gives numbers for no small case; no golden case can be recorded"
+        )
     shapes = {name: array.shape for name, array in first.inputs.items()}
     more = (
         _amplified(case, cases)
@@ -42,25 +53,37 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
 
 
 def golden_case(pair: Pair, case: Case) -> Golden:
-    """Return a case as files keep it: outputs in the file's dtypes, and their limits."""
+    """Return a case as files keep it: outputs in the file's dtypes, and their
+    limits.
+    """
     exact, limits = pair.exact(case.feeds), pair.limits(case.feeds)
     dtypes = {spec.name: spec.dtype for spec in pair.manifest.outputs}
     dtypes |= {state.output: state.dtype for state in pair.manifest.states}
     return Golden(
         case.feeds,
         {name: np.asarray(array.astype(dtypes[name])) for name, array in exact.items()},
-        {name: float(array.max(initial=0.0)) / _FLOORS for name, array in limits.items()},
+        {
+            name: float(array.max(initial=0.0)) / _FLOORS
+            for name, array in limits.items()
+        },
         limits=limits,
     )
 
 
 def is_finite(case: Golden) -> bool:
     """Return True if outputs and limits are finite; files hold no other numbers."""
-    return all(np.isfinite(array).all() for array in (*case.outputs.values(), *case.limits.values()))
+    return all(
+        np.isfinite(array).all()
+        for array in (*case.outputs.values(), *case.limits.values())
+    )
 
 
-def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]) -> Iterator[str]:
-    """Say where recorded cases are fewer or smaller than those that an export records, or constant."""
+def gaps(
+    manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]
+) -> Iterator[str]:
+    """Say where recorded cases are fewer or smaller than those that an export records,
+    or constant.
+    """
     if len(recorded) < len(wanted):
         yield f"the file has {len(recorded)}, expected {len(wanted)}"
     for number, (record, expected) in enumerate(zip(recorded, wanted, strict=False), 1):
@@ -88,7 +111,13 @@ def _choose(pair: Pair, cases: Iterable[Case], limit: int) -> Golden | None:
         if not is_finite(recorded):
             continue
         golden = recorded
-        if sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values())) <= limit:
+        if (
+            sum(
+                array.nbytes
+                for array in (*golden.inputs.values(), *golden.outputs.values())
+            )
+            <= limit
+        ):
             break
     return golden
 
@@ -99,5 +128,7 @@ def _amplified(case: Case, cases: CaseGenerator) -> Case:
         array = feeds[spec.name]
         if spec.role == "signal" and array.dtype.kind == "f" and array.ndim:
             center = array.mean(axis=tuple(range(array.ndim - 1)), dtype=np.float64)
-            feeds[spec.name] = np.asarray(center + _AMPLIFIED * (array - center), array.dtype)
+            feeds[spec.name] = np.asarray(
+                center + _AMPLIFIED * (array - center), array.dtype
+            )
     return replace(case, feeds=feeds)

@@ -1,4 +1,6 @@
-"""How many values are valid for an input of indices: read off the tables that a graph looks it up in."""
+"""How many values are valid for an input of indices: read off the tables that a graph
+looks it up in.
+"""
 
 from collections.abc import Iterator
 
@@ -14,10 +16,12 @@ _LOOKUPS = frozenset({"Gather", "GatherElements"})
 
 
 def index_values(graph: ir.Graph) -> dict[str, int]:
-    """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
+    """Return how many values, from 0, are valid for each input that ``graph`` uses as
+    an index.
 
-    An index may be a float that the graph casts. It is followed through casts and masks to tables
-    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers).
+    An index may be a float that the graph casts. It is followed through casts and masks
+    to tables (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of
+    several numbers).
     """
     limits = {str(value.name): [*_limits(value, set())] for value in data_inputs(graph)}
     return {name: max(1, min(numbers)) for name, numbers in limits.items() if numbers}
@@ -29,22 +33,41 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
         return
     seen.add(value)
     for node, operand in value.uses():
-        other = constant(node.inputs[1 - operand]) if operand < 2 == len(node.inputs) else None
+        other = (
+            constant(node.inputs[1 - operand])
+            if operand < 2 == len(node.inputs)
+            else None
+        )
         if (limit := _limit(node, operand, other)) is not None:
             yield limit
-        elif node.op_type in ("Add", "Sub") and operand == 0 and other is not None and other.size:
+        elif (
+            node.op_type in ("Add", "Sub")
+            and operand == 0
+            and other is not None
+            and other.size
+        ):
             moved = int(other.max() if node.op_type == "Add" else -other.min())
             yield from (limit - moved for limit in _limits(node.outputs[0], seen))
-        elif operand == 0 if node.op_type in KEEPING else node.op_type in _CHOOSING.get(operand, ()):
+        elif (
+            operand == 0
+            if node.op_type in KEEPING
+            else node.op_type in _CHOOSING.get(operand, ())
+        ):
             for output in node.outputs:
                 yield from _limits(output, seen)
 
 
 def _limit(node: ir.Node, operand: int, other: Array | None) -> int | None:
-    """Return below which number a node needs its operand to be, where it reads it as an index."""
+    """Return below which number a node needs its operand to be, where it reads it as an
+    index.
+    """
     if node.op_type in _LOOKUPS and operand == 1:
         table = node.inputs[0]
-        size = table.shape[node.attributes.get_int("axis", 0) or 0] if table and table.shape else None
+        size = (
+            table.shape[node.attributes.get_int("axis", 0) or 0]
+            if table and table.shape
+            else None
+        )
         return size if isinstance(size, int) else None
     if node.op_type == "OneHot" and operand == 0:
         depth = constant(node.inputs[1])

@@ -11,7 +11,9 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: Report) -> bytes:
-    """Return ``report`` as a JUnit document in UTF-8; characters that XML does not allow are replaced."""
+    """Return ``report`` as a JUnit document in UTF-8; characters that XML does not
+    allow are replaced.
+    """
     root = Element("testsuites")
     for group in report.groups:
         counts = {"failures": group.count("failed"), "errors": 0}
@@ -22,7 +24,12 @@ def to_junit(report: Report) -> bytes:
             names = {"classname": f"lstm-edge.{group.key}", "name": check.name}
             case = SubElement(suite, "testcase", names)
             if check.status == "failed":
-                SubElement(case, "failure", message=check.message, type=CheckFailedError.__name__)
+                SubElement(
+                    case,
+                    "failure",
+                    message=check.message,
+                    type=CheckFailedError.__name__,
+                )
             elif check.status == "skipped":
                 SubElement(case, "skipped", message=check.message)
     indent(root)

@@ -1,4 +1,6 @@
-"""An int8 or fp16 file: quantizing its reference again must give the same file, bit for bit."""
+"""An int8 or fp16 file: quantizing its reference again must give the same file, bit for
+bit.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -26,17 +28,28 @@ _SHOWN = 3
 SLACK = 1.05
 """How many times the limits found here may be those recorded."""
 _FLOAT = 1e-4
-"""How far recorded outputs may be from float64's, as a fraction of the largest value."""
+"""How far recorded outputs may be from float64's, as a fraction of the largest
+value."""
 
 
-def check_quantized(file: ModelFile, expected: Expected, config: ValidateConfig) -> Iterator[Check]:
-    """Quantize the reference again with the recorded options and compare; then run the gate."""
+def check_quantized(
+    file: ModelFile, expected: Expected, config: ValidateConfig
+) -> Iterator[Check]:
+    """Quantize the reference again with the recorded options and compare; then run the
+    gate.
+    """
     options = file.manifest.provenance.get("quantize")
     if not isinstance(options, dict):
-        yield Check("quantized as recorded", "failed", "the file does not record how it was quantized")
+        yield Check(
+            "quantized as recorded",
+            "failed",
+            "the file does not record how it was quantized",
+        )
         return
     try:
-        wanted = quantized_again(expected.proto, QuantizeConfig(**options["config"]), options["picked"])
+        wanted = quantized_again(
+            expected.proto, QuantizeConfig(**options["config"]), options["picked"]
+        )
     except (LstmEdgeError, TypeError, KeyError) as error:
         yield Check("quantized as recorded", "failed", first_line(error))
         return
@@ -46,12 +59,19 @@ def check_quantized(file: ModelFile, expected: Expected, config: ValidateConfig)
         path = Path(folder) / "float.onnx"
         path.write_bytes(with_manifest(expected.proto, manifest))
         cases, targets = evidence(manifest, config.data)
-        judgement = judge(load(path), load(file.path), cases, targets, real=config.data is not None)
-    yield answered("within the budget", "; ".join(over_budget(judgement, config.budget or Budget())))
+        judgement = judge(
+            load(path), load(file.path), cases, targets, real=config.data is not None
+        )
+    yield answered(
+        "within the budget",
+        "; ".join(over_budget(judgement, config.budget or Budget())),
+    )
 
 
 def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
-    """Compare the recorded cases with the reference, and their limits with what this file needs."""
+    """Compare the recorded cases with the reference, and their limits with what this
+    file needs.
+    """
     golden = file.manifest.golden
     assert golden is not None
     assert file.model is not None
@@ -61,18 +81,34 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
     for number, (case, needed) in enumerate(
         zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
     ):
-        exact = {name: array for name, array in graph(case.inputs).items() if name in case.outputs}
-        limits = {
-            name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR) for name, array in exact.items()
+        exact = {
+            name: array
+            for name, array in graph(case.inputs).items()
+            if name in case.outputs
         }
-        yield judged(f"golden case {number} is the reference's", compare_all(case.outputs, exact, limits))
-        wide = [name for name, limit in case.limit.items() if np.any(limit > SLACK * needed.limit[name])]
-        about = f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
+        limits = {
+            name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR)
+            for name, array in exact.items()
+        }
+        yield judged(
+            f"golden case {number} is the reference's",
+            compare_all(case.outputs, exact, limits),
+        )
+        wide = [
+            name
+            for name, limit in case.limit.items()
+            if np.any(limit > SLACK * needed.limit[name])
+        ]
+        about = (
+            f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
+        )
         yield answered(f"limits of golden case {number}", about)
 
 
 def _differences(proto: onnx.ModelProto, expected: onnx.ModelProto) -> Iterator[str]:
-    """Yield the constants, nodes, inputs and outputs of a file that are not the expected ones."""
+    """Yield the constants, nodes, inputs and outputs of a file that are not the
+    expected ones.
+    """
     for role in ("initializer", "node", "input", "output"):
         if names := differing(proto, expected, role):
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

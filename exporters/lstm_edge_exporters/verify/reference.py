@@ -18,7 +18,9 @@ REFUSALS = (RuntimeError, ValueError, IndexError)
 
 
 class TorchReference:
-    """A module and how it is called, on one thread; it takes and gives arrays as a session does."""
+    """A module and how it is called, on one thread; it takes and gives arrays as a
+    session does.
+    """
 
     def __init__(
         self,
@@ -27,18 +29,40 @@ class TorchReference:
         titles: Sequence[Sequence[str]],
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        """Take a module in ``dtype`` that is ours; ``titles`` names each tensor that ``forward`` returns."""
-        self._module, self._call, self._titles, self._dtype = module, call, titles, dtype
+        """Take a module in ``dtype`` that is ours; ``titles`` names each tensor that
+        ``forward`` returns.
+        """
+        self._module, self._call, self._titles, self._dtype = (
+            module,
+            call,
+            titles,
+            dtype,
+        )
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Return every output by name; raises what the module raises."""
         tensors = [torch.from_numpy(np.array(feeds[name])) for name in self._call.names]
         outputs = zip(self._titles, self.tensors(tensors), strict=True)
-        return {name: tensor.detach().cpu().numpy() for names, tensor in outputs for name in names}
+        return {
+            name: tensor.detach().cpu().numpy()
+            for names, tensor in outputs
+            for name in names
+        }
 
     def tensors(self, given: Sequence[Tensor]) -> list[Tensor]:
         """Return what ``forward`` returns for tensors in the order of the call."""
-        converted = [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in given]
-        with torch.no_grad(), one_thread(), Floats(self._dtype), warnings.catch_warnings():
+        converted = [
+            tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+            for tensor in given
+        ]
+        with (
+            torch.no_grad(),
+            one_thread(),
+            Floats(self._dtype),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
-            return [tensor for _, tensor in flatten_output(self._call.run(self._module, converted))]
+            return [
+                tensor
+                for _, tensor in flatten_output(self._call.run(self._module, converted))
+            ]

@@ -18,13 +18,16 @@ class Check:
     name: str
     status: Status
     message: str = ""
-    """Why it failed or was skipped; else what was seen, if there is more to say than the figures."""
+    """Why it failed or was skipped; else what was seen, if there is more to say than
+    the figures."""
     worst: Comparison | None = None
     """The output nearest to its limit, if something was measured."""
 
 
 def answered(name: str, wrong: str, about: str = "") -> Check:
-    """Return the check that has failed if something is ``wrong``; ``about`` is what was seen if not."""
+    """Return the check that has failed if something is ``wrong``; ``about`` is what was
+    seen if not.
+    """
     return Check(name, "failed" if wrong else "passed", wrong or about)
 
 
@@ -58,7 +61,13 @@ class Group:
     def status(self) -> Status:
         """``failed`` if any check failed, ``skipped`` if every one was skipped."""
         statuses = {check.status for check in self.checks}
-        return "failed" if "failed" in statuses else "passed" if "passed" in statuses else "skipped"
+        return (
+            "failed"
+            if "failed" in statuses
+            else "passed"
+            if "passed" in statuses
+            else "skipped"
+        )
 
     @property
     def worst(self) -> Comparison | None:
@@ -102,16 +111,28 @@ class Report:
 
     @property
     def headlines(self) -> tuple[tuple[Group, Check, int], ...]:
-        """The first failed check of each failed group, and the number of others; causes first."""
-        return tuple((group, group.failed[0], len(group.failed) - 1) for group in self.groups if group.failed)
+        """The first failed check of each failed group, and the number of others; causes
+        first.
+        """
+        return tuple(
+            (group, group.failed[0], len(group.failed) - 1)
+            for group in self.groups
+            if group.failed
+        )
 
     @property
     def verdict(self) -> str:
-        """The first thing that is wrong and what to do, in one line; empty if nothing is."""
+        """The first thing that is wrong and what to do, in one line; empty if nothing
+        is.
+        """
         if not self.headlines:
             return ""
         group, check, _ = self.headlines[0]
-        return f"{group.advice}: {check.name}: {check.message}" if group.advice else check.message
+        return (
+            f"{group.advice}: {check.name}: {check.message}"
+            if group.advice
+            else check.message
+        )
 
     def count(self, status: Status) -> int:
         """Return how many checks ended so."""
@@ -121,23 +142,35 @@ class Report:
         """Return the report if everything passed.
 
         Raises:
-            CheckFailedError: an ``AssertionError`` that says what is wrong first and what to do.
+            CheckFailedError: an ``AssertionError`` that says what is wrong first and
+                what to do.
         """
         if not self.ok:
             raise CheckFailedError(
-                f"{self.model} does not compute what {self.reference} does: {self.verdict}"
+                f"{self.model} does not compute what {self.reference} does:"
+                f" {self.verdict}"
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, the same ones for the same file, reference and seed."""
+        """Return plain values for JSON, the same ones for the same file, reference and
+        seed.
+        """
         counts = {status: self.count(status) for status in get_args(Status)}
         groups = [{**_plain(group), "status": group.status} for group in self.groups]
-        return {**_plain(self), "groups": groups, "ok": self.ok, "verdict": self.verdict, **counts}
+        return {
+            **_plain(self),
+            "groups": groups,
+            "ok": self.ok,
+            "verdict": self.verdict,
+            **counts,
+        }
 
 
 def _plain(value: Any) -> Any:
-    """Return records as dicts, tuples as lists, and None for numbers that are not finite."""
+    """Return records as dicts, tuples as lists, and None for numbers that are not
+    finite.
+    """
     if is_dataclass(value):
         value = vars(value)
     elif isinstance(value, Comparison):

@@ -18,16 +18,20 @@ class Samples:
     """Real data to judge on, one sample after another, each from a reset state."""
 
     inputs: Mapping[str, Array]
-    """Per graph input that is neither a state nor ``lengths``: ``(samples, ...)``, then the input's axes
-    without its batch axis, so ``(samples, L, I)`` for ``x``."""
+    """Per graph input that is neither a state nor ``lengths``: ``(samples, ...)``, then
+    the input's axes without its batch axis, so ``(samples, L, I)`` for ``x``."""
     targets: Array | None = None
-    """``(samples,)`` class numbers or names, or ``(samples, C)`` values for regression."""
+    """``(samples,)`` class numbers or names, or ``(samples, C)`` values for
+    regression."""
     lengths: Array | None = None
     """``(samples,)`` valid steps of each sample; None where all are full."""
 
 
-def sample_feeds(samples: Samples, manifest: Manifest, most: int = _MAX_SAMPLES) -> list[dict[str, Array]]:
-    """Return the data inputs of ``selected`` samples, batch axis of 1 included, cut to their whole units.
+def sample_feeds(
+    samples: Samples, manifest: Manifest, most: int = _MAX_SAMPLES
+) -> list[dict[str, Array]]:
+    """Return the data inputs of ``selected`` samples, batch axis of 1 included, cut to
+    their whole units.
 
     Raises:
         InputError: as ``check_samples``.
@@ -40,13 +44,24 @@ def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array
     feeds = {}
     for spec in manifest.data_inputs:
         row, batch = samples.inputs[spec.name][index], manifest.batch_axis(spec.axes)
-        feeds[spec.name] = (row if batch is None else np.expand_dims(row, batch)).astype(spec.dtype)
-    steps = manifest.steps(feeds) if samples.lengths is None else int(samples.lengths[index])
-    return take_steps(manifest.time_axes, feeds, 0, steps // manifest.unit * manifest.unit)
+        feeds[spec.name] = (
+            row if batch is None else np.expand_dims(row, batch)
+        ).astype(spec.dtype)
+    steps = (
+        manifest.steps(feeds)
+        if samples.lengths is None
+        else int(samples.lengths[index])
+    )
+    return take_steps(
+        manifest.time_axes, feeds, 0, steps // manifest.unit * manifest.unit
+    )
 
 
-def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps: int) -> dict[str, Array]:
-    """Return one long sample of ``steps`` time steps: all of them one after another, repeated as needed.
+def join_samples(
+    feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps: int
+) -> dict[str, Array]:
+    """Return one long sample of ``steps`` time steps: all of them one after another,
+    repeated as needed.
 
     Inputs without a time axis are the first sample's.
     """
@@ -59,7 +74,9 @@ def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps
 
 
 def selected(samples: Samples, most: int = _MAX_SAMPLES) -> list[int]:
-    """Return the indices of the samples that are judged: at most ``most``, evenly spread."""
+    """Return the indices of the samples that are judged: at most ``most``, evenly
+    spread.
+    """
     count = len(next(iter(samples.inputs.values())))
     return [round(index) for index in np.linspace(0, count - 1, min(count, most))]
 
@@ -68,13 +85,15 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
     """Refuse data that does not fit a file.
 
     Raises:
-        InputError: an input that is missing or unknown, not finite, of numbers that its dtype can't hold, or
-            with lengths that do not fit; or arrays of unequal counts.
+        InputError: an input that is missing or unknown, not finite, of numbers that its
+            dtype can't hold, or with lengths that do not fit; or arrays of unequal
+            counts.
     """
     names, lengths = {spec.name for spec in manifest.data_inputs}, samples.lengths
     if set(samples.inputs) != names:
         raise InputError(
-            f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)}; name each once"
+            f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)};"
+            " name each once"
         )
     arrays = {**samples.inputs, "targets": samples.targets, "lengths": lengths}
     counts = {name: len(array) for name, array in arrays.items() if array is not None}
@@ -85,14 +104,25 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
         axes = tuple(axis for axis in spec.axes if axis != manifest.batch)
         if array.ndim != 1 + len(axes):
             raise InputError(
-                f"{name} has shape {array.shape}; expected (samples, {', '.join(map(str, axes))})"
+                f"{name} has shape {array.shape}; expected (samples,"
+                f" {', '.join(map(str, axes))})"
             )
         with np.errstate(invalid="ignore"):
-            if not np.isfinite(array).all() or (dtype.kind in "iu" and (array.astype(dtype) != array).any()):
-                raise InputError(f"{name} holds {array.min()}..{array.max()}, expected {dtype} numbers")
+            if not np.isfinite(array).all() or (
+                dtype.kind in "iu" and (array.astype(dtype) != array).any()
+            ):
+                raise InputError(
+                    f"{name} holds {array.min()}..{array.max()}, expected {dtype}"
+                    " numbers"
+                )
         time = manifest.time_axis(axes)
         longest = None if lengths is None or time is None else array.shape[1 + time]
-        if lengths is not None and longest is not None and not 1 <= min(lengths) <= max(lengths) <= longest:
+        if (
+            lengths is not None
+            and longest is not None
+            and not 1 <= min(lengths) <= max(lengths) <= longest
+        ):
             raise InputError(
-                f"lengths holds {min(lengths)}..{max(lengths)}; expected 1..{longest}, the steps of {name}"
+                f"lengths holds {min(lengths)}..{max(lengths)}; expected 1..{longest},"
+                f" the steps of {name}"
             )

@@ -1,8 +1,9 @@
 """``validate``: a file compared with what it must be; causes come before consequences.
 
-The reference is exported again in memory (see ``expected``). Then the two manifests are compared field by
-field, constants bit for bit, and the graphs in float64 on the same cases; each engine must be near the graph.
-int8 and fp16 files are made again, see ``quantized``. Without a reference the golden cases are replayed.
+The reference is exported again in memory (see ``expected``). Then the two manifests are
+compared field by field, constants bit for bit, and the graphs in float64 on the same
+cases; each engine must be near the graph. int8 and fp16 files are made again, see
+``quantized``. Without a reference the golden cases are replayed.
 """
 
 import contextlib
@@ -14,7 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
+from lstm_edge_runtime.errors import (
+    InputError,
+    LstmEdgeError,
+    UnsupportedError,
+    first_line,
+)
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
@@ -42,8 +48,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
-_LONG = ((2, 1040), (310, 2)), ((2, 1040), (310, 2), (7, 3), (1, 97), (16, 31), (64, 5), (2, 257), (1, 3000))
-"""Rows and steps beyond what tables and loops of a wrong file may hold: with ``quick``, and in full."""
+_LONG = (
+    ((2, 1040), (310, 2)),
+    (
+        (2, 1040),
+        (310, 2),
+        (7, 3),
+        (1, 97),
+        (16, 31),
+        (64, 5),
+        (2, 257),
+        (1, 3000),
+    ),
+)
+"""Rows and steps beyond what tables and loops of a wrong file may hold: with ``quick``,
+and in full."""
 _OFFSET, _PADDED, _INPUTS, _ENGINES, _DATA = 60, 4000, 6000, 7000, 8000
 _SAMPLES = 16, 256
 """Samples of the data that are compared; with ``quick``, and in full."""
@@ -54,13 +73,28 @@ _SMALLER = ("int8", "fp16")
 _AGAIN = "the graph computes something else than the reference"
 _GROUPS = {
     "contract": ("Contract", "the manifest is not what the reference has"),
-    "weights": ("Weights", "the file holds other constants than the reference; export again"),
+    "weights": (
+        "Weights",
+        "the file holds other constants than the reference; export again",
+    ),
     "function": ("Function", f"{_AGAIN}; export again"),
-    "states": ("States and rows", "rows or states are not carried as in the reference; export again"),
+    "states": (
+        "States and rows",
+        "rows or states are not carried as in the reference; export again",
+    ),
     "inputs": ("Inputs", f"{_AGAIN} on these inputs; export again"),
-    "quantized": ("Quantization", "the file is not what quantizing the reference gives; quantize again"),
-    "golden": ("Golden cases", "the recorded golden cases are not those of this graph; export again"),
-    "engines": ("Engines", "the graph is right, but an engine is less accurate than float32 allows"),
+    "quantized": (
+        "Quantization",
+        "the file is not what quantizing the reference gives; quantize again",
+    ),
+    "golden": (
+        "Golden cases",
+        "the recorded golden cases are not those of this graph; export again",
+    ),
+    "engines": (
+        "Engines",
+        "the graph is right, but an engine is less accurate than float32 allows",
+    ),
 }
 """Title of each group of checks, and what a failure means."""
 
@@ -76,32 +110,40 @@ def validate(
 
     Args:
         file: the ONNX file.
-        against: what it must equal (see ``against_module`` and ``against_file``), or a module that takes the
-            file's golden inputs; None only replays its golden cases.
+        against: what it must equal (see ``against_module`` and ``against_file``), or a
+            module that takes the file's golden inputs; None only replays its golden
+            cases.
         config: see ``ValidateConfig``.
-        on_progress: called with the fraction of the work that is done, and the group that begins.
+        on_progress: called with the fraction of the work that is done, and the group
+            that begins.
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: truncated, foreign or unsafe to read, or onnxruntime ends on it.
-        InputError: there is nothing to compare the file with, or the data does not fit it.
+        FileFormatError: truncated, foreign or unsafe to read, or onnxruntime ends on
+            it.
+        InputError: there is nothing to compare the file with, or the data does not fit
+            it.
     """
     file = file if isinstance(file, ModelFile) else open_file(file)
     if against is None and file.model and file.manifest.golden is None:
         raise InputError(
-            f"{file.path} carries no golden case and there is nothing to compare it with; "
-            "give --against a reference"
+            f"{file.path} carries no golden case and there is nothing to compare it"
+            " with; give --against a reference"
         )
     if file.model is None:
         against = None
     elif against is not None and not isinstance(against, Expected):
         against = against_module(against, file)
-    return Validation(file, against, config or ValidateConfig(), on_progress or ignore).report()
+    return Validation(
+        file, against, config or ValidateConfig(), on_progress or ignore
+    ).report()
 
 
 @dataclass
 class Validation:
-    """One validation as it goes: group by group, for who would stop at the first that fails."""
+    """One validation as it goes: group by group, for who would stop at the first that
+    fails.
+    """
 
     file: ModelFile
     against: Expected | None
@@ -117,7 +159,11 @@ class Validation:
             sha256=self.file.sha256,
             reference=self.against.about if self.against else "its golden cases",
             precision=self.file.precision,
-            policy="bit for bit what quantizing gives, within its budget" if quantized else POLICY,
+            policy=(
+                "bit for bit what quantizing gives, within its budget"
+                if quantized
+                else POLICY
+            ),
             seed=self.config.seed,
             quick=self.config.quick,
             groups=groups,
@@ -125,7 +171,9 @@ class Validation:
         )
 
     def groups(self) -> Iterator[Group]:
-        """Yield each group when it is done; only the contract if the file's is another one."""
+        """Yield each group when it is done; only the contract if the file's is another
+        one.
+        """
         stages = self._stages()
         for number, (key, check) in enumerate(stages.items()):
             title, advice = _GROUPS[key]
@@ -153,9 +201,21 @@ class Validation:
 
     def _contract(self) -> Iterator[Check]:
         reference = self.against if self.file.model else None
-        recorded = self.file.manifest.provenance.get("checkpoint_sha256") if reference else None
-        if reference is not None and reference.sha256 and recorded and recorded != reference.sha256:
-            about = f"the file has {recorded}, the reference {reference.sha256}; export again if it is newer"
+        recorded = (
+            self.file.manifest.provenance.get("checkpoint_sha256")
+            if reference
+            else None
+        )
+        if (
+            reference is not None
+            and reference.sha256
+            and recorded
+            and recorded != reference.sha256
+        ):
+            about = (
+                f"the file has {recorded}, the reference {reference.sha256}; export"
+                " again if it is newer"
+            )
             yield Check("checkpoint", "failed", about)
         yield from check_form(self.file)
         if reference is not None:
@@ -171,7 +231,9 @@ class Validation:
     def truth(self) -> Pair:
         """The expected graph and the reference."""
         graph = Graph64(self.expected.exact)
-        return Pair(self.expected.manifest, graph, self.expected.reference, self.file.runner())
+        return Pair(
+            self.expected.manifest, graph, self.expected.reference, self.file.runner()
+        )
 
     @cached_property
     def pair(self) -> Pair:
@@ -182,47 +244,80 @@ class Validation:
         ]
         if graphs[0] == graphs[1]:
             return self.truth
-        return replace(self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact)))
+        return replace(
+            self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact))
+        )
 
-    def _case(self, rows: int, steps: int, offset: int, *, at_reset: bool = False) -> dict[str, Array]:
-        return {**self.expected.cases.case(rows, steps, at_reset=at_reset, offset=offset, full=True).feeds}
+    def _case(
+        self, rows: int, steps: int, offset: int, *, at_reset: bool = False
+    ) -> dict[str, Array]:
+        return {
+            **self.expected.cases.case(
+                rows, steps, at_reset=at_reset, offset=offset, full=True
+            ).feeds
+        }
 
     def _weights(self) -> Iterator[Check]:
         names, wanted = (
-            {t.name for t in side.proto.graph.initializer} for side in (self.file, self.expected)
+            {t.name for t in side.proto.graph.initializer}
+            for side in (self.file, self.expected)
         )
         wrong = [
-            name for name in differing(self.file.proto, self.expected.proto, "initializer") if name in wanted
+            name
+            for name in differing(self.file.proto, self.expected.proto, "initializer")
+            if name in wanted
         ]
-        made = [side.provenance.get("versions") for side in (self.file.manifest, self.expected.manifest)]
+        made = [
+            side.provenance.get("versions")
+            for side in (self.file.manifest, self.expected.manifest)
+        ]
         if made[0] != made[1] and not names.issuperset(wrong):
-            yield Check("constants bit for bit", "skipped", "other versions made the file; names differ")
+            yield Check(
+                "constants bit for bit",
+                "skipped",
+                "other versions made the file; names differ",
+            )
             return
-        advice = "a factory that draws weights needs a seed (torch.manual_seed) or --weights"
-        about = f"{', '.join(wrong[:3])} differ from the reference; {advice}" if wrong else ""
+        advice = (
+            "a factory that draws weights needs a seed (torch.manual_seed) or --weights"
+        )
+        about = (
+            f"{', '.join(wrong[:3])} differ from the reference; {advice}"
+            if wrong
+            else ""
+        )
         yield answered("constants bit for bit", about)
 
     def _cases(self) -> Iterator[Case]:
         yield from self.expected.cases.cases()
         for number, size in enumerate(_LONG[not self.config.quick]):
-            yield self.expected.cases.case(*size, at_reset=False, offset=_OFFSET + number, full=True)
+            yield self.expected.cases.case(
+                *size, at_reset=False, offset=_OFFSET + number, full=True
+            )
 
     def _function(self) -> Iterator[Check]:
         """Compare the graph with the reference on every size."""
         checks = [self._equal(str(case), case.feeds) for case in self._cases()]
         yield from checks
         if all(check.status == "skipped" for check in checks):
-            yield Check("any size at all", "failed", "the reference refuses all of them")
+            yield Check(
+                "any size at all", "failed", "the reference refuses all of them"
+            )
 
     def _equal(self, name: str, feeds: Feeds, reference: Runner | None = None) -> Check:
-        """Compare the file's graph with the reference if that takes a case; name the first other node."""
+        """Compare the file's graph with the reference if that takes a case; name the
+        first other node.
+        """
         run = reference or self.expected.reference
         if reason := refused(run, feeds):
             return Check(name, "skipped", reason)
         return asked(name, partial(self._compare, name, feeds, run))
 
     def _compare(self, name: str, feeds: Feeds, run: Runner) -> Check:
-        check = judged(name, self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run))
+        check = judged(
+            name,
+            self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run),
+        )
         if check.status == "passed" or not self._changed_nodes:
             return check
         node = f"node {self._changed_nodes[0]!r} is not the reference's"
@@ -234,15 +329,22 @@ class Validation:
         return differing(self.file.proto, self.expected.proto, "node")
 
     def _states(self) -> Iterator[Check]:
-        """Run rows alone, with NaN in one row, padded rows, and chunks with states carried."""
+        """Run rows alone, with NaN in one row, padded rows, and chunks with states
+        carried.
+        """
         cases, manifest = self.expected.cases, self.expected.manifest
         yield from row_checks(self.pair, cases)
         if manifest.lengths is not None:
             yield from self._lengths(manifest.lengths)
-        feeds, other = self._case(4, 9, _OFFSET + 10, at_reset=True), self._case(4, 9, _OFFSET + 11)
+        feeds, other = (
+            self._case(4, 9, _OFFSET + 10, at_reset=True),
+            self._case(4, 9, _OFFSET + 11),
+        )
         for state in manifest.states:
             moved = {**feeds, state.input: other[state.input]}
-            yield self._equal(f"only {state.input} away from reset", moved, self.truth.exact)
+            yield self._equal(
+                f"only {state.input} away from reset", moved, self.truth.exact
+            )
         wanted, claims = self._claims()
         yield from claims
         streams = claims[0].status == "passed" and not wanted.unstreamable
@@ -250,16 +352,27 @@ class Validation:
             yield from chunk_checks(self.pair, cases, self.expected.reach)
 
     def _claims(self) -> tuple[Manifest, list[Check]]:
-        """Return the expected manifest, and compare what the file's states of chunks and of padding."""
+        """Return the expected manifest, and compare what the file's states of chunks
+        and of padding.
+        """
         saved, wanted = (
             self.file.manifest,
             find_streaming(self.truth, self.expected.cases, self.expected.reach),
         )
-        about = f"the file says {saved.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
-        checks = [answered("streamable", "" if wanted.streamable == saved.streamable else about)]
+        about = (
+            f"the file says {saved.streamable}, the reference {wanted.streamable}"
+            f" {wanted.unstreamable}"
+        )
+        checks = [
+            answered(
+                "streamable", "" if wanted.streamable == saved.streamable else about
+            )
+        ]
         if wanted.lengths is not None and wanted.states and not wanted.unstreamable:
             about = (
-                "" if saved.padded_states == wanted.padded_states else f"the file says {saved.padded_states}"
+                ""
+                if saved.padded_states == wanted.padded_states
+                else f"the file says {saved.padded_states}"
             )
             checks.append(answered("states stop at lengths", about))
         return wanted, checks
@@ -270,7 +383,9 @@ class Validation:
             yield from check_quantized(self.file, self.expected, self.config)
 
     def _lengths(self, name: str) -> Iterator[Check]:
-        """Compare at random, full and single-step lengths, in every order, and with garbage as padding."""
+        """Compare at random, full and single-step lengths, in every order, and with
+        garbage as padding.
+        """
         feeds = self._case(5, 23, _PADDED)
         lengths = feeds[name]
         kinds = {
@@ -281,22 +396,33 @@ class Validation:
             "rising": np.sort(lengths),
         }
         for about, changed in kinds.items():
-            yield self._equal(f"lengths, {about}", {**feeds, name: changed.astype(lengths.dtype)})
+            yield self._equal(
+                f"lengths, {about}", {**feeds, name: changed.astype(lengths.dtype)}
+            )
         for garbage in (np.nan, 1e30):
             padded = fill_rows(self.expected.manifest, feeds, garbage, lengths)
             with contextlib.suppress(*REFUSALS):
                 self.expected.reference(padded)
                 about = f"padding of {garbage:g}"
-                yield asked(about, partial(self._compare, about, padded, self.expected.reference))
+                yield asked(
+                    about,
+                    partial(self._compare, about, padded, self.expected.reference),
+                )
 
     def _inputs(self) -> Iterator[Check]:
-        """Compare on real data if given, and on constants and magnitudes that saturate or vanish."""
+        """Compare on real data if given, and on constants and magnitudes that saturate
+        or vanish.
+        """
         manifest = self.expected.manifest
         for number, sample in enumerate(self._samples()):
             yield self._equal(f"sample {number} of the data", sample)
             yield self._rounded(f"sample {number} in float32", sample)
         feeds = full_length(manifest, self._case(3, 31, _INPUTS))
-        names = [spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
+        names = [
+            spec.name
+            for spec in manifest.data_inputs
+            if np.dtype(spec.dtype).kind == "f"
+        ]
         kinds: Mapping[str, Callable[[Array], Array]] = {
             "zeros": np.zeros_like,
             "ones": np.ones_like,
@@ -307,15 +433,22 @@ class Validation:
             "one spike": _spike,
         }
         for about, change in kinds.items() if names else ():
-            changed = {name: np.asarray(change(feeds[name]), feeds[name].dtype) for name in names}
+            changed = {
+                name: np.asarray(change(feeds[name]), feeds[name].dtype)
+                for name in names
+            }
             yield self._equal(about, {**feeds, **changed})
 
     def _samples(self) -> list[dict[str, Array]]:
-        """Return some samples of the data, each with every input, from reset; none without data."""
+        """Return some samples of the data, each with every input, from reset; none
+        without data.
+        """
         if self.config.data is None:
             return []
         manifest, samples = self.expected.manifest, []
-        for sample in sample_feeds(self.config.data, manifest, _SAMPLES[not self.config.quick]):
+        for sample in sample_feeds(
+            self.config.data, manifest, _SAMPLES[not self.config.quick]
+        ):
             case = self._case(1, manifest.steps(sample), _DATA, at_reset=True)
             samples.append({**full_length(manifest, case), **sample})
         return samples
@@ -323,7 +456,10 @@ class Validation:
     def _rounded(self, name: str, feeds: Feeds, run: Runner | None = None) -> Check:
         if reason := refused(self.expected.reference, feeds):
             return Check(name, "skipped", reason)
-        return asked(name, lambda: judged(name, self.truth.rounding(feeds, run or self.pair.engine)))
+        return asked(
+            name,
+            lambda: judged(name, self.truth.rounding(feeds, run or self.pair.engine)),
+        )
 
     def _engines(self) -> Iterator[Check]:
         """Compare each engine with the graph: providers, and the native engine."""
@@ -340,7 +476,9 @@ class Validation:
                     feeds = full_length(self.expected.manifest, feeds)
                 yield self._rounded(f"{name}, {rows} x {steps}", feeds, run)
             if name == _NATIVE and self.file.manifest.golden is not None:
-                yield _selftested(f"{name}, self-test", partial(selftest, self.file.manifest, run))
+                yield _selftested(
+                    f"{name}, self-test", partial(selftest, self.file.manifest, run)
+                )
         for case in self.expected.cases.cases():
             yield self._rounded(f"onnxruntime, {case}", case.feeds)
 
@@ -370,27 +508,42 @@ class Validation:
         yield from self._replay()
 
     def _gaps(self, recorded: Sequence[Golden]) -> Iterator[Check]:
-        """Compare recorded cases with those of an export of the reference: as many, and none smaller."""
+        """Compare recorded cases with those of an export of the reference: as many, and
+        none smaller.
+        """
         wanted = self.expected.manifest.golden
         if wanted is None:  # a module, and no file
-            wanted = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
+            wanted = record_golden(
+                self.truth, replace(self.expected.cases, held=frozenset())
+            )
         about = gaps(self.expected.manifest, recorded, (wanted, *wanted.more))
         yield answered("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
-        exact, limits = self.truth.exact(golden.inputs), self.truth.limits(golden.inputs)
+        exact, limits = (
+            self.truth.exact(golden.inputs),
+            self.truth.limits(golden.inputs),
+        )
         wanted = {output: exact[output] for output in golden.outputs if output in exact}
-        check = judged(name, compare_all(golden.outputs, wanted, {n: limits[n] / 8 for n in wanted}))
+        check = judged(
+            name,
+            compare_all(golden.outputs, wanted, {n: limits[n] / 8 for n in wanted}),
+        )
         wide = [
             output_name
             for output_name in wanted
-            if output_name in golden.limit  # which replaces limits, and is for int8 and fp16
+            if output_name
+            in golden.limit  # which replaces limits, and is for int8 and fp16
             or output_name not in golden.limits
             or np.any(golden.limits[output_name] > SLACK * limits[output_name] + 1e-30)
         ]
         if check.status == "passed" and wide:
-            return Check(name, "failed", f"limits of {', '.join(wide)} are missing, or wider than needed")
+            return Check(
+                name,
+                "failed",
+                f"limits of {', '.join(wide)} are missing, or wider than needed",
+            )
         return check
 
     def _replay(self) -> Iterator[Check]:

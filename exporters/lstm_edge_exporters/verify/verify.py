@@ -1,4 +1,6 @@
-"""The verification of an export: the graph in float64 is the module, and onnxruntime is near the graph."""
+"""The verification of an export: the graph in float64 is the module, and onnxruntime is
+near the graph.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ from .reference import REFUSALS
 from .report import Check, judged
 
 _CHUNKED = 24
-"""Steps that are fed in chunks, beside those that states of operators along time hold."""
+"""Steps that are fed in chunks, beside those that states of operators along time
+hold."""
 _MOST_REACHED = 256
 """Of these at the most."""
 _SHORT = 7
@@ -46,7 +49,8 @@ class Verified:
     cases: tuple[str, ...]
     """Sizes and states of the cases that were compared."""
     largest: float
-    """The largest difference of graph and module in float64, as a fraction of its channel's largest value."""
+    """The largest difference of graph and module in float64, as a fraction of its
+    channel's largest value."""
     engine: tuple[Comparison, ...]
     """Comparisons of onnxruntime with the graph in float64."""
     skipped: tuple[str, ...]
@@ -74,33 +78,47 @@ class Verified:
         }
 
 
-def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progress) -> Verified:
-    """Compare on every case that the module itself takes: whole, row by row, and one row of NaN.
+def verify(
+    pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progress
+) -> Verified:
+    """Compare on every case that the module itself takes: whole, row by row, and one
+    row of NaN.
 
     Args:
         pair: the graph, the module and onnxruntime.
         cases: draws the inputs.
-        plain: the module in float32, which tells on the first case whether it is another function there: one
-            that asks for ``torch.finfo(x.dtype)``, say.
+        plain: the module in float32, which tells on the first case whether it is
+            another function there: one that asks for ``torch.finfo(x.dtype)``, say.
         show: called with progress.
 
     Raises:
-        CheckFailedError: a difference beyond its limit, a case that the file can't run, or no case that the
-            module takes.
+        CheckFailedError: a difference beyond its limit, a case that the file can't run,
+            or no case that the module takes.
     """
-    compared, largest, engine, skipped = list[Case](), 0.0, list[Comparison](), list[str]()
+    compared, largest, engine, skipped = (
+        list[Case](),
+        0.0,
+        list[Comparison](),
+        list[str](),
+    )
     for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
         if reason := refused(pair.reference, case.feeds):
             skipped.append(f"{case}: {reason}")
             continue
         try:
             require(f"at {case}", pair.equal(case.feeds))
-            engine += require(f"at {case}: onnxruntime in float32", pair.rounding(case.feeds))
+            engine += require(
+                f"at {case}: onnxruntime in float32", pair.rounding(case.feeds)
+            )
         except CheckFailedError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
-        largest = max(largest, pair.relative(pair.exact(case.feeds), pair.reference(case.feeds)))
+            raise CheckFailedError(
+                f"at {case} the file does not run: {first_line(error)}"
+            ) from error
+        largest = max(
+            largest, pair.relative(pair.exact(case.feeds), pair.reference(case.feeds))
+        )
         if plain is not None and not compared:
             got, want = plain(case.feeds), pair.reference(case.feeds)
             about = f"at {case}: the module in float32, which the file can't follow"
@@ -108,7 +126,8 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
         compared.append(case)
     if not compared:
         raise CheckFailedError(
-            f"the reference gives numbers at no size of the verification ({'; '.join(skipped[:2])})"
+            "the reference gives numbers at no size of the verification"
+            f" ({'; '.join(skipped[:2])})"
         )
     for check in row_checks(pair, cases):
         if check.status == "failed":
@@ -128,21 +147,34 @@ def require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
 
 
 def refused(reference: Runner, feeds: Feeds) -> str:
-    """Return why a reference tells nothing on a case: it raises, or gives NaN; else empty."""
+    """Return why a reference tells nothing on a case: it raises, or gives NaN; else
+    empty.
+    """
     try:
         want = reference(feeds)
     except REFUSALS as error:
         return first_line(error)
-    undefined = [name for name, array in want.items() if array.dtype.kind == "f" and np.isnan(array).any()]
+    undefined = [
+        name
+        for name, array in want.items()
+        if array.dtype.kind == "f" and np.isnan(array).any()
+    ]
     return f"the reference gives NaN in {', '.join(undefined)}" if undefined else ""
 
 
 def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
-    """Compare row by row, and with NaN in one row, which must leave the other rows as the module has them."""
+    """Compare row by row, and with NaN in one row, which must leave the other rows as
+    the module has them.
+    """
     manifest = pair.manifest
-    if manifest.batch is None or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1:
+    if (
+        manifest.batch is None
+        or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1
+    ):
         return
-    feeds = full_length(manifest, cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True).feeds)
+    feeds = full_length(
+        manifest, cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True).feeds
+    )
     if case_size(manifest, feeds)[0] < 2 or refused(pair.reference, feeds):
         return
 
@@ -161,10 +193,14 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
         yield judged(name, pair.equal(case, procedure))
 
 
-def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, cause: str = "") -> Manifest:
-    """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
+def find_streaming(
+    pair: Pair, cases: CaseGenerator, reach: int, cause: str = ""
+) -> Manifest:
+    """Return the manifest with why chunks do not equal the full sequence, if so, and
+    how padding acts.
 
-    ``reach`` are the steps that states of operators along time hold; ``cause`` is why chunks may differ.
+    ``reach`` are the steps that states of operators along time hold; ``cause`` is why
+    chunks may differ.
     """
     manifest = pair.manifest
     if manifest.unstreamable or not manifest.time_axes:
@@ -177,23 +213,40 @@ def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, cause: str = ""
                 about = cause or f"chunks are not the full sequence: {check.message}"
                 return manifest._replace(unstreamable=about)
     except Exception as error:  # noqa: BLE001  a chunk may be a size that the graph does not take
-        return manifest._replace(unstreamable=cause or f"a chunk does not run: {first_line(error)}")
+        return manifest._replace(
+            unstreamable=cause or f"a chunk does not run: {first_line(error)}"
+        )
     return manifest._replace(padded_states=states_stop_at_lengths(pair, cases))
 
 
 def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check]:
-    """Compare chunks with states carried, step by step and cut at random, with the module's full sequence."""
+    """Compare chunks with states carried, step by step and cut at random, with the
+    module's full sequence.
+    """
     unit = pair.manifest.unit
     steps = unit * _CHUNKED + min(reach, _MOST_REACHED)
-    case = cases.case(2, steps, at_reset=True, offset=_CHUNKS_OFFSET)  # fractions of a call are below 1
+    case = cases.case(
+        2, steps, at_reset=True, offset=_CHUNKS_OFFSET
+    )  # fractions of a call are below 1
     feeds = full_length(pair.manifest, case.feeds)
     steps = pair.manifest.steps(feeds)
     want = pair.reference(feeds)
-    random = [unit * units for units in random_sizes(steps // unit, np.random.default_rng(0))]
-    for name, sizes in ("step by step", [unit] * (steps // unit)), ("in chunks", random):
+    random = [
+        unit * units for units in random_sizes(steps // unit, np.random.default_rng(0))
+    ]
+    for name, sizes in (
+        ("step by step", [unit] * (steps // unit)),
+        (
+            "in chunks",
+            random,
+        ),
+    ):
         got = in_chunks(pair.manifest, sizes)(pair.graph, feeds)
         if folded := [output for output in want if output not in got]:
-            message = f"an axis of {folded[0]} follows the time axis, and chunks cut that alone"
+            message = (
+                f"an axis of {folded[0]} follows the time axis, and chunks cut that"
+                " alone"
+            )
             yield Check(name, "failed", message)
             return
         yield judged(f"{name}, {case}", pair.within(got, want, feeds))
@@ -208,11 +261,17 @@ def _why_no_chunks(manifest: Manifest) -> str:
 
 
 def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
-    """Return True if what stands behind a row's length leaves its last states alone, as packing has it."""
+    """Return True if what stands behind a row's length leaves its last states alone, as
+    packing has it.
+    """
     manifest = pair.manifest
     if manifest.lengths is None or not manifest.states:
         return True
-    feeds = dict(cases.case(2, 2 * _SHORT, at_reset=True, offset=_CHUNKS_OFFSET + 1, full=True).feeds)
+    feeds = dict(
+        cases.case(
+            2, 2 * _SHORT, at_reset=True, offset=_CHUNKS_OFFSET + 1, full=True
+        ).feeds
+    )
     lengths = {manifest.lengths: np.full_like(feeds[manifest.lengths], _SHORT)}
     cut = {**take_steps(manifest.time_axes, feeds, 0, _SHORT), **lengths}
     try:
@@ -220,15 +279,23 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
     except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
         return False
     ends = [state.output for state in manifest.states]
-    records = pair.within({e: padded[e] for e in ends}, {e: alone[e] for e in ends}, cut)
+    records = pair.within(
+        {e: padded[e] for e in ends}, {e: alone[e] for e in ends}, cut
+    )
     return all(record.ok for record in records)
 
 
 def differing_constants(file: onnx.ModelProto, exact: Mapping[str, Array]) -> list[str]:
-    """Return the float constants of a file that are not the rounded ones of its graph in float64."""
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    """Return the float constants of a file that are not the rounded ones of its graph
+    in float64.
+    """
+    constants = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in file.graph.initializer
+    }
     return [
         name
         for name, array in exact.items()
-        if name not in constants or constants[name].tobytes() != array.astype(constants[name].dtype).tobytes()
+        if name not in constants
+        or constants[name].tobytes() != array.astype(constants[name].dtype).tobytes()
     ]

@@ -1,4 +1,5 @@
-"""Modules written the way people write them, each with an example and what its file must have."""
+"""Modules written the way people write them, each with an example and what its file
+must have."""
 
 import math
 from dataclasses import dataclass, field
@@ -38,7 +39,9 @@ class SentimentClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(100, 12, padding_idx=0)
-        self.lstm = nn.LSTM(12, 10, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5)
+        self.lstm = nn.LSTM(
+            12, 10, num_layers=2, bidirectional=True, batch_first=True, dropout=0.5
+        )
         self.fc = nn.Linear(20, 1)
         self.dropout = nn.Dropout(0.5)
 
@@ -92,7 +95,8 @@ class WordLanguageModel(nn.Module):
 
 
 class BatchNormRNN(nn.Module):
-    """DeepSpeech's block: batch norm over features between layers, on packed sequences."""
+    """DeepSpeech's block: batch norm over features between layers, on packed
+    sequences."""
 
     def __init__(self, size: int, hidden: int, batch_norm: bool) -> None:
         super().__init__()
@@ -118,7 +122,9 @@ class DeepSpeechLike(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rnns = nn.ModuleList(BatchNormRNN(9 if i == 0 else 8, 8, batch_norm=i > 0) for i in range(3))
+        self.rnns = nn.ModuleList(
+            BatchNormRNN(9 if i == 0 else 8, 8, batch_norm=i > 0) for i in range(3)
+        )
         self.fc = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6, bias=False))
         for norm in self.modules():
             if isinstance(norm, nn.BatchNorm1d):
@@ -129,11 +135,14 @@ class DeepSpeechLike(nn.Module):
         for rnn in self.rnns:
             x = rnn(x, lengths)
         t, n, _ = x.size()
-        return F.softmax(self.fc(x.reshape(t * n, -1)).reshape(t, n, -1).transpose(0, 1), dim=-1)
+        return F.softmax(
+            self.fc(x.reshape(t * n, -1)).reshape(t, n, -1).transpose(0, 1), dim=-1
+        )
 
 
 class ChunkedBLSTM(nn.Module):
-    """A separation network's layer: overlapping frames of 20 steps where the input is longer."""
+    """A separation network's layer: overlapping frames of 20 steps where the input is
+    longer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +156,11 @@ class ChunkedBLSTM(nn.Module):
         if framed:
             frames = math.ceil(total / stride)
             padded = F.pad(x, (0, (frames - 1) * stride + width - total))
-            x = padded.unfold(-1, width, stride).permute(0, 2, 1, 3).reshape(-1, channels, width)
+            x = (
+                padded.unfold(-1, width, stride)
+                .permute(0, 2, 1, 3)
+                .reshape(-1, channels, width)
+            )
         x = self.linear(self.lstm(x.permute(2, 0, 1))[0]).permute(1, 2, 0)
         if framed:
             x = x.reshape(batch, -1, channels, width)[..., 5:-5].permute(0, 2, 1, 3)
@@ -156,13 +169,16 @@ class ChunkedBLSTM(nn.Module):
 
 
 class WaveDenoiser(nn.Module):
-    """Waveform in, waveform out: strided convolutions around an LSTM, skips cut to fit."""
+    """Waveform in, waveform out: strided convolutions around an LSTM, skips cut to
+    fit."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.ModuleList([nn.Conv1d(1, 4, 8, 4), nn.Conv1d(4, 6, 8, 4)])
         self.lstm = nn.LSTM(6, 6)
-        self.decoder = nn.ModuleList([nn.ConvTranspose1d(6, 4, 8, 4), nn.ConvTranspose1d(4, 1, 8, 4)])
+        self.decoder = nn.ModuleList(
+            [nn.ConvTranspose1d(6, 4, 8, 4), nn.ConvTranspose1d(4, 1, 8, 4)]
+        )
 
     def forward(self, mix):
         length, x = mix.shape[-1], mix / (1e-3 + mix.std(dim=-1, keepdim=True))
@@ -196,7 +212,12 @@ PEOPLE = [
         ("h_0", "c_0"),
         "reads time backwards",
     ),
-    Person(DecoderStep, (_tokens(50, 3), _floats(1, 3, 10), _floats(6, 3, 20)), {"GRU": 1}, ("hidden",)),
+    Person(
+        DecoderStep,
+        (_tokens(50, 3), _floats(1, 3, 10), _floats(6, 3, 20)),
+        {"GRU": 1},
+        ("hidden",),
+    ),
     Person(
         WordLanguageModel,
         (_tokens(60, 6, 3), _PAIR),

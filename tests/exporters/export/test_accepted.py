@@ -37,7 +37,9 @@ class Interpolates(Layer):
 
 class Packs(Layer):
     def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
         return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
 
 
@@ -46,14 +48,17 @@ class Rotates(Layer):
 
     def __init__(self):
         super().__init__()
-        self.turn = nn.Parameter(torch.complex(torch.randn(5, 5), torch.randn(5, 5)) / 4)
+        self.turn = nn.Parameter(
+            torch.complex(torch.randn(5, 5), torch.randn(5, 5)) / 4
+        )
 
     def forward(self, x):
         return (self.rnn(x)[0].to(self.turn.dtype) @ self.turn @ self.turn).real
 
 
 class Masks(Layer):
-    """The smallest number of the dtype in a row that may be all masked, and no infinities."""
+    """The smallest number of the dtype in a row that may be all masked, and no
+    infinities."""
 
     def forward(self, x):
         y = torch.nan_to_num(self.rnn(torch.nan_to_num(x))[0])
@@ -77,7 +82,11 @@ class Decodes(Layer):
         )
 
     def forward(self, x):
-        state, y, steps = tuple(layers[0] for layers in self.encoder(x)[1]), x[:, -1], []
+        state, y, steps = (
+            tuple(layers[0] for layers in self.encoder(x)[1]),
+            x[:, -1],
+            [],
+        )
         for _ in range(4):
             state = self.cell(y, state)
             y = y + self.out(state[0])
@@ -125,8 +134,13 @@ def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
 
 def test_a_loop_of_a_length_of_its_own_is_in_the_file_and_its_cell_keeps_no_state():
     artifact = export(Decodes().eval(), data(2, 8))
-    assert [state.input for state in artifact.manifest.states] == ["encoder.h_0", "encoder.c_0"]
-    assert any("'cell'" in note and "stays in the graph" in note for note in artifact.notes)
+    assert [state.input for state in artifact.manifest.states] == [
+        "encoder.h_0",
+        "encoder.c_0",
+    ]
+    assert any(
+        "'cell'" in note and "stays in the graph" in note for note in artifact.notes
+    )
 
 
 def test_infinities_are_replaced_by_the_largest_number_of_float32():
@@ -135,7 +149,9 @@ def test_infinities_are_replaced_by_the_largest_number_of_float32():
     x = data(1, 4)
     x[0, 1, 0], x[0, 2, 1], x[0, 3, 2] = torch.inf, -torch.inf, torch.nan
     with torch.no_grad():
-        np.testing.assert_allclose(model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-5
+        )
 
 
 def test_a_squeeze_of_the_batch_needs_two_rows():

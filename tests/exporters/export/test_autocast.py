@@ -30,5 +30,7 @@ def test_a_region_without_autocast_is_a_part_of_the_graph():
 
 def test_a_module_that_computes_in_bfloat16_is_refused():
     torch.manual_seed(0)
-    with pytest.raises(CheckFailedError, match="the module in float32, which the file can't follow"):
+    with pytest.raises(
+        CheckFailedError, match="the module in float32, which the file can't follow"
+    ):
         export(Cast(enabled=True).eval(), torch.randn(2, 5, 3))

@@ -45,15 +45,29 @@ STATE = torch.zeros(1, 1, 6)
 ONES = [
     (Absent(), torch.randn(1, 9, 5), {"x": ("N", "L", 5)}),
     (Absent(), torch.randn(1, 1, 5), {"x": ("N", "L", 5)}),
-    (Given(), (torch.randn(1, 9, 5), STATE, STATE), {"x": ("N", "L", 5), "h": (1, "N", 6), "c": (1, "N", 6)}),
-    (Packs(), (torch.randn(1, 9, 5), torch.tensor([9])), {"x": ("N", "L", 5), "lengths": ("N",)}),
+    (
+        Given(),
+        (torch.randn(1, 9, 5), STATE, STATE),
+        {"x": ("N", "L", 5), "h": (1, "N", 6), "c": (1, "N", 6)},
+    ),
+    (
+        Packs(),
+        (torch.randn(1, 9, 5), torch.tensor([9])),
+        {"x": ("N", "L", 5), "lengths": ("N",)},
+    ),
     (Decoder(), (torch.tensor([3]), STATE), {"token": ("N",), "hidden": (1, "N", 6)}),
     (nn.LSTM(1, 6, batch_first=True), torch.randn(1, 9, 1), {"input": ("N", "L", 1)}),
-    (nn.LSTM(5, 6), (torch.randn(7, 5), (STATE[0], STATE[0])), {"input": ("L", 5), "hx_0": (1, 6)}),
+    (
+        nn.LSTM(5, 6),
+        (torch.randn(7, 5), (STATE[0], STATE[0])),
+        {"input": ("L", 5), "hx_0": (1, 6)},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("module", "example", "axes"), ONES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    ("module", "example", "axes"), ONES, ids=lambda value: type(value).__name__
+)
 def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes):
     manifest = export(module.eval(), example).manifest
     given = {spec.name: spec.axes for spec in manifest.inputs}
@@ -66,7 +80,10 @@ class Wearable(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.rnn = nn.Conv1d(5, 6, 3, padding=1), nn.GRU(6, 6, batch_first=True)
+        self.conv, self.rnn = (
+            nn.Conv1d(5, 6, 3, padding=1),
+            nn.GRU(6, 6, batch_first=True),
+        )
         self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
 
     def forward(self, x):
@@ -76,7 +93,9 @@ class Wearable(nn.Module):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_one_row_limits_no_batch(stream):
-    manifest = export(Wearable().eval(), torch.randn(1, 30, 5), ExportConfig(stream=stream)).manifest
+    manifest = export(
+        Wearable().eval(), torch.randn(1, 30, 5), ExportConfig(stream=stream)
+    ).manifest
     assert (manifest.inputs[0].axes, manifest.ranges) == (("N", "L", 5), {})
     assert manifest.delays == ({"output": 1} if stream else {})
 
@@ -95,8 +114,12 @@ def test_a_batch_that_the_code_fixes_is_refused_unless_it_is_given_as_a_number()
     assert artifact.manifest.axes["x"] == (3, "L", 5)
 
 
-@pytest.mark.parametrize(("shape", "axes"), [((3, 5), ("N", 3)), ((3, 7, 5), ("N", "L", 3))])
-def test_a_module_without_recurrent_layers_has_its_first_free_axes_for_batch_and_time(shape, axes):
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3, 5), ("N", 3)), ((3, 7, 5), ("N", "L", 3))]
+)
+def test_a_module_without_recurrent_layers_has_its_first_free_axes_for_batch_and_time(
+    shape, axes
+):
     module = nn.Linear(5, 3).eval()
     assert export(module, torch.randn(shape)).manifest.outputs[0].axes == axes
     made = export(module, torch.randn(3, 5), ExportConfig(inputs={"input": ("N", 5)}))

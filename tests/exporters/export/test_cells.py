@@ -27,11 +27,16 @@ CORES = {
         v = 0.8 * past_v + self.one(torch.cat([k, past_k], -1))""",
     ),
 }
-"""What one step computes, by the names of its states; ``{0}`` marks their next values."""
+"""What one step computes, by the names of its states; ``{0}`` marks their next
+values."""
 CONTAINERS = {
     "tuple": lambda keys, values: f"({', '.join(values)})",
-    "dict": lambda keys, values: f"dict({', '.join(map('{}={}'.format, keys, values))})",
-    "named": lambda keys, values: f"Result({', '.join(map('{}={}'.format, keys, values))})",
+    "dict": lambda keys, values: (
+        f"dict({', '.join(map('{}={}'.format, keys, values))})"
+    ),
+    "named": lambda keys, values: (
+        f"Result({', '.join(map('{}={}'.format, keys, values))})"
+    ),
 }
 SOURCE = """from collections import namedtuple
 import torch
@@ -50,26 +55,38 @@ class Generated(nn.Module):
 Result = namedtuple("Result", [{fields}])
 """
 STYLES = ("rebound", "renamed", "inline")
-EVERY = random.Random(16).sample([*product(CORES, CONTAINERS, STYLES, permutations(range(3)), (2, 6))], 80)
+EVERY = random.Random(16).sample(
+    [*product(CORES, CONTAINERS, STYLES, permutations(range(3)), (2, 6))], 80
+)
 
 
 def build(cell, folder):
-    """Return the module, its example, and the index of the output that continues each state."""
+    """Return the module, its example, and the index of the output that continues each
+    state."""
     kind, container, style, order, width = cell
     names, core = CORES[kind]
     mark = "_new" if style == "renamed" and kind != "cache" else ""
     after = [name.removeprefix("past_") + mark for name in names]
     keys = ["y", *(name.removeprefix("past_") for name in names)]
-    values = ["y", *after] if style != "inline" else [f"{value} * 1" for value in ("y", *after)]
+    values = (
+        ["y", *after]
+        if style != "inline"
+        else [f"{value} * 1" for value in ("y", *after)]
+    )
     keys, values = ([texts[index] for index in order] for texts in (keys, values))
     result, fields = CONTAINERS[container](keys, values), ", ".join(map(repr, keys))
     text = {"arguments": ", ".join(names), "core": core.format(mark), "first": after[0]}
-    (folder / "generated.py").write_text(SOURCE.format(width=width, result=result, fields=fields, **text))
+    (folder / "generated.py").write_text(
+        SOURCE.format(width=width, result=result, fields=fields, **text)
+    )
     spec = importlib.util.spec_from_file_location("generated", folder / "generated.py")
     generated = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generated)
     torch.manual_seed(0)
-    states = [torch.zeros(3, dtype=torch.int64) if name == "pos" else torch.zeros(3, 6) for name in names]
+    states = [
+        torch.zeros(3, dtype=torch.int64) if name == "pos" else torch.zeros(3, 6)
+        for name in names
+    ]
     truth = {name: order.index(index + 1) for index, name in enumerate(names)}
     return generated.Generated().eval(), (torch.randn(3, 6), *states), truth
 
@@ -77,15 +94,27 @@ def build(cell, folder):
 @pytest.mark.parametrize(
     "cell",
     [
-        pytest.param(cell, marks=[pytest.mark.slow] if index >= 8 else [], id="-".join(map(str, cell)))
+        pytest.param(
+            cell,
+            marks=[pytest.mark.slow] if index >= 8 else [],
+            id="-".join(map(str, cell)),
+        )
         for index, cell in enumerate(EVERY)
     ],
 )
-def test_states_of_a_generated_cell_are_neither_swapped_nor_missed_silently(cell, tmp_path):
+def test_states_of_a_generated_cell_are_neither_swapped_nor_missed_silently(
+    cell, tmp_path
+):
     module, example, truth = build(cell, tmp_path)
     artifact = export(module, example)
-    order = [output.name for output in onnx.load_from_string(artifact.model).graph.output]
-    pairs = {state.input: order.index(state.output) for state in artifact.manifest.states}
+    order = [
+        output.name for output in onnx.load_from_string(artifact.model).graph.output
+    ]
+    pairs = {
+        state.input: order.index(state.output) for state in artifact.manifest.states
+    }
     assert pairs == {name: truth[name] for name in pairs}, "swapped"
     for name in set(truth) - set(pairs):
-        assert any(name in note and "--state" in note for note in artifact.notes), f"{name} was missed"
+        assert any(name in note and "--state" in note for note in artifact.notes), (
+            f"{name} was missed"
+        )

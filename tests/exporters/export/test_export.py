@@ -29,10 +29,15 @@ def test_the_module_given_is_not_changed(plain, plain_example, plain_config):
     assert type(module.lstm) is nn.LSTM
     assert not module.lstm._forward_hooks
     assert not module.lstm._forward_pre_hooks
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor)
+        for name, tensor in module.state_dict().items()
+    )
 
 
-def test_exporting_twice_gives_the_same_bytes(artifact, plain, plain_example, plain_config):
+def test_exporting_twice_gives_the_same_bytes(
+    artifact, plain, plain_example, plain_config
+):
     assert export(plain, plain_example, plain_config).model == artifact.model
 
 
@@ -59,19 +64,33 @@ def test_inputs_outputs_and_axes_are_named_in_the_file(artifact):
 
     def axes(values):
         return {
-            value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            value.name: [
+                dim.dim_param or dim.dim_value
+                for dim in value.type.tensor_type.shape.dim
+            ]
             for value in values
         }
 
-    assert axes(graph.input) == {"x": ["N", "L", 5], "h_0": [2, "N", 6], "c_0": [2, "N", 6]}
-    assert axes(graph.output) == {"logits": ["N", 3], "h_n": [2, "N", 6], "c_n": [2, "N", 6]}
+    assert axes(graph.input) == {
+        "x": ["N", "L", 5],
+        "h_0": [2, "N", 6],
+        "c_0": [2, "N", 6],
+    }
+    assert axes(graph.output) == {
+        "logits": ["N", 3],
+        "h_n": [2, "N", 6],
+        "c_n": [2, "N", 6],
+    }
 
 
 def test_the_manifest_travels_in_the_file(artifact, plain_config):
     session = onnxruntime.InferenceSession(artifact.model)
     manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map[KEY])
     assert manifest.to_json() == artifact.manifest.to_json()
-    assert [(state.input, state.output) for state in manifest.states] == [("h_0", "h_n"), ("c_0", "c_n")]
+    assert [(state.input, state.output) for state in manifest.states] == [
+        ("h_0", "h_n"),
+        ("c_0", "c_n"),
+    ]
     assert manifest.task == plain_config.task
     assert manifest.signal == plain_config.signal
     assert (manifest.batch, manifest.sequence, manifest.lengths) == ("N", "L", None)
@@ -89,9 +108,13 @@ def test_the_golden_case_is_small_has_random_states_and_is_pytorchs(artifact, pl
     assert golden.inputs["x"].shape == (2, 12, 5)
     assert np.abs(golden.inputs["h_0"]).min() > 0
     with torch.no_grad():
-        expected = plain(*(torch.from_numpy(golden.inputs[name]) for name in ("x", "h_0", "c_0")))
+        expected = plain(
+            *(torch.from_numpy(golden.inputs[name]) for name in ("x", "h_0", "c_0"))
+        )
     for name, tensor in zip(("logits", "h_n", "c_n"), expected, strict=True):
-        assert (np.abs(golden.outputs[name] - tensor.numpy()) <= golden.limits[name]).all()
+        assert (
+            np.abs(golden.outputs[name] - tensor.numpy()) <= golden.limits[name]
+        ).all()
 
 
 def test_saving_makes_the_file_or_leaves_the_old_one(artifact, tmp_path):
@@ -115,8 +138,12 @@ class Wrong(nn.Module):
         return logits + (0.001 if torch.compiler.is_exporting() else 0.0), h_n, c_n
 
 
-def test_a_file_that_differs_is_not_given_and_the_error_says_where(plain, plain_example, plain_config):
-    with pytest.raises(CheckFailedError, match=r"at N=2, L=4.*logits differs by 0\.001"):
+def test_a_file_that_differs_is_not_given_and_the_error_says_where(
+    plain, plain_example, plain_config
+):
+    with pytest.raises(
+        CheckFailedError, match=r"at N=2, L=4.*logits differs by 0\.001"
+    ):
         export(Wrong(plain), plain_example, plain_config)
 
 
@@ -132,7 +159,9 @@ def test_a_file_that_differs_is_not_given_and_the_error_says_where(plain, plain_
         ({"states": {"h": "h_n"}}, "the inputs are x, h_0, c_0"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused(plain, plain_example, plain_config, changes, message):
+def test_a_config_that_does_not_fit_is_refused(
+    plain, plain_example, plain_config, changes, message
+):
     config = replace(plain_config, task=None, **changes)
     with pytest.raises(InputError, match=re.escape(message)):
         export(plain, plain_example, config)
@@ -153,7 +182,9 @@ def test_a_config_out_of_range_is_refused_at_once(options, message):
         ExportConfig(**options)
 
 
-@pytest.mark.parametrize("example", [(), "text", (torch.zeros(2, 4, 5),), {"y": torch.zeros(2)}])
+@pytest.mark.parametrize(
+    "example", [(), "text", (torch.zeros(2, 4, 5),), {"y": torch.zeros(2)}]
+)
 def test_an_example_that_does_not_fit_forward_is_refused(plain, example):
     with pytest.raises(InputError, match="example"):
         export(plain, example)
@@ -179,11 +210,15 @@ class Tutored(nn.Module):
         return self.rnn(x)[0]
 
 
-@pytest.mark.parametrize("wrap", [Tutored, lambda: nn.DataParallel(Tutored())], ids=["plain", "parallel"])
+@pytest.mark.parametrize(
+    "wrap", [Tutored, lambda: nn.DataParallel(Tutored())], ids=["plain", "parallel"]
+)
 def test_older_weight_norm_and_a_wrapper_for_several_devices_export_as_they_are(wrap):
     module, x = wrap().eval(), torch.randn(3, 7, 5)
     made = export(module, x)
     assert [spec.name for spec in made.manifest.inputs] == ["x"]
     with torch.no_grad():
         expected = getattr(module, "module", module)(x).numpy()
-    np.testing.assert_allclose(load(made.model).run(x.numpy())[0]["output"], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        load(made.model).run(x.numpy())[0]["output"], expected, rtol=0, atol=1e-6
+    )

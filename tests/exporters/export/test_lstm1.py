@@ -1,4 +1,5 @@
-"""LSTM1 in every form, from a trained run to a file that onnxruntime runs at any size."""
+"""LSTM1 in every form, from a trained run to a file that onnxruntime runs at any
+size."""
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ OPTIONS = st.fixed_dictionaries(
     data=st.data(),
 )
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_any_lstm1_exports_and_runs_at_any_size(options, features, hidden, projected, lengths, data):
+def test_any_lstm1_exports_and_runs_at_any_size(
+    options, features, hidden, projected, lengths, data
+):
     torch.manual_seed(0)
     width = {"proj_size": max(1, hidden // 2)} if projected else {}
     width["dropout"] = 0.5 if options["num_layers"] > 1 else 0.0
@@ -51,12 +54,20 @@ def test_any_lstm1_exports_and_runs_at_any_size(options, features, hidden, proje
         x = rng.standard_normal((n, steps, features)).astype(np.float32) * 3
         valid = rng.integers(1, steps + 1, n) if lengths else None
         arrays = {
-            spec.input: rng.standard_normal([n if a == "N" else a for a in spec.axes]).astype(np.float32)
+            spec.input: (
+                rng.standard_normal([n if a == "N" else a for a in spec.axes]).astype(
+                    np.float32
+                )
+            )
             for spec in opened.states
         }
         feeds = {"x": x, **arrays} | ({"lengths": valid} if lengths else {})
         with torch.no_grad():
-            expected = module(**{name: torch.from_numpy(array) for name, array in feeds.items()})
+            expected = module(
+                **{name: torch.from_numpy(array) for name, array in feeds.items()}
+            )
         outputs, after = opened.run(x, State(arrays, opened.identity), valid)
-        for array, tensor in zip((outputs["logits"], after["h_0"], after["c_0"]), expected, strict=True):
+        for array, tensor in zip(
+            (outputs["logits"], after["h_0"], after["c_0"]), expected, strict=True
+        ):
             np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5)

@@ -1,4 +1,5 @@
-"""Every form of a recurrent layer exports, and runs at sizes that it was not traced at."""
+"""Every form of a recurrent layer exports, and runs at sizes that it was not traced
+at."""
 
 import numpy as np
 import onnxruntime
@@ -17,7 +18,9 @@ REST = [cell for cell in matrix.cells() if cell not in COVERING]
 NODES = {"LSTM": "LSTM", "GRU": "GRU", "RNN-tanh": "RNN", "RNN-relu": "RNN"}
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN"
+)
 
 
 def check(cell):
@@ -27,7 +30,9 @@ def check(cell):
     example = matrix.draw(cell, *matrix.TRACED, generator)
     artifact = export(module, example)
     assert artifact.nodes[NODES[cell.kind]] == cell.layers
-    assert [len(state.axes) for state in artifact.manifest.states] == [3] * len(cell.widths)
+    assert [len(state.axes) for state in artifact.manifest.states] == [3] * len(
+        cell.widths
+    )
     assert artifact.manifest.batch == "N"
     assert artifact.manifest.sequence == "L"
     assert bool(artifact.manifest.unstreamable) == cell.bidirectional
@@ -47,11 +52,19 @@ def check(cell):
         got = dict(zip(names, session.run(names, fed), strict=True))
         if native is not None:
             for name, array in native(fed).items():
-                np.testing.assert_allclose(array, got[name], rtol=0, atol=2e-5, err_msg=f"native {name}")
+                np.testing.assert_allclose(
+                    array, got[name], rtol=0, atol=2e-5, err_msg=f"native {name}"
+                )
         plain = [spec.name for spec in artifact.manifest.outputs]
-        after = [state.output for state in artifact.manifest.states] if cell.state == "argument" else []
+        after = (
+            [state.output for state in artifact.manifest.states]
+            if cell.state == "argument"
+            else []
+        )
         for name, tensor in zip(plain + after, expected, strict=True):
-            np.testing.assert_allclose(got[name], tensor.numpy(), rtol=0, atol=2e-5, err_msg=f"{n},{length}")
+            np.testing.assert_allclose(
+                got[name], tensor.numpy(), rtol=0, atol=2e-5, err_msg=f"{n},{length}"
+            )
 
 
 @pytest.mark.parametrize("cell", COVERING, ids=str)

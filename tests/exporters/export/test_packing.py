@@ -1,4 +1,5 @@
-"""Packed sequences inside ``forward``, in every way that PyTorch lets people write them."""
+"""Packed sequences inside ``forward``, in every way that PyTorch lets people write
+them."""
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-X, SORTED, UNSORTED = torch.randn(3, 6, 5), torch.tensor([6, 4, 2]), torch.tensor([2, 6, 4])
+X, SORTED, UNSORTED = (
+    torch.randn(3, 6, 5),
+    torch.tensor([6, 4, 2]),
+    torch.tensor([2, 6, 4]),
+)
 
 
 class Packs(nn.Module):
@@ -20,7 +25,9 @@ class Packs(nn.Module):
         self.rnn = nn.LSTM(5, 6, batch_first=True, bidirectional=bidirectional)
 
     def pack(self, x, lengths, enforce_sorted=False):
-        return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
+        return pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=enforce_sorted
+        )
 
 
 def agree(module, example, draw, sizes=((1, 1), (1, 5), (4, 1), (3, 9), (2, 20))):
@@ -35,23 +42,35 @@ def agree(module, example, draw, sizes=((1, 1), (1, 5), (4, 1), (3, 9), (2, 20))
         with torch.no_grad():
             expected = module(x, lengths)
         got = session.run(None, feeds)  # states come last
-        for array, tensor in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=False):
-            np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=f"{n}, {length}")
+        for array, tensor in zip(
+            got, expected if isinstance(expected, tuple) else (expected,), strict=False
+        ):
+            np.testing.assert_allclose(
+                array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=f"{n}, {length}"
+            )
     return artifact
 
 
 def short(n, length):
-    """No row reaches the padded length, so that PyTorch's padded output is shorter than the input."""
-    return torch.randn(n, length, 5), torch.randint(1, max(2, length - 1), (n,)).clamp(max=length)
+    """No row reaches the padded length, so that PyTorch's padded output is shorter than
+    the input."""
+    return torch.randn(n, length, 5), torch.randint(1, max(2, length - 1), (n,)).clamp(
+        max=length
+    )
 
 
 def falling(n, length):
-    return torch.randn(n, length, 5), torch.randint(1, length + 1, (n,)).sort(descending=True)[0]
+    return (
+        torch.randn(n, length, 5),
+        torch.randint(1, length + 1, (n,)).sort(descending=True)[0],
+    )
 
 
 class Trimmed(Packs):
     def forward(self, x, lengths):
-        output, counts = pad_packed_sequence(self.rnn(self.pack(x, lengths))[0], batch_first=True)
+        output, counts = pad_packed_sequence(
+            self.rnn(self.pack(x, lengths))[0], batch_first=True
+        )
         return output, output.mean(1), counts
 
 
@@ -86,14 +105,20 @@ class Chained(nn.Module):
 def test_a_packed_sequence_is_fed_from_one_layer_to_the_next():
     artifact = agree(Chained(), (X, SORTED), falling)
     assert (artifact.nodes["LSTM"], artifact.nodes["GRU"]) == (1, 2)
-    assert [state.input for state in artifact.manifest.states] == ["first.h_0", "first.c_0", "second.h_0"]
+    assert [state.input for state in artifact.manifest.states] == [
+        "first.h_0",
+        "first.c_0",
+        "second.h_0",
+    ]
 
 
 class SortsItself(Packs):
     def forward(self, x, lengths):
         ordered, order = lengths.sort(descending=True)
         packed = self.pack(x[order], ordered.cpu(), enforce_sorted=True)
-        output, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))
+        output, _ = pad_packed_sequence(
+            self.rnn(packed)[0], batch_first=True, total_length=x.size(1)
+        )
         return output[order.argsort()]
 
 
@@ -110,7 +135,9 @@ class LengthsFromMask(Packs):
 def test_lengths_computed_from_the_input():
     def masked(n, length):
         x, lengths = short(n, length)
-        x[..., 0] = torch.where(torch.arange(length)[None] < lengths[:, None], x[..., 0].abs() + 0.1, 0)
+        x[..., 0] = torch.where(
+            torch.arange(length)[None] < lengths[:, None], x[..., 0].abs() + 0.1, 0
+        )
         return x, lengths
 
     agree(LengthsFromMask(), (X, UNSORTED), masked)
@@ -143,4 +170,8 @@ class Returns(Packs):
 
 def test_a_packed_sequence_as_output_is_refused_with_what_to_write():
     with pytest.raises(InputError, match="pad_packed_sequence"):
-        export(Returns().eval(), (X, UNSORTED), ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}))
+        export(
+            Returns().eval(),
+            (X, UNSORTED),
+            ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}),
+        )

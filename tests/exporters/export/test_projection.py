@@ -8,7 +8,9 @@ from torch import nn
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN"
+)
 
 
 class Projected(nn.Module):
@@ -22,18 +24,25 @@ class Projected(nn.Module):
 
 
 def with_condition(module, condition):
-    """Make every projection have the singular values 1 ... 1/condition; infinity makes it rank-deficient."""
+    """Make every projection have the singular values 1 ... 1/condition; infinity makes
+    it rank-deficient."""
     for name, weight in module.named_parameters():
         if "weight_hr" in name:
             u, _, v = torch.linalg.svd(weight.detach().double(), full_matrices=False)
             singular = torch.linspace(0, 1, weight.shape[0], dtype=torch.float64)
-            scales = condition**-singular if np.isfinite(condition) else (singular < 0.9).double()
+            scales = (
+                condition**-singular
+                if np.isfinite(condition)
+                else (singular < 0.9).double()
+            )
             weight.data = (u @ torch.diag(scales) @ v).float()
     return module
 
 
 @pytest.mark.parametrize("condition", [1.0, 50.0, 900.0])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=["one", "stack"])
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2}], ids=["one", "stack"]
+)
 def test_a_projection_is_exact(condition, options):
     torch.manual_seed(0)
     module = with_condition(Projected(**options), condition).eval()
@@ -41,11 +50,16 @@ def test_a_projection_is_exact(condition, options):
     example = (torch.randn(3, 6, 5), torch.randn(rows, 3, 4), torch.randn(rows, 3, 8))
     artifact = export(module, example)
     assert artifact.verified.largest < 1e-11
-    assert [state.axes for state in artifact.manifest.states] == [(rows, "N", 4), (rows, "N", 8)]
+    assert [state.axes for state in artifact.manifest.states] == [
+        (rows, "N", 4),
+        (rows, "N", 8),
+    ]
 
 
 def test_a_projection_without_an_inverse_is_refused():
     torch.manual_seed(0)
     module = with_condition(Projected(), np.inf).eval()
     with pytest.raises(UnsupportedError, match=r"projection of l0 .*smaller proj_size"):
-        export(module, (torch.randn(3, 6, 5), torch.randn(1, 3, 4), torch.randn(1, 3, 8)))
+        export(
+            module, (torch.randn(3, 6, 5), torch.randn(1, 3, 4), torch.randn(1, 3, 8))
+        )

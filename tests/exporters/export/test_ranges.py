@@ -1,4 +1,5 @@
-"""Axes that take some sizes only: promised by the tracer, stated, or refused with the line."""
+"""Axes that take some sizes only: promised by the tracer, stated, or refused with the
+line."""
 
 import pytest
 import torch
@@ -50,7 +51,9 @@ class Reflects(Net):
     """Padding by 3 needs 4 steps."""
 
     def forward(self, x):
-        return self.rnn(F.pad(x.transpose(1, 2), (3, 3), mode="reflect").transpose(1, 2))[0]
+        return self.rnn(
+            F.pad(x.transpose(1, 2), (3, 3), mode="reflect").transpose(1, 2)
+        )[0]
 
 
 class PadsTo4(Net):
@@ -78,7 +81,10 @@ X = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
     ],
 )
 def test_a_condition_on_sizes_is_refused_with_its_line(module, line):
-    with pytest.raises(UnsupportedError, match=rf"forward does something else than at the example.*{line}"):
+    with pytest.raises(
+        UnsupportedError,
+        match=rf"forward does something else than at the example.*{line}",
+    ):
         export(module().eval(), X)
 
 

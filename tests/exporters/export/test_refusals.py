@@ -1,4 +1,5 @@
-"""Where an export can't be right it is refused, and the message says what to write instead."""
+"""Where an export can't be right it is refused, and the message says what to write
+instead."""
 
 import random
 
@@ -30,11 +31,16 @@ class LoopOfCells(Net):
 
 
 class LoopOfParts(nn.Module):
-    """A layer of its own kind over tokens, which takes their axis apart as ``parts`` does."""
+    """A layer of its own kind over tokens, which takes their axis apart as ``parts``
+    does."""
 
     def __init__(self, parts):
         super().__init__()
-        self.parts, self.embedding, self.cell = parts, nn.Embedding(9, 5), nn.Linear(11, 6)
+        self.parts, self.embedding, self.cell = (
+            parts,
+            nn.Embedding(9, 5),
+            nn.Linear(11, 6),
+        )
 
     def forward(self, x):
         x = self.embedding(x) if x.dtype == torch.int64 else x
@@ -146,22 +152,47 @@ class ScalesByANumber(Net):
 
 STATE_OR_DRAW = "keeps a state in the module, or draws random numbers; take the state"
 REFUSED = [
-    (LoopOfCells, X, r"fixes axis 1 of x at 6 \(test_refusals.py:\d+: for step in range\(x\.size\(1\)\)"),
+    (
+        LoopOfCells,
+        X,
+        (
+            r"fixes axis 1 of x at 6 \(test_refusals.py:\d+: for step in"
+            r" range\(x\.size\(1\)\)"
+        ),
+    ),
     (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
-    (SettingInABuffer, X, r"if self\.mechanism == 0:\).*keep a setting as a Python number, not a buffer"),
-    (NoSuchOperator, X, r"\(test_refusals.py:\d+: return torch.linalg.eig.*aten._linalg_eigh.default"),
+    (
+        SettingInABuffer,
+        X,
+        r"if self\.mechanism == 0:\).*keep a setting as a Python number, not a buffer",
+    ),
+    (
+        NoSuchOperator,
+        X,
+        r"\(test_refusals.py:\d+: return torch.linalg.eig.*aten._linalg_eigh.default",
+    ),
     (WeightsFromData, X, "weights are computed from the network's inputs"),
     (Random, X, STATE_OR_DRAW),
     (KeepsItsState, X[:, 0], STATE_OR_DRAW),
     (BatchInABuffer, X[:, 0], STATE_OR_DRAW),
     (DrawsOutsideOfTorch, X[:, 0], STATE_OR_DRAW),
-    (CachesBySize, X, r"\d+: if x\.size\(1\) not in cache.*write that line with torch's operators"),
-    (LooksAsAnArray, X, r"\d+: .*\* np\.asarray\(x\)\.mean\(\).*write that line with torch's operators"),
+    (
+        CachesBySize,
+        X,
+        r"\d+: if x\.size\(1\) not in cache.*write that line with torch's operators",
+    ),
+    (
+        LooksAsAnArray,
+        X,
+        r"\d+: .*\* np\.asarray\(x\)\.mean\(\).*write that line with torch's operators",
+    ),
     (ScalesByANumber, X, r"\d+: return self\.rnn\(x\)\[0\] / float.*use a mask"),
 ]
 
 
-@pytest.mark.parametrize(("module", "example", "message"), REFUSED, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("module", "example", "message"), REFUSED, ids=lambda x: getattr(x, "__name__", "")
+)
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
@@ -172,7 +203,9 @@ def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
         export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
-@pytest.mark.parametrize("example", [X, torch.randint(9, (3, 6))], ids=["features", "tokens"])
+@pytest.mark.parametrize(
+    "example", [X, torch.randint(9, (3, 6))], ids=["features", "tokens"]
+)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -183,12 +216,19 @@ def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
     ],
     ids=["unbind", "iteration", "split", "chunk"],
 )
-def test_a_loop_over_the_parts_of_an_axis_is_refused_where_the_axis_is_not_given(parts, example):
+def test_a_loop_over_the_parts_of_an_axis_is_refused_where_the_axis_is_not_given(
+    parts, example
+):
     module = LoopOfParts(parts).eval()
     with pytest.raises(UnsupportedError, match="fixes axis 1 of x at 6"):
         export(module, example)
     axes = ("N", *example.shape[1:])
-    assert export(module, example, ExportConfig(inputs={"x": axes})).manifest.inputs[0].axes == axes
+    assert (
+        export(module, example, ExportConfig(inputs={"x": axes}))
+        .manifest.inputs[0]
+        .axes
+        == axes
+    )
 
 
 def test_an_axis_that_is_merged_with_rows_is_not_taken_for_time():
@@ -204,11 +244,17 @@ class Stereo(nn.Module):
 
 
 def test_channels_may_be_taken_apart():
-    assert export(Stereo().eval(), torch.randn(3, 2, 6)).manifest.inputs[0].axes == ("N", 2, "L")
+    assert export(Stereo().eval(), torch.randn(3, 2, 6)).manifest.inputs[0].axes == (
+        "N",
+        2,
+        "L",
+    )
 
 
 def test_an_axis_that_has_to_be_fixed_may_be_given_as_a_number():
-    artifact = export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", 6, 5)}))
+    artifact = export(
+        NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", 6, 5)})
+    )
     assert artifact.manifest.inputs[0].axes == ("N", 6, 5)
     assert artifact.manifest.sequence is None
 
@@ -254,7 +300,11 @@ class Spread(Net):
 
 def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
     artifact = export(Spread().eval(), X)
-    assert [note for note in artifact.notes if "N=1, L=1" in note and "NaN in output" in note]
+    assert [
+        note
+        for note in artifact.notes
+        if "N=1, L=1" in note and "NaN in output" in note
+    ]
     assert len(artifact.manifest.equivalence["cases"]) == 6
 
 
@@ -271,4 +321,8 @@ class OfOneRow(nn.Module):
 
 def test_the_free_axis_of_one_row_is_time():
     manifest = export(OfOneRow().eval(), X[:1]).manifest
-    assert (manifest.inputs[0].axes, manifest.batch, manifest.sequence) == ((1, "L", 5), None, "L")
+    assert (manifest.inputs[0].axes, manifest.batch, manifest.sequence) == (
+        (1, "L", 5),
+        None,
+        "L",
+    )

@@ -9,8 +9,16 @@ from lstm_edge_exporters import export
 from lstm_edge_runtime import load
 
 CELLS = {
-    "gru": (lambda: nn.GRUCell(3, 4), lambda: (torch.randn(2, 3), torch.randn(2, 4)), 1),
-    "rnn": (lambda: nn.RNNCell(3, 4), lambda: (torch.randn(2, 3), torch.randn(2, 4)), 1),
+    "gru": (
+        lambda: nn.GRUCell(3, 4),
+        lambda: (torch.randn(2, 3), torch.randn(2, 4)),
+        1,
+    ),
+    "rnn": (
+        lambda: nn.RNNCell(3, 4),
+        lambda: (torch.randn(2, 3), torch.randn(2, 4)),
+        1,
+    ),
     "lstm": (
         lambda: nn.LSTMCell(3, 4),
         lambda: (torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4))),
@@ -37,11 +45,14 @@ def test_a_network_that_returns_its_states_alone_streams_them(kind):
             arrays = list(got.values()) if isinstance(got, dict) else [got]
             assert len(arrays) == count
             for array, expected in zip(arrays, want, strict=True):
-                np.testing.assert_allclose(array, expected.detach().numpy()[0], atol=1e-6)
+                np.testing.assert_allclose(
+                    array, expected.detach().numpy()[0], atol=1e-6
+                )
 
 
 class Masked(nn.Module):
-    """A state that another input sets to zero, as agents of reinforcement learning have it."""
+    """A state that another input sets to zero, as agents of reinforcement learning have
+    it."""
 
     def __init__(self, swapped=False):
         super().__init__()
@@ -54,13 +65,21 @@ class Masked(nn.Module):
 
 
 def masked():
-    return torch.randn(5, 2, 3), torch.randn(1, 2, 4), torch.randn(1, 2, 4), torch.tensor([0.0, 1.0])
+    return (
+        torch.randn(5, 2, 3),
+        torch.randn(1, 2, 4),
+        torch.randn(1, 2, 4),
+        torch.tensor([0.0, 1.0]),
+    )
 
 
 def test_a_state_that_another_input_masks_is_paired_by_its_name():
     torch.manual_seed(0)
     made = export(Masked(), masked())
-    assert {state.input: state.output[0] for state in made.manifest.states} == {"h": "h", "c": "c"}
+    assert {state.input: state.output[0] for state in made.manifest.states} == {
+        "h": "h",
+        "c": "c",
+    }
 
 
 class Waves(nn.Module):
@@ -117,8 +136,12 @@ class Scaled(nn.Module):
         super().__init__()
         rng = np.random.default_rng(seed)
         self.scale, self.rnn = scale, nn.LSTM(5, 8, batch_first=True)
-        self.register_buffer("mean", torch.tensor(rng.normal(3, 2, 5), dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(rng.uniform(0.2, 3, 5), dtype=torch.float32))
+        self.register_buffer(
+            "mean", torch.tensor(rng.normal(3, 2, 5), dtype=torch.float32)
+        )
+        self.register_buffer(
+            "std", torch.tensor(rng.uniform(0.2, 3, 5), dtype=torch.float32)
+        )
 
     def forward(self, x):
         return self.rnn(self.scale(x, self.mean, self.std))[0]

@@ -1,4 +1,5 @@
-"""The streaming check can fail: a network that reads time backwards is not declared streamable."""
+"""The streaming check can fail: a network that reads time backwards is not declared
+streamable."""
 
 import torch
 from compared import export_and_compare as export
@@ -20,6 +21,8 @@ class Tagger(nn.Module):
 
 def test_tokens_in_another_order_are_another_sequence():
     torch.manual_seed(0)
-    example = (torch.zeros(2, 5, dtype=torch.int64),)  # the example itself shows no order
+    example = (
+        torch.zeros(2, 5, dtype=torch.int64),
+    )  # the example itself shows no order
     assert export(Tagger(backwards=False).eval(), example).manifest.streamable
     assert not export(Tagger(backwards=True).eval(), example).manifest.streamable

@@ -12,7 +12,10 @@ from lstm_edge_exporters.export.replaced import inverse_stft, stft
 def framings(draw):
     """Draw n_fft, hop, window size and window, and the axes of the rows."""
     n_fft = draw(st.integers(4, 24))
-    hop, size = max(1, n_fft // (2 * draw(st.integers(1, 4)))), n_fft - draw(st.integers(0, 1))
+    hop, size = (
+        max(1, n_fft // (2 * draw(st.integers(1, 4)))),
+        n_fft - draw(st.integers(0, 1)),
+    )
     rows = draw(st.just(()) | st.tuples(st.integers(1, 3)))
     return (n_fft, hop, size, torch.hamming_window(size, dtype=torch.float64)), rows
 
@@ -36,7 +39,9 @@ def test_a_spectrum_is_what_pytorch_computes(framing, options):
     generator = torch.Generator().manual_seed(arguments[0])
     x = torch.randn((*rows, 60), dtype=torch.float64, generator=generator)
     expected = torch.stft(x, *arguments, **options)
-    torch.testing.assert_close(stft(x, *arguments, **options), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        stft(x, *arguments, **options), expected, rtol=1e-9, atol=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -47,12 +52,19 @@ def test_a_spectrum_is_what_pytorch_computes(framing, options):
     onesided=st.booleans(),
     length=st.none() | st.integers(1, 40),
 )
-def test_a_signal_is_what_pytorch_computes(framing, center, normalized, onesided, length):
+def test_a_signal_is_what_pytorch_computes(
+    framing, center, normalized, onesided, length
+):
     (n_fft, hop, size, window), rows = framing
     generator = torch.Generator().manual_seed(n_fft)
     shape = (*rows, n_fft // 2 + 1 if onesided else n_fft, 60)
     spectrum = torch.randn(shape, dtype=torch.complex128, generator=generator)
-    options = {"center": center, "normalized": normalized, "onesided": onesided, "length": length}
+    options = {
+        "center": center,
+        "normalized": normalized,
+        "onesided": onesided,
+        "length": length,
+    }
     try:
         expected = torch.istft(spectrum, n_fft, hop, size, window, **options)
     except RuntimeError:  # a window that is zero at an end
@@ -62,6 +74,8 @@ def test_a_signal_is_what_pytorch_computes(framing, center, normalized, onesided
 
 
 def test_without_window_and_hop_it_has_pytorch_s_own():
-    spectrum = torch.randn(9, 12, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    spectrum = torch.randn(
+        9, 12, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)
+    )
     expected = torch.istft(spectrum, 16, window=torch.ones(16, dtype=torch.float64))
     torch.testing.assert_close(inverse_stft(spectrum, 16), expected)

@@ -14,7 +14,9 @@ X, N6 = torch.randn(3, 6, 5), torch.zeros(3, 6)
 
 
 def states(artifact):
-    return [(state.input, state.output, state.axes) for state in artifact.manifest.states]
+    return [
+        (state.input, state.output, state.axes) for state in artifact.manifest.states
+    ]
 
 
 class Absent(nn.Module):
@@ -27,20 +29,29 @@ class Absent(nn.Module):
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(6, 2), (1, 1)])
-def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them(hidden, layers):
+def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them(
+    hidden, layers
+):
     artifact = export(Absent(hidden, layers), X)
-    assert states(artifact) == [("h_0", "h_n", (layers, "N", hidden)), ("c_0", "c_n", (layers, "N", hidden))]
+    assert states(artifact) == [
+        ("h_0", "h_n", (layers, "N", hidden)),
+        ("c_0", "c_n", (layers, "N", hidden)),
+    ]
     assert [state.reset for state in artifact.manifest.states] == [0.0, 0.0]
 
 
 def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
     torch.manual_seed(1)
     module = Absent()
-    with_states, without = export(module, X), export(module, X, ExportConfig(stateless=True))
+    with_states, without = (
+        export(module, X),
+        export(module, X, ExportConfig(stateless=True)),
+    )
     assert without.manifest.states == ()
     x = np.random.default_rng(0).standard_normal((2, 9, 5)).astype(np.float32)
     np.testing.assert_array_equal(
-        load(without.model).run(x)[0]["output"], load(with_states.model).run(x)[0]["output"]
+        load(without.model).run(x)[0]["output"],
+        load(with_states.model).run(x)[0]["output"],
     )
 
 
@@ -60,12 +71,21 @@ class Keyed(Absent):
 
 @pytest.mark.parametrize(
     ("kind", "names", "outputs"),
-    [(Returned, (), ["output"]), (Returned, ("y", "h", "c"), ["y", "h", "c"]), (Keyed, (), ["y", "h"])],
+    [
+        (Returned, (), ["output"]),
+        (Returned, ("y", "h", "c"), ["y", "h", "c"]),
+        (Keyed, (), ["y", "h"]),
+    ],
 )
-def test_a_returned_state_is_an_output_of_its_own_only_under_a_name(kind, names, outputs):
+def test_a_returned_state_is_an_output_of_its_own_only_under_a_name(
+    kind, names, outputs
+):
     artifact = export(kind(), X, ExportConfig(outputs=names))
     assert [spec.name for spec in artifact.manifest.outputs] == outputs
-    assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
+    assert states(artifact) == [
+        ("h_0", "h_n", (2, "N", 6)),
+        ("c_0", "c_n", (2, "N", 6)),
+    ]
 
 
 class Learned(nn.Module):
@@ -120,7 +140,11 @@ class ReturnsLast(nn.Module):
 def test_a_last_state_that_forward_returns_stays_an_output_next_to_the_state():
     artifact = export(ReturnsLast(), X)
     assert states(artifact) == [("h_0", "h_n", (1, "N", 6))]
-    assert [spec.name for spec in artifact.manifest.outputs] == ["output", "last", "again"]
+    assert [spec.name for spec in artifact.manifest.outputs] == [
+        "output",
+        "last",
+        "again",
+    ]
 
 
 class Pair(nn.Module):
@@ -147,7 +171,11 @@ def test_cells_used_for_one_step_a_call_carry_their_states(batched):
     class Cells(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.third = nn.LSTMCell(5, 6), nn.GRUCell(6, 4), nn.RNNCell(4, 3)
+            self.first, self.second, self.third = (
+                nn.LSTMCell(5, 6),
+                nn.GRUCell(6, 4),
+                nn.RNNCell(4, 3),
+            )
 
         def forward(self, x):
             return self.third(self.second(self.first(x)[0]))
@@ -179,7 +207,9 @@ def test_unbatched_modules_keep_their_shapes():
             output, (h_n, c_n) = self.rnn(x, (h_0, c_0))
             return output, h_n, c_n
 
-    artifact = export(Unbatched(), (torch.randn(7, 5), torch.zeros(4, 6), torch.zeros(4, 6)))
+    artifact = export(
+        Unbatched(), (torch.randn(7, 5), torch.zeros(4, 6), torch.zeros(4, 6))
+    )
     assert artifact.manifest.batch is None
     assert [spec.axes for spec in artifact.manifest.inputs] == [("L", 5)]
     assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
@@ -229,7 +259,8 @@ def test_a_subclass_may_take_and_give_what_it_likes(layer, x, names):
 
 
 class OwnCell(nn.Module):
-    """An LSTM cell of linear layers and a head; takes and gives its states in a tuple."""
+    """An LSTM cell of linear layers and a head; takes and gives its states in a
+    tuple."""
 
     def __init__(self):
         super().__init__()
@@ -261,11 +292,19 @@ class OwnGate(nn.Module):
         (
             OwnCell,
             (X[:, 0], (N6, N6)),
-            ExportConfig(states={"hidden_0": "h_n", "hidden_1": "c_n"}, outputs=("logits", "h_n", "c_n")),
+            ExportConfig(
+                states={"hidden_0": "h_n", "hidden_1": "c_n"},
+                outputs=("logits", "h_n", "c_n"),
+            ),
             [("hidden_0", "h_n", ("N", 6)), ("hidden_1", "c_n", ("N", 6))],
         ),
         (OwnGate, (X[:, 0], N6), None, [("h", "h_n", ("N", 6))]),
-        (OwnGate, (X[:, 0], N6), ExportConfig(states={"h": "output_1"}), [("h", "output_1", ("N", 6))]),
+        (
+            OwnGate,
+            (X[:, 0], N6),
+            ExportConfig(states={"h": "output_1"}),
+            [("h", "output_1", ("N", 6))],
+        ),
     ],
     ids=["cell", "by variable", "told"],
 )
@@ -283,10 +322,15 @@ class Functional(nn.Module):
 
     def forward(self, x):
         zeros = x.new_zeros(1, x.size(0), 6)
-        return torch.lstm(x, (zeros, zeros), self.rnn._flat_weights, True, 1, 0.0, False, False, True)[0]
+        return torch.lstm(
+            x, (zeros, zeros), self.rnn._flat_weights, True, 1, 0.0, False, False, True
+        )[0]
 
 
 def test_a_call_outside_of_a_layer_has_states_too():
     made = export(Functional().eval(), X)
     assert [state.input for state in made.manifest.states] == ["h_0", "c_0"]
-    assert export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states == ()
+    assert (
+        export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states
+        == ()
+    )

@@ -22,7 +22,8 @@ def floats(*shape):
 
 
 def run(content, given):
-    """Run a file on named inputs, missing ones at their reset value; return the first output."""
+    """Run a file on named inputs, missing ones at their reset value; return the first
+    output."""
     session = onnxruntime.InferenceSession(content)
     feeds = {name: tensor.numpy() for name, tensor in given.items()}
     for state in load(content).manifest.states:
@@ -32,7 +33,8 @@ def run(content, given):
 
 
 class PadsToAValidLength(nn.Module):
-    """Audio denoisers: a length computed by ``int`` and ``math.ceil``, and cut back at the end."""
+    """Audio denoisers: a length computed by ``int`` and ``math.ceil``, and cut back at
+    the end."""
 
     def __init__(self):
         super().__init__()
@@ -74,15 +76,21 @@ class OwnCell(nn.Module):
 
 
 class PaddingIsZero(nn.Module):
-    """Recommenders: lengths counted from tokens, of which a random draw may leave none."""
+    """Recommenders: lengths counted from tokens, of which a random draw may leave
+    none."""
 
     def __init__(self):
         super().__init__()
-        self.items, self.rnn = nn.Embedding(9, 4, padding_idx=0), nn.GRU(4, 4, batch_first=True)
+        self.items, self.rnn = (
+            nn.Embedding(9, 4, padding_idx=0),
+            nn.GRU(4, 4, batch_first=True),
+        )
 
     def forward(self, tokens):
         count = (tokens != 0).sum(1)
-        packed = pack_padded_sequence(self.items(tokens), count, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            self.items(tokens), count, batch_first=True, enforce_sorted=False
+        )
         return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0].sum(1)
 
 
@@ -95,8 +103,12 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "inputs"), STRANGERS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(kind, inputs):
+@pytest.mark.parametrize(
+    ("kind", "inputs"), STRANGERS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(
+    kind, inputs
+):
     torch.manual_seed(0)
     module = kind().eval()
     artifact = export(module, inputs(2, 4))
@@ -106,9 +118,15 @@ def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(ki
         with torch.no_grad():
             expected = module(*given).numpy()
         got = run(content, dict(zip(names, given, strict=True)))
-        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}")
+        np.testing.assert_allclose(
+            got, expected, rtol=0, atol=2e-5, err_msg=f"{n}, {length}"
+        )
     inferred = onnx.load_from_string(content).graph.value_info
-    assert "None" not in {axis.dim_param for value in inferred for axis in value.type.tensor_type.shape.dim}
+    assert "None" not in {
+        axis.dim_param
+        for value in inferred
+        for axis in value.type.tensor_type.shape.dim
+    }
 
 
 class LoopsOverTime(nn.Module):
@@ -138,7 +156,9 @@ def test_an_example_of_one_step_makes_a_file_of_one_step(kind, rows):
     module = kind().eval()
 
     def inputs(n):
-        return {"x": floats(n, 1, 5)} | ({"hx": floats(n, 6)} if kind is TakesApart else {})
+        return {"x": floats(n, 1, 5)} | (
+            {"hx": floats(n, 6)} if kind is TakesApart else {}
+        )
 
     content = export(module, inputs(rows)).model
     assert load(content).manifest.axes["x"] == ("N", 1, 5)

@@ -1,4 +1,5 @@
-"""A file without a time axis whose layers take several steps a call: each call is a whole window."""
+"""A file without a time axis whose layers take several steps a call: each call is a
+whole window."""
 
 import pytest
 import torch
@@ -33,7 +34,10 @@ class Given(Plain):
 
 
 FIXED = ExportConfig(inputs={"x": ("N", 9, 3)})
-X, ZEROS = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 2, 4)
+X, ZEROS = (
+    torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)),
+    torch.zeros(1, 2, 4),
+)
 WINDOWS = [
     (Plain(), X, FIXED, "9 steps"),
     (Plain(bidirectional=True), X, FIXED, "9 steps"),
@@ -48,7 +52,9 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize(
-    ("module", "example", "config", "steps"), WINDOWS, ids=["fixed", "both", "lost", "given"]
+    ("module", "example", "config", "steps"),
+    WINDOWS,
+    ids=["fixed", "both", "lost", "given"],
 )
 def test_a_window_is_no_step(module, example, config, steps):
     artifact = export(module.eval(), example, config)
@@ -65,7 +71,9 @@ def test_a_window_is_no_step(module, example, config, steps):
 
 
 def test_states_that_are_told_stay_and_the_file_is_not_streamed():
-    config = ExportConfig(**{**vars(WINDOWS[3][2]), "states": {"h": "output_1", "c": "output_2"}})
+    config = ExportConfig(
+        **{**vars(WINDOWS[3][2]), "states": {"h": "output_1", "c": "output_2"}}
+    )
     artifact = export(*WINDOWS[3][:2], config)
     assert [state.input for state in artifact.manifest.states] == ["h", "c"]
     assert not artifact.manifest.streamable

@@ -12,7 +12,8 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 class Network:
-    """Collects nodes and weights; opset-dependent operators are written as the opset wants them."""
+    """Collects nodes and weights; opset-dependent operators are written as the opset
+    wants them."""
 
     def __init__(self, opset=17, seed=0):
         self.opset, self.rng = opset, np.random.default_rng(seed)
@@ -30,8 +31,12 @@ class Network:
     def add(self, operator, inputs, outputs=1, name="", **attributes):
         self.taken += 1
         if isinstance(outputs, int):
-            outputs = [f"{operator.lower()}_{self.taken}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
+            outputs = [
+                f"{operator.lower()}_{self.taken}_{index}" for index in range(outputs)
+            ]
+        self.nodes.append(
+            helper.make_node(operator, inputs, outputs, name=name, **attributes)
+        )
         return outputs[0] if len(outputs) == 1 else outputs
 
     def squeeze(self, value, *axes, operator="Squeeze"):
@@ -42,12 +47,18 @@ class Network:
     def slice(self, value, start, stop, axis):
         if self.opset < 10:
             return self.add("Slice", [value], starts=[start], ends=[stop], axes=[axis])
-        return self.add("Slice", [value, *(self.const(np.array([n])) for n in (start, stop, axis))])
+        return self.add(
+            "Slice", [value, *(self.const(np.array([n])) for n in (start, stop, axis))]
+        )
 
     def sizes(self, x, *axes):
-        """Axes of ``x`` (ints from its shape) and fixed sizes (given as ``-size``), as one int64 vector."""
+        """Axes of ``x`` (ints from its shape) and fixed sizes (given as ``-size``), as
+        one int64 vector."""
         shape = self.add("Shape", [x])
-        parts = [self.const(np.array([-a])) if a < 0 else self.slice(shape, a, a + 1, 0) for a in axes]
+        parts = [
+            self.const(np.array([-a])) if a < 0 else self.slice(shape, a, a + 1, 0)
+            for a in axes
+        ]
         return self.add("Concat", parts, axis=0)
 
     def zeros(self, x, *axes):
@@ -70,24 +81,32 @@ class Network:
         bias=True,
         **attributes,
     ):
-        """Add a node; gives the names of its Y and Y_h, whichever of ``outputs`` are asked for."""
+        """Add a node; gives the names of its Y and Y_h, whichever of ``outputs`` are
+        asked for."""
         self.taken += 1
         directions = 2 if attributes.get("direction") == "bidirectional" else 1
         rows = GATES[operator] * hidden
-        inputs = [x, self.weight(directions, rows, width), self.weight(directions, rows, hidden)]
+        inputs = [
+            x,
+            self.weight(directions, rows, width),
+            self.weight(directions, rows, hidden),
+        ]
         inputs += [self.weight(directions, 2 * rows) if bias else "", lengths, h]
         if operator == "LSTM":
             inputs += [c, self.weight(directions, 3 * hidden) if peepholes else ""]
         while not inputs[-1]:
             inputs.pop()
         names = [
-            f"{operator.lower()}{self.taken}_{key}" if key in outputs else "" for key in ("Y", "Y_h", "Y_c")
+            f"{operator.lower()}{self.taken}_{key}" if key in outputs else ""
+            for key in ("Y", "Y_h", "Y_c")
         ]
         while not names[-1]:
             names.pop()
         node = name if name is not None else f"{operator.lower()}{self.taken}"
         self.nodes.append(
-            helper.make_node(operator, inputs, names, name=node, hidden_size=hidden, **attributes)
+            helper.make_node(
+                operator, inputs, names, name=node, hidden_size=hidden, **attributes
+            )
         )
         return names
 
@@ -95,14 +114,18 @@ class Network:
         values = [
             helper.make_tensor_value_info(key, dtype, axes)
             for key, (dtype, axes) in {
-                k: v if isinstance(v, tuple) else (TensorProto.FLOAT, v) for k, v in inputs.items()
+                k: v if isinstance(v, tuple) else (TensorProto.FLOAT, v)
+                for k, v in inputs.items()
             }.items()
         ]
         return helper.make_graph(
             self.nodes,
             name,
             values,
-            [helper.make_tensor_value_info(key, TensorProto.FLOAT, None) for key in outputs],
+            [
+                helper.make_tensor_value_info(key, TensorProto.FLOAT, None)
+                for key in outputs
+            ],
             self.weights,
         )
 
@@ -111,10 +134,14 @@ class Network:
         graph = self.graph(inputs, outputs)
         if ir_version < 4:
             graph.input.extend(
-                helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in self.weights
+                helper.make_tensor_value_info(w.name, w.data_type, list(w.dims))
+                for w in self.weights
             )
         return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir_version, **options
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=ir_version,
+            **options,
         )
 
 
@@ -122,7 +149,9 @@ def _torch_file(module, example, **options):
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(module.eval(), example, None if options["dynamo"] else buffer, **options)
+        program = torch.onnx.export(
+            module.eval(), example, None if options["dynamo"] else buffer, **options
+        )
     if program is not None:
         program.save(buffer)
     return buffer.getvalue()

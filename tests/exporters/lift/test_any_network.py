@@ -1,4 +1,5 @@
-"""Any stack of recurrent nodes, however its states begin, lifts to a file that streams exactly."""
+"""Any stack of recurrent nodes, however its states begin, lifts to a file that streams
+exactly."""
 
 import numpy as np
 import onnx
@@ -17,7 +18,12 @@ EXTRAS = {
         {"peepholes": True},
         {"activations": ["Sigmoid", "Relu", "Tanh"]},
     ],
-    "GRU": [{}, {"linear_before_reset": 1}, {"clip": 0.7}, {"activations": ["HardSigmoid", "Tanh"]}],
+    "GRU": [
+        {},
+        {"linear_before_reset": 1},
+        {"clip": 0.7},
+        {"activations": ["HardSigmoid", "Tanh"]},
+    ],
     "RNN": [{}, {"activations": ["Relu"]}],
 }
 
@@ -28,9 +34,17 @@ def stacks(draw):
     for _ in range(draw(st.integers(1, 3))):
         operator = draw(st.sampled_from(sorted(EXTRAS)))
         extra = draw(st.sampled_from(EXTRAS[operator]))
-        styles = [draw(st.sampled_from(STYLES)) for _ in range(2 if operator == "LSTM" else 1)]
-        layers.append((operator, draw(st.integers(1, 5)), extra, styles, draw(st.booleans())))
-    return draw(st.sampled_from([7, 9, 11, 13, 14, 18, 22])), draw(st.booleans()), layers
+        styles = [
+            draw(st.sampled_from(STYLES)) for _ in range(2 if operator == "LSTM" else 1)
+        ]
+        layers.append(
+            (operator, draw(st.integers(1, 5)), extra, styles, draw(st.booleans()))
+        )
+    return (
+        draw(st.sampled_from([7, 9, 11, 13, 14, 18, 22])),
+        draw(st.booleans()),
+        layers,
+    )
 
 
 def initial(net, style, x, hidden):
@@ -45,20 +59,33 @@ def initial(net, style, x, hidden):
         return net.add("Expand", [row, net.sizes(x, -1, 1, -hidden)])
     if style == "tile" or (net.opset < 8 and style in ("expand", "zeros")):
         return net.add(
-            "Tile", [net.const(np.full((1, 1, hidden), 0.25, np.float32)), net.sizes(x, -1, 1, -1)]
+            "Tile",
+            [
+                net.const(np.full((1, 1, hidden), 0.25, np.float32)),
+                net.sizes(x, -1, 1, -1),
+            ],
         )
     if style == "times_zero":
         first = net.squeeze(
-            net.add("ReduceSum", [net.slice(x, 0, 1, 0), net.const(np.array([2]))], keepdims=0)
-            if net.opset >= 13
-            else net.add("ReduceSum", [net.slice(x, 0, 1, 0)], axes=[2], keepdims=0),
+            (
+                net.add(
+                    "ReduceSum",
+                    [net.slice(x, 0, 1, 0), net.const(np.array([2]))],
+                    keepdims=0,
+                )
+                if net.opset >= 13
+                else net.add("ReduceSum", [net.slice(x, 0, 1, 0)], axes=[2], keepdims=0)
+            ),
             2,
             operator="Unsqueeze",
         )
         zero = net.add("Mul", [first, net.const(np.zeros((1,), np.float32))])
         return net.add("Concat", [zero] * hidden, axis=2)
     if style == "expand" or net.opset < 9:
-        return net.add("Expand", [net.const(np.zeros((1,), np.float32)), net.sizes(x, -1, 1, -hidden)])
+        return net.add(
+            "Expand",
+            [net.const(np.zeros((1,), np.float32)), net.sizes(x, -1, 1, -hidden)],
+        )
     return net.zeros(x, -1, 1, -hidden)
 
 
@@ -85,12 +112,20 @@ def build(network, opset, batch_first, layers, rng_seed=0):
             **extra,
         )
         x, width = net.squeeze(y, 1), hidden
-    out = net.add("Transpose", [x], ["y"], perm=[1, 0, 2]) if batch_first else net.add("Identity", [x], ["y"])
+    out = (
+        net.add("Transpose", [x], ["y"], perm=[1, 0, 2])
+        if batch_first
+        else net.add("Identity", [x], ["y"])
+    )
     axes = ["batch", "time", 3] if batch_first else ["time", "batch", 3]
     return net.model({"x": axes}, [out])
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(stacks())
 def test_a_stack_is_equal_at_reset_and_in_chunks(network, stack):
     model = build(network, *stack)

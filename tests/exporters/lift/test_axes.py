@@ -1,4 +1,5 @@
-"""Batch and time are found where no name tells them, and sizes that the graph holds are asked for."""
+"""Batch and time are found where no name tells them, and sizes that the graph holds are
+asked for."""
 
 import numpy as np
 import onnxruntime
@@ -42,7 +43,9 @@ def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(ne
     for name in "ab":
         net.recurrent("GRU", name, 3, 4, outputs=("Y_h",), name=name)
     net.add("Concat", [node.output[1] for node in net.nodes], ["y"], axis=2)
-    lifted = lift(net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString())
+    lifted = lift(
+        net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString()
+    )
     assert lifted.report.made_dynamic == ("batch",)
     assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
     assert "a call is a whole window, not a step" in lifted.manifest.unstreamable
@@ -81,6 +84,8 @@ def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(net
     np.testing.assert_allclose(np.concatenate(parts), whole[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("lengths", "name"), [([2, 5], "N"), ([4, 10], "2*N"), ([4, 9], None), ([6, 6], 6)])
+@pytest.mark.parametrize(
+    ("lengths", "name"), [([2, 5], "N"), ([4, 10], "2*N"), ([4, 9], None), ([6, 6], 6)]
+)
 def test_an_axis_is_named_by_its_length_at_every_size(lengths, name):
     assert name_axis(lengths, [{"N": 2}, {"N": 5}]) == name

@@ -1,11 +1,17 @@
-"""Files that can't be used are refused in one line; external data is read from the model's folder only."""
+"""Files that can't be used are refused in one line; external data is read from the
+model's folder only."""
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from lstm_edge_exporters.lift import LiftConfig, lift
-from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    LstmEdgeError,
+    NotFoundError,
+)
 
 
 @pytest.fixture
@@ -16,12 +22,18 @@ def model(network):
     return net.model({"x": ["L", "N", 3]}, ["y"])
 
 
-@pytest.mark.parametrize("location", ["../m.bin", "{folder}/m.bin", "link.bin", "absent.bin", "short.bin"])
-def test_external_data_is_read_whole_and_from_the_models_folder_only(model, tmp_path, location):
+@pytest.mark.parametrize(
+    "location", ["../m.bin", "{folder}/m.bin", "link.bin", "absent.bin", "short.bin"]
+)
+def test_external_data_is_read_whole_and_from_the_models_folder_only(
+    model, tmp_path, location
+):
     folder = tmp_path / "models"
     folder.mkdir()
     path = folder / "m.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    onnx.save(
+        model, path, save_as_external_data=True, location="m.bin", size_threshold=0
+    )
     (folder / "short.bin").write_bytes((folder / "m.bin").read_bytes()[:10])
     (folder / "m.bin").rename(tmp_path / "m.bin")
     (folder / "link.bin").symlink_to(tmp_path / "m.bin")
@@ -31,7 +43,9 @@ def test_external_data_is_read_whole_and_from_the_models_folder_only(model, tmp_
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(FileFormatError, match="weights in another file can't be read"):
         lift(path)
-    with pytest.raises(FileFormatError, match=r"its weights are in .*; load it by its path"):
+    with pytest.raises(
+        FileFormatError, match=r"its weights are in .*; load it by its path"
+    ):
         lift(path.read_bytes())
 
 
@@ -42,7 +56,10 @@ def edited(model, *, opset=17, operator="Identity"):
 
 def test_nodes_may_come_in_any_order(model):
     model.graph.node.reverse()
-    assert [state.input for state in lift(model.SerializeToString()).report.lifted] == ["h_0", "c_0"]
+    assert [state.input for state in lift(model.SerializeToString()).report.lifted] == [
+        "h_0",
+        "c_0",
+    ]
 
 
 NO_NETWORKS = {
@@ -57,8 +74,12 @@ NO_NETWORKS = {
 
 
 @pytest.mark.parametrize("message", NO_NETWORKS)
-def test_what_is_no_network_of_another_tool_is_refused_in_one_line(model, tmp_path, message):
-    with pytest.raises((FileFormatError, InputError, NotFoundError), match=message) as caught:
+def test_what_is_no_network_of_another_tool_is_refused_in_one_line(
+    model, tmp_path, message
+):
+    with pytest.raises(
+        (FileFormatError, InputError, NotFoundError), match=message
+    ) as caught:
         lift(NO_NETWORKS[message](model, tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -76,8 +97,14 @@ def test_a_truncated_file_gets_one_clear_line(model, share):
     [
         ({"inputs": {"z": ("N",)}}, "no input 'z'; the inputs are x, sr"),
         ({"inputs": {"x": ("N", "L")}}, "3 axes, 2 were given"),
-        ({"inputs": {"x": ("N", "N", 3)}}, "sizes are from 1, and no two names are the same"),
-        ({"inputs": {"x": ("N", 0, 3)}}, "sizes are from 1, and no two names are the same"),
+        (
+            {"inputs": {"x": ("N", "N", 3)}},
+            "sizes are from 1, and no two names are the same",
+        ),
+        (
+            {"inputs": {"x": ("N", 0, 3)}},
+            "sizes are from 1, and no two names are the same",
+        ),
         ({"constants": {"rate": 1}}, "no input 'rate'; the inputs are x, sr"),
         ({"constants": {"sr": 0.5}}, "sr int64 .* can't be the number 0.5"),
         ({"constants": {"x": 1}}, "x .* can't be the number 1"),
@@ -93,7 +120,9 @@ def test_options_that_do_not_fit_are_refused(model, options, message):
 
 def test_an_input_without_a_shape_is_asked_for_and_taken(model):
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(InputError, match="declares no shape; give its axes: --input x=N,L,8"):
+    with pytest.raises(
+        InputError, match="declares no shape; give its axes: --input x=N,L,8"
+    ):
         lift(model.SerializeToString())
     lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("L", "N", 3)}))
     assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
@@ -102,9 +131,17 @@ def test_an_input_without_a_shape_is_asked_for_and_taken(model):
 def test_a_node_inside_a_function_is_lifted(model):
     inner = onnx.NodeProto()
     inner.CopyFrom(model.graph.node[0])
-    inputs, outputs, opset = inner.input[:4], inner.output[:1], helper.make_opsetid("", 17)
-    model.functions.append(helper.make_function("local", "layer", inputs, outputs, [inner], [opset]))
+    inputs, outputs, opset = (
+        inner.input[:4],
+        inner.output[:1],
+        helper.make_opsetid("", 17),
+    )
+    model.functions.append(
+        helper.make_function("local", "layer", inputs, outputs, [inner], [opset])
+    )
     model.opset_import.append(helper.make_opsetid("local", 1))
-    model.graph.node[0].CopyFrom(helper.make_node("layer", inputs, outputs, domain="local"))
+    model.graph.node[0].CopyFrom(
+        helper.make_node("layer", inputs, outputs, domain="local")
+    )
     lifted = lift(model.SerializeToString())
     assert [state.input for state in lifted.report.lifted] == ["h_0", "c_0"]

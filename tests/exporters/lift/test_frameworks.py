@@ -11,7 +11,8 @@ from lstm_edge_runtime import load
 
 
 def tf2onnx_layer(net, x, width, hidden, name, go=()):
-    """One Keras LSTM layer as tf2onnx writes it: batch-major x, int32 shape arithmetic, lengths filled in."""
+    """One Keras LSTM layer as tf2onnx writes it: batch-major x, int32 shape arithmetic,
+    lengths filled in."""
     major = net.add("Transpose", [x], perm=[1, 0, 2])
     shape = net.add("Cast", [net.add("Shape", [x])], to=6)
     rows = net.slice(net.add("Cast", [shape], to=7), 0, 1, 0)
@@ -42,9 +43,13 @@ def test_a_keras_stack_by_tf2onnx(network, opset, axes):
     y = tf2onnx_layer(net, y, 8, 5, "lstm_1")
     last = net.add("Gather", [y, net.const(np.array(-1))], axis=1)
     net.add("Softmax", [net.add("MatMul", [last, net.weight(5, 3)])], ["dense"], axis=1)
-    lifted = lift(net.model({"x": axes}, ["dense"], producer_name="tf2onnx").SerializeToString())
+    lifted = lift(
+        net.model({"x": axes}, ["dense"], producer_name="tf2onnx").SerializeToString()
+    )
     assert [(s.input, s.output) for s in lifted.report.lifted] == [
-        (f"{layer}_{kind}_0", f"{layer}_{kind}_n") for layer in ("lstm", "lstm_1") for kind in "hc"
+        (f"{layer}_{kind}_0", f"{layer}_{kind}_n")
+        for layer in ("lstm", "lstm_1")
+        for kind in "hc"
     ]
     batch, sequence = lifted.manifest.batch, lifted.manifest.sequence
     assert lifted.manifest.inputs[0].axes == (batch, sequence, 6)
@@ -80,7 +85,10 @@ def assert_streams(content, module):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_file_of_pytorchs_deprecated_exporter(torch_file, kind, layers, dynamic):
     torch.manual_seed(0)
-    module, axes = _Frames(kind, layers=layers), {"x": {0: "batch", 1: "time"}} if dynamic else None
+    module, axes = (
+        _Frames(kind, layers=layers),
+        ({"x": {0: "batch", 1: "time"}} if dynamic else None),
+    )
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
     lifted = lift(torch_file(module, (torch.zeros(1, 9, 5),), dynamo=False, **names))
     assert lifted.manifest.unstreamable == ""
@@ -91,7 +99,9 @@ def test_a_file_of_pytorchs_deprecated_exporter(torch_file, kind, layers, dynami
 
 FORMS = {
     "auto": {0: Dim.AUTO, 1: Dim.AUTO},
-    "dynamic": {0: Dim.DYNAMIC},  # torch.export refuses the time axis of a recurrent layer in these two forms
+    "dynamic": {
+        0: Dim.DYNAMIC
+    },  # torch.export refuses the time axis of a recurrent layer in these two forms
     "named": {0: "rows"},
     "fixed": None,
 }
@@ -101,10 +111,17 @@ FORMS = {
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("head", [False, True])
 def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(torch_file, kind, head, form):
-    """Shapes that it declares inside of the graph keep the example's size for axes that are dynamic."""
+    """Shapes that it declares inside of the graph keep the example's size for axes that
+    are dynamic."""
     torch.manual_seed(0)
     module, shapes = _Frames(kind, head=head), FORMS[form] and (FORMS[form],)
-    content = torch_file(module, (torch.zeros(2, 12, 5),), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    content = torch_file(
+        module,
+        (torch.zeros(2, 12, 5),),
+        dynamo=True,
+        dynamic_shapes=shapes,
+        verbose=False,
+    )
     lifted = lift(content)
     for file in (lifted.model, to_native(lifted.model)):
         assert_streams(file, module)

@@ -10,7 +10,8 @@ from lstm_edge_runtime import load
 
 
 class Packs(torch.nn.Module):
-    """Sorts its rows by length, as ``enforce_sorted=False`` does, once or before every layer."""
+    """Sorts its rows by length, as ``enforce_sorted=False`` does, once or before every
+    layer."""
 
     def __init__(self, kind, *, zeros=False, again=False):
         super().__init__()
@@ -29,23 +30,36 @@ class Packs(torch.nn.Module):
         if self.zeros:
             start = torch.zeros(layer.num_layers, x.size(0), layer.hidden_size)
             start = (start, start) if isinstance(layer, torch.nn.LSTM) else start
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
         y, last = layer(packed, start)
         return pad_packed_sequence(y, batch_first=True)[0], last
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("LSTM", {}), ("GRU", {"zeros": True}), ("LSTM", {"zeros": True}), ("GRU", {"again": True})],
+    [
+        ("LSTM", {}),
+        ("GRU", {"zeros": True}),
+        ("LSTM", {"zeros": True}),
+        ("GRU", {"again": True}),
+    ],
     ids=["absent", "zeros", "zero-pair", "twice"],
 )
-def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(torch_file, kind, options):
+def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(
+    torch_file, kind, options
+):
     torch.manual_seed(0)
     module = Packs(kind, **options).eval()
     names = {"input_names": ["x", "lengths"], "output_names": ["y", "last"]}
     axes = {"x": {0: "N", 1: "L"}, "lengths": {0: "N"}}
     example = (torch.randn(3, 5, 3), torch.tensor([5, 2, 4]))
-    lifted = lift(torch_file(module, example, dynamo=False, opset_version=17, dynamic_axes=axes, **names))
+    lifted = lift(
+        torch_file(
+            module, example, dynamo=False, opset_version=17, dynamic_axes=axes, **names
+        )
+    )
     assert lifted.manifest.lengths == "lengths"
     assert lifted.manifest.unstreamable == ""
     model, x = load(lifted.model), torch.randn(2, 8, 3)
@@ -54,4 +68,6 @@ def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(torch_file, kin
     for row, kept in enumerate([[0, 1, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]]):
         with torch.no_grad():
             _, last = module(x[[row]][:, kept], torch.tensor([6]))
-        np.testing.assert_allclose(got["last"][:, row], last[:, 0].numpy(), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            got["last"][:, row], last[:, 0].numpy(), rtol=0, atol=1e-6
+        )

@@ -1,4 +1,5 @@
-"""Recurrences written out in plain operators, as tf2onnx writes Keras layers: a Loop with its states."""
+"""Recurrences written out in plain operators, as tf2onnx writes Keras layers: a Loop
+with its states."""
 
 import numpy as np
 import onnxruntime
@@ -14,13 +15,15 @@ INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 def simple_cell(body, x, h, hidden=4, width=3):
     """``tanh(x @ W + h @ U)``."""
     left, right = (
-        body.add("MatMul", [value, body.weight(rows, hidden)]) for value, rows in ((x, width), (h, hidden))
+        body.add("MatMul", [value, body.weight(rows, hidden)])
+        for value, rows in ((x, width), (h, hidden))
     )
     return body.add("Tanh", [body.add("Add", [left, right])])
 
 
 def looped(network, *, steps=None, masked=False, rows=None, twice=False):
-    """A SimpleRNN over ``x (L, N, 3)``; with ``steps``, its length is written into the graph."""
+    """A SimpleRNN over ``x (L, N, 3)``; with ``steps``, its length is written into the
+    graph."""
     body = network(seed=1)
     for name in ("one", "end"):
         body.const(np.array(steps if name == "end" and steps else 1), name)
@@ -41,14 +44,23 @@ def looped(network, *, steps=None, masked=False, rows=None, twice=False):
     if masked:
         body.add("Identity", [last], ["last_out"])
     leaving = ["go_out", "i_out", "h_out", *(["last_out"] if masked else []), "step"]
-    graph = body.graph({"n": (INT, []), "go": (BOOL, []), "i": (INT, []), **state}, leaving)
-    graph.output[0].type.tensor_type.elem_type, graph.output[1].type.tensor_type.elem_type = BOOL, INT
+    graph = body.graph(
+        {"n": (INT, []), "go": (BOOL, []), "i": (INT, []), **state}, leaving
+    )
+    (
+        graph.output[0].type.tensor_type.elem_type,
+        graph.output[1].type.tensor_type.elem_type,
+    ) = (BOOL, INT)
     net = network()
     net.taken = 100  # names of its own
     trips = (
-        net.const(np.array(steps)) if steps else net.squeeze(net.slice(net.add("Shape", ["x"]), 0, 1, 0), 0)
+        net.const(np.array(steps))
+        if steps
+        else net.squeeze(net.slice(net.add("Shape", ["x"]), 0, 1, 0), 0)
     )
-    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1, -4)
+    zeros = (
+        net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1, -4)
+    )
     if not rows:
         zeros = net.add("Identity", [zeros])
     count = ["count", "last_h", *(["last_last"] if masked else []), "y"]
@@ -68,7 +80,9 @@ def looped(network, *, steps=None, masked=False, rows=None, twice=False):
 def chunked(lifted, x, cuts, **others):
     model, state, parts = load(lifted.model), None, []
     for first, last in zip((0, *cuts), (*cuts, len(x)), strict=True):
-        got, state = model.run({"x": x[first:last]} | {k: v[first:last] for k, v in others.items()}, state)
+        got, state = model.run(
+            {"x": x[first:last]} | {k: v[first:last] for k, v in others.items()}, state
+        )
         parts.append(got["y"])
     return np.concatenate(parts)
 
@@ -80,14 +94,21 @@ def test_floats_that_a_loop_carries_from_zeros_are_states(network, masked):
     lifted = lift(model)
     names = ("state1", "state2") if masked else ("h",)
     expected = [(f"{name}_0", f"{name}_n", ("N", 4), 0.0) for name in names]
-    assert [(s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted] == expected
+    assert [
+        (s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted
+    ] == expected
     assert lifted.manifest.unstreamable == ""
     rng = np.random.default_rng(0)
-    x, mask = rng.standard_normal((12, 2, 3)).astype(np.float32), rng.random((12, 2, 1)) < 0.5
+    x, mask = (
+        rng.standard_normal((12, 2, 3)).astype(np.float32),
+        rng.random((12, 2, 1)) < 0.5,
+    )
     mask[5] = False  # the first step of a chunk repeats what stands in the one before
     others = {"mask": mask} if masked else {}
     whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x, **others})[0]
-    np.testing.assert_allclose(chunked(lifted, x, (5, 6), **others), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        chunked(lifted, x, (5, 6), **others), whole, rtol=0, atol=1e-6
+    )
 
 
 def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):

@@ -19,7 +19,9 @@ def _cases():
             import_module(f"{node.__name__}.{operator}")
     return [
         case
-        for case in node._NodeTestCases  # collect_testcases computes those of every operator: seconds
+        for case in (
+            node._NodeTestCases
+        )  # collect_testcases computes those of every operator: seconds
         if {node.op_type for node in case.model.graph.node} & {"LSTM", "GRU", "RNN"}
         and not any(node.domain for node in case.model.graph.node)
     ]
@@ -28,16 +30,29 @@ def _cases():
 CASES = _cases()
 BACKWARDS = ("reverse", "bidirectional")
 BATCH_FIRST = "batchwise"  # layout=1, which onnxruntime's CPU provider does not run
-FORWARD = [case for case in CASES if not any(word in case.name for word in (*BACKWARDS, BATCH_FIRST))]
+FORWARD = [
+    case
+    for case in CASES
+    if not any(word in case.name for word in (*BACKWARDS, BATCH_FIRST))
+]
 
 
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
 def test_a_forward_case_still_gives_its_expected_outputs(case):
     lifted = lift(case.model.SerializeToString())
     inputs, outputs = case.data_sets[0]
-    feeds = {value.name: array for value, array in zip(case.model.graph.input, inputs, strict=True)}
-    expected = {value.name: array for value, array in zip(case.model.graph.output, outputs, strict=True)}
-    model, states = load(lifted.model), {state.input: state for state in lifted.manifest.states}
+    feeds = {
+        value.name: array
+        for value, array in zip(case.model.graph.input, inputs, strict=True)
+    }
+    expected = {
+        value.name: array
+        for value, array in zip(case.model.graph.output, outputs, strict=True)
+    }
+    model, states = (
+        load(lifted.model),
+        {state.input: state for state in lifted.manifest.states},
+    )
     data = {name: array for name, array in feeds.items() if name not in states}
     lengths = data.pop(lifted.manifest.lengths, None)
     if states.keys() & feeds.keys():

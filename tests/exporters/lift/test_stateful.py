@@ -12,12 +12,16 @@ from lstm_edge_runtime.errors import ContractError, InputError
 
 def stateful(network, names, outputs):
     net = network()
-    net.recurrent("LSTM", "x", 3, 4, h=names[0], c=names[1], outputs=("Y", "Y_h", "Y_c"))
+    net.recurrent(
+        "LSTM", "x", 3, 4, h=names[0], c=names[1], outputs=("Y", "Y_h", "Y_c")
+    )
     y, h, c = net.nodes[-1].output
     for value, name in ((y, "y"), (h, outputs[0]), (c, outputs[1])):
         net.add("Identity", [value], [name])
     state = [1, "N", 4]
-    return net.model({"x": ["L", "N", 3], names[0]: state, names[1]: state}, ["y", *outputs])
+    return net.model(
+        {"x": ["L", "N", 3], names[0]: state, names[1]: state}, ["y", *outputs]
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,9 @@ def stateful(network, names, outputs):
 def test_states_that_the_file_has_are_recognized(network, names, outputs):
     model = stateful(network, names, outputs)
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.recognized] == list(zip(names, outputs, strict=True))
+    assert [(s.input, s.output) for s in lifted.report.recognized] == list(
+        zip(names, outputs, strict=True)
+    )
     assert lifted.report.lifted == ()
     assert lifted.manifest.unstreamable == ""
 
@@ -43,7 +49,10 @@ def test_an_input_that_no_output_continues_gets_one(network):
     model = stateful(network, ("first_h", "first_c"), ("hn", "cn"))
     del model.graph.output[1:]
     lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.lifted] == [("first_h", "h_n"), ("first_c", "c_n")]
+    assert [(s.input, s.output) for s in lifted.report.lifted] == [
+        ("first_h", "h_n"),
+        ("first_c", "c_n"),
+    ]
     assert lifted.manifest.unstreamable == ""
 
 
@@ -51,16 +60,23 @@ def test_an_output_of_the_same_shape_that_does_not_read_a_state_does_not_continu
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[L, N, 4] x, float[1, N, 4] h) => (float[L, N, 4] y, float[1, N, 4] top)
         { y = Add(x, h) top = ReduceMax(x) }"""
-    assert pair_states(ir.from_proto(onnx.parser.parse_model(text)).graph, {}, "L") == ({}, {})
+    assert pair_states(ir.from_proto(onnx.parser.parse_model(text)).graph, {}, "L") == (
+        {},
+        {},
+    )
 
 
 def test_states_named_by_the_caller_are_taken(network):
     net = network()
     total = net.add(
-        "Add", ["sum", net.add("ReduceSum", ["x", net.const(np.array([0]))], keepdims=0)], ["total"]
+        "Add",
+        ["sum", net.add("ReduceSum", ["x", net.const(np.array([0]))], keepdims=0)],
+        ["total"],
     )
     net.add("Identity", [total], ["y"])
-    model = net.model({"x": ["L", "N", 3], "sum": ["N", 3]}, ["y", "total"]).SerializeToString()
+    model = net.model(
+        {"x": ["L", "N", 3], "sum": ["N", 3]}, ["y", "total"]
+    ).SerializeToString()
     with pytest.raises(ContractError, match=r"reads all time|no state"):
         lift(model)
     lifted = lift(model, LiftConfig(states={"sum": "total"}))
@@ -78,6 +94,11 @@ def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
     for name in ("first", "second"):
         net.add("Add", ["state", net.weight(1, 1, 4)], [name])
     net.add("Identity", ["x"], ["y"])
-    model = net.model({"x": ["L", "N", 3], "state": [1, "N", 4]}, ["y", "first", "second"])
-    with pytest.raises(ContractError, match=r"candidates: first, second; name them: --state state=first"):
+    model = net.model(
+        {"x": ["L", "N", 3], "state": [1, "N", 4]}, ["y", "first", "second"]
+    )
+    with pytest.raises(
+        ContractError,
+        match=r"candidates: first, second; name them: --state state=first",
+    ):
         lift(model.SerializeToString())

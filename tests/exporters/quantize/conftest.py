@@ -1,4 +1,5 @@
-"""Small float files with a manifest, made with onnx.helper, as an export would write them."""
+"""Small float files with a manifest, made with onnx.helper, as an export would write
+them."""
 
 import numpy as np
 import onnx
@@ -7,14 +8,27 @@ from onnx import numpy_helper, parser
 
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import (
+    KEY,
+    Golden,
+    Manifest,
+    StateSpec,
+    Task,
+    TensorSpec,
+)
 
 
 def make_model(text, weights):
-    """Return a model of a graph in ONNX's text form; floats of ``weights`` are stored in float32."""
+    """Return a model of a graph in ONNX's text form; floats of ``weights`` are stored
+    in float32."""
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> {text}')
-    arrays = {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in weights.items()}
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    arrays = {
+        n: a.astype(np.float32) if a.dtype.kind == "f" else a
+        for n, a in weights.items()
+    }
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
     return model
 
 
@@ -46,14 +60,26 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=True):
-    """Bytes of ``x -> kind -> Linear -> logits`` with states in and out, and a golden case.
+    """Bytes of ``x -> kind -> Linear -> logits`` with states in and out, and a golden
+    case.
 
     ``edit(graph)`` may change the graph before the manifest goes in.
     """
     rng = np.random.default_rng(0)
-    gates, bound, letters = GATES[kind] * hidden, 1 / np.sqrt(hidden), "hc" if kind == "LSTM" else "h"
-    shapes = {"W0": (1, gates, features), "R0": (1, gates, hidden), "B0": (1, 2 * gates), "b": (classes,)}
-    weights = {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
+    gates, bound, letters = (
+        GATES[kind] * hidden,
+        1 / np.sqrt(hidden),
+        "hc" if kind == "LSTM" else "h",
+    )
+    shapes = {
+        "W0": (1, gates, features),
+        "R0": (1, gates, hidden),
+        "B0": (1, 2 * gates),
+        "b": (classes,),
+    }
+    weights = {
+        name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()
+    }
     weights["V"] = rng.uniform(-1, 1, (classes, hidden))
     starts, ends = ([f"{letter}_{suffix}" for letter in letters] for suffix in "0n")
     weights["rows"] = np.array([-1, hidden])
@@ -76,19 +102,26 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
         inputs=(TensorSpec("x", "float32", ("N", "L", features)),),
         outputs=(TensorSpec("logits", "float32", ("N", classes)),),
         states=tuple(
-            StateSpec(*names, "float32", (1, "N", hidden)) for names in zip(starts, ends, strict=True)
+            StateSpec(*names, "float32", (1, "N", hidden))
+            for names in zip(starts, ends, strict=True)
         ),
         task=Task("classification", "logits", labels=tuple("abcdefgh"[:classes])),
         provenance={"opset": 18, "versions": {"torch": "2.13"}},
     )
     content = with_manifest(model, manifest)
-    return with_manifest(model, manifest._replace(golden=_golden(content, features))) if golden else content
+    return (
+        with_manifest(model, manifest._replace(golden=_golden(content, features)))
+        if golden
+        else content
+    )
 
 
 def _changed(content, **fields):
     """Bytes of the same file with other manifest fields."""
     model = onnx.load_model_from_string(content)
-    manifest = Manifest.from_json(next(prop.value for prop in model.metadata_props if prop.key == KEY))
+    manifest = Manifest.from_json(
+        next(prop.value for prop in model.metadata_props if prop.key == KEY)
+    )
     return with_manifest(model, manifest._replace(**fields))
 
 

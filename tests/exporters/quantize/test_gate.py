@@ -11,7 +11,12 @@ from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quanti
 from lstm_edge_exporters.quantize.gate import judge, over_budget
 from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, ManifestError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    FileFormatError,
+    InputError,
+    ManifestError,
+)
 from lstm_edge_runtime.manifest import Trained
 from lstm_edge_runtime.ort import sealed
 
@@ -24,20 +29,27 @@ def _edited(content, name, edit):
     for tensor in model.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(
-                numpy_helper.from_array(edit(numpy_helper.to_array(tensor)).astype(np.float32), name)
+                numpy_helper.from_array(
+                    edit(numpy_helper.to_array(tensor)).astype(np.float32), name
+                )
             )
     return sealed(model.SerializeToString())
 
 
 def _judged(before, after, samples):
     left, right = load(before), load(after)
-    return judge(left, right, sample_feeds(samples, left.manifest), samples.targets, real=True)
+    return judge(
+        left, right, sample_feeds(samples, left.manifest), samples.targets, real=True
+    )
 
 
 @pytest.fixture(scope="module")
 def samples():
     rng = np.random.default_rng(4)
-    return Samples({"x": rng.normal(size=(40, 25, 8)).astype(np.float32)}, targets=rng.integers(4, size=40))
+    return Samples(
+        {"x": rng.normal(size=(40, 25, 8)).astype(np.float32)},
+        targets=rng.integers(4, size=40),
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +59,9 @@ def samples():
         (replace(LOOSE, change=1e-4), "logits changes by"),
     ],
 )
-def test_a_file_that_loses_too_much_is_refused_with_the_figures(network, write, budget, what):
+def test_a_file_that_loses_too_much_is_refused_with_the_figures(
+    network, write, budget, what
+):
     with pytest.raises(CheckFailedError, match=what) as caught:
         quantize(write(network()), QuantizeConfig(budget=budget))
     assert "one scale a tensor" in str(caught.value)
@@ -60,11 +74,15 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
     after = _edited(before, "V", lambda array: array[::-1])
     judged = _judged(before, after, samples)
     assert judged.agreement < 0.5
-    assert any("of labels agree" in reason for reason in over_budget(judged, replace(LOOSE, agreement=0.975)))
+    assert any(
+        "of labels agree" in reason
+        for reason in over_budget(judged, replace(LOOSE, agreement=0.975))
+    )
 
 
 def _labels(content, samples, *, carried):
-    """Return the class at the end of each sample, of one stream through all of them or each from reset."""
+    """Return the class at the end of each sample, of one stream through all of them or
+    each from reset."""
     model, state, labels = load(content), None, []
     for x in samples.inputs["x"]:
         outputs, after = model.run(x[None], state)
@@ -77,11 +95,19 @@ def _labels(content, samples, *, carried):
 def test_accuracy_is_that_of_streams_which_start_again_only_where_training_did(
     network, changed, samples, carried
 ):
-    content = changed(network(), trained=Trained(carry=carried, window=1, reset=0.5 if carried else 1.0))
+    content = changed(
+        network(),
+        trained=Trained(carry=carried, window=1, reset=0.5 if carried else 1.0),
+    )
     samples = Samples({"x": samples.inputs["x"][:, :1]})
-    same, other = (_labels(content, samples, carried=carry) for carry in (carried, not carried))
+    same, other = (
+        _labels(content, samples, carried=carry) for carry in (carried, not carried)
+    )
     assert (same != other).any()
-    assert _judged(content, content, Samples(samples.inputs, same)).accuracy == (1.0, 1.0)
+    assert _judged(content, content, Samples(samples.inputs, same)).accuracy == (
+        1.0,
+        1.0,
+    )
     assert _judged(content, content, Samples(samples.inputs, other)).accuracy[0] < 1.0
 
 
@@ -91,7 +117,9 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
     judged = _judged(content, content, Samples(samples.inputs, labels))
     assert judged.accuracy == (1.0, 1.0)
     for agreement, refused in ((0.98, False), (0.97, True)):
-        assert bool(over_budget(replace(judged, agreement=agreement), Budget())) is refused
+        assert (
+            bool(over_budget(replace(judged, agreement=agreement), Budget())) is refused
+        )
     for lost, refused in ((1, False), (2, True)):
         fallen = replace(judged, accuracy=(1.0, 1 - lost / 40))
         assert bool(over_budget(fallen, LOOSE)) is refused
@@ -99,7 +127,9 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
 
 def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
     before = network()
-    judged = _judged(before, _edited(before, "b", lambda array: array * np.inf), samples)
+    judged = _judged(
+        before, _edited(before, "b", lambda array: array * np.inf), samples
+    )
     assert judged.change["logits"] == np.inf
     assert over_budget(judged, LOOSE)
 
@@ -110,7 +140,9 @@ def test_a_network_without_a_constant_weight_is_refused(network, write):
         graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0))
         graph.node.insert(1, helper.make_node("Sub", ["top", "top"], ["nought"]))
         for index, name in enumerate(("W0", "R0")):
-            graph.node.insert(2 + index, helper.make_node("Add", [name, "nought"], [f"{name}_made"]))
+            graph.node.insert(
+                2 + index, helper.make_node("Add", [name, "nought"], [f"{name}_made"])
+            )
         lstm = next(node for node in graph.node if node.op_type == "LSTM")
         lstm.input[1], lstm.input[2] = "W0_made", "R0_made"
 
@@ -149,7 +181,9 @@ def test_files_that_can_not_be_judged_are_refused(network, write):
 )
 def test_data_that_does_not_fit_is_refused(network, write, inputs, more):
     with pytest.raises(InputError):
-        quantize(write(network()), QuantizeConfig(budget=LOOSE), Samples(inputs, **more))
+        quantize(
+            write(network()), QuantizeConfig(budget=LOOSE), Samples(inputs, **more)
+        )
 
 
 @pytest.mark.parametrize(

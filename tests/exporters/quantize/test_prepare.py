@@ -26,7 +26,9 @@ def _constants():
 
 
 def _parts():
-    parts = {f"W{k}": part[0] for k, part in enumerate(np.split(WEIGHTS["W"], 4, axis=1))}
+    parts = {
+        f"W{k}": part[0] for k, part in enumerate(np.split(WEIGHTS["W"], 4, axis=1))
+    }
     nodes = [
         helper.make_node("Concat", list(parts), ["flat"], axis=0),
         helper.make_node("Unsqueeze", ["flat", "axis"], ["W"]),
@@ -37,7 +39,9 @@ def _parts():
 
 
 def _shared():
-    return [helper.make_node("LSTM", ["x", "W", "R", ""], ["", "h2", ""], hidden_size=H)], WEIGHTS
+    return [
+        helper.make_node("LSTM", ["x", "W", "R", ""], ["", "h2", ""], hidden_size=H)
+    ], WEIGHTS
 
 
 def _of_an_input():
@@ -59,29 +63,45 @@ def test_weights_become_initializers_of_their_own_and_results_stay(write, operat
     nodes = [*nodes, LSTM]
     if write is _shared:
         nodes.append(helper.make_node("Add", ["h", "h2"], ["sum"]))
-    info, names = helper.make_tensor_value_info, [name for name in nodes[-1].output if name]
+    info, names = (
+        helper.make_tensor_value_info,
+        [name for name in nodes[-1].output if name],
+    )
     inputs = [info("x", TensorProto.FLOAT, ["L", "N", WIDTH])]
-    inputs += [info(name, TensorProto.FLOAT, array.shape) for name, array in held.items() if write is _shared]
+    inputs += [
+        info(name, TensorProto.FLOAT, array.shape)
+        for name, array in held.items()
+        if write is _shared
+    ]
     inputs += [info("scale", TensorProto.FLOAT, [1])] if write is _of_an_input else []
     weights = [numpy_helper.from_array(array, name) for name, array in held.items()]
     outputs = [info(name, TensorProto.FLOAT, None) for name in names]
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
-    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    before = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
     model = ir.from_proto(before)
     prepare(model)
     after = ir.to_proto(model)
     assert [node.op_type for node in after.graph.node] == operators
     initializers = {weight.name for weight in after.graph.initializer}
-    used = [name for node in after.graph.node if node.op_type == "LSTM" for name in node.input[1:3]]
+    used = [
+        name
+        for node in after.graph.node
+        if node.op_type == "LSTM"
+        for name in node.input[1:3]
+    ]
     assert len(set(used)) == len(used)
     assert write is _of_an_input or initializers.issuperset(used)
     assert not initializers & {value.name for value in after.graph.input}
-    feeds = {"x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)}
+    feeds = {
+        "x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)
+    }
     feeds |= {"scale": np.array([2.0], np.float32)} if write is _of_an_input else {}
     expected, got = (
-        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            None, feeds
-        )
+        onnxruntime.InferenceSession(
+            proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, feeds)
         for proto in (before, after)
     )
     for a, b in zip(expected, got, strict=True):

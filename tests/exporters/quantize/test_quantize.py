@@ -11,7 +11,13 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.quantize import Budget, QuantizeConfig, pipeline, precision, quantize
+from lstm_edge_exporters.quantize import (
+    Budget,
+    QuantizeConfig,
+    pipeline,
+    precision,
+    quantize,
+)
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_file
@@ -26,7 +32,11 @@ LOOSE = Budget(agreement=0, drift=1, change=1)
 
 def _held(content, kind):
     model = onnx.load_model_from_string(content)
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == kind}
+    return {
+        t.name: numpy_helper.to_array(t)
+        for t in model.graph.initializer
+        if t.data_type == kind
+    }
 
 
 def _operators(content):
@@ -34,11 +44,14 @@ def _operators(content):
 
 
 def _replay(content):
-    """Return the error of each golden output, over the full sequence and step by step."""
+    """Return the error of each golden output, over the full sequence and step by
+    step."""
     model = load(content)
     golden = model.manifest.golden
     inputs = dict(golden.inputs)
-    state = State({spec.input: inputs.pop(spec.input) for spec in model.states}, model.identity)
+    state = State(
+        {spec.input: inputs.pop(spec.input) for spec in model.states}, model.identity
+    )
     runs = [model.run(inputs, state)]
     for step in range(inputs["x"].shape[1]):
         outputs, state = model.run(inputs["x"][:, step : step + 1], state)
@@ -48,7 +61,9 @@ def _replay(content):
         results = {**outputs, **{spec.output: new[spec.input] for spec in model.states}}
         for name, expected in golden.outputs.items():
             if results[name].shape == expected.shape:
-                off[name] = max(off[name], float(np.abs(results[name] - expected).max()))
+                off[name] = max(
+                    off[name], float(np.abs(results[name] - expected).max())
+                )
     return off, golden.limit
 
 
@@ -60,7 +75,16 @@ def test_an_lstm_runs_in_int8_and_keeps_its_contract(network, write):
     assert made.counts == {"LSTM int8": 1, "Linear int8": 1}
     assert "LSTM" not in _operators(made.model)
     assert len(made.model) < 0.4 * made.bytes_before
-    carried = ("inputs", "outputs", "states", "batch", "sequence", "unstreamable", "task", "signal")
+    carried = (
+        "inputs",
+        "outputs",
+        "states",
+        "batch",
+        "sequence",
+        "unstreamable",
+        "task",
+        "signal",
+    )
     assert all(getattr(after, name) == getattr(before, name) for name in carried)
     assert after.precision == "int8"
     off, limit = _replay(made.model)
@@ -70,13 +94,17 @@ def test_an_lstm_runs_in_int8_and_keeps_its_contract(network, write):
             np.testing.assert_array_equal(getattr(after.golden, group)[name], array)
 
 
-def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(network, write):
+def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(
+    network, write
+):
     made = quantize(write(network()), QuantizeConfig(budget=LOOSE))
     model = onnx.load_model_from_string(made.model)
     for tensor in model.graph.initializer:
         if tensor.name == "R0_scale":
             tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name)
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name
+                )
             )
     off, limit = _replay(sealed(model.SerializeToString()))
     assert any(off[name] > limit[name] for name in off)
@@ -92,11 +120,19 @@ def test_provenance_and_figures_are_in_the_manifest(network, write):
     assert made.manifest.equivalence["change"]["logits"] > 0
 
 
-@pytest.mark.parametrize(("target", "most"), [("x86-vnni", 127), ("arm", 127), ("x86", 64)])
-def test_weights_keep_to_seven_bits_where_the_device_would_saturate(network, write, target, most):
+@pytest.mark.parametrize(
+    ("target", "most"), [("x86-vnni", 127), ("arm", 127), ("x86", 64)]
+)
+def test_weights_keep_to_seven_bits_where_the_device_would_saturate(
+    network, write, target, most
+):
     made = quantize(write(network()), QuantizeConfig(target=target, budget=LOOSE))
     held = _held(made.model, onnx.TensorProto.INT8)
-    peaks = [int(np.abs(array.astype(int)).max()) for array in held.values() if array.size > 1]
+    peaks = [
+        int(np.abs(array.astype(int)).max())
+        for array in held.values()
+        if array.size > 1
+    ]
     assert len(peaks) == 3
     assert max(peaks) == most
 
@@ -129,17 +165,31 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     assert np.array_equal(got[:1], native.run(x[:1])[0]["logits"])
     native.selftest().require()
     stored = [
-        quantize(source, QuantizeConfig(target=target, budget=Budget(agreement=0, drift=0.004, change=1))),
-        quantize(source, QuantizeConfig(target=target, weights_only=True, budget=LOOSE)),
+        quantize(
+            source,
+            QuantizeConfig(
+                target=target, budget=Budget(agreement=0, drift=0.004, change=1)
+            ),
+        ),
+        quantize(
+            source, QuantizeConfig(target=target, weights_only=True, budget=LOOSE)
+        ),
     ]
-    assert np.abs(load(to_native(stored[0].model)).run(x)[0]["logits"] - exact).max() < 1e-5
+    assert (
+        np.abs(load(to_native(stored[0].model)).run(x)[0]["logits"] - exact).max()
+        < 1e-5
+    )
     monkeypatch.setattr(pipeline, "on_native", lambda content: None)
     stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
     assert not any(result.manifest.int8_activations for result in stored)
 
 
-@pytest.mark.parametrize("config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str)
-def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write, config):
+@pytest.mark.parametrize(
+    "config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str
+)
+def test_stored_weights_compute_in_float_whatever_the_batch_mates(
+    network, write, config
+):
     made = quantize(write(network()), replace(config, budget=LOOSE))
     model = load(made.model)
     x = np.random.default_rng(3).normal(size=(4, 20, 8)).astype(np.float32)
@@ -153,11 +203,15 @@ def test_fp16_for_a_gpu_is_half_precision_inside(network, write, tmp_path):
     made = quantize(source, QuantizeConfig("fp16", "gpu", budget=LOOSE))
     onnx.checker.check_model(made.model, full_check=True)
     model = load(made.model)
-    assert {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)} == {"float32"}
+    assert {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)} == {
+        "float32"
+    }
     assert {"W0", "R0"} <= set(_held(made.model, onnx.TensorProto.FLOAT16))
     made.save(tmp_path / "half.onnx")
     file = open_file(tmp_path / "half.onnx")
-    report = validate(file, against_file(source, file), ValidateConfig(quick=True, budget=LOOSE))
+    report = validate(
+        file, against_file(source, file), ValidateConfig(quick=True, budget=LOOSE)
+    )
     assert report.ok, [check for group in report.groups for check in group.failed]
     assert validate(file, None, ValidateConfig(quick=True)).ok
 
@@ -175,7 +229,9 @@ def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, 
     source = write(network(edit=edit))
     strict = replace(LOOSE, drift=0.05)
     assert "one scale a tensor" in quantize(source, QuantizeConfig(budget=LOOSE)).picked
-    assert "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
+    assert (
+        "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
+    )
 
 
 class Packed(nn.Module):
@@ -184,13 +240,18 @@ class Packed(nn.Module):
         self.lstm = nn.LSTM(6, 32, 2, batch_first=True)
 
     def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
         return self.lstm(packed)[1][0][-1]
 
 
 def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path):
     torch.manual_seed(0)
-    x, lengths = np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32), np.array([12, 5, 9])
+    x, lengths = (
+        np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32),
+        np.array([12, 5, 9]),
+    )
     made = export(Packed().eval(), (torch.from_numpy(x), torch.from_numpy(lengths)))
     made.save(tmp_path / "float.onnx")
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
@@ -198,7 +259,9 @@ def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path
     assert small.counts == {"LSTM stored": 2}
     model, results = load(small.model), []
     for padding in (0.0, 1e6, np.nan):
-        padded = np.where((np.arange(12) < lengths[:, None])[..., None], x, np.float32(padding))
+        padded = np.where(
+            (np.arange(12) < lengths[:, None])[..., None], x, np.float32(padding)
+        )
         results.append(*model.run(padded, None, lengths)[0].values())
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
@@ -216,6 +279,8 @@ def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path
     ],
 )
 def test_the_target_is_read_off_the_processor(monkeypatch, flags, machine, target):
-    monkeypatch.setattr(precision, "read_cpuinfo", lambda: dict([flags.split(" : ")]) if flags else {})
+    monkeypatch.setattr(
+        precision, "read_cpuinfo", lambda: dict([flags.split(" : ")]) if flags else {}
+    )
     monkeypatch.setattr(precision.platform, "machine", lambda: machine)
     assert precision.detect_target() == target

@@ -1,4 +1,5 @@
-"""Files whose outputs lag, or that give a frame for several steps, are quantized like any other."""
+"""Files whose outputs lag, or that give a frame for several steps, are quantized like
+any other."""
 
 import numpy as np
 import pytest
@@ -29,11 +30,16 @@ class Late(nn.Module):
 
 
 class Strided(nn.Module):
-    """A frame every 4 samples, with a delay of one; outputs frames, and a result of the last frame."""
+    """A frame every 4 samples, with a delay of one; outputs frames, and a result of the
+    last frame."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.head, self.last = nn.Conv1d(3, 8, 6, 4, padding=1), nn.Linear(32, 3), nn.Linear(32, 2)
+        self.conv, self.head, self.last = (
+            nn.Conv1d(3, 8, 6, 4, padding=1),
+            nn.Linear(32, 3),
+            nn.Linear(32, 2),
+        )
         self.lstm = nn.LSTM(8, 32, batch_first=True)
 
     def forward(self, x):
@@ -42,7 +48,11 @@ class Strided(nn.Module):
 
 
 WAYS = {
-    "native": (Late, QuantizeConfig(target="arm"), Task("classification", "output", ("a", "b", "c"))),
+    "native": (
+        Late,
+        QuantizeConfig(target="arm"),
+        Task("classification", "output", ("a", "b", "c")),
+    ),
     "int8": (Strided, QuantizeConfig(target="x86-vnni"), None),
     "fp16": (Strided, QuantizeConfig("fp16"), None),
     "int8 GRU": (Late, QuantizeConfig(), None),
@@ -55,7 +65,9 @@ def pair(request, tmp_path_factory):
     kind, config, task = WAYS[request.param]
     folder = tmp_path_factory.mktemp("pair")
     torch.manual_seed(0)
-    artifact = export(kind().eval(), torch.randn(2, 40, 3), ExportConfig(task=task, stream=True))
+    artifact = export(
+        kind().eval(), torch.randn(2, 40, 3), ExportConfig(task=task, stream=True)
+    )
     artifact.save(folder / "float.onnx")
     quantize(folder / "float.onnx", config).save(folder / "smaller.onnx")
     return folder / "float.onnx", folder / "smaller.onnx"
@@ -68,14 +80,22 @@ def test_a_quantized_stream_is_near_the_float_files(pair):
     assert after.selftest().ok
     x = np.random.default_rng(3).standard_normal((90, 3)).astype(np.float32)
     expected, got = (model.stream().process({"x": x}) for model in (before, after))
-    for name, reference in expected.items() if isinstance(expected, dict) else [("", expected)]:
+    for name, reference in (
+        expected.items() if isinstance(expected, dict) else [("", expected)]
+    ):
         actual = got[name] if name else got
         assert actual.shape == reference.shape
         assert 0 < np.abs(actual - reference).max() < 0.05
-    assert {state.output for state in after.manifest.states} == after.manifest.equivalence["drift"].keys()
+    assert {
+        state.output for state in after.manifest.states
+    } == after.manifest.equivalence["drift"].keys()
     held = after.stream()
     held.process(np.zeros((after.manifest.delay_steps, 3), np.float32))
-    assert all(np.abs(array).max() < 0.02 for name, array in held.state.items() if name in ("h_0", "c_0"))
+    assert all(
+        np.abs(array).max() < 0.02
+        for name, array in held.state.items()
+        if name in ("h_0", "c_0")
+    )
     file = open_file(path)
     report = validate(file, against_file(parent, file), ValidateConfig(quick=True))
     assert report.ok, report.verdict

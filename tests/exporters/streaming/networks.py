@@ -1,4 +1,5 @@
-"""Networks that stream, and the delay, unit and states that are expected of their streams."""
+"""Networks that stream, and the delay, unit and states that are expected of their
+streams."""
 
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ class Causal(nn.Module):
     def __init__(self):
         super().__init__()
         self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Linear(6, 3)
-        self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, dilation=2**level) for level in range(3))
+        self.layers = nn.ModuleList(
+            nn.Conv1d(6, 6, 3, dilation=2**level) for level in range(3)
+        )
 
     def forward(self, x):
         y = self.enter(x.transpose(1, 2))
@@ -25,14 +28,20 @@ class Causal(nn.Module):
 
 
 class Chomp(nn.Module):
-    """Padded on both sides and cut at the end, as in the code of the TCN paper; then a GRU."""
+    """Padded on both sides and cut at the end, as in the code of the TCN paper; then a
+    GRU."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = nn.Conv1d(WIDTH, 5, 3, padding=4, dilation=2), nn.GRU(5, 7, batch_first=True)
+        self.conv, self.gru = (
+            nn.Conv1d(WIDTH, 5, 3, padding=4, dilation=2),
+            nn.GRU(5, 7, batch_first=True),
+        )
 
     def forward(self, x):
-        return self.gru(torch.relu(self.conv(x.transpose(1, 2))[:, :, :-4]).transpose(1, 2))[0]
+        return self.gru(
+            torch.relu(self.conv(x.transpose(1, 2))[:, :, :-4]).transpose(1, 2)
+        )[0]
 
 
 class WaveNet(nn.Module):
@@ -41,12 +50,18 @@ class WaveNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Conv1d(6, 3, 1)
-        self.filters = nn.ModuleList(nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3))
-        self.gates = nn.ModuleList(nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3))
+        self.filters = nn.ModuleList(
+            nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3)
+        )
+        self.gates = nn.ModuleList(
+            nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3)
+        )
 
     def forward(self, x):
         y, total = self.enter(x.transpose(1, 2)), 0
-        for level, (layer, gate) in enumerate(zip(self.filters, self.gates, strict=True)):
+        for level, (layer, gate) in enumerate(
+            zip(self.filters, self.gates, strict=True)
+        ):
             padded = F.pad(y, (2**level, 0))
             z = torch.tanh(layer(padded)) * torch.sigmoid(gate(padded))
             y, total = y + z, total + z
@@ -54,14 +69,17 @@ class WaveNet(nn.Module):
 
 
 class Mono(nn.Module):
-    """A convolution of one channel, which could be the last or the first in memory, and a running sum."""
+    """A convolution of one channel, which could be the last or the first in memory, and
+    a running sum."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(1, 3, 1)
 
     def forward(self, x):
-        return self.conv(x.mean(2, keepdim=True).transpose(1, 2)).transpose(1, 2).cumsum(1)
+        return (
+            self.conv(x.mean(2, keepdim=True).transpose(1, 2)).transpose(1, 2).cumsum(1)
+        )
 
 
 class Shifts(nn.Module):
@@ -92,11 +110,15 @@ class CumulativeNorm(nn.Module):
 
 
 class PerFrame(nn.Module):
-    """A network of one frame, with frames as rows of its batch, then a convolution over time."""
+    """A network of one frame, with frames as rows of its batch, then a convolution over
+    time."""
 
     def __init__(self):
         super().__init__()
-        self.frame, self.time = nn.Conv1d(1, 3, 3, padding=1), nn.Conv1d(3 * WIDTH, 5, 3)
+        self.frame, self.time = (
+            nn.Conv1d(1, 3, 3, padding=1),
+            nn.Conv1d(3 * WIDTH, 5, 3),
+        )
 
     def forward(self, x):
         rows, steps, width = x.shape
@@ -105,12 +127,16 @@ class PerFrame(nn.Module):
 
 
 class SameWearable(nn.Module):
-    """Convolutions padded on both sides, a skip connection, an LSTM, the result of the last step."""
+    """Convolutions padded on both sides, a skip connection, an LSTM, the result of the
+    last step."""
 
     def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Conv1d(WIDTH, 8, 5, padding=2), nn.BatchNorm1d(8)
-        self.second, self.lstm = nn.Conv1d(8, 8, 3, padding=1), nn.LSTM(8, 6, batch_first=True)
+        self.second, self.lstm = (
+            nn.Conv1d(8, 8, 3, padding=1),
+            nn.LSTM(8, 6, batch_first=True),
+        )
         self.head = nn.Linear(6, 3)
         self.norm.running_mean.normal_()
         self.norm.running_var.uniform_(0.5, 2)
@@ -139,15 +165,21 @@ class Hidden(SameWearable):
 
 
 class DeepConvLSTM(nn.Module):
-    """Convolutions over time without padding, frames flattened, two layers of LSTM, the last step."""
+    """Convolutions over time without padding, frames flattened, two layers of LSTM, the
+    last step."""
 
     def __init__(self):
         super().__init__()
         self.first, self.second = nn.Conv2d(1, 3, (5, 1)), nn.Conv2d(3, 3, (5, 1))
-        self.lstm, self.head = nn.LSTM(3 * WIDTH, 6, 2, batch_first=True), nn.Linear(6, 3)
+        self.lstm, self.head = (
+            nn.LSTM(3 * WIDTH, 6, 2, batch_first=True),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x):
-        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1))))).permute(0, 2, 1, 3)
+        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1))))).permute(
+            0, 2, 1, 3
+        )
         return self.head(self.lstm(y.reshape(y.size(0), y.size(1), -1))[0][:, -1])
 
 
@@ -156,8 +188,14 @@ class TwoDelays(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.lstm = nn.Conv1d(WIDTH, 8, 3, padding=1), nn.LSTM(8, 6, batch_first=True)
-        self.second, self.gru = nn.Conv1d(6, 5, 3, padding=1), nn.GRU(5, 4, batch_first=True)
+        self.first, self.lstm = (
+            nn.Conv1d(WIDTH, 8, 3, padding=1),
+            nn.LSTM(8, 6, batch_first=True),
+        )
+        self.second, self.gru = (
+            nn.Conv1d(6, 5, 3, padding=1),
+            nn.GRU(5, 4, batch_first=True),
+        )
 
     def forward(self, x):
         y = self.lstm(self.first(x.transpose(1, 2)).transpose(1, 2))[0]
@@ -170,7 +208,9 @@ class Dilated(nn.Module):
     def __init__(self):
         super().__init__()
         self.enter = nn.Conv1d(WIDTH, 6, 1)
-        self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, dilation=2**n, padding=2**n) for n in range(3))
+        self.layers = nn.ModuleList(
+            nn.Conv1d(6, 6, 3, dilation=2**n, padding=2**n) for n in range(3)
+        )
 
     def forward(self, x):
         y = self.enter(x.transpose(1, 2))
@@ -198,7 +238,8 @@ class Ahead(nn.Module):
 
 
 class FullPadding(nn.Module):
-    """As much padding as the kernel reaches, on both sides: two frames more than steps."""
+    """As much padding as the kernel reaches, on both sides: two frames more than
+    steps."""
 
     def __init__(self):
         super().__init__()
@@ -221,11 +262,15 @@ class LastSteps(nn.Module):
 
 
 class Front(nn.Module):
-    """The usual convolutions in front of an LSTM at an eighth of the rate, and a head."""
+    """The usual convolutions in front of an LSTM at an eighth of the rate, and a
+    head."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 8, 4, 2, padding=1), nn.Conv1d(8, 8, 5, 4, padding=2)
+        self.first, self.second = (
+            nn.Conv1d(WIDTH, 8, 4, 2, padding=1),
+            nn.Conv1d(8, 8, 5, 4, padding=2),
+        )
         self.lstm, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 3)
 
     def forward(self, x):
@@ -252,11 +297,15 @@ class Branches(nn.Module):
 
 
 class TwoRates(nn.Module):
-    """An LSTM at half the rate behind a delay, and a convolution of less taps than its stride."""
+    """An LSTM at half the rate behind a delay, and a convolution of less taps than its
+    stride."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 6, 5, 2, padding=2), nn.Conv1d(5, 3, 2, 4, padding=1)
+        self.first, self.second = (
+            nn.Conv1d(WIDTH, 6, 5, 2, padding=2),
+            nn.Conv1d(5, 3, 2, 4, padding=1),
+        )
         self.lstm = nn.LSTM(6, 5, batch_first=True)
 
     def forward(self, x):
@@ -277,13 +326,19 @@ class Mean(nn.Module):
 
 
 class UNet(nn.Module):
-    """Strided and transposed convolutions with skips, an LSTM in the middle, one frame a sample again."""
+    """Strided and transposed convolutions with skips, an LSTM in the middle, one frame
+    a sample again."""
 
     def __init__(self):
         super().__init__()
-        self.down, self.deep = nn.Conv1d(WIDTH, 6, 4, 2, padding=1), nn.Conv1d(6, 6, 4, 2, padding=1)
+        self.down, self.deep = (
+            nn.Conv1d(WIDTH, 6, 4, 2, padding=1),
+            nn.Conv1d(6, 6, 4, 2, padding=1),
+        )
         self.lstm = nn.LSTM(6, 6, batch_first=True)
-        self.up, self.last = (nn.ConvTranspose1d(6, size, 4, 2, padding=1) for size in (6, WIDTH))
+        self.up, self.last = (
+            nn.ConvTranspose1d(6, size, 4, 2, padding=1) for size in (6, WIDTH)
+        )
 
     def forward(self, x):
         x = x.transpose(1, 2)
@@ -298,10 +353,15 @@ class Gaps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 6, 3), nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1)
+        self.encode, self.decode = (
+            nn.Conv1d(WIDTH, 8, 6, 3),
+            nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1),
+        )
 
     def forward(self, x):
-        return torch.tanh(self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))).transpose(1, 2)
+        return torch.tanh(
+            self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))
+        ).transpose(1, 2)
 
 
 class Every(nn.Module):
@@ -316,7 +376,8 @@ class Every(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A transposed convolution that a convolution reads without anything between them."""
+    """A transposed convolution that a convolution reads without anything between
+    them."""
 
     def __init__(self):
         super().__init__()
@@ -331,10 +392,15 @@ class Nearest(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 6, 4, 4), nn.Conv1d(6, WIDTH, 3, padding=1)
+        self.first, self.second = (
+            nn.Conv1d(WIDTH, 6, 4, 4),
+            nn.Conv1d(6, WIDTH, 3, padding=1),
+        )
 
     def forward(self, x):
-        y = F.interpolate(self.second(self.first(x.transpose(1, 2))), scale_factor=4, mode="nearest")
+        y = F.interpolate(
+            self.second(self.first(x.transpose(1, 2))), scale_factor=4, mode="nearest"
+        )
         return y.transpose(1, 2)
 
 
@@ -343,7 +409,10 @@ class Reframed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = nn.Conv1d(WIDTH, 2, 3, padding=1), nn.GRU(24, 5, batch_first=True)
+        self.conv, self.gru = (
+            nn.Conv1d(WIDTH, 2, 3, padding=1),
+            nn.GRU(24, 5, batch_first=True),
+        )
 
     def forward(self, x):
         y = self.conv(x.transpose(1, 2)).transpose(1, 2)
@@ -359,12 +428,15 @@ class Spectra(nn.Module):
         self.register_buffer("window", torch.hann_window(16))
 
     def forward(self, x):
-        z = torch.stft(x[:, :, 0], 16, 8, window=self.window, center=False, return_complex=True)
+        z = torch.stft(
+            x[:, :, 0], 16, 8, window=self.window, center=False, return_complex=True
+        )
         return self.gru(torch.view_as_real(z).permute(0, 2, 1, 3).flatten(2))[0]
 
 
 class Normalized(nn.Module):
-    """Scaled by what has been so far, then an LSTM; and the number of the step beside it."""
+    """Scaled by what has been so far, then an LSTM; and the number of the step beside
+    it."""
 
     def __init__(self):
         super().__init__()
@@ -372,7 +444,9 @@ class Normalized(nn.Module):
 
     def forward(self, x):
         count = torch.arange(1, x.size(1) + 1)[:, None]
-        phase = torch.sin(torch.arange(x.size(1))[:, None] * torch.tensor([0.25, 0.5, 0.75, 1.0]))
+        phase = torch.sin(
+            torch.arange(x.size(1))[:, None] * torch.tensor([0.25, 0.5, 0.75, 1.0])
+        )
         return self.lstm(x / (x.abs().cumsum(1) / count + 1) * phase)[0]
 
 
@@ -381,7 +455,10 @@ class Given(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.GRU(5, 6, batch_first=True)
+        self.conv, self.gru = (
+            nn.Conv1d(WIDTH, 5, 3, padding=1),
+            nn.GRU(5, 6, batch_first=True),
+        )
 
     def forward(self, x, h_0=None):
         return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2), h_0)
@@ -423,7 +500,9 @@ NETWORKS = {
     Branches: Network(4, 2, "past past count past past"),
     TwoRates: Network(8, 0, "h c past count", quick=True),
     Mean: Network(4, 0, "past total count"),
-    UNet: Network(4, 7, "h c past count past count overlap past overlap past", quick=True),
+    UNet: Network(
+        4, 7, "h c past count past count overlap past overlap past", quick=True
+    ),
     Gaps: Network(3, 0, "past count past"),
     Every: Network(3, 0, "past"),
     Decoder: Network(1, 2, "overlap past", quick=True),

@@ -1,4 +1,5 @@
-"""Each operator alone: a stream of its graph gives the frames of the full sequence, in float64."""
+"""Each operator alone: a stream of its graph gives the frames of the full sequence, in
+float64."""
 
 import numpy as np
 import onnx
@@ -46,10 +47,14 @@ def ahead(k, x="x"):
 
 def layer(k, operator, gates, *states, options=""):
     """A layer of 3 units behind a convolution that looks ahead."""
-    given = f"{k.w(1, 3 * gates, 4)}, {k.w(1, 3 * gates, 3)}, {k.w(1, 6 * gates)}, , {', '.join(states)}"
+    given = (
+        f"{k.w(1, 3 * gates, 4)}, {k.w(1, 3 * gates, 3)}, {k.w(1, 6 * gates)}, ,"
+        f" {', '.join(states)}"
+    )
     return (
-        f"i = Transpose<perm = [1, 2, 0]>(x) j = {ahead(k, 'i')} k = Transpose<perm = [2, 0, 1]>(j)"
-        f"y, {', '.join(f'{state}_n' for state in states)} = {operator}<hidden_size = 3{options}>(k, {given})"
+        f"i = Transpose<perm = [1, 2, 0]>(x) j = {ahead(k, 'i')} k = Transpose<perm ="
+        f" [2, 0, 1]>(j)y, {', '.join(f'{state}_n' for state in states)} ="
+        f" {operator}<hidden_size = 3{options}>(k, {given})"
     )
 
 
@@ -96,23 +101,43 @@ STREAMS = {
 
 
 def streamed(axes, nodes):
-    """Return a graph in float64, its stream's graph in float64, and the result of ``stream``."""
+    """Return a graph in float64, its stream's graph in float64, and the result of
+    ``stream``."""
     constants = Constants()
     body = nodes(constants)
-    resets = {name: reset for name, reset in {"h": 0.0, "c": 0.0, "one": 1.0}.items() if f" {name}_n" in body}
-    states = [StateSpec(name, f"{name}_n", "float32", (1, "N", 3), value) for name, value in resets.items()]
+    resets = {
+        name: reset
+        for name, reset in {"h": 0.0, "c": 0.0, "one": 1.0}.items()
+        if f" {name}_n" in body
+    }
+    states = [
+        StateSpec(name, f"{name}_n", "float32", (1, "N", 3), value)
+        for name, value in resets.items()
+    ]
     inputs = ["x", *(state.input for state in states)]
     sizes = [axes, *(state.axes for state in states)]
-    given = (f"float[{', '.join(map(str, size))}] {name}" for name, size in zip(inputs, sizes, strict=True))
-    results = ", ".join(f"float[] {name}" for name in ("y", *(state.output for state in states)))
-    head = f'<ir_version: 10, opset_import: ["": 18]> g ({", ".join(given)}) => ({results})'
+    given = (
+        f"float[{', '.join(map(str, size))}] {name}"
+        for name, size in zip(inputs, sizes, strict=True)
+    )
+    results = ", ".join(
+        f"float[] {name}" for name in ("y", *(state.output for state in states))
+    )
+    head = (
+        f'<ir_version: 10, opset_import: ["": 18]> g ({", ".join(given)}) =>'
+        f" ({results})"
+    )
     proto = onnx.parser.parse_model(f"{head} {{ {body} }}")
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
     proto.graph.initializer.extend(constants.tensors)
     sized = measure_shapes(ir.from_proto(proto), "N", "L")
-    outputs = (TensorSpec("y", "float32", tuple(map(str, sized.graph.outputs[0].shape))),)
-    result = stream(sized, Manifest((TensorSpec("x", "float32", axes),), outputs, tuple(states)))
+    outputs = (
+        TensorSpec("y", "float32", tuple(map(str, sized.graph.outputs[0].shape))),
+    )
+    result = stream(
+        sized, Manifest((TensorSpec("x", "float32", axes),), outputs, tuple(states))
+    )
     return Graph64(widened(proto)), Graph64(widened(ir.to_proto(result.model))), result
 
 
@@ -123,18 +148,33 @@ def test_a_stream_gives_the_frames_of_the_full_sequence(name):
     manifest = result.manifest
     assert (manifest.unit, manifest.delays.get("y", 0)) == (unit, delay)
     size = {"N": 2, "L": 12}
-    x = np.random.default_rng(1).standard_normal([size.get(axis, axis) for axis in axes])
+    x = np.random.default_rng(1).standard_normal(
+        [size.get(axis, axis) for axis in axes]
+    )
     x[tuple(slice(0, 1) if axis == "L" else slice(None) for axis in axes)] = 0
-    shapes = {state.input: [size.get(axis, axis) for axis in state.axes] for state in manifest.states}
-    feeds = {"x": x} | {s.input: np.full(shapes[s.input], s.reset).astype(s.dtype) for s in manifest.states}
+    shapes = {
+        state.input: [size.get(axis, axis) for axis in state.axes]
+        for state in manifest.states
+    }
+    feeds = {"x": x} | {
+        s.input: np.full(shapes[s.input], s.reset).astype(s.dtype)
+        for s in manifest.states
+    }
     want, time = full(feeds)["y"], manifest.time_axes.get("y")
-    assert bool(result.need) == (unit > 1 or delay > 0 or (time is not None and want.shape[time] != 12))
+    assert bool(result.need) == (
+        unit > 1 or delay > 0 or (time is not None and want.shape[time] != 12)
+    )
     for sizes in [12], [unit] * (12 // unit), [unit, 12 - 2 * unit, unit]:
-        got = join_chunks(manifest, list(run_chunks(graph, manifest, feeds, sizes)))["y"]
+        got = join_chunks(manifest, list(run_chunks(graph, manifest, feeds, sizes)))[
+            "y"
+        ]
         assert np.isfinite(got).all()
         if time is not None:
             frames = min(got.shape[time] - delay, want.shape[time])
-            got, want = got.take(range(delay, delay + frames), time), want.take(range(frames), time)
+            got, want = (
+                got.take(range(delay, delay + frames), time),
+                want.take(range(frames), time),
+            )
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 

@@ -18,7 +18,12 @@ from lstm_edge_exporters.verify.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    InputError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.native import installed
 
 from . import networks
@@ -31,11 +36,21 @@ KINDS = [
     kind if expected.quick else pytest.param(kind, marks=pytest.mark.slow)
     for kind, expected in NETWORKS.items()
 ]
-BUFFERED = [kind for kind, expected in NETWORKS.items() if expected.quick and expected[:2] != (1, 0)]
+BUFFERED = [
+    kind
+    for kind, expected in NETWORKS.items()
+    if expected.quick and expected[:2] != (1, 0)
+]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-buffered_kind = pytest.mark.parametrize("kind", BUFFERED, ids=lambda kind: kind.__name__)
+buffered_kind = pytest.mark.parametrize(
+    "kind", BUFFERED, ids=lambda kind: kind.__name__
+)
 cuts = st.lists(st.integers(0, X.shape[1]), max_size=6).map(sorted)
-few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @functools.cache
@@ -44,7 +59,9 @@ def made(kind, only_back=None):
     torch.manual_seed(0)
     module = kind().eval()
     with torch.no_grad():
-        for parameter in module.parameters():  # biases that a layer which is not held would show
+        for (
+            parameter
+        ) in module.parameters():  # biases that a layer which is not held would show
             parameter.add_(0.1 * torch.randn(parameter.shape))
     config = ExportConfig(inputs=AXES)
     artifact = export(module, torch.randn(2, 48, WIDTH), config)
@@ -63,22 +80,31 @@ def opened(kind, engine):
 def outputs_of(module, x):
     with torch.no_grad():
         result = module(torch.from_numpy(np.ascontiguousarray(x))[None])
-    return [output[0].numpy() for output in (result if isinstance(result, tuple) else (result,))]
+    return [
+        output[0].numpy()
+        for output in (result if isinstance(result, tuple) else (result,))
+    ]
 
 
 def frames_of(kind, x):
-    """Return the frames that samples of one row complete, of the first output with a time axis."""
+    """Return the frames that samples of one row complete, of the first output with a
+    time axis."""
     module, artifact = made(kind)
     manifest = artifact.manifest
     spec = manifest.outputs[0]
     units = len(x) // manifest.unit
-    whole = outputs_of(module, x[: units * manifest.unit] if kind in WHOLE_UNITS else x)[0]
-    count = units * manifest.frames_a_unit[spec.name] - manifest.delays.get(spec.name, 0)
+    whole = outputs_of(
+        module, x[: units * manifest.unit] if kind in WHOLE_UNITS else x
+    )[0]
+    count = units * manifest.frames_a_unit[spec.name] - manifest.delays.get(
+        spec.name, 0
+    )
     return whole[: max(count, 0)]
 
 
 def last_of(kind, x):
-    """Return the result for the newest complete frame, or None, of a network without a time axis."""
+    """Return the result for the newest complete frame, or None, of a network without a
+    time axis."""
     module, artifact = made(kind)
     delay, unit = artifact.manifest.delays.get("output", 0), artifact.manifest.unit
     if len(x) // unit <= delay:
@@ -87,12 +113,16 @@ def last_of(kind, x):
         return outputs_of_frames(module.frames, x)[len(x) - delay - 1]
     if kind is networks.Hidden:
         y = torch.from_numpy(np.ascontiguousarray(x))[None].transpose(1, 2)
-        y = torch.relu(module.norm(module.first(y))).transpose(1, 2)[:, : len(x) - delay]
+        y = torch.relu(module.norm(module.first(y))).transpose(1, 2)[
+            :, : len(x) - delay
+        ]
         with torch.no_grad():
             _, (hidden, cell) = module.lstm(y)
             return module.head(hidden[-1] + cell[-1])[0].numpy()
     if kind is networks.Last:
-        return outputs_of_frames(functools.partial(networks.Front.forward, module), x)[len(x) // unit - 1]
+        return outputs_of_frames(functools.partial(networks.Front.forward, module), x)[
+            len(x) // unit - 1
+        ]
     return outputs_of(module, x)[0]
 
 
@@ -110,7 +140,9 @@ def same(got, expected):
     assert (got is None) == (expected is None)
     if got is not None:
         assert got.shape == expected.shape
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(
+            got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max(initial=0))
+        )
 
 
 def has_time(kind):
@@ -121,7 +153,9 @@ def has_time(kind):
 @every_kind
 def test_a_network_has_the_expected_unit_delay_and_states(kind):
     manifest, expected = made(kind)[1].manifest, NETWORKS[kind]
-    kinds = [state.input.rpartition(".")[2].rpartition("_")[0] for state in manifest.states]
+    kinds = [
+        state.input.rpartition(".")[2].rpartition("_")[0] for state in manifest.states
+    ]
     delay = manifest.delays.get(manifest.outputs[0].name, 0)
     assert (manifest.unit, delay, " ".join(kinds)) == expected[:3]
     assert manifest.is_buffered == (manifest.unit > 1 or delay > 0)
@@ -152,7 +186,12 @@ def test_single_steps_give_the_same_and_a_reset_stream_is_a_new_one(kind, engine
         steps = [first(result) for result in map(stream.step, x) if result is not None]
         if has_time(kind):
             whole = frames_of(kind, x)
-            same(np.concatenate([frame.reshape(-1, *whole.shape[1:]) for frame in steps]), whole)
+            same(
+                np.concatenate(
+                    [frame.reshape(-1, *whole.shape[1:]) for frame in steps]
+                ),
+                whole,
+            )
         else:
             same(steps[-1], last_of(kind, x))
         stream.reset()
@@ -161,8 +200,12 @@ def test_single_steps_give_the_same_and_a_reset_stream_is_a_new_one(kind, engine
 @buffered_kind
 @given(end=st.integers(1, 60), engines=st.permutations(ENGINES))
 @few
-def test_a_stream_goes_on_from_a_saved_state_on_either_engine(kind, end, engines, tmp_path):
-    before, after = (opened(kind, engine).stream() for engine in (engines[0], engines[-1]))
+def test_a_stream_goes_on_from_a_saved_state_on_either_engine(
+    kind, end, engines, tmp_path
+):
+    before, after = (
+        opened(kind, engine).stream() for engine in (engines[0], engines[-1])
+    )
     unit = opened(kind, engines[0]).manifest.unit
     end = -(-end // unit) * unit
     start = first(before.process(X[0, :end]))
@@ -199,7 +242,11 @@ def test_sources_of_a_batch_have_their_own_age(kind, engine, starts, sizes):
         results = first(batch.process(np.stack(chunks), ids))
         for _, stream, chunk, row in zip(ids, streams, chunks, results, strict=True):
             alone = first(stream.process(chunk))
-            got = row if alone is None or np.ndim(row) != np.ndim(alone) else row[len(row) - len(alone) :]
+            got = (
+                row
+                if alone is None or np.ndim(row) != np.ndim(alone)
+                else row[len(row) - len(alone) :]
+            )
             if alone is None:
                 assert np.isnan(row).all()
             else:
@@ -215,7 +262,11 @@ def test_an_error_leaves_no_trace():
             stream.process(wrong) if wrong.ndim > 1 else stream.step(wrong)
     new = opened(networks.TwoRates, "onnxruntime").stream()
     new.process(X[0, :3])
-    for got, want in zip(stream.process(X[0, 3:40]).values(), new.process(X[0, 3:40]).values(), strict=True):
+    for got, want in zip(
+        stream.process(X[0, 3:40]).values(),
+        new.process(X[0, 3:40]).values(),
+        strict=True,
+    ):
         same(got, want)
 
 
@@ -238,8 +289,14 @@ class Reads(nn.Module):
 
 REFUSED = {
     "attention": (Attends, r"MatMul 'node_\w+' relates frames with frames"),
-    "reversed": (lambda: Reads(lambda y: y.flip(1)), r"Slice '\w+' selects frames from the end"),
-    "both directions": (lambda: Reads(lambda y: y, bidirectional=True), "bidirectional"),
+    "reversed": (
+        lambda: Reads(lambda y: y.flip(1)),
+        r"Slice '\w+' selects frames from the end",
+    ),
+    "both directions": (
+        lambda: Reads(lambda y: y, bidirectional=True),
+        "bidirectional",
+    ),
 }
 
 
@@ -270,19 +327,31 @@ def test_without_the_option_export_and_stream_say_what_a_stream_needs():
 
 def test_a_network_that_only_looks_back_has_no_file_of_its_own():
     with pytest.raises(InputError, match="ordinary file streams"):
-        export(networks.Causal().eval(), torch.randn(2, 9, WIDTH), ExportConfig(inputs=AXES, stream=True))
+        export(
+            networks.Causal().eval(),
+            torch.randn(2, 9, WIDTH),
+            ExportConfig(inputs=AXES, stream=True),
+        )
 
 
 def test_a_state_that_is_an_argument_is_held_behind_a_delay():
     torch.manual_seed(0)
     module = networks.Given().eval()
     config = ExportConfig(
-        inputs={**AXES, "h_0": (1, "N", 6)}, outputs=("output", "h_n"), states={"h_0": "h_n"}, stream=True
+        inputs={**AXES, "h_0": (1, "N", 6)},
+        outputs=("output", "h_n"),
+        states={"h_0": "h_n"},
+        stream=True,
     )
     artifact = export(module, (torch.randn(2, 9, WIDTH), torch.zeros(1, 2, 6)), config)
     stream = load(artifact.model).stream()
     expected = module(torch.from_numpy(X[:1]))[0][0, :-1].detach().numpy()
-    same(np.concatenate([first(stream.process(part)) for part in np.split(X[0], [1, 30, 31])]), expected)
+    same(
+        np.concatenate(
+            [first(stream.process(part)) for part in np.split(X[0], [1, 30, 31])]
+        ),
+        expected,
+    )
 
 
 def no_hold(work, node, value, flow):
@@ -295,16 +364,22 @@ def unmasked(work, value, flow, fill):
 
 
 def long_mask(work, value, flow, *, mask=Rewriter.mask):
-    return mask(work, value, flow.__class__(flow.axis, flow.delay + 1, flow.rate, flow.fill))
+    return mask(
+        work, value, flow.__class__(flow.axis, flow.delay + 1, flow.rate, flow.fill)
+    )
 
 
 def wrong_fill(work, value, flow, frames, *, past=Rewriter.past):
-    return past(work, value, flow.__class__(flow.axis, flow.delay, flow.rate, 0.5), frames)
+    return past(
+        work, value, flow.__class__(flow.axis, flow.delay, flow.rate, 0.5), frames
+    )
 
 
 def short_wait(work, value, flow, frames, *, wait=Rewriter.wait):
     delayed, result = wait(work, value, flow, max(frames - 1, 0))
-    return delayed, result.__class__(flow.axis, flow.delay + frames, flow.rate, result.fill)
+    return delayed, result.__class__(
+        flow.axis, flow.delay + frames, flow.rate, result.fill
+    )
 
 
 FAULTS = {
@@ -322,7 +397,11 @@ def test_a_wrong_stream_is_not_written(monkeypatch, fault):
     monkeypatch.setattr(owner, name, wrong)
     torch.manual_seed(0)
     with pytest.raises(CheckFailedError, match="a stream in chunks"):
-        export(kind().eval(), torch.randn(2, 48, WIDTH), ExportConfig(inputs=AXES, stream=True))
+        export(
+            kind().eval(),
+            torch.randn(2, 48, WIDTH),
+            ExportConfig(inputs=AXES, stream=True),
+        )
 
 
 @pytest.mark.system
@@ -332,7 +411,9 @@ def test_validate_passes_a_stream_and_sees_a_wrong_one(kind, tmp_path):
     artifact.save(tmp_path / "net.onnx")
     file = open_file(tmp_path / "net.onnx")
     report = validate(file, against_module(module, file, torch.randn(2, 48, WIDTH)))
-    assert [(group.key, check.name) for group in report.groups for check in group.failed] == []
+    assert [
+        (group.key, check.name) for group in report.groups for check in group.failed
+    ] == []
     other = kind().eval()
     report = validate(file, against_module(other, file, torch.randn(2, 48, WIDTH)))
     assert not report.ok

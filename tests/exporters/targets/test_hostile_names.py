@@ -1,4 +1,5 @@
-"""Hostile names in a model: a target writes only the files that it should, with the right contents."""
+"""Hostile names in a model: a target writes only the files that it should, with the
+right contents."""
 
 import json
 import re
@@ -19,7 +20,10 @@ DATA = Path(__file__).parents[2] / "runtime" / "data"
 
 HOSTILE = (
     "../../../x",
-    '" } parameters { key: "EXECUTION_ENV_PATH" value: { string_value: "/x" } } input { name: "',
+    (
+        '" } parameters { key: "EXECUTION_ENV_PATH" value: { string_value: "/x" } }'
+        ' input { name: "'
+    ),
     "*/ int evil(void) { return 1; } /*",
     '\\"; int evil[1]; //',
     "</script></svg><script>alert(1)</script>",
@@ -39,13 +43,15 @@ HOSTILE = (
 
 
 def hostile_model(turn):
-    """Return a network whose names and labels are all hostile and change with ``turn``, and its manifest."""
+    """Return a network whose names and labels are all hostile and change with ``turn``,
+    and its manifest."""
     model, names = onnx.load(DATA / "lstm.onnx"), dict[str, str]()
 
     def name(old):
         count = len(names)
         return names.setdefault(
-            old, f"{HOSTILE[(turn + count + 1) % len(HOSTILE)]}{'' if count < 3 else count}"
+            old,
+            f"{HOSTILE[(turn + count + 1) % len(HOSTILE)]}{'' if count < 3 else count}",
         )
 
     def renamed(value):
@@ -72,7 +78,9 @@ def hostile_model(turn):
         node.name = node.doc_string = name(f"node {node.output[0]}")
         for side in (node.input, node.output):
             side[:] = [text and name(text) for text in side]
-    graph.name = graph.doc_string = model.producer_name = model.doc_string = name("graph")
+    graph.name = graph.doc_string = model.producer_name = model.doc_string = name(
+        "graph"
+    )
     del graph.value_info[:], model.metadata_props[:]
     manifest = renamed(manifest) | {"provenance": {name("p"): {name("q"): name("r")}}}
     model.metadata_props.add(key=KEY, value=json.dumps(manifest))
@@ -93,7 +101,8 @@ def tree(folder):
 
 
 def call(folder, turn, capsys, *arguments, refusal=None, code=0):
-    """Run a verb on a hostile model; return the written files by path (none if refused) and the manifest."""
+    """Run a verb on a hostile model; return the written files by path (none if refused)
+    and the manifest."""
     model, manifest = hostile_model(turn)
     Path("net.onnx").write_bytes(sealed(model.SerializeToString()))
     before = tree(folder)
@@ -102,12 +111,17 @@ def call(folder, turn, capsys, *arguments, refusal=None, code=0):
     except SystemExit as stop:  # a failed check
         ended = stop.code
     written = capsys.readouterr()
-    refused = refusal is not None and refusal in written.err and written.err.count("\n") == 1
+    refused = (
+        refusal is not None and refusal in written.err and written.err.count("\n") == 1
+    )
     assert ended == (2 if refused else code), written.err
     assert "\x1b" not in written.out + written.err
     after = tree(folder)
     assert {path: after[path] for path in before} == before
-    made = {path.relative_to(Path.cwd()): after[path] for path in after.keys() - before.keys()}
+    made = {
+        path.relative_to(Path.cwd()): after[path]
+        for path in after.keys() - before.keys()
+    }
     return made, manifest
 
 
@@ -123,43 +137,83 @@ def test_native(turn, folder, capsys):
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_web(wasm, turn, folder, capsys):
-    made, _ = call(folder, turn, capsys, "convert", "net.onnx", "--to", "web", "-o", "site")
+    made, _ = call(
+        folder, turn, capsys, "convert", "net.onnx", "--to", "web", "-o", "site"
+    )
     assert {path.parts[0] for path in made} == {"site"}
     text = made[Path("site/site.js")].decode("ascii")
-    assert json.loads(text.removeprefix("self.SITE = ").removesuffix(";\n"))["name"] == "net.onnx"
+    assert (
+        json.loads(text.removeprefix("self.SITE = ").removesuffix(";\n"))["name"]
+        == "net.onnx"
+    )
 
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_c(turn, folder, capsys, find_program):
     find_program("cc", "gcc", "clang")
     made, manifest = call(
-        folder, turn, capsys, "convert", "net.onnx", "--to", "c", "-o", "c", refusal="no C identifier"
+        folder,
+        turn,
+        capsys,
+        "convert",
+        "net.onnx",
+        "--to",
+        "c",
+        "-o",
+        "c",
+        refusal="no C identifier",
     )
     if not made:
         return
     assert {path.parts[0] for path in made} == {"c"}
     text = "".join(content.decode() for content in made.values())
-    assert not re.search(r"int evil|#define float|\x1b|touch x", re.sub(r'"[^"\n]*"', "", text))
+    assert not re.search(
+        r"int evil|#define float|\x1b|touch x", re.sub(r'"[^"\n]*"', "", text)
+    )
     Path("labels.c").write_text(
-        '#include <stdio.h>\n#include "net.h"\nint main(void)\n{\n'
-        "    for (int i = 0; i < NET_LABELS; ++i) { fputs(net_labels[i], stdout); putchar(0); }\n"
-        "    return 0;\n}\n"
+        '#include <stdio.h>\n#include "net.h"\nint main(void)\n{\n    for (int i = 0; i'
+        " < NET_LABELS; ++i) { fputs(net_labels[i], stdout); putchar(0); }\n    return"
+        " 0;\n}\n"
     )
     files = ["labels.c", "c/src/net.c", "c/src/lstm_edge_core.c"]
     subprocess.run(
-        ["cc", "-std=c99", "-Wall", "-Werror", "-Ic/src", *files, "-lm", "-o", "labels"], check=True
+        [
+            "cc",
+            "-std=c99",
+            "-Wall",
+            "-Werror",
+            "-Ic/src",
+            *files,
+            "-lm",
+            "-o",
+            "labels",
+        ],
+        check=True,
     )
-    printed = subprocess.run(["./labels"], check=True, capture_output=True).stdout.decode()
+    printed = subprocess.run(
+        ["./labels"], check=True, capture_output=True
+    ).stdout.decode()
     assert printed.split("\0")[:-1] == manifest["task"]["labels"]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_strings_come_back_as_they_were(text):
-    digits = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), c_string(text)[1:-1])
+    digits = re.sub(
+        r"\\(\d{3})", lambda match: chr(int(match[1], 8)), c_string(text)[1:-1]
+    )
     assert digits.encode("latin-1").decode() == text
 
 
 def test_labels_keep_their_names_where_c_takes_them():
     labels = ("Walking", "sitting down", "a-b", "a_b", "été", "走", "", "2nd")
-    assert list(c_identifiers(labels)) == ["Walking", "sitting_down", "a_b", "a_b_3", "ete", "5", "6", "2nd"]
+    assert list(c_identifiers(labels)) == [
+        "Walking",
+        "sitting_down",
+        "a_b",
+        "a_b_3",
+        "ete",
+        "5",
+        "6",
+        "2nd",
+    ]

@@ -23,7 +23,8 @@ FORMS = {
     "both_ways": ((6, 8, 1), {"bidirectional": True}, True),
     "projected": ((6, 12, 1), {"proj_size": 5}, False),
 }
-"""Input, hidden and layer counts, further options of LSTM1, and whether the file takes lengths."""
+"""Input, hidden and layer counts, further options of LSTM1, and whether the file takes
+lengths."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Scaled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rnn, self.norm, self.head = nn.GRU(5, 8, batch_first=True), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.rnn, self.norm, self.head = (
+            nn.GRU(5, 8, batch_first=True),
+            nn.LayerNorm(8),
+            nn.Linear(8, 3),
+        )
         self.register_buffer("mean", torch.linspace(-1, 2, 5))
         self.register_buffer("std", torch.linspace(0.3, 2, 5))
 
@@ -76,7 +81,11 @@ def made(tmp_path_factory):
             module, example, config = deployable(run, lengths=lengths)
         else:
             module = {"scaled": Scaled, "tokens": Tokens}[form]().eval()
-            example = torch.randn(3, 7, 5) if form == "scaled" else torch.randint(0, 40, (3, 7))
+            example = (
+                torch.randn(3, 7, 5)
+                if form == "scaled"
+                else torch.randint(0, 40, (3, 7))
+            )
             config = None
         export(module, example, config).save(path)
         cache[form] = Made(module, example, path, config)
@@ -91,7 +100,11 @@ def examine():
 
     def run(case: Made, path: Path | None = None, **options):
         file = open_file(path or case.path)
-        against = against_module(case.module, file, case.example, config=case.config) if file.model else None
+        against = (
+            against_module(case.module, file, case.example, config=case.config)
+            if file.model
+            else None
+        )
         return validate(file, against, ValidateConfig(**{"quick": True} | options))
 
     return run

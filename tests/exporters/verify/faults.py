@@ -13,16 +13,27 @@ def recurrent(model, ops=("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")):
 
 def change(model, name, how):
     """Replace an initializer's array by ``how(array)``."""
-    tensor = next(initializer for initializer in model.graph.initializer if initializer.name == name)
+    tensor = next(
+        initializer
+        for initializer in model.graph.initializer
+        if initializer.name == name
+    )
     array = numpy_helper.to_array(tensor).copy()
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(
+            np.ascontiguousarray(how(array)).astype(array.dtype), name
+        )
+    )
 
 
 def restate(model, **fields):
     """Change fields of the manifest; a function gets the current value."""
     entry = next(prop for prop in model.metadata_props if prop.key == KEY)
     manifest = Manifest.from_json(entry.value)
-    values = {name: how(getattr(manifest, name)) if callable(how) else how for name, how in fields.items()}
+    values = {
+        name: how(getattr(manifest, name)) if callable(how) else how
+        for name, how in fields.items()
+    }
     entry.value = manifest._replace(**values).to_json()
 
 
@@ -93,7 +104,9 @@ def gates_clipped(model):
 
 
 def another_epsilon(model):
-    node = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    node = next(
+        node for node in model.graph.node if node.op_type == "LayerNormalization"
+    )
     kept = [attribute for attribute in node.attribute if attribute.name != "epsilon"]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute("epsilon", 1e-3)])
@@ -111,7 +124,10 @@ def first_steps_only(model):
             if read == name and node.op_type != "Shape":
                 node.input[position] = "cut"
     model.graph.node.insert(
-        0, helper.make_node("Slice", [name, "cut_start", "cut_end", "cut_axis", "cut_steps"], ["cut"])
+        0,
+        helper.make_node(
+            "Slice", [name, "cut_start", "cut_end", "cut_axis", "cut_steps"], ["cut"]
+        ),
     )
 
 
@@ -120,7 +136,10 @@ def rows_mixed(model):
     name, zero = model.graph.input[0].name, np.zeros(1, np.float32)
     model.graph.initializer.append(numpy_helper.from_array(zero, "zero"))
     for node in model.graph.node:
-        node.input[:] = ["mixed" if read == name and node.op_type != "Shape" else read for read in node.input]
+        node.input[:] = [
+            "mixed" if read == name and node.op_type != "Shape" else read
+            for read in node.input
+        ]
     made = (
         ("ReduceSum", [name], ["all"]),
         ("Mul", ["all", "zero"], ["none"]),

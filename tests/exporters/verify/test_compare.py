@@ -15,7 +15,8 @@ NAN = float("nan")
 
 
 def wave(gain, *scale, state=False, shift=0.0):
-    """Return the pair of ``sin(gain * x) * scale``: what one unit of ``x`` changes grows with ``gain``.
+    """Return the pair of ``sin(gain * x) * scale``: what one unit of ``x`` changes
+    grows with ``gain``.
 
     Adding ``shift * x`` and taking ``shift * z``, which is the same, off loses digits.
     """
@@ -59,19 +60,33 @@ def passes(comparisons):
     ],
 )
 def test_a_graph_in_float64_is_its_reference_but_for_rounding(gain, error, same):
-    pair = wave(gain, 1, 1e6)  # in units of its own, each channel has a limit of its own
+    pair = wave(
+        gain, 1, 1e6
+    )  # in units of its own, each channel has a limit of its own
     other = Pair(pair.manifest, pair.graph, off_by(pair.graph, error), pair.engine)
     assert passes(pair.equal(X))
     assert passes(other.equal(X)) == same
     share = np.nan_to_num(error, nan=np.inf)
-    assert pair.relative(other.reference(X), pair.graph(X)) == pytest.approx(share, rel=0.1)
+    assert pair.relative(other.reference(X), pair.graph(X)) == pytest.approx(
+        share, rel=0.1
+    )
 
 
 def test_where_some_elements_say_nothing_the_others_are_compared():
-    pair, x = wave(1e16, 1, 1), {**X, "x": SIGNAL * np.where(np.arange(50) < 5, 1e-8, 1)[:, None]}
+    pair, x = (
+        wave(1e16, 1, 1),
+        {
+            **X,
+            "x": SIGNAL * np.where(np.arange(50) < 5, 1e-8, 1)[:, None],
+        },
+    )
     for row, same in ((3, False), (7, True)):
         assert (
-            passes(Pair(pair.manifest, pair.graph, off_by(pair.graph, 0.5, row), pair.engine).equal(x))
+            passes(
+                Pair(
+                    pair.manifest, pair.graph, off_by(pair.graph, 0.5, row), pair.engine
+                ).equal(x)
+            )
             == same
         )
 

@@ -42,8 +42,16 @@ def report():
                     Check("N=3", "skipped", "the reference refuses"),
                 ),
             ),
-            Group("lengths", "Lengths", (Check("lengths", "skipped", "the file takes no lengths"),)),
-            Group("inputs", "Inputs", (Check("zeros", "passed", worst=comparison(0.0, 1e-7)),)),
+            Group(
+                "lengths",
+                "Lengths",
+                (Check("lengths", "skipped", "the file takes no lengths"),),
+            ),
+            Group(
+                "inputs",
+                "Inputs",
+                (Check("zeros", "passed", worst=comparison(0.0, 1e-7)),),
+            ),
         ),
         versions={"onnx": "1.23"},
     )
@@ -54,13 +62,22 @@ def test_junit_tells_each_check_apart_and_is_well_formed_whatever_a_name_holds(r
     assert "\ufffd" in text
     assert not {"\x00", "\x1b"} & {*text}
     root = ET.fromstring(text)
-    assert (root.tag, [suite.tag for suite in root]) == ("testsuites", ["testsuite"] * 3)
+    assert (root.tag, [suite.tag for suite in root]) == (
+        "testsuites",
+        ["testsuite"] * 3,
+    )
     for suite in root:
-        for count, path in (("tests", ""), ("failures", "/failure"), ("skipped", "/skipped")):
+        for count, path in (
+            ("tests", ""),
+            ("failures", "/failure"),
+            ("skipped", "/skipped"),
+        ):
             assert int(suite.attrib[count]) == len(suite.findall(f"testcase{path}"))
     first, second, third = root[0].findall("testcase")
     assert first.attrib["name"] == "N=1, L=1"
-    assert second.find("failure").attrib["message"].startswith("logits differs <script>")
+    assert (
+        second.find("failure").attrib["message"].startswith("logits differs <script>")
+    )
     assert third.find("skipped").attrib["message"] == "the reference refuses"
 
 
@@ -70,7 +87,9 @@ def test_html_says_why_groups_were_skipped_escapes_names_and_fetches_nothing(rep
     assert "&lt;script&gt;alert" in page
     assert "default-src 'none'" in page
     assert "the file takes no lengths" in page
-    assert not re.search(r"(src|href)\s*=\s*\"(?!data:|#)|url\((?!#)|@import|https?:", page)
+    assert not re.search(
+        r"(src|href)\s*=\s*\"(?!data:|#)|url\((?!#)|@import|https?:", page
+    )
 
 
 def test_json_is_strict_json_and_says_whether_it_passed(report):

@@ -1,4 +1,5 @@
-"""``validate``: healthy files pass, faults are found, and the report begins with the cause."""
+"""``validate``: healthy files pass, faults are found, and the report begins with the
+cause."""
 
 import re
 
@@ -25,13 +26,17 @@ from . import faults
 QUICK = ValidateConfig(quick=True)
 
 
-@pytest.mark.parametrize("form", ["plain", "stacked", "both_ways", "projected", "scaled", "tokens"])
+@pytest.mark.parametrize(
+    "form", ["plain", "stacked", "both_ways", "projected", "scaled", "tokens"]
+)
 def test_a_healthy_file_passes(form, made, examine):
     report = examine(made(form))
     assert report.ok, report.verdict
     assert report.verdict == ""
     engines = [check.name for check in report.groups[-1].checks]
-    assert not installed() or form == "both_ways" or "native engine, self-test" in engines
+    assert (
+        not installed() or form == "both_ways" or "native engine, self-test" in engines
+    )
 
 
 @pytest.mark.slow
@@ -58,7 +63,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("form", "fault", "first"), FAULTS)
-def test_a_fault_is_found_and_its_cause_comes_first(form, fault, first, made, examine, tmp_path):
+def test_a_fault_is_found_and_its_cause_comes_first(
+    form, fault, first, made, examine, tmp_path
+):
     case = made(form)
     model = onnx.load(case.path)
     fault(model)
@@ -89,7 +96,9 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_claim_of_the_manifest_that_does_not_hold_is_found(claim, made, examine, tmp_path):
+def test_a_claim_of_the_manifest_that_does_not_hold_is_found(
+    claim, made, examine, tmp_path
+):
     model = onnx.load(made("plain").path)
     faults.restate(model, **CLAIMS[claim])
     assert not examine(made("plain"), faults.save(model, tmp_path / "m.onnx")).ok
@@ -97,22 +106,33 @@ def test_a_claim_of_the_manifest_that_does_not_hold_is_found(claim, made, examin
 
 def _golden(**changes):
     return {
-        "golden": lambda golden: golden._replace(**{n: how(getattr(golden, n)) for n, how in changes.items()})
+        "golden": lambda golden: golden._replace(
+            **{n: how(getattr(golden, n)) for n, how in changes.items()}
+        )
     }
 
 
 def _half_away(golden):
-    return {name: array + np.float32(0.5) * golden.limits[name] for name, array in golden.outputs.items()}
+    return {
+        name: array + np.float32(0.5) * golden.limits[name]
+        for name, array in golden.outputs.items()
+    }
 
 
 RECORDED = {
     "none": {"golden": None},
     "no second case": _golden(more=lambda _: ()),
-    "wide limits": _golden(limits=lambda limits: {name: 9 * array for name, array in limits.items()}),
+    "wide limits": _golden(
+        limits=lambda limits: {name: 9 * array for name, array in limits.items()}
+    ),
     "a limit of int8": _golden(limit=lambda _: {"logits": 1e9}),
     "no limits": _golden(limits=lambda _: {}),
-    "outputs half a limit away": {"golden": lambda golden: golden._replace(outputs=_half_away(golden))},
-    "wrong outputs": _golden(outputs=lambda outputs: {name: 1.01 * array for name, array in outputs.items()}),
+    "outputs half a limit away": {
+        "golden": lambda golden: golden._replace(outputs=_half_away(golden))
+    },
+    "wrong outputs": _golden(
+        outputs=lambda outputs: {name: 1.01 * array for name, array in outputs.items()}
+    ),
 }
 
 
@@ -122,7 +142,9 @@ def test_golden_cases_other_than_the_exports_are_found(name, made, examine, tmp_
     faults.restate(model, **RECORDED[name])
     report = examine(made("stacked"), faults.save(model, tmp_path / "m.onnx"))
     assert next(group.key for group, _, _ in report.headlines) == "golden"
-    assert report.verdict.startswith("the recorded golden cases are not those of this graph; export again")
+    assert report.verdict.startswith(
+        "the recorded golden cases are not those of this graph; export again"
+    )
 
 
 def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
@@ -142,7 +164,9 @@ def test_rows_shorter_than_the_longest_are_no_alarm_on_the_native_engine(tmp_pat
     network = draw_network("lengths", np.random.default_rng((460857271, 17)))
     export(network.module, network.example).save(tmp_path / "m.onnx")
     file = open_file(tmp_path / "m.onnx")
-    report = validate(file, against_module(network.module, file, network.example), QUICK)
+    report = validate(
+        file, against_module(network.module, file, network.example), QUICK
+    )
     assert report.ok, report.verdict
 
 
@@ -152,7 +176,9 @@ def test_without_a_reference_the_golden_cases_are_replayed(made, tmp_path):
     faults.gates_exchanged(model)
     assert not validate(faults.save(model, tmp_path / "m.onnx"), config=QUICK).ok
     faults.restate(model, golden=None)
-    with pytest.raises(InputError, match="no golden case and there is nothing to compare"):
+    with pytest.raises(
+        InputError, match="no golden case and there is nothing to compare"
+    ):
         validate(faults.save(model, tmp_path / "m.onnx"), config=QUICK)
 
 
@@ -163,7 +189,10 @@ def test_another_file_is_a_reference(made, tmp_path):
     model = onnx.load(case.path)
     faults.one_ulp_of_a_weight(model)
     file = open_file(faults.save(model, tmp_path / "m.onnx"))
-    assert validate(file, against_file(case.path, file), QUICK).headlines[0][0].key == "weights"
+    assert (
+        validate(file, against_file(case.path, file), QUICK).headlines[0][0].key
+        == "weights"
+    )
 
 
 class Plain(nn.Module):
@@ -190,7 +219,9 @@ def test_a_lifted_file_is_compared_with_another_lift_of_its_original(tmp_path):
     torch.manual_seed(0)
     config = ExportConfig(inputs={"x": ("N", "L", 3)}, stateless=True)
     original = tmp_path / "original.onnx"
-    model = onnx.load_model_from_string(export(Plain().eval(), torch.randn(2, 6, 3), config).model)
+    model = onnx.load_model_from_string(
+        export(Plain().eval(), torch.randn(2, 6, 3), config).model
+    )
     del model.metadata_props[:]
     onnx.save(model, original)
     lift(original).save(tmp_path / "lifted.onnx")
@@ -208,7 +239,9 @@ def test_other_weights_are_said_first(made):
     with torch.no_grad():
         other.head.weight += 1
     report = validate(file, against_module(other, file, case.example), QUICK)
-    assert re.search("holds other constants than the reference.*head.* differ from", report.verdict)
+    assert re.search(
+        "holds other constants than the reference.*head.* differ from", report.verdict
+    )
     with pytest.raises(CheckFailedError, match="holds other constants"):
         report.require()
 
@@ -267,7 +300,10 @@ WAYS = {
 def test_a_quantized_file_is_made_again(way, smaller):
     net, source, path = smaller(way)
     file = open_file(path)
-    for against in (against_file(source, file), against_module(net, file, torch.randn(2, 9, 6))):
+    for against in (
+        against_file(source, file),
+        against_module(net, file, torch.randn(2, 9, 6)),
+    ):
         report = validate(file, against, QUICK)
         assert report.ok, report.verdict
 
@@ -293,12 +329,20 @@ def one_level(model):
     kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT16)
     stored = [tensor for tensor in model.graph.initializer if tensor.data_type in kinds]
     largest = max(stored, key=lambda tensor: np.prod(tensor.dims))
-    faults.change(model, largest.name, lambda array: array + np.eye(1, array.size, 3).reshape(array.shape))
+    faults.change(
+        model,
+        largest.name,
+        lambda array: array + np.eye(1, array.size, 3).reshape(array.shape),
+    )
 
 
 def scale_of_one_percent(model):
-    vectors = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    scales = [t for t in vectors if "scale" in t.name] or [t for t in vectors if len(t.dims) == 1]
+    vectors = [
+        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT
+    ]
+    scales = [t for t in vectors if "scale" in t.name] or [
+        t for t in vectors if len(t.dims) == 1
+    ]
     faults.change(model, scales[-1].name, lambda array: 1.01 * array)
 
 
@@ -306,7 +350,9 @@ SMALL = [(way, fault) for way in WAYS for fault in (one_level, scale_of_one_perc
 
 
 @pytest.mark.parametrize(("way", "fault"), SMALL[:2] + SMALL[4:7])
-def test_a_quantized_file_that_differs_in_one_number_is_found(way, fault, smaller, tmp_path):
+def test_a_quantized_file_that_differs_in_one_number_is_found(
+    way, fault, smaller, tmp_path
+):
     _, source, path = smaller(way)
     model = onnx.load(path)
     fault(model)
@@ -324,7 +370,9 @@ class Codes(nn.Module):
         self.rnn = nn.GRU(3, 4, batch_first=True)
 
     def forward(self, codes):
-        return self.rnn(self.table[codes].to(torch.float32)[..., None].expand(-1, -1, 3) / 16)[0]
+        return self.rnn(
+            self.table[codes].to(torch.float32)[..., None].expand(-1, -1, 3) / 16
+        )[0]
 
 
 def test_a_table_of_bytes_makes_no_int8_file(tmp_path):

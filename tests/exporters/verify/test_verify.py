@@ -1,4 +1,5 @@
-"""The cases of a verification: a difference at some size, start, index or row is found."""
+"""The cases of a verification: a difference at some size, start, index or row is
+found."""
 
 from dataclasses import replace
 
@@ -15,7 +16,10 @@ from lstm_edge_exporters.verify.verify import find_streaming, verify
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import AxisRange, Manifest, StateSpec, TensorSpec
 
-SUM = "c = Concat<axis=1>(h, x) s = CumSum(c, one) a = Slice(s, one, end, one) b = Slice(s, last, end, one) "
+SUM = (
+    "c = Concat<axis=1>(h, x) s = CumSum(c, one) a = Slice(s, one, end, one) b ="
+    " Slice(s, last, end, one) "
+)
 USUAL = "y = Gather(table, t) z = Identity(a) h_n = Identity(b)"
 MANIFEST = Manifest(
     (TensorSpec("x", "float32", ("N", "L", 2)), TensorSpec("t", "int64", ("N", "L"))),
@@ -42,15 +46,24 @@ def pair(own=None, reference=None, engine=None):
 
 
 def off(where, by=0.1):
-    """Return the graph with ``by`` added to ``z`` where a case has what is ``where``."""
+    """Return the graph with ``by`` added to ``z`` where a case has what is
+    ``where``."""
     usual = graph()
-    return lambda feeds: usual(feeds) | {"z": usual(feeds)["z"] + np.where(where(feeds), by, 0)}
+    return lambda feeds: (
+        usual(feeds) | {"z": usual(feeds)["z"] + np.where(where(feeds), by, 0)}
+    )
 
 
 DIFFERENCES = {
-    "late steps": (lambda feeds: np.arange(feeds["x"].shape[1])[:, None] >= 100, "at N=5, L=130"),
+    "late steps": (
+        lambda feeds: np.arange(feeds["x"].shape[1])[:, None] >= 100,
+        "at N=5, L=130",
+    ),
     "one step": (lambda feeds: feeds["x"].shape[1] == 1, "at N=1, L=1"),
-    "later rows": (lambda feeds: np.arange(len(feeds["x"]))[:, None, None] == 3, "at N=4, L=1"),
+    "later rows": (
+        lambda feeds: np.arange(len(feeds["x"]))[:, None, None] == 3,
+        "at N=4, L=1",
+    ),
     "a carried state": (lambda feeds: feeds["h"].any(), "at N=1, L=5"),
     "the first index": (lambda feeds: (feeds["t"] == 0)[..., None], "at N="),
     "the last index": (lambda feeds: (feeds["t"] == 4999)[..., None], "at N="),
@@ -64,24 +77,42 @@ def test_a_difference_is_found(name):
     assert (len(rounded.cases), 0 < rounded.largest < 1e-12) == (6, True)
     with pytest.raises(CheckFailedError, match=f"{place}.*z differs by 0.1"):
         verify(pair(reference=off(where)), CASES, None, ignore)
-    with pytest.raises(CheckFailedError, match=f"{place}.*onnxruntime in float32: z differs by 0.1"):
+    with pytest.raises(
+        CheckFailedError, match=f"{place}.*onnxruntime in float32: z differs by 0.1"
+    ):
         verify(pair(engine=off(where)), CASES, None, ignore)
 
 
 def test_a_row_that_reads_another_is_found_and_a_case_without_numbers_is_named():
-    mixed = graph("m = ReduceSum(x) n = Mul(m, no) " + USUAL.replace("Identity(a)", "Add(a, n)"))
+    mixed = graph(
+        "m = ReduceSum(x) n = Mul(m, no) " + USUAL.replace("Identity(a)", "Add(a, n)")
+    )
     with pytest.raises(CheckFailedError, match="one row of NaN: z differs"):
         verify(pair(own=mixed), CASES, None, ignore)
-    verified = verify(pair(reference=off(lambda feeds: len(feeds["x"]) == 3, np.nan)), CASES, None, ignore)
-    assert (len(verified.cases), verified.skipped) == (5, ("N=3, L=8: the reference gives NaN in z",))
+    verified = verify(
+        pair(reference=off(lambda feeds: len(feeds["x"]) == 3, np.nan)),
+        CASES,
+        None,
+        ignore,
+    )
+    assert (len(verified.cases), verified.skipped) == (
+        5,
+        ("N=3, L=8: the reference gives NaN in z",),
+    )
 
 
 @pytest.mark.parametrize(
     ("results", "reason"),
     [
         (USUAL, ""),
-        (USUAL.replace("Identity(b)", "Identity(h)"), "chunks are not the full sequence: z differs"),
-        ("m = ReduceMean(x, one) " + USUAL.replace("Identity(a)", "Sub(a, m)"), "chunks are not the full"),
+        (
+            USUAL.replace("Identity(b)", "Identity(h)"),
+            "chunks are not the full sequence: z differs",
+        ),
+        (
+            "m = ReduceMean(x, one) " + USUAL.replace("Identity(a)", "Sub(a, m)"),
+            "chunks are not the full",
+        ),
     ],
 )
 def test_chunks_that_are_not_the_full_sequence_are_found(results, reason):
@@ -92,14 +123,23 @@ def test_chunks_that_are_not_the_full_sequence_are_found(results, reason):
 @pytest.mark.parametrize("name", ["L", "N"])
 def test_calls_of_several_steps_or_rows_alone_are_no_chunks(name):
     manifest = MANIFEST._replace(ranges={name: AxisRange(2)})
-    assert f"({name}), not one" in find_streaming(replace(pair(), manifest=manifest), CASES, 0).unstreamable
+    assert (
+        f"({name}), not one"
+        in find_streaming(replace(pair(), manifest=manifest), CASES, 0).unstreamable
+    )
 
 
 def test_lengths_are_drawn_in_falling_order_if_wanted_and_a_graph_that_ignores_them_is_told():
-    manifest = MANIFEST._replace(inputs=(*MANIFEST.inputs, TensorSpec("n", "int64", ("N",))), lengths="n")
+    manifest = MANIFEST._replace(
+        inputs=(*MANIFEST.inputs, TensorSpec("n", "int64", ("N",))), lengths="n"
+    )
     cases = replace(CaseGenerator.of(manifest, values={"t": 9}), sorted_lengths=True)
     for offset in range(9):
-        lengths = cases.case(5, 40, at_reset=True, offset=offset, full=True).feeds["n"].tolist()
+        lengths = (
+            cases.case(5, 40, at_reset=True, offset=offset, full=True)
+            .feeds["n"]
+            .tolist()
+        )
         assert lengths == sorted(lengths, reverse=True)
         assert lengths[0] == 40
     found = find_streaming(replace(pair(), manifest=manifest), cases, 0)

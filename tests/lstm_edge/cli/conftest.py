@@ -1,4 +1,5 @@
-"""Small files made with onnx, so that the verbs are tried on every kind of contract without a training."""
+"""Small files made with onnx, so that the verbs are tried on every kind of contract
+without a training."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +11,16 @@ import pytest
 from onnx import numpy_helper
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
+from lstm_edge_runtime.manifest import (
+    KEY,
+    Golden,
+    Manifest,
+    Signal,
+    StateSpec,
+    Task,
+    TensorSpec,
+    Trained,
+)
 from lstm_edge_runtime.ort import sealed
 
 FEATURES = ("ax", "ay", "az")
@@ -30,7 +40,10 @@ class Made:
 
 def _golden(path: Path, hidden: int) -> Golden:
     x = np.random.default_rng(5).normal(size=(2, 6, 3)).astype(np.float32)
-    inputs = {"x": x, **{name: np.zeros((1, 2, hidden), np.float32) for name in ("h_0", "c_0")}}
+    inputs = {
+        "x": x,
+        **{name: np.zeros((1, 2, hidden), np.float32) for name in ("h_0", "c_0")},
+    }
     with load(path) as model:
         outputs, state = model.run(x)
     recorded = {**outputs, "h_n": state["h_0"], "c_n": state["c_0"]}
@@ -39,7 +52,8 @@ def _golden(path: Path, hidden: int) -> Golden:
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory):
-    """Make an LSTM with a dense layer; ``manifest=False`` gives a file as others make them.
+    """Make an LSTM with a dense layer; ``manifest=False`` gives a file as others make
+    them.
 
     ``waste`` adds pairs of nodes that undo each other: the same results, later.
     """
@@ -66,13 +80,19 @@ def make(tmp_path_factory):
             "B": (1, 8 * hidden),
             "K": (hidden, 3),
         }
-        scale = 2 * np.sqrt(np.float32(hidden / 8))  # wider networks are as tame as this one
+        scale = 2 * np.sqrt(
+            np.float32(hidden / 8)
+        )  # wider networks are as tame as this one
         stored = [
-            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / scale, key)
+            numpy_helper.from_array(
+                rng.normal(size=shape).astype(np.float32) / scale, key
+            )
             for key, shape in shapes.items()
         ]
         undone = " ".join(f"z{index + 1} = Neg(z{index})" for index in range(2 * waste))
-        h, c, h_n, c_n = (f"float[1, N, {hidden}] {key}" for key in ("h_0", "c_0", "h_n", "c_n"))
+        h, c, h_n, c_n = (
+            f"float[1, N, {hidden}] {key}" for key in ("h_0", "c_0", "h_n", "c_n")
+        )
         model = onnx.parser.parse_model(f"""
             <ir_version: 8, opset_import: ["" : 17]>
             g (float[N, {length}, {features}] x, {h}, {c}) => (float[N, 3] logits, {h_n}, {c_n}) {{
@@ -90,19 +110,35 @@ def make(tmp_path_factory):
             contract = Manifest(
                 inputs=(TensorSpec("x", "float32", ("N", length, features)),),
                 outputs=(TensorSpec("logits", "float32", ("N", 3)),),
-                states=tuple(StateSpec(f"{x}_0", f"{x}_n", "float32", (1, "N", hidden)) for x in "hc"),
-                task=Task(task, "logits", labels=LABELS)
-                if task == "classification"
-                else Task(task, "logits", units=("m", "m/s", "kg")),
+                states=tuple(
+                    StateSpec(f"{x}_0", f"{x}_n", "float32", (1, "N", hidden))
+                    for x in "hc"
+                ),
+                task=(
+                    Task(task, "logits", labels=LABELS)
+                    if task == "classification"
+                    else Task(task, "logits", units=("m", "m/s", "kg"))
+                ),
                 signal=Signal(feature_names, rate, 6),
                 trained=trained,
-                provenance={"opset": 17, "checkpoint_sha256": "ab" * 32, "versions": {"torch": "2.13"}},
-                equivalence={"cases": 12, "max_abs": 1e-7, "max_rel": 2e-7, "ratio": 0.25},
+                provenance={
+                    "opset": 17,
+                    "checkpoint_sha256": "ab" * 32,
+                    "versions": {"torch": "2.13"},
+                },
+                equivalence={
+                    "cases": 12,
+                    "max_abs": 1e-7,
+                    "max_rel": 2e-7,
+                    "ratio": 0.25,
+                },
             )
             model.metadata_props.add(key=KEY, value=contract.to_json())
             if golden:
                 path.write_bytes(sealed(model.SerializeToString()))
-                model.metadata_props[0].value = contract._replace(golden=_golden(path, hidden)).to_json()
+                model.metadata_props[0].value = contract._replace(
+                    golden=_golden(path, hidden)
+                ).to_json()
         content = model.SerializeToString()
         path.write_bytes(sealed(content) if manifest else content)
         return Made(path, features, hidden, 3)
@@ -118,11 +154,17 @@ def har(make):
 
 @pytest.fixture
 def stream(invoke, tmp_path):
-    """Run ``lstm-edge stream`` on a content in this process; gives the exit code and both outputs."""
+    """Run ``lstm-edge stream`` on a content in this process; gives the exit code and
+    both outputs."""
 
     def run(content, *arguments):
-        (tmp_path / "samples").write_bytes(content if isinstance(content, bytes) else content.encode())
-        with (tmp_path / "samples").open("rb") as source, (tmp_path / "results").open("wb") as sink:
+        (tmp_path / "samples").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+        with (
+            (tmp_path / "samples").open("rb") as source,
+            (tmp_path / "results").open("wb") as sink,
+        ):
             before = os.dup(0), os.dup(1)
             try:
                 os.dup2(source.fileno(), 0)

@@ -1,4 +1,5 @@
-"""A bare checkpoint of the tutorials' class is described by options, and takes raw values."""
+"""A bare checkpoint of the tutorials' class is described by options, and takes raw
+values."""
 
 import json
 
@@ -11,7 +12,16 @@ from lstm_edge.checkpoint import with_scales
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError
 
-DESCRIBED = ("--features", "open,close", "--units", "USD", "--window", "20", "--rate", "1")
+DESCRIBED = (
+    "--features",
+    "open,close",
+    "--units",
+    "USD",
+    "--window",
+    "20",
+    "--rate",
+    "1",
+)
 
 
 @pytest.fixture
@@ -20,23 +30,39 @@ def folder(tmp_path, monkeypatch):
     network = LSTM1(1, 2, 4, 1, 20).eval()
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "lstm1.pth")
-    scales = {"x_mean": [100.0, 5.0], "x_std": [10.0, 0.0], "y_min": [50.0], "y_max": [250.0]}
+    scales = {
+        "x_mean": [100.0, 5.0],
+        "x_std": [10.0, 0.0],
+        "y_min": [50.0],
+        "y_max": [250.0],
+    }
     (tmp_path / "scale.json").write_text(json.dumps(scales))
     monkeypatch.chdir(tmp_path)
     return network
 
 
 def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invoke):
-    code, out, err = invoke("export", "lstm1.pth", *DESCRIBED, "--scale", "scale.json", "-o", "m.onnx")
+    code, out, err = invoke(
+        "export", "lstm1.pth", *DESCRIBED, "--scale", "scale.json", "-o", "m.onnx"
+    )
     assert code == 0, err
-    x = np.random.default_rng(0).normal((100, 5), (10, 1), (3, 20, 2)).astype(np.float32)
+    x = (
+        np.random.default_rng(0)
+        .normal((100, 5), (10, 1), (3, 20, 2))
+        .astype(np.float32)
+    )
     with load("m.onnx") as model, torch.no_grad():
-        scaled = (torch.from_numpy(x) - torch.tensor([100.0, 5])) / torch.tensor([10.0, 1])
+        scaled = (torch.from_numpy(x) - torch.tensor([100.0, 5])) / torch.tensor(
+            [10.0, 1]
+        )
         expected = folder(scaled).numpy() * 200 + 50
         np.testing.assert_allclose(model.run(x)[0]["value"], expected, rtol=1e-5)
         manifest = model.manifest
         assert (manifest.task.kind, manifest.task.units) == ("regression", ("USD",))
-        assert (manifest.signal.features, manifest.signal.window) == (("open", "close"), 20)
+        assert (manifest.signal.features, manifest.signal.window) == (
+            ("open", "close"),
+            20,
+        )
     command = out.splitlines()[-1].partition("lstm-edge validate ")[2].split()
     assert "--scale" in command
     assert invoke("validate", *command, "--quick")[0] == 0

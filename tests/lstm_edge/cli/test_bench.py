@@ -21,13 +21,18 @@ def test_a_step_and_a_tick_of_both_kinds_of_files_are_timed(invoke, har, tmp_pat
     (tmp_path / "har.lep").write_bytes(to_native(har.path))
     rows = _rows(invoke, har.path, tmp_path / "har.lep")
     assert [(row["engine"], row["call"]) for row in rows] == [
-        (engine, call) for engine in ("onnxruntime", "native") for call in ("step", "step, 8 streams")
+        (engine, call)
+        for engine in ("onnxruntime", "native")
+        for call in ("step", "step, 8 streams")
     ]
     assert all(0 < row["p50_us"] <= min(row["p99_us"], 1e5) for row in rows)
 
 
 def test_a_file_with_a_unit_is_timed_by_units(invoke):
-    assert {row["call"] for row in _rows(invoke, STRIDED)} == {"unit of 4", "unit of 4, 8 streams"}
+    assert {row["call"] for row in _rows(invoke, STRIDED)} == {
+        "unit of 4",
+        "unit of 4, 8 streams",
+    }
 
 
 def test_the_table_has_every_row(invoke, har, tmp_path, monkeypatch):

@@ -23,12 +23,16 @@ def plain(make, tmp_path, find_program):
 
 @pytest.mark.system
 def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_path):
-    code, out, err = invoke("convert", plain, "--to", "c", "-o", f"{tmp_path / 'har_c'}/", "--json")
+    code, out, err = invoke(
+        "convert", plain, "--to", "c", "-o", f"{tmp_path / 'har_c'}/", "--json"
+    )
     assert (code, err) == (0, "")
     document = json.loads(out)
     folder = tmp_path / "har_c"
     files = {
-        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
     }
     assert set(files) == NAMES
     assert document["bytes"] == files
@@ -42,13 +46,17 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
 
 def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path):
     path = make("labels").path
-    code, _, err = invoke("convert", path, "--to", "c", "-o", tmp_path / "c", "--name", "net")
+    code, _, err = invoke(
+        "convert", path, "--to", "c", "-o", tmp_path / "c", "--name", "net"
+    )
     assert code == 0, err
     assert "NET_LABEL_run_fast = 2" in (tmp_path / "c" / "src" / "net.h").read_text()
     assert '"run, fast"' in (tmp_path / "c" / "src" / "net.c").read_text()
 
 
-def test_a_file_of_any_name_is_converted_wherever_it_runs(invoke, har, tmp_path, monkeypatch):
+def test_a_file_of_any_name_is_converted_wherever_it_runs(
+    invoke, har, tmp_path, monkeypatch
+):
     (tmp_path / "random.py").write_text("raise SystemExit('taken')")
     (tmp_path / "har.bin").write_bytes(har.path.read_bytes())
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,13 @@ RECORDINGS = "lstm_edge/data/basic_motions.npz"
 
 def demo(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", "from lstm_edge.cli import main; main()", "demo", *map(str, arguments)],
+        [
+            sys.executable,
+            "-c",
+            "from lstm_edge.cli import main; main()",
+            "demo",
+            *map(str, arguments),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -66,25 +72,38 @@ def test_a_pipe_gets_plain_lines_and_a_second_demo_replaces_the_first(document, 
     ran = demo("-o", folder, PYTHONIOENCODING="ascii")
     assert ran.returncode == 0
     assert ran.stdout.isascii()
-    assert re.search(r"^        [SWRB]{48}  (after \d\.\d s|classified as)", ran.stdout, re.MULTILINE)
+    assert re.search(
+        r"^        [SWRB]{48}  (after \d\.\d s|classified as)", ran.stdout, re.MULTILINE
+    )
     assert "\x1b" not in ran.stdout
     assert f"accuracy: {document['accuracy']:.3g}" in ran.stdout
     assert f"lstm-edge inspect {folder / 'basic_motions.onnx'}" in ran.stdout
     again = load(folder / "run").sha256
-    assert hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest() == again
+    assert (
+        hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest()
+        == again
+    )
 
 
 def test_the_proof_sees_a_file_that_computes_something_else(document, folder):
     run = load(folder / "run")
     other = load(folder / "run")
     other.model.fc.bias.data[0] += 1e-3
-    series = Series("0", "0", "test", np.zeros((5, 6), np.float32), np.zeros(5, np.int64))
+    series = Series(
+        "0", "0", "test", np.zeros((5, 6), np.float32), np.zeros(5, np.int64)
+    )
     held_out = Data((series, series), run.task, run.signal)
     stream = load_model(export(*deployable(other)).model).stream()
     result = measure(run, stream, held_out)
     assert result.largest_difference == pytest.approx(1e-3, rel=0.01)
-    good = replace(result, recognized=2, recordings=2, stream_accuracy=1.0, largest_difference=1e-6)
+    good = replace(
+        result, recognized=2, recordings=2, stream_accuracy=1.0, largest_difference=1e-6
+    )
     good.check()
-    for changed in ({"largest_difference": np.nan}, {"recognized": 1}, {"stream_accuracy": 0.7}):
+    for changed in (
+        {"largest_difference": np.nan},
+        {"recognized": 1},
+        {"stream_accuracy": 0.7},
+    ):
         with pytest.raises(CheckFailedError, match=f"{next(iter(changed))}="):
             replace(good, **changed).check()

@@ -1,4 +1,5 @@
-"""``lstm-edge doctor``: installed and missing packages, and the commands that install them."""
+"""``lstm-edge doctor``: installed and missing packages, and the commands that install
+them."""
 
 import json
 import subprocess
@@ -41,9 +42,9 @@ def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
 
 def test_without_engines_and_torch_it_exits_1_and_names_the_extras():
     ran = run(
-        "from importlib import util; find = util.find_spec\n"
-        "sys.modules['onnxruntime'] = sys.modules['lstm_edge_native'] = None\n"
-        "util.find_spec = lambda name: None if name in ('torch', 'onnx', 'jinja2') else find(name)",
+        "from importlib import util; find = util.find_spec\nsys.modules['onnxruntime']"
+        " = sys.modules['lstm_edge_native'] = None\nutil.find_spec = lambda name: None"
+        " if name in ('torch', 'onnx', 'jinja2') else find(name)",
         "doctor",
         "--json",
     )
@@ -56,12 +57,15 @@ def test_without_engines_and_torch_it_exits_1_and_names_the_extras():
 
 
 @pytest.mark.parametrize(
-    "package", ["raise ImportError('libcudart.so.12')", "raise RuntimeError('two\\nlines')"]
+    "package",
+    ["raise ImportError('libcudart.so.12')", "raise RuntimeError('two\\nlines')"],
 )
 def test_a_wheel_that_does_not_start_is_named_next_to_the_rest(tmp_path, har, package):
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text(package)
-    setup = f"sys.path.insert(0, {str(tmp_path)!r}); sys.modules['lstm_edge_native'] = None"
+    setup = (
+        f"sys.path.insert(0, {str(tmp_path)!r}); sys.modules['lstm_edge_native'] = None"
+    )
     ran = run(setup, "doctor", "--json")
     rows = table(ran.stdout)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
@@ -79,4 +83,6 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path):
     ):
         ran = run(f"sys.modules[{package!r}] = None", *words)
         assert ran.returncode == 2
-        assert ran.stderr.endswith(f"needs {package}, which is not installed; {install_command(extra)}\n")
+        assert ran.stderr.endswith(
+            f"needs {package}, which is not installed; {install_command(extra)}\n"
+        )

@@ -30,7 +30,10 @@ def group(work) -> click.Group:
 
 @pytest.mark.parametrize(
     ("number", "code", "line"),
-    [(signal.SIGINT, 130, "stopped by Ctrl-C\n"), (signal.SIGTERM, 143, "stopped by SIGTERM\n")],
+    [
+        (signal.SIGINT, 130, "stopped by Ctrl-C\n"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM\n"),
+    ],
 )
 def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_else_of_it(
     capsys, number, code, line
@@ -56,21 +59,27 @@ def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_el
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_warnings_and_a_lack_of_memory_are_one_line_and_other_errors_a_traceback(capsys):
+def test_warnings_and_a_lack_of_memory_are_one_line_and_other_errors_a_traceback(
+    capsys,
+):
     def work():
         warnings.simplefilter("always")
         warnings.warn("first\nsecond \x1b[2J", RuntimeWarning, stacklevel=1)
         raise MemoryError
 
     assert run(group(work), ["work"]) == 2
-    assert capsys.readouterr().err == (
-        "note: first second \\x1b[2J\nerror: not enough memory; free some, or use smaller inputs\n"
+    assert (
+        capsys.readouterr().err
+        == "note: first second \\x1b[2J\nerror: not enough memory; free some, or use"
+        " smaller inputs\n"
     )
     with pytest.raises(ZeroDivisionError):
         run(group(lambda: 1 / 0), ["work"])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "{har}"], ["predict", "{har}", "{data}"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "{har}"], ["predict", "{har}", "{data}"]]
+)
 def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
     data = tmp_path / "data.csv"
     data.write_text("ax,ay,az\n" + "1,2,3\n" * 9)
@@ -79,7 +88,12 @@ def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
     arguments = [argument.format(har=har.path, data=data) for argument in arguments]
     command, buffered = [*LSTM_EDGE, *arguments], os.environ | {"PYTHONUNBUFFERED": ""}
     ran = subprocess.run(
-        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered
+        command,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=buffered,
     )
     os.close(writing)
     assert ran.returncode == 141
@@ -106,24 +120,33 @@ def test_ctrl_c_ends_a_real_process_with_130_and_one_line(har):
 
 
 def _catches(status: Path, number: int) -> bool:
-    caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+    caught = next(
+        line for line in status.read_text().splitlines() if line.startswith("SigCgt")
+    )
     return bool(int(caught.split()[1], 16) >> number - 1 & 1)
 
 
-def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, har, tmp_path):
+def test_labels_features_and_file_names_can_not_write_to_the_terminal(
+    invoke, har, tmp_path
+):
     model = onnx.load(har.path)
     entry = next(prop for prop in model.metadata_props if prop.key == KEY)
     manifest = Manifest.from_json(entry.value)
     assert manifest.task is not None
     entry.value = manifest._replace(
-        task=manifest.task._replace(labels=tuple(f"{HOSTILE}{index}" for index in range(3))),
+        task=manifest.task._replace(
+            labels=tuple(f"{HOSTILE}{index}" for index in range(3))
+        ),
         signal=manifest.signal._replace(features=("ax", "ay", HOSTILE)),
         provenance={**manifest.provenance, "note": HOSTILE},
     ).to_json()
     path = tmp_path / f"{HOSTILE}.onnx"
     path.write_bytes(sealed(model.SerializeToString()))
     data = tmp_path / f"{HOSTILE}.csv"
-    data.write_text(f"series,ax,ay,{HOSTILE}\n" + "".join(f"{HOSTILE}{row % 2},1,2,3\n" for row in range(8)))
+    data.write_text(
+        f"series,ax,ay,{HOSTILE}\n"
+        + "".join(f"{HOSTILE}{row % 2},1,2,3\n" for row in range(8))
+    )
     for arguments in (
         ("inspect", path),
         ("selftest", path),
@@ -138,7 +161,9 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
     ):
         _, out, err = invoke(*arguments)
         assert out + err, arguments
-        assert all(character.isprintable() or character == "\n" for character in out + err), arguments
+        assert all(
+            character.isprintable() or character == "\n" for character in out + err
+        ), arguments
     code, _, _ = invoke("predict", path, data, "-o", tmp_path / "p.csv")
     assert code == 0
     assert HOSTILE in (tmp_path / "p.csv").read_text()

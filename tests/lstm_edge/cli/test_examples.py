@@ -39,7 +39,9 @@ def test_the_imu_reader_says_each_change_of_activity(imu, tmp_path):
     samples = np.random.default_rng(7).normal(size=(60, 6)).astype(np.float32) * 3
     with (tmp_path / "r.csv").open("w", newline="") as file:
         csv.writer(file).writerows([NAMES, *samples.tolist()])
-    out = run("imu_reader", imu.path, "--replay", tmp_path / "r.csv", "--rate", 1000).splitlines()
+    out = run(
+        "imu_reader", imu.path, "--replay", tmp_path / "r.csv", "--rate", 1000
+    ).splitlines()
     stream = load(imu.path).stream()
     labels = ("rest", "walk", "run, fast")
     last, expected = None, []

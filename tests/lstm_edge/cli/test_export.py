@@ -1,4 +1,5 @@
-"""``lstm-edge export``: runs and factories become files with the names and axes of the command line."""
+"""``lstm-edge export``: runs and factories become files with the names and axes of the
+command line."""
 
 import json
 import subprocess
@@ -90,7 +91,9 @@ def folder(tmp_path, monkeypatch):
 def test_a_run_becomes_a_file_with_tables_and_the_next_commands(folder, invoke):
     torch.manual_seed(0)
     save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
-    code, out, err = invoke("export", "run", "-o", "har.onnx", "-o", "har.lep", "--lengths")
+    code, out, err = invoke(
+        "export", "run", "-o", "har.onnx", "-o", "har.lep", "--lengths"
+    )
     assert code == 0
     for words in (
         "h_0",
@@ -102,7 +105,10 @@ def test_a_run_becomes_a_file_with_tables_and_the_next_commands(folder, invoke):
         assert words in out
     assert load(folder / "har.lep").selftest().ok
     manifest = load(folder / "har.onnx").manifest
-    assert (manifest.lengths, len(manifest.provenance["checkpoint_sha256"])) == ("lengths", 64)
+    assert (manifest.lengths, len(manifest.provenance["checkpoint_sha256"])) == (
+        "lengths",
+        64,
+    )
     lines = err.splitlines()
     assert (lines[0], lines[-1]) == ("tracing the module", "recording golden cases")
     assert 4 < len(lines) <= 20
@@ -114,10 +120,14 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
     torch.manual_seed(0)
     module = export_nets.Tagger().eval()
     save_file(module.state_dict(), folder / "w.safetensors")
-    code, out, err = invoke("export", "export_nets:Tagger", "--weights", "w.safetensors", *TOKENS, "--json")
+    code, out, err = invoke(
+        "export", "export_nets:Tagger", "--weights", "w.safetensors", *TOKENS, "--json"
+    )
     document = json.loads(out)
     assert (code, err) == (0, "")
-    assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
+    assert document["inputs"] == [
+        {"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}
+    ]
     assert [state["input"] for state in document["states"]] == ["h_0"]
     assert document["files"] == {"t.onnx": (folder / "t.onnx").stat().st_size}
     tokens = torch.randint(0, 40, (2, 9))
@@ -126,7 +136,16 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
 
 
 def test_an_ambiguous_state_is_named(folder, invoke):
-    options = ("export", "export_nets:Gate", "--input", "x=N,4", "--input", "h=N,6", "-o", "m.onnx")
+    options = (
+        "export",
+        "export_nets:Gate",
+        "--input",
+        "x=N,4",
+        "--input",
+        "h=N,6",
+        "-o",
+        "m.onnx",
+    )
     assert invoke(*options, "--state", "h=output_1")[0] == 0
     (state,) = load(folder / "m.onnx").manifest.states
     assert (state.input, state.output) == ("h", "output_1")
@@ -138,12 +157,26 @@ def test_an_ambiguous_state_is_named(folder, invoke):
     ("options", "task"),
     [
         (["--labels", "rest,walk"], ("classification", "output", ("rest", "walk"), ())),
-        (["--units", "m,s", "--labels", "far,long"], ("regression", "output", ("far", "long"), ("m", "s"))),
+        (
+            ["--units", "m,s", "--labels", "far,long"],
+            ("regression", "output", ("far", "long"), ("m", "s")),
+        ),
     ],
 )
-def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, invoke, options, task):
+def test_a_factorys_file_says_what_the_command_line_says_of_it(
+    folder, invoke, options, task
+):
     signal = ("--features", "ax, ay,az", "--rate", "50Hz", "--window", "20")
-    words = ("export", "export_nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx", *signal, *options)
+    words = (
+        "export",
+        "export_nets:Counter",
+        "--input",
+        "x=N,L,3",
+        "-o",
+        "t.onnx",
+        *signal,
+        *options,
+    )
     assert invoke(*words)[0] == 0
     manifest = load(folder / "t.onnx").manifest
     assert manifest.task == task
@@ -153,7 +186,13 @@ def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, invoke, o
 @pytest.mark.system
 def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     (folder / "old.onnx").write_bytes(b"old")
-    command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "export", "export_nets:Slow"]
+    command = [
+        sys.executable,
+        "-c",
+        "from lstm_edge.cli import main; main()",
+        "export",
+        "export_nets:Slow",
+    ]
     process = subprocess.Popen([*command, *TOKENS[:3], "old.onnx"], cwd=folder)
     while not (folder / "started").exists():
         assert process.poll() is None
@@ -169,13 +208,19 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     [
         ("Talks", ["tokens=N,L:int64"], None),  # its output does not get into the JSON
         ("narrow", ["input=N,L,5"], None),  # bfloat16
-        ("Packs", ["token_lengths=N:int64", "tokens=N,L:int64"], "token_lengths"),  # in falling order
+        (
+            "Packs",
+            ["token_lengths=N:int64", "tokens=N,L:int64"],
+            "token_lengths",
+        ),  # in falling order
         ("Counter", ["x=N,L:80,3"], None),
     ],
 )
 def test_examples_fit_the_module(folder, invoke, source, inputs, lengths):
     options = [word for text in inputs for word in ("--input", text)]
-    code, out, err = invoke("export", f"export_nets:{source}", *options, "-o", "t.onnx", "--json")
+    code, out, err = invoke(
+        "export", f"export_nets:{source}", *options, "-o", "t.onnx", "--json"
+    )
     assert code == 0, err
     assert [*json.loads(out)["files"]] == ["t.onnx"]
     assert load(folder / "t.onnx").manifest.lengths == lengths
@@ -202,7 +247,15 @@ def test_an_input_has_axes_sizes_of_the_example_and_a_dtype():
 
 def test_a_stream_is_written_in_both_forms_and_validates(folder, invoke):
     source = ("export_nets:Ahead", "--input", "x=N,L,3")
-    code, out, _ = invoke("export", *source, "--stream", "-o", "s.onnx", "-o", "s.lep", "--json")
-    assert (code, json.loads(out)["streams"]) == (0, "one frame per step, 1 frame delay")
+    code, out, _ = invoke(
+        "export", *source, "--stream", "-o", "s.onnx", "-o", "s.lep", "--json"
+    )
+    assert (code, json.loads(out)["streams"]) == (
+        0,
+        "one frame per step, 1 frame delay",
+    )
     assert load(folder / "s.lep").selftest().ok
-    assert invoke("validate", "s.onnx", "--against", "export_nets:Ahead", "--quick")[0] == 0
+    assert (
+        invoke("validate", "s.onnx", "--against", "export_nets:Ahead", "--quick")[0]
+        == 0
+    )

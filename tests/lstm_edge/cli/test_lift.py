@@ -16,18 +16,34 @@ def gru(tmp_path):
         rng = np.random.default_rng(0)
         directions = 2 if direction == "bidirectional" else 1
         weights = [
-            numpy_helper.from_array(rng.standard_normal((directions, 12, width)).astype(np.float32), name)
+            numpy_helper.from_array(
+                rng.standard_normal((directions, 12, width)).astype(np.float32), name
+            )
             for name, width in (("W", 3), ("R", 4))
         ]
         graph = helper.make_graph(
-            [helper.make_node("GRU", ["x", "W", "R"], ["y"], "layer", hidden_size=4, direction=direction)],
+            [
+                helper.make_node(
+                    "GRU",
+                    ["x", "W", "R"],
+                    ["y"],
+                    "layer",
+                    hidden_size=4,
+                    direction=direction,
+                )
+            ],
             "g",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["L", "N", 3])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
             weights,
         )
         path = tmp_path / f"{direction}.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        onnx.save(
+            helper.make_model(
+                graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+            ),
+            path,
+        )
         return path
 
     return write
@@ -37,7 +53,12 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
     out = tmp_path / "out.onnx"
     code, text, err = invoke("lift", gru(), "-o", out)
     assert (code, err) == (0, "")
-    for part in ("1, N, 4", "equal to the original", "streams: one frame per step", "next: lstm-edge stream"):
+    for part in (
+        "1, N, 4",
+        "equal to the original",
+        "streams: one frame per step",
+        "next: lstm-edge stream",
+    ):
         assert part in text
     assert [state.input for state in load(out).states] == ["h_0"]
     document = json.loads(invoke("lift", gru(), "-o", out, "--json")[1])
@@ -48,19 +69,33 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
         [1, "N", 4],
         "lifted",
     ]
-    assert (document["equal to the original"]["float64"], document["unstreamable"]) == (0, "")
+    assert (document["equal to the original"]["float64"], document["unstreamable"]) == (
+        0,
+        "",
+    )
 
 
 def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     (tmp_path / "out.onnx").write_bytes(b"old")
     code, _, err = invoke("lift", gru("bidirectional"), "-o", tmp_path / "out.onnx")
-    assert (code, "GRU 'layer' reads time backwards" in err.splitlines()[-1]) == (2, True)
+    assert (code, "GRU 'layer' reads time backwards" in err.splitlines()[-1]) == (
+        2,
+        True,
+    )
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
 
 
-def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(invoke, gru, tmp_path):
+def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(
+    invoke, gru, tmp_path
+):
     path = tmp_path / "split.onnx"
-    onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.onnx", size_threshold=0)
+    onnx.save(
+        onnx.load(gru()),
+        path,
+        save_as_external_data=True,
+        location="weights.onnx",
+        size_threshold=0,
+    )
     before = (tmp_path / "weights.onnx").read_bytes()
     code, _, err = invoke("lift", path, "-o", tmp_path / "weights.onnx")
     assert (code, "has the weights of" in err) == (2, True)

@@ -13,7 +13,9 @@ from lstm_edge.cli._output import echo_prose, progress, to_text
 from lstm_edge_runtime.manifest import Task
 
 
-def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(har, stream):
+def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(
+    har, stream
+):
     rows = "time,a,b,c,d\n" + "1,2,3,4,5\n" * 100
     code, _, err = stream(rows, har.path)
     assert (code, err.count("\n")) == (1, 7)
@@ -28,12 +30,26 @@ def test_wav_is_read_by_predict(make, tmp_path, invoke):
     made = make("one", features=1, feature_names=(), golden=False)
     kind = struct.pack("<HHIIHH", 1, 1, 50, 100, 2, 16)
     body = struct.pack("<6h", *range(6))
-    chunks = b"fmt " + struct.pack("<I", 16) + kind + b"data" + struct.pack("<I", len(body)) + body
-    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks)
+    chunks = (
+        b"fmt "
+        + struct.pack("<I", 16)
+        + kind
+        + b"data"
+        + struct.pack("<I", len(body))
+        + body
+    )
+    (tmp_path / "x.wav").write_bytes(
+        b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks
+    )
     np.save(tmp_path / "x.npy", np.arange(6.0)[None, :, None])
-    out = [invoke("predict", made.path, tmp_path / name, "--json") for name in ("x.wav", "x.npy")]
+    out = [
+        invoke("predict", made.path, tmp_path / name, "--json")
+        for name in ("x.wav", "x.npy")
+    ]
     assert out[0][0] == out[1][0] == 0
-    assert json.loads(out[0][1])["probabilities"] == json.loads(out[1][1])["probabilities"]
+    assert (
+        json.loads(out[0][1])["probabilities"] == json.loads(out[1][1])["probabilities"]
+    )
 
 
 def test_a_file_without_a_reference_says_that_it_was_only_replayed(har, invoke):
@@ -48,7 +64,10 @@ def test_prose_wraps_at_spaces_on_a_terminal(monkeypatch, capsys):
     echo_prose("error: " + "twelve-words " * 8)
     shown = capsys.readouterr().err.splitlines()
     assert max(map(len, shown)) <= 30
-    assert {word for line in shown for word in line.split()} == {"error:", "twelve-words"}
+    assert {word for line in shown for word in line.split()} == {
+        "error:",
+        "twelve-words",
+    }
 
 
 def test_a_terminal_shows_one_line_with_the_remaining_time(monkeypatch):
@@ -64,7 +83,9 @@ def test_a_terminal_shows_one_line_with_the_remaining_time(monkeypatch):
 
 def test_infinite_logits_are_null_in_json():
     lines = ResultLines(Task("classification", "logits", ("a", "b")), as_json=True)
-    document = json.loads(lines.line(np.array([np.inf, np.inf])), parse_constant=pytest.fail)
+    document = json.loads(
+        lines.line(np.array([np.inf, np.inf])), parse_constant=pytest.fail
+    )
     assert document["probabilities"] == {"a": None, "b": None}
 
 

@@ -42,21 +42,29 @@ def test_a_file_of_one_step_takes_every_step_of_a_series(invoke, data):
     code, out, err = invoke("predict", DATA / "step.onnx", data)
     assert code == 0, err
     rows = list(csv.reader(io.StringIO(out)))[1:]
-    assert [row[:2] for row in rows] == [[str(i), str(n)] for i in range(5) for n in range(1, LENGTHS[i] + 1)]
+    assert [row[:2] for row in rows] == [
+        [str(i), str(n)] for i in range(5) for n in range(1, LENGTHS[i] + 1)
+    ]
     expected = []
     for x, length in zip(X, LENGTHS, strict=True):
         stream = load(DATA / "step.onnx").stream()
         expected += [np.ravel(stream.step(step)) for step in x[:length]]
-    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.array([row[2:] for row in rows], float), expected, rtol=1e-6
+    )
 
 
-def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
+def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(
+    invoke, har, data, tmp_path
+):
     target = tmp_path / "out.jsonl"
     code, out, _ = invoke("predict", har.path, data, "--json", "-o", target)
     assert (code, out) == (0, "")
     documents = [json.loads(line) for line in target.read_text().splitlines()]
     _, text, _ = invoke("predict", har.path, data)
-    assert [d["label"] for d in documents] == [row["label"] for row in csv.DictReader(io.StringIO(text))]
+    assert [d["label"] for d in documents] == [
+        row["label"] for row in csv.DictReader(io.StringIO(text))
+    ]
     assert sum(documents[0]["probabilities"].values()) == pytest.approx(1, abs=1e-6)
     assert documents[3]["series"] == "3"
 
@@ -69,12 +77,16 @@ def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
             a, b, c = map(float, X[series, step])
             lines.append(f"s{series},{step},{c!r},{a!r},{b!r},walk")
     path.write_text("\n".join(lines))
-    code, out, _ = invoke("predict", har.path, path, "--series", "who", "--order", "t", "--json")
+    code, out, _ = invoke(
+        "predict", har.path, path, "--series", "who", "--order", "t", "--json"
+    )
     assert code == 0
     got = [json.loads(line) for line in out.splitlines()]
     assert [row["series"] for row in got] == ["s0", "s2"]
     expected = load(har.path).predict(X[[0, 2]]).probabilities
-    np.testing.assert_allclose([list(row["probabilities"].values()) for row in got], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        [list(row["probabilities"].values()) for row in got], expected, atol=1e-6
+    )
 
 
 def test_values_are_headed_by_their_own_names(invoke, make, data):
@@ -91,7 +103,9 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
 def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
-    contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
+    contract = Manifest(
+        inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence
+    )
     return SimpleNamespace(manifest=contract)
 
 
@@ -108,7 +122,9 @@ def declared(axes, batch="N", sequence="L", *, more=()):
         ((3, "L"), None, "L", (3, 4), False),
     ],
 )
-def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
+def test_series_are_laid_out_as_the_files_axes_ask(
+    axes, batch, sequence, expected, batched
+):
     sample_input = SampleInput(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = sample_input.arrange(rows)
@@ -149,14 +165,18 @@ def test_a_file_with_a_delay_or_a_unit_is_refused(invoke, name, tmp_path):
     assert "which predict does not support; use lstm-edge stream" in err
 
 
-def test_a_long_series_is_judged_by_its_last_training_window_and_a_note_says_so(invoke, make, tmp_path):
+def test_a_long_series_is_judged_by_its_last_training_window_and_a_note_says_so(
+    invoke, make, tmp_path
+):
     path = make("from_reset", trained=Trained(False, 6, 1.0)).path
     np.savez(tmp_path / "d.npz", x=X)
     code, out, err = invoke("predict", path, tmp_path / "d.npz")
     model = load(path)
     for row, x in zip(csv.DictReader(io.StringIO(out)), X, strict=True):
         expected = model.predict(x[None, -6:]).probabilities[0]
-        np.testing.assert_allclose([float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6)
+        np.testing.assert_allclose(
+            [float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6
+        )
     assert (code, "only the last 6 steps are used" in err) == (0, True)
     np.savez(tmp_path / "d.npz", x=X[:, :6])
     assert invoke("predict", path, tmp_path / "d.npz")[2] == ""

@@ -1,4 +1,5 @@
-"""``lstm-edge quantize`` in this process and in its own: reports, refusals, exit codes."""
+"""``lstm-edge quantize`` in this process and in its own: reports, refusals, exit
+codes."""
 
 import numpy as np
 import pytest
@@ -25,13 +26,23 @@ def data(wide, tmp_path):
         outputs, state = model.run(sample[None], state)
         labels.append(model.manifest.task.labels[outputs["logits"][-1].argmax()])
     path = tmp_path / "data.npz"
-    np.savez(path, x=x, y=np.array(labels), split=split, features=np.array(["ax", "ay", "az"]))
+    np.savez(
+        path,
+        x=x,
+        y=np.array(labels),
+        split=split,
+        features=np.array(["ax", "ay", "az"]),
+    )
     return path
 
 
-def test_a_smaller_file_is_written_and_passes_its_own_self_test(invoke, wide, data, tmp_path):
+def test_a_smaller_file_is_written_and_passes_its_own_self_test(
+    invoke, wide, data, tmp_path
+):
     output = tmp_path / "small.onnx"
-    code, out, _ = invoke("quantize", wide.path, "-o", output, "--weights-only", "--data", data, *LOOSE)
+    code, out, _ = invoke(
+        "quantize", wide.path, "-o", output, "--weights-only", "--data", data, *LOOSE
+    )
     assert code == 0
     assert output.stat().st_size < 0.45 * wide.path.stat().st_size
     assert "judgement agreement: 1" in out
@@ -41,7 +52,9 @@ def test_a_smaller_file_is_written_and_passes_its_own_self_test(invoke, wide, da
     assert model.selftest().ok
 
 
-def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, tmp_path):
+def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(
+    invoke, wide, tmp_path
+):
     output = tmp_path / "small.onnx"
     output.write_bytes(b"old")
     code, out, err = invoke("quantize", wide.path, "-o", output, "--max-drift", 1e-5)

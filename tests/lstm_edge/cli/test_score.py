@@ -1,4 +1,5 @@
-"""``lstm-edge score``: results equal a stream per series, for any files, partitions and kills."""
+"""``lstm-edge score``: results equal a stream per series, for any files, partitions and
+kills."""
 
 import json
 import os
@@ -33,7 +34,8 @@ LABELS = ["rest", "walk", "run, fast"]
 
 
 def samples(rng, lengths, names=AXES):
-    """Return interleaved samples of several series in order of time: series, order and features."""
+    """Return interleaved samples of several series in order of time: series, order and
+    features."""
     series = rng.permutation(np.repeat(np.arange(len(lengths)), lengths))
     order = np.zeros(len(series), dtype=np.int64)
     for number, length in enumerate(lengths):
@@ -55,7 +57,8 @@ def by_series(table):
 
 
 def expected(path, table, reset_every="never"):
-    """Return the outputs of a stream per series, for a table ordered by series; NaN without a frame."""
+    """Return the outputs of a stream per series, for a table ordered by series; NaN
+    without a frame."""
     model = load(path)
     x = np.stack([table[name].to_numpy() for name in table.column_names[2:]], axis=1)
     rows, before = [], None
@@ -65,7 +68,12 @@ def expected(path, table, reset_every="never"):
         result = stream.step(sample)
         rows.append(next(iter(result.values())) if isinstance(result, dict) else result)
     width = max(np.size(row) for row in rows if row is not None)
-    return np.stack([np.full(width, np.nan, np.float32) if row is None else np.ravel(row) for row in rows])
+    return np.stack(
+        [
+            np.full(width, np.nan, np.float32) if row is None else np.ravel(row)
+            for row in rows
+        ]
+    )
 
 
 def run(data, model, output, workers=1, **options):
@@ -75,28 +83,41 @@ def run(data, model, output, workers=1, **options):
 def results(*outputs):
     """Return the results of outputs as one table ordered by series and step."""
     tables = [
-        parquet.ParquetFile(path).read() for output in outputs for path in sorted(output.glob("part-*"))
+        parquet.ParquetFile(path).read()
+        for output in outputs
+        for path in sorted(output.glob("part-*"))
     ]
-    return by_series(pa.concat_tables([table.replace_schema_metadata() for table in tables]))
+    return by_series(
+        pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    )
 
 
 def events(*outputs, with_open=True):
     tables = [
-        parquet.ParquetFile(path).read() for output in outputs for path in (output / "_events").iterdir()
+        parquet.ParquetFile(path).read()
+        for output in outputs
+        for path in (output / "_events").iterdir()
     ]
-    table = pa.concat_tables(tables).sort_by([("series", "ascending"), ("start", "ascending")])
+    table = pa.concat_tables(tables).sort_by(
+        [("series", "ascending"), ("start", "ascending")]
+    )
     return table if with_open else table.filter(pa.compute.invert(table["open"]))
 
 
 def numbers(table):
     first = 2 + ("label" in table.column_names)
-    return np.stack([table[name].to_numpy() for name in table.column_names[first:]], axis=1)
+    return np.stack(
+        [table[name].to_numpy() for name in table.column_names[first:]], axis=1
+    )
 
 
 def held_labels(table, labels, hold):
-    """Return the events of a table ordered by series: series, start, end, label, samples, open."""
+    """Return the events of a table ordered by series: series, start, end, label,
+    samples, open."""
     rows, before = [], None
-    for name, order, new in zip(table["series"].to_pylist(), table["order"].to_pylist(), labels, strict=True):
+    for name, order, new in zip(
+        table["series"].to_pylist(), table["order"].to_pylist(), labels, strict=True
+    ):
         if name != before:
             before, held, candidate, count = name, None, None, 0
             rows += [None]  # no event of this series yet
@@ -119,21 +140,49 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
         part = table.filter(pa.array(days == day))
         write(part, tmp_path / "in" / f"day={day}" / "a[1]*.parquet", row_group_size=9)
     write(table, tmp_path / "in" / "_old" / "a.parquet")  # hidden
-    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    line = [
+        "score",
+        tmp_path / "in",
+        "-m",
+        har.path,
+        "-o",
+        tmp_path / "out",
+        "--workers",
+        1,
+    ]
     code, out, err = invoke(*line, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
-    assert (report["rows"], report["series"], report["files"], report["late"]) == (126, 4, 3, 0)
-    got, probabilities = results(tmp_path / "out"), softmax(expected(har.path, by_series(table)))
-    assert got.column_names == ["series", "order", "label", *(f"p_{label}" for label in LABELS)]
-    assert got.select(["series", "order"]).equals(by_series(table).select(["series", "order"]))
+    assert (report["rows"], report["series"], report["files"], report["late"]) == (
+        126,
+        4,
+        3,
+        0,
+    )
+    got, probabilities = (
+        results(tmp_path / "out"),
+        softmax(expected(har.path, by_series(table))),
+    )
+    assert got.column_names == [
+        "series",
+        "order",
+        "label",
+        *(f"p_{label}" for label in LABELS),
+    ]
+    assert got.select(["series", "order"]).equals(
+        by_series(table).select(["series", "order"])
+    )
     np.testing.assert_array_equal(numbers(got), probabilities)
     assert got["label"].to_pylist() == [LABELS[k] for k in probabilities.argmax(axis=1)]
     assert parquet.read_table(tmp_path / "out").num_rows == 126
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     seed=st.integers(0, 2**32 - 1),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
@@ -149,7 +198,11 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
     table = samples(rng, lengths)
     where = rng.integers(0, files, len(table))
     for index in range(files):
-        write(table.filter(pa.array(where == index)), folder / "in" / f"{index}.parquet", row_group_size=9)
+        write(
+            table.filter(pa.array(where == index)),
+            folder / "in" / f"{index}.parquet",
+            row_group_size=9,
+        )
     write(table, folder / "one" / "0.parquet")
     options = {"events": True, "reset_every": reset_every, "hold": hold}
     run(folder / "in", har.path, folder / "out", parts=parts, **options)
@@ -164,7 +217,9 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("folders", [False, True], ids=["a growing folder", "a folder a night"])
+@pytest.mark.parametrize(
+    "folders", [False, True], ids=["a growing folder", "a folder a night"]
+)
 def test_nights_equal_one_long_run(har, tmp_path, folders):
     table = samples(np.random.default_rng(4), [50, 80, 3, 120, 7, 9, 60, 60])
     night = np.searchsorted([60, 100, 300], table["order"].to_numpy(), side="right")
@@ -180,7 +235,10 @@ def test_nights_equal_one_long_run(har, tmp_path, folders):
         outputs.append(output)
     assert results(*outputs).equals(results(tmp_path / "whole"))
     closed = pa.concat_tables(
-        [events(*outputs, with_open=False), events(outputs[-1]).filter(pa.compute.field("open"))]
+        [
+            events(*outputs, with_open=False),
+            events(outputs[-1]).filter(pa.compute.field("open")),
+        ]
     )
     by = [("series", "ascending"), ("start", "ascending")]
     assert closed.sort_by(by).equals(events(tmp_path / "whole"))
@@ -197,7 +255,9 @@ def test_late_rows_are_left_out_and_counted(invoke, har, tmp_path):
     code, out, _ = invoke(*line, "-o", tmp_path / "b", "--since", tmp_path / "a")
     assert (code, "late: 2" in out) == (0, True)
     assert results(tmp_path / "a", tmp_path / "b").num_rows == 50
-    code, out, _ = invoke(*line, "-o", tmp_path / "c", "--since", tmp_path / "b", "--json")
+    code, out, _ = invoke(
+        *line, "-o", tmp_path / "c", "--since", tmp_path / "b", "--json"
+    )
     assert (code, json.loads(out)["rows"], json.loads(out)["files"]) == (0, 0, 0)
     write(table, tmp_path / "in" / "0.parquet")
     code, _, err = invoke(*line, "-o", tmp_path / "d", "--since", tmp_path / "b")
@@ -228,10 +288,16 @@ def _fifo(folder):
     ("damage", "message"),
     [
         (_edit(lambda plan: plan | {"identity": "x"}), "had model x"),
-        (_edit(lambda plan: plan | {"options": plan["options"] | {"hold": 3}}), "had hold 3, this one has 1"),
+        (
+            _edit(lambda plan: plan | {"options": plan["options"] | {"hold": 3}}),
+            "had hold 3, this one has 1",
+        ),
         (_edit(lambda _: {"options": {}}), "is no output of lstm-edge score"),
         (_edit(lambda plan: plan | {"files": 7}), "is no output of lstm-edge score"),
-        (_edit(lambda plan: plan | {"types": ["int64", "int64"]}), "expected int64 and int64"),
+        (
+            _edit(lambda plan: plan | {"types": ["int64", "int64"]}),
+            "expected int64 and int64",
+        ),
         (_fifo, "not a regular file"),
         (shutil.rmtree, "is no output of lstm-edge score"),
         (_short_states, "has damaged states"),
@@ -241,14 +307,29 @@ def _fifo(folder):
         ),
     ],
 )
-def test_a_run_that_can_not_be_continued_is_one_line(invoke, har, tmp_path, damage, message):
+def test_a_run_that_can_not_be_continued_is_one_line(
+    invoke, har, tmp_path, damage, message
+):
     write(samples(np.random.default_rng(6), [20]), tmp_path / "in" / "0.parquet")
     run(tmp_path / "in", har.path, tmp_path / "out")
     damage(tmp_path / "out")
     write(samples(np.random.default_rng(6), [5]), tmp_path / "in" / "1.parquet")
-    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "next", "--since", tmp_path / "out"]
+    line = [
+        "score",
+        tmp_path / "in",
+        "-m",
+        har.path,
+        "-o",
+        tmp_path / "next",
+        "--since",
+        tmp_path / "out",
+    ]
     code, _, err = invoke(*line, "--workers", 1)
-    assert (code, message in err.splitlines()[-1], "Traceback" in err) == (2, True, False), err
+    assert (code, message in err.splitlines()[-1], "Traceback" in err) == (
+        2,
+        True,
+        False,
+    ), err
 
 
 def _damage_pages(path):
@@ -258,7 +339,8 @@ def _damage_pages(path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", "pages", "nan", "null", "no series", "column", "text", "float order"]
+    "kind",
+    ["truncated", "pages", "nan", "null", "no series", "column", "text", "float order"],
 )
 def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind):
     rng = np.random.default_rng(9)
@@ -269,19 +351,32 @@ def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind):
         cells[17] = np.nan if kind == "nan" else None
         bad = bad.set_column(3, "ay", pa.array(cells, pa.float32()))
     if kind == "no series":
-        bad = bad.set_column(0, "series", pa.array([*["new"] * 17, None, *["new"] * 282]))
+        bad = bad.set_column(
+            0, "series", pa.array([*["new"] * 17, None, *["new"] * 282])
+        )
     if kind == "text":
         bad = bad.set_column(3, "ay", pa.array(list(map(str, cells))))
     if kind == "column":
         bad = bad.drop_columns(["az"])
     if kind == "float order":
         bad = bad.set_column(1, "order", bad["order"].cast(pa.float64()))
-    path = write(bad, tmp_path / "in" / "wrong.parquet", row_group_size=100, compression="none")
+    path = write(
+        bad, tmp_path / "in" / "wrong.parquet", row_group_size=100, compression="none"
+    )
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-20])
     if kind == "pages":
         _damage_pages(path)
-    line = ["score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "out", "--workers", 1]
+    line = [
+        "score",
+        tmp_path / "in",
+        "-m",
+        har.path,
+        "-o",
+        tmp_path / "out",
+        "--workers",
+        1,
+    ]
     code, _, err = invoke(*line)
     assert (code, str(path) in err) == (2, True), err
     if kind in ("nan", "null", "no series"):
@@ -295,7 +390,9 @@ def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind):
     assert set(results(tmp_path / "out")["series"].to_pylist()) == {"dev 0", "dev 1"}
 
 
-@pytest.mark.parametrize("kind", [pa.int16(), pa.float64(), pa.timestamp("us"), pa.date32()])
+@pytest.mark.parametrize(
+    "kind", [pa.int16(), pa.float64(), pa.timestamp("us"), pa.date32()]
+)
 def test_keys_in_paths_and_types_of_orders_and_series_are_kept(har, tmp_path, kind):
     table = samples(np.random.default_rng(10), [9, 12])
     order = pa.array(np.arange(len(table)) * 2).cast(
@@ -303,31 +400,46 @@ def test_keys_in_paths_and_types_of_orders_and_series_are_kept(har, tmp_path, ki
     )
     table = table.set_column(1, "order", order.cast(kind))
     for name in ("dev 0", "dev 1"):
-        part = table.filter(pa.compute.equal(table["series"], name)).drop_columns(["series"])
+        part = table.filter(pa.compute.equal(table["series"], name)).drop_columns(
+            ["series"]
+        )
         write(part, tmp_path / "in" / f"series={name}" / "0.parquet")
     whole = by_series(table)
-    number = pa.array([int(name[-1]) for name in table["series"].to_pylist()], pa.int8())
+    number = pa.array(
+        [int(name[-1]) for name in table["series"].to_pylist()], pa.int8()
+    )
     write(table.set_column(0, "series", number), tmp_path / "numbers" / "0.parquet")
     for data, series in (("in", pa.string()), ("numbers", pa.int8())):
         run(tmp_path / data, har.path, tmp_path / f"out {data}", events=True)
         got = results(tmp_path / f"out {data}")
-        assert (got.schema.field("series").type, got.schema.field("order").type) == (series, kind)
+        assert (got.schema.field("series").type, got.schema.field("order").type) == (
+            series,
+            kind,
+        )
         assert got["order"].equals(whole["order"])
         np.testing.assert_array_equal(numbers(got), softmax(expected(har.path, whole)))
         schema = events(tmp_path / f"out {data}").schema
-        assert [schema.field(name).type for name in ("series", "start", "end")] == [series, kind, kind]
+        assert [schema.field(name).type for name in ("series", "start", "end")] == [
+            series,
+            kind,
+            kind,
+        ]
 
 
 def test_text_of_any_kind_names_series(har, tmp_path):
     table = samples(np.random.default_rng(11), [9, 12])
     names = table["series"]
-    for number, series in enumerate((names, names.cast(pa.large_string()), names.dictionary_encode())):
+    for number, series in enumerate(
+        (names, names.cast(pa.large_string()), names.dictionary_encode())
+    ):
         part = table.set_column(0, "series", series).slice(7 * number, 7)
         write(part, tmp_path / "in" / f"{number}.parquet")
     run(tmp_path / "in", har.path, tmp_path / "out")
     table_of_all = results(tmp_path / "out")
     assert table_of_all.schema.field("series").type == pa.string()
-    np.testing.assert_array_equal(numbers(table_of_all), softmax(expected(har.path, by_series(table))))
+    np.testing.assert_array_equal(
+        numbers(table_of_all), softmax(expected(har.path, by_series(table)))
+    )
 
 
 def test_names_of_columns_and_folders_reach_no_query(har, tmp_path):
@@ -336,14 +448,25 @@ def test_names_of_columns_and_folders_reach_no_query(har, tmp_path):
     write(table.rename_columns(names), tmp_path / "in" / "'; [1]*.parquet")
     output = tmp_path / "row=7" / "it's [1]*, {a}" / "out"
     output.parent.mkdir(parents=True)
-    run(tmp_path / "in", har.path, output, series='se"ries', order="file", features=("row", "part", "x'"))
+    run(
+        tmp_path / "in",
+        har.path,
+        output,
+        series='se"ries',
+        order="file",
+        features=("row", "part", "x'"),
+    )
     (path,) = output.glob("part-*")
     got = parquet.ParquetFile(path).read()
-    np.testing.assert_array_equal(numbers(got), softmax(expected(har.path, by_series(table))))
+    np.testing.assert_array_equal(
+        numbers(got), softmax(expected(har.path, by_series(table)))
+    )
     write(table.append_column("AX", table["ay"]), tmp_path / "twice" / "0.parquet")
     with pytest.raises(InputError, match="2 columns 'ax'"):
         run(tmp_path / "twice", har.path, tmp_path / "none")
-    write(table.append_column("filename", table["ay"]), tmp_path / "named" / "0.parquet")
+    write(
+        table.append_column("filename", table["ay"]), tmp_path / "named" / "0.parquet"
+    )
     run(tmp_path / "named", har.path, tmp_path / "named out")
 
 
@@ -352,7 +475,9 @@ def test_a_file_with_a_delay_leaves_results_empty_until_it_is_over(har, tmp_path
     parts = np.searchsorted([10], table["order"].to_numpy())
     outputs = []
     for index in range(2):
-        write(table.filter(pa.array(parts == index)), tmp_path / "in" / f"{index}.parquet")
+        write(
+            table.filter(pa.array(parts == index)), tmp_path / "in" / f"{index}.parquet"
+        )
         since = str(outputs[-1]) if outputs else None
         outputs.append(tmp_path / f"out{index}")
         run(tmp_path / "in", DATA / "late.onnx", outputs[-1], since=since, events=True)
@@ -373,20 +498,27 @@ def tagger(tmp_path_factory):
     class Tagger(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.gru, self.head = torch.nn.GRU(3, 16, batch_first=True), torch.nn.Linear(16, 2)
+            self.gru, self.head = (
+                torch.nn.GRU(3, 16, batch_first=True),
+                torch.nn.Linear(16, 2),
+            )
 
         def forward(self, x):
             return self.head(self.gru(x)[0])
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tagger") / "tagger.onnx"
-    export(Tagger().eval(), torch.randn(2, 9, 3), ExportConfig(inputs={"x": ("N", "L", 3)})).save(path)
+    export(
+        Tagger().eval(), torch.randn(2, 9, 3), ExportConfig(inputs={"x": ("N", "L", 3)})
+    ).save(path)
     return path
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "native"])
 @pytest.mark.parametrize("kind", ["int8", "every step", "values"])
-def test_other_files_give_the_bits_of_single_streams(make, tagger, tmp_path, kind, engine):
+def test_other_files_give_the_bits_of_single_streams(
+    make, tagger, tmp_path, kind, engine
+):
     names = tuple("abcdef") if kind == "int8" else AXES
     lengths = [9] * 8 if kind == "int8" else [90, 90, 90, 90, 90, 90, 70, 5, 200]
     table = samples(np.random.default_rng(12), lengths, names=names)
@@ -399,7 +531,9 @@ def test_other_files_give_the_bits_of_single_streams(make, tagger, tmp_path, kin
         path = tmp_path / "m.lep"
     run(tmp_path / "in", path, tmp_path / "out", features=names)
     outputs, got = expected(path, by_series(table)), results(tmp_path / "out")
-    np.testing.assert_array_equal(numbers(got), softmax(outputs) if kind == "int8" else outputs)
+    np.testing.assert_array_equal(
+        numbers(got), softmax(outputs) if kind == "int8" else outputs
+    )
     assert (kind == "int8") == ("label" in got.column_names)
 
 
@@ -407,11 +541,25 @@ def test_a_file_trained_from_reset_is_reset_at_every_window(invoke, make, tmp_pa
     path = make("from_reset", trained=Trained(False, 6, 1.0)).path
     table = samples(np.random.default_rng(7), [20, 30])
     write(table, tmp_path / "0.parquet")
-    for name, arguments, reset_every in (("a", [], 6), ("b", ["--reset-every", "never"], "never")):
-        line = ["score", tmp_path / "0.parquet", "-m", path, "-o", tmp_path / name, "--workers", 1]
+    for name, arguments, reset_every in (
+        ("a", [], 6),
+        ("b", ["--reset-every", "never"], "never"),
+    ):
+        line = [
+            "score",
+            tmp_path / "0.parquet",
+            "-m",
+            path,
+            "-o",
+            tmp_path / name,
+            "--workers",
+            1,
+        ]
         code, out, _ = invoke(*line, *arguments)
         assert (code, f"reset every: {reset_every}" in out) == (0, True)
-        probabilities = softmax(expected(path, by_series(table), reset_every=reset_every))
+        probabilities = softmax(
+            expected(path, by_series(table), reset_every=reset_every)
+        )
         np.testing.assert_array_equal(numbers(results(tmp_path / name)), probabilities)
 
 
@@ -420,9 +568,13 @@ def test_a_window_gives_each_row_the_result_of_its_last_steps_from_reset(har, tm
     write(table, tmp_path / "0.parquet")
     run(tmp_path / "0.parquet", har.path, tmp_path / "a", window=6)
     got = results(tmp_path / "a")
-    assert got["label"].null_count == 2 * 5 - 1  # a series of 4 steps has no full window
+    assert (
+        got["label"].null_count == 2 * 5 - 1
+    )  # a series of 4 steps has no full window
     ordered = by_series(table)
-    x = np.stack([ordered[name].to_numpy() for name in ("ax", "ay", "az")], axis=1).astype(np.float32)
+    x = np.stack(
+        [ordered[name].to_numpy() for name in ("ax", "ay", "az")], axis=1
+    ).astype(np.float32)
     with load(har.path) as model:
         for row in np.flatnonzero(~np.isnan(numbers(got)[:, 0])):
             alone = model.predict(x[None, row - 5 : row + 1]).probabilities[0]
@@ -440,15 +592,17 @@ def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
     _long(tmp_path / "in")
     run(tmp_path / "in", har.path, tmp_path / "whole", parts=8, events=True)
     program = (
-        "from pathlib import Path\n"
-        "from lstm_edge.score.job import score; from lstm_edge.score.config import ScoreConfig\n"
-        "from lstm_edge.score.workers import processes\n"
-        "if __name__ == '__main__':\n"
-        f"  score({str(tmp_path / 'in')!r}, Path({str(har.path)!r}), Path({str(tmp_path / 'out')!r}),"
-        f" ScoreConfig(parts=8, events=True), processes({workers}))\n"
+        "from pathlib import Path\nfrom lstm_edge.score.job import score; from"
+        " lstm_edge.score.config import ScoreConfig\nfrom lstm_edge.score.workers"
+        " import processes\nif __name__ == '__main__':\n "
+        f" score({str(tmp_path / 'in')!r}, Path({str(har.path)!r}),"
+        f" Path({str(tmp_path / 'out')!r}), ScoreConfig(parts=8, events=True),"
+        f" processes({workers}))\n"
     )
     (tmp_path / "run.py").write_text(program)
-    process = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py"], start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while len(list((tmp_path / ".out.partial").glob("part-*"))) < 4:
         assert process.poll() is None
@@ -457,38 +611,66 @@ def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for folder in ("", "_events", "_states"):  # files left by a kill during writing
-        (tmp_path / ".out.partial" / folder / ".part-00000.parquet.00000000.tmp").write_bytes(b"PAR1")
-    finished = {(path.name, path.stat().st_mtime_ns) for path in (tmp_path / ".out.partial").glob("part-*")}
+        (
+            tmp_path / ".out.partial" / folder / ".part-00000.parquet.00000000.tmp"
+        ).write_bytes(b"PAR1")
+    finished = {
+        (path.name, path.stat().st_mtime_ns)
+        for path in (tmp_path / ".out.partial").glob("part-*")
+    }
     run(tmp_path / "in", har.path, tmp_path / "out", parts=8, events=True)
-    assert finished & {(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out").glob("part-*")}
+    assert finished & {
+        (path.name, path.stat().st_mtime_ns)
+        for path in (tmp_path / "out").glob("part-*")
+    }
     assert results(tmp_path / "out").equals(results(tmp_path / "whole"))
     assert events(tmp_path / "out").equals(events(tmp_path / "whole"))
-    names = {path.name for path in (tmp_path / "out").rglob("*") if not path.name.startswith("part-")}
+    names = {
+        path.name
+        for path in (tmp_path / "out").rglob("*")
+        if not path.name.startswith("part-")
+    }
     assert names == {"_plan.json", "_states", "_events"}
 
 
 def test_another_run_with_the_same_output_is_refused(har, tmp_path):
     write(samples(np.random.default_rng(14), [30]), tmp_path / "in" / "0.parquet")
-    with locked(tmp_path / ".out.partial"), pytest.raises(InputError, match="another process is writing"):
+    with (
+        locked(tmp_path / ".out.partial"),
+        pytest.raises(InputError, match="another process is writing"),
+    ):
         run(tmp_path / "in", har.path, tmp_path / "out")
     run(tmp_path / "in", har.path, tmp_path / "out")
 
 
 def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "ROWS", 100)
-    write(samples(np.random.default_rng(23), [2] * 200), tmp_path / "many" / "0.parquet")
-    write(samples(np.random.default_rng(23), [200] * 2), tmp_path / "long" / "0.parquet")
+    write(
+        samples(np.random.default_rng(23), [2] * 200), tmp_path / "many" / "0.parquet"
+    )
+    write(
+        samples(np.random.default_rng(23), [200] * 2), tmp_path / "long" / "0.parquet"
+    )
     for name, parts in (("many", 3), ("long", 1)):
         run(tmp_path / name, har.path, tmp_path / f"out {name}")
-        assert json.loads((tmp_path / f"out {name}" / "_plan.json").read_text())["parts"] == parts
+        assert (
+            json.loads((tmp_path / f"out {name}" / "_plan.json").read_text())["parts"]
+            == parts
+        )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("in -o out --series device", "0 columns 'device'"),
-        ("in -o out --order series", "column 'series' is string, expected numbers, dates or times"),
-        ("in -o out --window 6 --reset-every 6", "--window has no state; remove --since and --reset-every"),
+        (
+            "in -o out --order series",
+            "column 'series' is string, expected numbers, dates or times",
+        ),
+        (
+            "in -o out --window 6 --reset-every 6",
+            "--window has no state; remove --since and --reset-every",
+        ),
         ("in -o out --features ax,ay", "got 2 features"),
         ("in -o out --hold 3", "give --events too"),
         ("in -o made", "exists; remove it"),
@@ -500,7 +682,9 @@ def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypa
         ("in -o out -m values.onnx --events", "outputs are values"),
     ],
 )
-def test_wrong_usage_is_one_line(invoke, har, make, tmp_path, monkeypatch, words, message):
+def test_wrong_usage_is_one_line(
+    invoke, har, make, tmp_path, monkeypatch, words, message
+):
     monkeypatch.chdir(tmp_path)
     table = samples(np.random.default_rng(8), [20])
     write(table, tmp_path / "in" / "0.parquet")

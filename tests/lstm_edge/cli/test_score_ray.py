@@ -14,7 +14,8 @@ REQUIRED = os.environ.get("LSTM_EDGE_REQUIRE", "").split()
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(
-        find_spec("ray") is None and "ray" not in REQUIRED, reason="ray is not installed; pip install ray"
+        find_spec("ray") is None and "ray" not in REQUIRED,
+        reason="ray is not installed; pip install ray",
     ),
 ]
 ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
@@ -31,7 +32,11 @@ sys.stdin.read()
 def cluster():
     """A running cluster's address."""
     command = [sys.executable, "-c", CLUSTER]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+    }
     with subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes) as head:
         yield head.stdout.readline().strip()
         head.stdin.close()
@@ -42,7 +47,14 @@ def _score(data, model, output, *options):
     program = "from lstm_edge.cli import main; main()"
     line = ["score", data, "-m", model, "-o", output, "--events", *options]
     command = [sys.executable, "-c", program, *map(str, line)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=ENVIRONMENT, check=False)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=ENVIRONMENT,
+        check=False,
+    )
 
 
 def _write(path, order):
@@ -59,7 +71,10 @@ def test_a_cluster_gives_the_results_of_one_process(har, tmp_path, cluster):
     for name, options in (("one", ("--workers", 1)), ("two", ("--address", cluster))):
         done = _score(tmp_path / "in", har.path, tmp_path / name, *options)
         assert done.returncode == 0, done.stderr
-    expected, got = (parquet.read_table(tmp_path / name / "part-00000.parquet") for name in ("one", "two"))
+    expected, got = (
+        parquet.read_table(tmp_path / name / "part-00000.parquet")
+        for name in ("one", "two")
+    )
     assert expected.num_rows == 4000
     assert expected.equals(got)
 
@@ -74,6 +89,8 @@ def test_an_error_of_a_worker_is_one_line(har, tmp_path, cluster):
 
 def test_a_cluster_that_does_not_answer_is_one_line(har, tmp_path):
     _write(tmp_path / "in" / "0.parquet", [1])
-    done = _score(tmp_path / "in", har.path, tmp_path / "out", "--address", "127.0.0.1:9")
+    done = _score(
+        tmp_path / "in", har.path, tmp_path / "out", "--address", "127.0.0.1:9"
+    )
     assert done.returncode == 2
     assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr.splitlines()[-1]

@@ -14,7 +14,8 @@ from lstm_edge_runtime.ort import sealed
 
 @pytest.fixture
 def broken(har, tmp_path):
-    """The same file with one weight changed, as a bad flash or another kernel would have it."""
+    """The same file with one weight changed, as a bad flash or another kernel would
+    have it."""
     model = onnx.load(har.path)
     kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "K")
     values = onnx.numpy_helper.to_array(kernel).copy()
@@ -35,7 +36,9 @@ def test_a_file_that_computes_right_passes(invoke, har):
     assert sorted(replayed) == [(1, "c_n"), (1, "h_n"), (1, "logits")]
 
 
-def test_a_file_that_computes_something_else_exits_1_and_names_the_worst_element(invoke, broken):
+def test_a_file_that_computes_something_else_exits_1_and_names_the_worst_element(
+    invoke, broken
+):
     code, out, err = invoke("selftest", broken)
     assert code == 1
     assert "ok: no" in out
@@ -66,10 +69,19 @@ def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
 def test_a_full_disk_under_the_output_is_one_line(har, buffered):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-c", "from lstm_edge.cli import main; main()", "selftest", har.path],
+            [
+                sys.executable,
+                "-c",
+                "from lstm_edge.cli import main; main()",
+                "selftest",
+                har.path,
+            ],
             stdout=full,
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": buffered},
             check=False,
         )
-    assert (done.returncode, done.stderr) == (2, b"error: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"error: [Errno 28] No space left on device\n",
+    )

@@ -1,4 +1,5 @@
-"""``lstm-edge stream``: samples in, results out, states kept; real processes for pipes and signals."""
+"""``lstm-edge stream``: samples in, results out, states kept; real processes for pipes
+and signals."""
 
 import json
 import os
@@ -85,11 +86,16 @@ def test_each_line_is_answered_at_once_and_a_signal_ends_it_with_the_state_saved
     for step, expected in enumerate(stepped(har.path)[:3], 1):
         ax, ay, az = X[step - 1]
         process.stdin.write(f"{step},{az},{ay},{ax}\n")
-        document = json.loads(process.stdout.readline())  # arrives before the next sample is sent
+        document = json.loads(
+            process.stdout.readline()
+        )  # arrives before the next sample is sent
         assert document["step"] == step
         np.testing.assert_allclose(probabilities([document])[0], expected, atol=1e-6)
         process.stdin.write("oops\n")
-        assert process.stderr.readline() == f"line {2 * step + 1}: expected 4 numbers, got 1; skipped\n"
+        assert (
+            process.stderr.readline()
+            == f"line {2 * step + 1}: expected 4 numbers, got 1; skipped\n"
+        )
     process.send_signal(number)
     assert process.wait(10) == 0
     assert process.stderr.read() == ""
@@ -113,12 +119,16 @@ def test_killed_and_restarted_it_continues_from_the_saved_state(start, har, tmp_
     second.stdin.write("\n")
     resumed = int(np.load(tmp_path / "s.npz")["steps"])
     out, err = second.communicate(text(X[resumed:]))
-    assert err == (f"resumed {tmp_path / 's.npz'} at step {resumed}\n" if resumed else "")
+    assert err == (
+        f"resumed {tmp_path / 's.npz'} at step {resumed}\n" if resumed else ""
+    )
     answers |= {document["step"]: document for document in documents(out)}
     assert set(answers) == set(range(1, 41))
     got = probabilities([answers[step] for step in range(1, 41)])
     np.testing.assert_allclose(got, stepped(har.path), atol=1e-6)
-    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".tmp")] == ["s.npz"]
+    assert [
+        path.name for path in tmp_path.iterdir() if not path.name.endswith(".tmp")
+    ] == ["s.npz"]
 
 
 def test_a_reader_that_goes_away_ends_it_cleanly(start, tmp_path):
@@ -138,7 +148,9 @@ def test_a_reader_that_goes_away_ends_it_cleanly(start, tmp_path):
 
 def test_a_full_disk_is_one_error_with_the_state_saved(start, tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        _, err = start("--state", tmp_path / "s.npz", stdout=full).communicate(text(X[:1]))
+        _, err = start("--state", tmp_path / "s.npz", stdout=full).communicate(
+            text(X[:1])
+        )
     assert err == "error: [Errno 28] No space left on device\n"
     assert State.load(tmp_path / "s.npz")
 
@@ -146,11 +158,20 @@ def test_a_full_disk_is_one_error_with_the_state_saved(start, tmp_path):
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_are_nothing_to_read_and_nowhere_to_write(har, closed):
     command = f"exec '{sys.executable}' -c '{MAIN}' stream '{har.path}' {closed}"
-    done = subprocess.run(command, shell=True, input=b"1,2,3\n", capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        shell=True,
+        input=b"1,2,3\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_a_result_whose_sample_was_taken_is_written_before_it_ends(stream, har, monkeypatch):
+def test_a_result_whose_sample_was_taken_is_written_before_it_ends(
+    stream, har, monkeypatch
+):
     from lstm_edge_runtime import Stream
 
     step = Stream.step
@@ -184,10 +205,17 @@ def test_a_terminal_is_told_what_is_expected(start):
         ("ax,ay,az\n", [], 0, ""),
         (b"\xff\xfe\n1,2,3", [], 0, ""),
         (b"9" * (2 << 20), [], 2, "expected one sample per line"),
-        ("p,q,r\n1,2,3\n", ["--features", "a,b,c"], 1, "the header has p, q, r; expected a, b, c"),
+        (
+            "p,q,r\n1,2,3\n",
+            ["--features", "a,b,c"],
+            1,
+            "the header has p, q, r; expected a, b, c",
+        ),
     ],
 )
-def test_an_input_without_a_valid_line_fails(stream, har, content, options, code, message):
+def test_an_input_without_a_valid_line_fails(
+    stream, har, content, options, code, message
+):
     status, _, err = stream(content, har.path, *options)
     assert (status, message in err) == (code, True)
 
@@ -202,17 +230,26 @@ def test_an_input_without_a_valid_line_fails(stream, har, content, options, code
         (WHOLE, [], 40, "states are carried on"),
     ],
 )
-def test_states_are_reset_with_each_training_window(stream, make, trained, options, reset_every, note):
+def test_states_are_reset_with_each_training_window(
+    stream, make, trained, options, reset_every, note
+):
     path = make("trained", trained=trained).path
     _, out, err = stream(text(), path, "--json", *options)
-    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, reset_every), atol=1e-6)
+    np.testing.assert_allclose(
+        probabilities(documents(out)), stepped(path, reset_every), atol=1e-6
+    )
     assert (note in err, bool(err)) == (True, bool(note))
 
 
-def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(stream, from_reset):
+def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(
+    stream, from_reset
+):
     _, out, err = stream(text(), from_reset, "--json", "--window", 6)
     with load(from_reset) as model:
-        expected = [model.predict(X[None, end - 6 : end]).probabilities[0] for end in range(6, 41)]
+        expected = [
+            model.predict(X[None, end - 6 : end]).probabilities[0]
+            for end in range(6, 41)
+        ]
     assert [document["step"] for document in documents(out)] == list(range(6, 41))
     np.testing.assert_allclose(probabilities(documents(out)), expected, atol=1e-6)
     assert err == ""
@@ -222,7 +259,9 @@ def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(str
 def test_a_held_label_changes_once_it_stayed_for_so_many_steps(stream, har, hold):
     _, out, _ = stream(text(10 * X), har.path, "--json", "--hold", hold)
     lines = documents(out)
-    likeliest = [max(line["probabilities"], key=line["probabilities"].get) for line in lines]
+    likeliest = [
+        max(line["probabilities"], key=line["probabilities"].get) for line in lines
+    ]
     assert len(set(likeliest)) > 1
     label = None
     for step, line in enumerate(lines, 1):
@@ -233,8 +272,12 @@ def test_a_held_label_changes_once_it_stayed_for_so_many_steps(stream, har, hold
 
 def test_a_restarted_stream_continues_within_its_window(stream, from_reset, tmp_path):
     _, whole, _ = stream(text(), from_reset, "--json")
-    _, first, _ = stream(text(X[:15]), from_reset, "--json", "--state", tmp_path / "s.npz")
-    _, second, err = stream(text(X[15:]).strip(), from_reset, "--json", "--state", tmp_path / "s.npz")
+    _, first, _ = stream(
+        text(X[:15]), from_reset, "--json", "--state", tmp_path / "s.npz"
+    )
+    _, second, err = stream(
+        text(X[15:]).strip(), from_reset, "--json", "--state", tmp_path / "s.npz"
+    )
     assert f"resumed {tmp_path / 's.npz'} at step 15" in err
     assert first + second == whole
 
@@ -242,13 +285,24 @@ def test_a_restarted_stream_continues_within_its_window(stream, from_reset, tmp_
 def test_a_file_with_one_value_per_row_gives_values(stream, make):
     path = make("scalar", golden=False).path
     model = onnx.load(path)
-    model.graph.node.append(onnx.helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
-    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"]))
+    model.graph.node.append(
+        onnx.helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0)
+    )
+    model.graph.output[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"])
+    )
     manifest = Manifest.from_json(model.metadata_props[0].value)
     outputs = (TensorSpec("y", "float32", ("N",)),)
-    model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
+    model.metadata_props[0].value = manifest._replace(
+        outputs=outputs, task=None
+    ).to_json()
     path.write_bytes(sealed(model.SerializeToString()))
     _, out, _ = stream(text(X[:1]), path, "--json")
-    np.testing.assert_allclose(documents(out)[0]["values"], load(path).stream().step(X[0]), rtol=1e-6)
+    np.testing.assert_allclose(
+        documents(out)[0]["values"], load(path).stream().step(X[0]), rtol=1e-6
+    )
     code, _, err = stream(text(X[:1]), path, "--hold", 3)
-    assert (code, err) == (2, "error: --hold confirms labels, and the model has none; remove it\n")
+    assert (code, err) == (
+        2,
+        "error: --hold confirms labels, and the model has none; remove it\n",
+    )

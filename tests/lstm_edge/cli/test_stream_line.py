@@ -8,14 +8,23 @@ from hypothesis import strategies as st
 from lstm_edge.cli._lines import LineParser
 from lstm_edge_runtime.errors import InputError
 
-finite = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32)
+finite = st.floats(
+    allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(finite, min_size=3, max_size=3), st.sampled_from([",", ";", "\t", " ", " , ", " ; "]))
+@given(
+    st.lists(finite, min_size=3, max_size=3),
+    st.sampled_from([",", ";", "\t", " ", " , ", " ; "]),
+)
 def test_every_form_of_a_line_gives_the_same_sample(values, delimiter):
     line = delimiter.join(map(repr, values))
-    for form in (line, f"  {line}\r\n", delimiter.join(f'"{value!r}"' for value in values)):
+    for form in (
+        line,
+        f"  {line}\r\n",
+        delimiter.join(f'"{value!r}"' for value in values),
+    ):
         np.testing.assert_array_equal(LineParser(3).parse(form.encode()), values)
 
 
@@ -29,7 +38,9 @@ def test_every_form_of_a_line_gives_the_same_sample(values, delimiter):
         (["load"], "load", "3", [3]),
     ],
 )
-def test_a_header_selects_columns_by_the_names_or_is_skipped(names, header, line, expected):
+def test_a_header_selects_columns_by_the_names_or_is_skipped(
+    names, header, line, expected
+):
     parser = LineParser(len(names), names)
     assert parser.parse(b" \n") is None
     assert parser.parse(header.encode()) is None
@@ -41,7 +52,9 @@ def test_a_header_selects_columns_by_the_names_or_is_skipped(names, header, line
 @pytest.mark.parametrize("line", ["1.5,2", "256,2", "-1,2", "1e30,2"])
 def test_an_integer_is_not_made_of_another_number(line):
     parser = LineParser(2, dtype="uint8")
-    np.testing.assert_array_equal(parser.parse(b"255,2.0"), np.array([255, 2], np.uint8))
+    np.testing.assert_array_equal(
+        parser.parse(b"255,2.0"), np.array([255, 2], np.uint8)
+    )
     with pytest.raises(InputError, match="expected finite uint8 numbers"):
         parser.parse(line.encode())
 
@@ -57,7 +70,13 @@ def test_an_integer_is_not_made_of_another_number(line):
         ("1e999,1", "finite"),
         ("1e300,1", "finite float32 numbers, got 1e.300"),
         ("1.5;2,5", "got '2,5'"),
-        ("p,q,r", "the header has p, q, r; expected a, b; choose columns, such as --features q,r"),
+        (
+            "p,q,r",
+            (
+                "the header has p, q, r; expected a, b; choose columns, such as"
+                " --features q,r"
+            ),
+        ),
     ],
 )
 def test_a_malformed_line_says_how(line, words):

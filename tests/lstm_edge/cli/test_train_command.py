@@ -20,13 +20,19 @@ def data(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     y = np.arange(30) % 2
     path = tmp_path / "data.npz"
-    np.savez(path, x=(random.normal(size=(30, 8, 2)) + y[:, None, None]).astype(np.float32), y=y)
+    np.savez(
+        path,
+        x=(random.normal(size=(30, 8, 2)) + y[:, None, None]).astype(np.float32),
+        y=y,
+    )
     return path
 
 
 def process(*arguments):
     command = [sys.executable, *MAIN, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_training_prints_a_summary_and_the_next_command(invoke, data):
@@ -53,7 +59,9 @@ def test_json_is_all_that_is_printed(invoke, data):
 
 def test_resume_takes_the_options_of_the_run(invoke, data):
     invoke("train", data, "-o", "run", *FAST, "--seed", "5")
-    code, out, _ = invoke("train", data, "-o", "run", "--resume", "--epochs", "7", "--json")
+    code, out, _ = invoke(
+        "train", data, "-o", "run", "--resume", "--epochs", "7", "--json"
+    )
     assert code == 0
     assert json.loads(out)["epochs"] == 7
     assert json.loads(out)["config"]["seed"] == 5
@@ -63,21 +71,62 @@ def test_resume_takes_the_options_of_the_run(invoke, data):
 
 
 def test_columns_and_values_are_named_by_options(invoke, data):
-    rows = [f"{ride},{t},{t % 5},{t % 5 * 2 + ride},x" for ride in range(6) for t in range(20)]
+    rows = [
+        f"{ride},{t},{t % 5},{t % 5 * 2 + ride},x"
+        for ride in range(6)
+        for t in range(20)
+    ]
     Path("log.csv").write_text("ride,t,speed,power,note\n" + "\n".join(rows) + "\n")
     code, out, _ = invoke(
-        *("train", "log.csv", "-o", "run", *FAST, "--series", "ride", "--order", "t", "--features", "speed"),
-        *("--target", "power", "--units", "W", "--window", "5", "--stride", "5", "--rate", "4", "--json"),
+        *(
+            "train",
+            "log.csv",
+            "-o",
+            "run",
+            *FAST,
+            "--series",
+            "ride",
+            "--order",
+            "t",
+            "--features",
+            "speed",
+        ),
+        *(
+            "--target",
+            "power",
+            "--units",
+            "W",
+            "--window",
+            "5",
+            "--stride",
+            "5",
+            "--rate",
+            "4",
+            "--json",
+        ),
     )
     assert code == 0
     assert json.loads(out)["test"]["streams"]["rmse"].keys() == {"power"}
     run = load("run")
-    assert (run.task.units, run.signal.sampling_rate, run.signal.features) == (("W",), 4.0, ("speed",))
+    assert (run.task.units, run.signal.sampling_rate, run.signal.features) == (
+        ("W",),
+        4.0,
+        ("speed",),
+    )
 
 
 @pytest.mark.system
 def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
-    arguments = ["train", data, "-o", tmp_path / "run", "--hidden-size", "6", "--batch-size", "4"]
+    arguments = [
+        "train",
+        data,
+        "-o",
+        tmp_path / "run",
+        "--hidden-size",
+        "6",
+        "--batch-size",
+        "4",
+    ]
     ran = process(*arguments, "--epochs", "100000", "--patience", "100000")
     try:
         while "epoch 1/" not in (line := ran.stderr.readline()):

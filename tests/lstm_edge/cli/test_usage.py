@@ -1,4 +1,5 @@
-"""What people type wrong, and the answer that prescribes an action: one table for all verbs."""
+"""What people type wrong, and the answer that prescribes an action: one table for all
+verbs."""
 
 import pickle
 import shlex
@@ -70,7 +71,9 @@ def folder(tmp_path, har, make, monkeypatch):
     (tmp_path / "script.py").write_text("raise RuntimeError('trains here')\n")
     (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
     (tmp_path / "text.onnx").write_bytes(b"hello")
-    (tmp_path / "latin.csv").write_bytes("ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1"))
+    (tmp_path / "latin.csv").write_bytes(
+        "ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1")
+    )
     (tmp_path / "junk.npz").write_bytes(b"junk")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "zip.npz").write_bytes(b"PK\x03\x04")
@@ -99,15 +102,36 @@ TABLE = [
     ("bench har.onnx --streams 0", "streams is 0, expected 1 or more"),
     ("bench har.onnx --seconds 0", "seconds is 0.0, expected more than 0"),
     # a file of another kind
-    ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
+    (
+        "stream run",
+        (
+            "run is a run folder, expected an .onnx file; run lstm-edge export run -o"
+            " run.onnx"
+        ),
+    ),
     ("convert run -o a.lep", "run lstm-edge export run -o run.onnx"),
-    ("validate run --against har.onnx", "run is a run folder, expected an .onnx file; run lstm-edge export"),
-    ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
-    ("score data -m lstm1.pth -o s", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
+    (
+        "validate run --against har.onnx",
+        "run is a run folder, expected an .onnx file; run lstm-edge export",
+    ),
+    (
+        "selftest lstm1.pth",
+        "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export",
+    ),
+    (
+        "score data -m lstm1.pth -o s",
+        "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export",
+    ),
     ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
-    ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),
+    (
+        "train run -o other",
+        "run is a trained run, not data; run lstm-edge export run -o model.onnx",
+    ),
     ("predict har.onnx run", "run is a trained run, not data"),
-    ("predict data.npz har.onnx", "is a data file, expected an .onnx file; MODEL is the first argument"),
+    (
+        "predict data.npz har.onnx",
+        "is a data file, expected an .onnx file; MODEL is the first argument",
+    ),
     ("inspect text.onnx", "text.onnx"),
     ("inspect none.onnx", "none.onnx does not exist"),
     ("predict 'a\x1b[2J\n.onnx' data.npz", "a\\x1b[2J\\n.onnx"),
@@ -117,8 +141,14 @@ TABLE = [
     ("export run -o a.onnx -o a", "a is not named .onnx or .lep; use -o a.onnx"),
     ("lift har.onnx -o no/a.onnx", "create it first"),
     ("lift har.onnx -o .", "is a folder"),
-    ("quantize har.lep -o a.onnx", "har.lep is a program; give the .onnx file that it was made from"),
-    ("convert har.lep --to c -o c", "this is a program; convert the .onnx file that it was made from"),
+    (
+        "quantize har.lep -o a.onnx",
+        "har.lep is a program; give the .onnx file that it was made from",
+    ),
+    (
+        "convert har.lep --to c -o c",
+        "this is a program; convert the .onnx file that it was made from",
+    ),
     ("validate cut.onnx", "cut.onnx is truncated, or not an ONNX file; copy it again"),
     ("convert har.onnx -o har.ort", "is not named .lep; use -o har.lep"),
     ("convert har.onnx -o no/har.lep", "create it first"),
@@ -126,9 +156,18 @@ TABLE = [
     ("predict har.onnx data.npz -o no/out.csv", "create it first"),
     ("validate har.onnx --junit no/report.xml", "create it first"),
     # train and data
-    ("train none.npz -o r", "none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file"),
-    ("train data.npz -o data.npz", "looks like a file name; -o is a folder for the run"),
-    ("train data.npz -o a.pt", "a.pt looks like a file name; -o is a folder for the run"),
+    (
+        "train none.npz -o r",
+        "none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file",
+    ),
+    (
+        "train data.npz -o data.npz",
+        "looks like a file name; -o is a folder for the run",
+    ),
+    (
+        "train data.npz -o a.pt",
+        "a.pt looks like a file name; -o is a folder for the run",
+    ),
     ("train data.npz -o r", "too few series for a test set; provide more data"),
     ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
     ("train data.npz -o r --resume --overwrite", "give only one of them"),
@@ -142,35 +181,74 @@ TABLE = [
     ("stream har.onnx --state junk.npz", "junk.npz is not a saved state"),
     ("stream har.onnx --state empty.npz", "empty.npz is not a saved state"),
     ("stream har.onnx --state zip.npz", "zip.npz is not a saved state"),
-    ("stream har.onnx --state other.npz", "other.npz is the state of another model; remove it"),
+    (
+        "stream har.onnx --state other.npz",
+        "other.npz is the state of another model; remove it",
+    ),
     ("stream har.onnx --state no/s.npz", "does not exist"),
     ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
-    ("stream har.onnx --window 6 --state s.npz", "--window has no state; remove --state"),
+    (
+        "stream har.onnx --window 6 --state s.npz",
+        "--window has no state; remove --state",
+    ),
     ("stream har.onnx --reset-every window", "neither 'never' nor a positive integer"),
     ("stream har.onnx --reset-every 0", "neither 'never' nor a positive integer"),
     # export
     ("export nothing -o m.onnx", "nothing does not exist"),
     ("export nothing -o m.pt", "use -o m.onnx"),
     ("export har.onnx -o m.onnx", "har.onnx is already exported"),
-    ("export gru.pth -o m.onnx", "mynet:build --weights gru.pth --input x=N,L,5 -o gru.onnx"),
-    ("export lfs.pth -o m.onnx", "a git-lfs pointer, not the file itself; run: git lfs pull"),
-    ("export run -o m.onnx --rate 5", "run is a run, which describes itself; remove --rate"),
-    ("export lstm1.pth -o m.onnx --weights gru.pth", "lstm1.pth is a checkpoint; remove --weights"),
-    ("export usage_nets:build --input series=N,L,3 --scale s.json -o m.onnx", "remove --scale"),
+    (
+        "export gru.pth -o m.onnx",
+        "mynet:build --weights gru.pth --input x=N,L,5 -o gru.onnx",
+    ),
+    (
+        "export lfs.pth -o m.onnx",
+        "a git-lfs pointer, not the file itself; run: git lfs pull",
+    ),
+    (
+        "export run -o m.onnx --rate 5",
+        "run is a run, which describes itself; remove --rate",
+    ),
+    (
+        "export lstm1.pth -o m.onnx --weights gru.pth",
+        "lstm1.pth is a checkpoint; remove --weights",
+    ),
+    (
+        "export usage_nets:build --input series=N,L,3 --scale s.json -o m.onnx",
+        "remove --scale",
+    ),
     ("export usage_nets:build -o m.onnx", "describe each input"),
-    ("export usage_nets:Build --input x=N,L,3 -o m.onnx", "no 'Build'; did you mean 'build'?"),
-    ("export usage_nets:number --input x=N,L,3 -o m.onnx", "returned a int, expected a torch.nn.Module"),
+    (
+        "export usage_nets:Build --input x=N,L,3 -o m.onnx",
+        "no 'Build'; did you mean 'build'?",
+    ),
+    (
+        "export usage_nets:number --input x=N,L,3 -o m.onnx",
+        "returned a int, expected a torch.nn.Module",
+    ),
     ("export usage_nets:leaves --input x=N,L,3 -o m.onnx", "SystemExit: 5"),
-    ("export nowhere:build --input x=N,L,3 -o m.onnx", "importable from this folder, without .py"),
+    (
+        "export nowhere:build --input x=N,L,3 -o m.onnx",
+        "importable from this folder, without .py",
+    ),
     ("export usage_nets.py:build --input x=N,L,3 -o m.onnx", "without .py"),
-    ("export script:LSTM1 --input x=N,L,3 -o m.onnx", "trains only under if __name__ == '__main__'"),
-    ("export usage_nets:build --input x=N,L,3 -o m.onnx", "such as --input series=N,L,3"),
+    (
+        "export script:LSTM1 --input x=N,L,3 -o m.onnx",
+        "trains only under if __name__ == '__main__'",
+    ),
+    (
+        "export usage_nets:build --input x=N,L,3 -o m.onnx",
+        "such as --input series=N,L,3",
+    ),
     (f"{NET}=N,L -o m.onnx", "takes 3 features: --input series=N,L,3"),
     (
         "export usage_nets:Lengths --input x=N,L,3 -o m.onnx",
         "--input token_lengths=N,L,8 (N:int64 for",
     ),
-    ("export usage_nets:Fixed --input x=N,L,3 -o m.onnx", "usage_nets.py:16: return self.rnn(x, (h, h))[0]"),
+    (
+        "export usage_nets:Fixed --input x=N,L,3 -o m.onnx",
+        "usage_nets.py:16: return self.rnn(x, (h, h))[0]",
+    ),
     (f"{NET} -o m.onnx", "--input series: expected NAME=VALUE"),
     (f"{NET}=N,0,3 -o m.onnx", "expected x=N,L,8"),
     (f"{NET}=N:int99 -o m.onnx", "with a dtype of float32"),
@@ -179,7 +257,10 @@ TABLE = [
     (f"{NET}=N,4*L:8 -o m.onnx", "expected x=N,L,8"),
     (f"{NET}=N,L:8..4,3 -o m.onnx", "x=N,L:500,8 for an example of 500 steps"),
     (f"{NET}=N,99999999999999999999 -o m.onnx", "can't create an example"),
-    (f"{NET}=N,L,3 --input series=N,L,3 -o m.onnx", "expected NAME=VALUE, each name once"),
+    (
+        f"{NET}=N,L,3 --input series=N,L,3 -o m.onnx",
+        "expected NAME=VALUE, each name once",
+    ),
     (f"{NET}=N,L,3 --weights gru.pth -o m.onnx", "does not fit usage_nets:build"),
     (f"{NET}=N,L,3 --weights evil.pt -o m.onnx", "run code"),
     (f"{LAST} --labels a,b,c", "got 3 labels, expected 4"),
@@ -187,7 +268,10 @@ TABLE = [
     (f"{LAST} --features a,b", "got 2 features, expected 3"),
     ("export lstm1.pth --features a,b -o m.onnx", "features has 2 entries, expected 3"),
     ("export lstm1.pth --units m,s -o m.onnx", "units has 2 entries, expected 3"),
-    ("export lstm1.pth --scale none.json -o m.onnx", "none.json does not exist; expected x_mean and x_std"),
+    (
+        "export lstm1.pth --scale none.json -o m.onnx",
+        "none.json does not exist; expected x_mean and x_std",
+    ),
     ("export lstm1.pth --scale lstm1.pth -o m.onnx", "is not a scale"),
     # validate
     ("validate none.onnx", "none.onnx does not exist"),
@@ -197,20 +281,33 @@ TABLE = [
         "validate har.onnx --against run --weights gru.pth",
         "--weights requires --against package.module:factory",
     ),
-    ("validate har.onnx --weights gru.pth", "--weights requires --against package.module:factory"),
+    (
+        "validate har.onnx --weights gru.pth",
+        "--weights requires --against package.module:factory",
+    ),
     ("validate har.onnx --against os:getcwd", "expected a torch.nn.Module"),
     # lift and convert
     ("lift har.onnx -o a.onnx --input x", "expected NAME=VALUE"),
-    ("lift har.onnx -o a.onnx --input x=N,0,3", "neither a positive number nor a valid name"),
-    ("lift har.onnx -o a.onnx --state h", "--state h: expected NAME=VALUE, each name once"),
+    (
+        "lift har.onnx -o a.onnx --input x=N,0,3",
+        "neither a positive number nor a valid name",
+    ),
+    (
+        "lift har.onnx -o a.onnx --state h",
+        "--state h: expected NAME=VALUE, each name once",
+    ),
     ("lift har.onnx -o a.onnx --branch rate=fast", "could not convert"),
     ("convert har.onnx --to c -o har_c --name for", "keyword"),
     ("convert har.onnx -o har.lep --name har", "--name is only valid with --to c"),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), TABLE, ids=[words[:40] for words, _ in TABLE])
-def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(folder, invoke, words, message):
+@pytest.mark.parametrize(
+    ("words", "message"), TABLE, ids=[words[:40] for words, _ in TABLE]
+)
+def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(
+    folder, invoke, words, message
+):
     before = {path for path in folder.rglob("*") if "__pycache__" not in str(path)}
     code, out, err = invoke(*shlex.split(words))
     assert (code, out) == (2, "")
@@ -220,4 +317,6 @@ def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(folder
     assert error.isprintable()
     assert len(error) <= 520
     assert not [line for line in progress if "error" in line or "Traceback" in line]
-    assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
+    assert {
+        path for path in folder.rglob("*") if "__pycache__" not in str(path)
+    } == before

@@ -40,13 +40,21 @@ def job(tmp_path_factory):
     with torch.no_grad():
         network.fc.weight *= 20
         network.fc.bias -= network(torch.randn(50, 20, 3)).mean(0)
-    run = save(Run(network, task=task, signal=Signal(("ax", "ay", "az"))), folder / "run")
+    run = save(
+        Run(network, task=task, signal=Signal(("ax", "ay", "az"))), folder / "run"
+    )
     torch.save(run.model.state_dict(), folder / "bare.pt")
     export(*deployable(run)).save(folder / "m.onnx")
     model = onnx.load(folder / "m.onnx")
     head = [node for node in model.graph.node if node.op_type == "Gemm"][-1]
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name == head.input[2])
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32([0, 0.3, 0]), bias.name))
+    bias = next(
+        tensor for tensor in model.graph.initializer if tensor.name == head.input[2]
+    )
+    bias.CopyFrom(
+        numpy_helper.from_array(
+            numpy_helper.to_array(bias) + np.float32([0, 0.3, 0]), bias.name
+        )
+    )
     (folder / "wrong.onnx").write_bytes(sealed(model.SerializeToString()))
     x = np.random.default_rng(0).normal(size=(24, 20, 3)).astype(np.float32)
     y = network(torch.from_numpy(x)).argmax(-1).numpy()
@@ -55,30 +63,49 @@ def job(tmp_path_factory):
 
 
 def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
-    code, out, err = invoke("validate", job / "m.onnx", "--against", job / "run", *SHORT)
+    code, out, err = invoke(
+        "validate", job / "m.onnx", "--against", job / "run", *SHORT
+    )
     assert code == 0
     assert err.splitlines()[0] == "checking: Contract"
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
     rows = re.findall(r"│ (\S+) +│ (\S+) +│ passed", out)
     assert all(float(error) <= float(limit) for limit, error in rows)
     assert len(rows) >= 4
-    for group in ("Contract", "Weights", "Function", "States and rows", "Inputs", "Golden cases", "Engines"):
+    for group in (
+        "Contract",
+        "Weights",
+        "Function",
+        "States and rows",
+        "Inputs",
+        "Golden cases",
+        "Engines",
+    ):
         assert re.search(rf"{group} .*passed", out), group
 
 
 def test_a_wrong_file_exits_1_and_shows_the_worst_element(job, invoke):
-    code, out, _ = invoke("validate", job / "wrong.onnx", "--against", job / "run", *SHORT)
+    code, out, _ = invoke(
+        "validate", job / "wrong.onnx", "--against", job / "run", *SHORT
+    )
     assert code == 1
     assert re.search(r"FAILED Function: .*logits differs by 0\.3 at \[\d+, 1\]", out)
     assert "FAILED: " in out.splitlines()[-1]
 
 
 def test_a_bare_checkpoint_and_another_file_are_references_too(job, invoke):
-    assert invoke("validate", job / "m.onnx", "--against", job / "bare.pt", *SHORT)[0] == 0
-    assert invoke("validate", job / "wrong.onnx", "--against", job / "m.onnx", *SHORT)[0] == 1
+    assert (
+        invoke("validate", job / "m.onnx", "--against", job / "bare.pt", *SHORT)[0] == 0
+    )
+    assert (
+        invoke("validate", job / "wrong.onnx", "--against", job / "m.onnx", *SHORT)[0]
+        == 1
+    )
 
 
-def test_a_factory_is_a_reference_and_its_lifted_states_are_found(job, invoke, tmp_path, monkeypatch):
+def test_a_factory_is_a_reference_and_its_lifted_states_are_found(
+    job, invoke, tmp_path, monkeypatch
+):
     (tmp_path / "validated_net.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -87,7 +114,9 @@ def test_a_factory_is_a_reference_and_its_lifted_states_are_found(job, invoke, t
     torch.save(Net().state_dict(), "w.pt")
     source = ("validated_net:Net", "--weights", "w.pt")
     assert invoke("export", *source, "--input", "x=N,L,3", "-o", "net.onnx")[0] == 0
-    code, out, _ = invoke("validate", "net.onnx", "--against", *source, *SHORT, "--json")
+    code, out, _ = invoke(
+        "validate", "net.onnx", "--against", *source, *SHORT, "--json"
+    )
     document = json.loads(out)
     assert (code, document["failed"]) == (0, 0)
     states = next(group for group in document["groups"] if group["key"] == "states")
@@ -106,7 +135,15 @@ def test_samples_of_data_are_compared(job, invoke):
 def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
     junit, html = tmp_path / "report.xml", tmp_path / "report.html"
     code, _, _ = invoke(
-        "validate", job / "wrong.onnx", "--against", job / "run", *SHORT, "--junit", junit, "--html", html
+        "validate",
+        job / "wrong.onnx",
+        "--against",
+        job / "run",
+        *SHORT,
+        "--junit",
+        junit,
+        "--html",
+        html,
     )
     assert code == 1
     assert ET.parse(junit).findall("testsuite/testcase/failure")
@@ -119,7 +156,12 @@ def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, inv
     assert invoke("validate", job / "wrong.onnx")[0] == 1
 
 
-def test_an_earlier_report_is_removed_if_the_file_can_not_be_checked(job, invoke, tmp_path):
+def test_an_earlier_report_is_removed_if_the_file_can_not_be_checked(
+    job, invoke, tmp_path
+):
     (tmp_path / "report.xml").write_text("<testsuites/>")
-    assert invoke("validate", job / "nowhere.onnx", "--junit", tmp_path / "report.xml")[0] == 2
+    assert (
+        invoke("validate", job / "nowhere.onnx", "--junit", tmp_path / "report.xml")[0]
+        == 2
+    )
     assert not (tmp_path / "report.xml").exists()

@@ -24,13 +24,22 @@ def table(folder, text, name="data.csv", encoding="utf-8", how="utf-8", **option
 
 
 def arrays(folder, config=None, features_of=(), **changes):
-    content = {"x": np.arange(48.0).reshape(4, 6, 2), "y": np.array(["a", "b", "a", "b"]), **changes}
-    np.savez(folder / "data.npz", **{name: array for name, array in content.items() if array is not None})
+    content = {
+        "x": np.arange(48.0).reshape(4, 6, 2),
+        "y": np.array(["a", "b", "a", "b"]),
+        **changes,
+    }
+    np.savez(
+        folder / "data.npz",
+        **{name: array for name, array in content.items() if array is not None},
+    )
     return read_data(folder / "data.npz", config, features=features_of)
 
 
 def values(data):
-    return [series.x.tolist() for series in data.series], [series.y.tolist() for series in data.series]
+    return [series.x.tolist() for series in data.series], [
+        series.y.tolist() for series in data.series
+    ]
 
 
 def test_a_table_gives_its_series_each_in_its_order(tmp_path):
@@ -50,12 +59,19 @@ def test_a_table_gives_its_series_each_in_its_order(tmp_path):
         (LOG.replace("x", '"x"').replace("\n2,1", "\n\n2,1"), "utf-8"),
     ],
 )
-def test_other_separators_decimal_commas_and_encodings_are_the_same_table(tmp_path, text, encoding):
-    assert values(table(tmp_path, text, encoding=encoding)) == values(table(tmp_path, LOG))
+def test_other_separators_decimal_commas_and_encodings_are_the_same_table(
+    tmp_path, text, encoding
+):
+    assert values(table(tmp_path, text, encoding=encoding)) == values(
+        table(tmp_path, LOG)
+    )
 
 
 def test_one_column_may_have_decimal_commas(tmp_path):
-    assert values(table(tmp_path, "a\n1,5\n2,5\n3\n", forecast=("a",))) == ([[[1.5], [2.5]]], [[[2.5], [3]]])
+    assert values(table(tmp_path, "a\n1,5\n2,5\n3\n", forecast=("a",))) == (
+        [[[1.5], [2.5]]],
+        [[[2.5], [3]]],
+    )
 
 
 def test_another_encoding_is_named_and_then_read(tmp_path):
@@ -66,7 +82,9 @@ def test_another_encoding_is_named_and_then_read(tmp_path):
     assert read_data(path, ReadConfig(encoding="latin-1")).classes == ("y", "é")
     with pytest.raises(FileFormatError, match="is not klingon text"):
         read_data(path, ReadConfig(encoding="klingon"))
-    assert values(table(tmp_path, LOG, encoding="utf-16", how="utf-16")) == values(table(tmp_path, LOG))
+    assert values(table(tmp_path, LOG, encoding="utf-16", how="utf-16")) == values(
+        table(tmp_path, LOG)
+    )
 
 
 def test_parquet_and_a_folder_give_what_the_table_gives(tmp_path):
@@ -80,7 +98,10 @@ def test_parquet_and_a_folder_give_what_the_table_gives(tmp_path):
     for folder in ("all", "by"):
         data = read_data(tmp_path / folder)
         assert (values(data), data.classes) == (values(expected), ("x", "y"))
-    assert [series.name for series in read_data(tmp_path / "by").series] == ["x/1.csv", "y/1.csv"]
+    assert [series.name for series in read_data(tmp_path / "by").series] == [
+        "x/1.csv",
+        "y/1.csv",
+    ]
 
 
 def test_wav_is_read_as_samples(tmp_path):
@@ -93,11 +114,17 @@ def test_wav_is_read_as_samples(tmp_path):
     assert data.signal.sampling_rate == 8000
     samples = struct.pack("<4f", 0.5, -1, 0.25, 0)
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 2, 8000, 64000, 8, 32)
-    (tmp_path / "f.wav").write_bytes(b"RIFF1234WAVE" + form + b"data" + struct.pack("<I", 16) + samples)
-    assert values(read_data(tmp_path / "f.wav", targets="ignored"))[0] == [[[0.5, -1], [0.25, 0]]]
+    (tmp_path / "f.wav").write_bytes(
+        b"RIFF1234WAVE" + form + b"data" + struct.pack("<I", 16) + samples
+    )
+    assert values(read_data(tmp_path / "f.wav", targets="ignored"))[0] == [
+        [[0.5, -1], [0.25, 0]]
+    ]
     (tmp_path / "c.wav").write_bytes(b"RIFF1234WAVEjunk")
     for name in "bc":
-        with pytest.raises(FileFormatError, match="can't be read as WAV of 16 bits or float"):
+        with pytest.raises(
+            FileFormatError, match="can't be read as WAV of 16 bits or float"
+        ):
             read_data(tmp_path / f"{name}.wav")
 
 
@@ -117,18 +144,22 @@ def test_missing_cells_are_interpolated_and_counted_over_all_files(tmp_path):
             f"{name}.csv",
             missing="interpolate",
         )
-    data = read_data(tmp_path / "gaps", ReadConfig(missing="interpolate"), targets="optional")
+    data = read_data(
+        tmp_path / "gaps", ReadConfig(missing="interpolate"), targets="optional"
+    )
     assert [step for (step,) in data.series[0].x.tolist()] == [1, 2, 3, 7, 7.5, 8]
     assert data.signal.missing == "4 of 12 feature values were missing and interpolated"
     assert data.notes == (data.signal.missing,)
-    assert values(table(tmp_path, "a,b,label\n1,,u\n,5,u\n3,,u\n", missing="interpolate"))[0] == [
-        [[1, 5], [2, 5], [3, 5]]
-    ]
+    assert values(
+        table(tmp_path, "a,b,label\n1,,u\n,5,u\n3,,u\n", missing="interpolate")
+    )[0] == [[[1, 5], [2, 5], [3, 5]]]
 
 
 def timed(rate, count=8):
     return "order,a,label\n" + "".join(
-        f"{pd.Timestamp('2026-01-01') + pd.Timedelta(step / rate, 's')},{step},u\n".replace(" ", "T")
+        f"{pd.Timestamp('2026-01-01') + pd.Timedelta(step / rate, 's')},{step},u\n".replace(
+            " ", "T"
+        )
         for step in range(count)
     )
 
@@ -136,18 +167,27 @@ def timed(rate, count=8):
 def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path):
     table(tmp_path / "rates", timed(50), "a.csv")
     table(tmp_path / "rates", timed(100), "b.csv")
-    with pytest.raises(InputError, match=r"'a.csv' has 50 samples per second, 'b.csv' has 100; --rate 50"):
+    with pytest.raises(
+        InputError,
+        match=r"'a.csv' has 50 samples per second, 'b.csv' has 100; --rate 50",
+    ):
         read_data(tmp_path / "rates")
     data = read_data(tmp_path / "rates", ReadConfig(sampling_rate=50))
     assert [len(series) for series in data.series] == [8, 4]
     assert [step for (step,) in data.series[1].x.tolist()] == [0, 2, 4, 6]
     assert (data.signal.sampling_rate, data.notes) == (50, ())
     options = ReadConfig(sampling_rate=50, forecast=("a",), features=("a",))
-    assert values(read_data(tmp_path / "rates" / "b.csv", options)) == ([[[0], [2], [4]]], [[[2], [4], [6]]])
+    assert values(read_data(tmp_path / "rates" / "b.csv", options)) == (
+        [[[0], [2], [4]]],
+        [[[2], [4], [6]]],
+    )
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
-@given(rate=st.floats(5, 200), gaps=st.lists(st.floats(0.005, 0.05), min_size=3, max_size=40))
+@given(
+    rate=st.floats(5, 200),
+    gaps=st.lists(st.floats(0.005, 0.05), min_size=3, max_size=40),
+)
 def test_a_line_is_a_line_at_any_rate(rate, gaps):
     times = np.cumsum([0, *gaps])
     x, _ = resample(3 * times[:, None] + 1, np.zeros(len(times), int), times, rate)
@@ -157,8 +197,10 @@ def test_a_line_is_a_line_at_any_rate(rate, gaps):
 def test_irregular_timestamps_are_counted(tmp_path):
     lines = timed(50, 20).splitlines()
     assert table(tmp_path, "\n".join(lines[:5] + lines[9:])).notes == (
-        "1 of 15 intervals between samples differ from the usual one by more than 10%; --rate resamples to "
-        "one rate",
+        (
+            "1 of 15 intervals between samples differ from the usual one by more than"
+            " 10%; --rate resamples to one rate"
+        ),
     )
 
 
@@ -191,81 +233,133 @@ def test_irregular_timestamps_are_counted(tmp_path):
         (b"a,label\n\xff\xfe\n", {}, "is not utf-8 text"),
     ],
 )  # fmt: skip
-def test_a_table_that_can_not_be_learnt_from_is_refused_by_row_and_column(tmp_path, text, options, message):
+def test_a_table_that_can_not_be_learnt_from_is_refused_by_row_and_column(
+    tmp_path, text, options, message
+):
     with pytest.raises((InputError, FileFormatError), match=message) as caught:
         table(tmp_path, text, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
-    data = arrays(tmp_path, lengths=np.array([1, 2, 3, 6]), features=np.array(["a", "b"]), sampling_rate=50.0)
+    data = arrays(
+        tmp_path,
+        lengths=np.array([1, 2, 3, 6]),
+        features=np.array(["a", "b"]),
+        sampling_rate=50.0,
+    )
     assert [len(series) for series in data.series] == [1, 2, 3, 6]
-    assert (data.classes, data.signal.features, data.signal.sampling_rate) == (("a", "b"), ("a", "b"), 50)
+    assert (data.classes, data.signal.features, data.signal.sampling_rate) == (
+        ("a", "b"),
+        ("a", "b"),
+        50,
+    )
     assert arrays(tmp_path, y=np.array([10, 9, 10, 9])).classes == ("9", "10")
     data = arrays(tmp_path, y=np.array([0.5, 1.5, 2, 3]))
     assert (data.task.labels, data.series[1].y[0].tolist()) == (("y",), [1.5])
     assert arrays(tmp_path, y=np.arange(8.0).reshape(4, 2)).task.labels == ("y0", "y1")
     data = arrays(
-        tmp_path, ReadConfig(targets=("p", "q0", "q1")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2)
+        tmp_path,
+        ReadConfig(targets=("p", "q0", "q1")),
+        p=np.arange(4),
+        q=np.arange(8.0).reshape(4, 2),
     )
-    assert (data.task.labels, data.series[3].y[0].tolist()) == (("p", "q0", "q1"), [3, 6, 7])
-    assert arrays(tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))).classes == ("e", "f")
+    assert (data.task.labels, data.series[3].y[0].tolist()) == (
+        ("p", "q0", "q1"),
+        [3, 6, 7],
+    )
+    assert arrays(
+        tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))
+    ).classes == ("e", "f")
     np.save(tmp_path / "one.npy", np.zeros((1, 6, 2)))
-    assert [s.x.shape for s in read_data(tmp_path / "one.npy", targets="ignored").series] == [(6, 2)]
+    assert [
+        s.x.shape for s in read_data(tmp_path / "one.npy", targets="ignored").series
+    ] == [(6, 2)]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": np.zeros((4, 6))}, r"x is float64 \(4, 6\), expected numbers .*save x\[:, :, None\]"),
+        (
+            {"x": np.zeros((4, 6))},
+            r"x is float64 \(4, 6\), expected numbers .*save x\[:, :, None\]",
+        ),
         ({"x": np.full((4, 6, 2), "a")}, "expected numbers"),
         (
             {"x": np.full((4, 6, 2), 1e300)},
             r"sample 0, step 0, column 'x0' is '1e\+300', expected a finite number",
         ),
-        ({"x": np.full((4, 6, 2), np.nan)}, "sample 0, step 0, column 'x0' is '', .*--missing interpolate"),
-        ({"y": np.arange(3)}, r"y is int64 \(3,\), expected integer or text classes \(4,\)"),
+        (
+            {"x": np.full((4, 6, 2), np.nan)},
+            "sample 0, step 0, column 'x0' is '', .*--missing interpolate",
+        ),
+        (
+            {"y": np.arange(3)},
+            r"y is int64 \(3,\), expected integer or text classes \(4,\)",
+        ),
         ({"y": np.eye(4, dtype=int)}, r"save y\.argmax\(1\) of one-hot rows"),
         ({"features": np.array(["y", "a"])}, "has the column 'y' twice"),
         ({"y": np.array([np.inf, 0.5, 1, 2])}, "sample 0, step 0, column 'y' is 'inf'"),
         ({"lengths": np.array([6, 7, 1, 1])}, "lengths has other values than 1 to 6"),
-        ({"split": np.array(["train", "dev", "test", "test"])}, "split of series '1' is 'dev'"),
+        (
+            {"split": np.array(["train", "dev", "test", "test"])},
+            "split of series '1' is 'dev'",
+        ),
         ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
-        ({"sampling_rate": np.array(-1)}, "sampling_rate is -1, expected one positive number"),
+        (
+            {"sampling_rate": np.array(-1)},
+            "sampling_rate is -1, expected one positive number",
+        ),
     ],
 )
-def test_arrays_that_can_not_be_learnt_from_are_refused_by_name_and_index(tmp_path, changes, message):
+def test_arrays_that_can_not_be_learnt_from_are_refused_by_name_and_index(
+    tmp_path, changes, message
+):
     with pytest.raises(InputError, match=message):
         arrays(tmp_path, **changes)
 
 
 def test_the_features_of_a_model_are_picked_by_name(tmp_path):
     names = np.array(["a", "b"])
-    assert arrays(tmp_path, features=names, features_of=("b", "a")).series[0].x[0].tolist() == [1, 0]
+    assert arrays(tmp_path, features=names, features_of=("b", "a")).series[0].x[
+        0
+    ].tolist() == [1, 0]
     assert arrays(tmp_path, features_of=("b", "a")).series[0].x[0].tolist() == [0, 1]
     table(tmp_path, LOG)
-    assert read_data(tmp_path / "data.csv", features=("b", "a")).series[0].x[0].tolist() == [20, 2]
-    with pytest.raises(InputError, match=r"no column 'ax' .*the model's features are ax; name other columns"):
+    assert read_data(tmp_path / "data.csv", features=("b", "a")).series[0].x[
+        0
+    ].tolist() == [20, 2]
+    with pytest.raises(
+        InputError,
+        match=r"no column 'ax' .*the model's features are ax; name other columns",
+    ):
         read_data(tmp_path / "data.csv", features=("ax",))
 
 
 def test_paths_that_are_no_data_are_refused(tmp_path):
     with pytest.raises(NotFoundError, match="does not exist"):
         read_data(tmp_path / "none.csv")
-    with pytest.raises(InputError, match=r"contains no \.csv, \.parquet or \.wav files"):
+    with pytest.raises(
+        InputError, match=r"contains no \.csv, \.parquet or \.wav files"
+    ):
         read_data(tmp_path)
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(InputError, match=r"is not a data file; expected a \.npz"):
         read_data(tmp_path / "a.txt")
     (tmp_path / "resume.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match="is a trained run, not data; run lstm-edge export"):
+    with pytest.raises(
+        InputError, match="is a trained run, not data; run lstm-edge export"
+    ):
         read_data(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "a", "targets": ("b",)}, "give only one of label, targets and forecast"),
+        (
+            {"label": "a", "targets": ("b",)},
+            "give only one of label, targets and forecast",
+        ),
         ({"missing": "guess"}, "missing is 'guess', expected error or interpolate"),
         ({"sampling_rate": 0.0}, "sampling_rate is 0.0, expected more than 0"),
         ({"stride": 2}, "require a window"),

@@ -22,17 +22,26 @@ def data_of(classes, groups=None, splits=None, steps=4):
         y = np.repeat([labels.index(label) for label in held], steps)
         group = str(groups[index]) if groups else str(index)
         split = splits[index] if splits else ""
-        series.append(Series(str(index), group, split, np.zeros((len(y), 1), np.float32), y))
+        series.append(
+            Series(str(index), group, split, np.zeros((len(y), 1), np.float32), y)
+        )
     return Data(tuple(series), Task("classification", "logits", labels), Signal())
 
 
 def sets_of(split):
-    labels = [(label, series.split) for series in split.data.series for label in set(series.y.tolist())]
+    labels = [
+        (label, series.split)
+        for series in split.data.series
+        for label in set(series.y.tolist())
+    ]
     return Counter((split.data.classes[label], name) for label, name in labels)
 
 
 def test_every_set_takes_its_share_of_each_class_and_the_seed_decides_which():
-    splits = [split_series(data_of("a" * 60 + "b" * 20), DataConfig(), seed) for seed in (1, 1, 2)]
+    splits = [
+        split_series(data_of("a" * 60 + "b" * 20), DataConfig(), seed)
+        for seed in (1, 1, 2)
+    ]
     names = [[series.split for series in split.data.series] for split in splits]
     assert names[0] == names[1] != names[2]
     for label, count in (("a", 60), ("b", 20)):
@@ -46,7 +55,9 @@ def test_every_set_takes_its_share_of_each_class_and_the_seed_decides_which():
     groups=st.lists(st.integers(0, 14), min_size=40, max_size=40),
     seed=st.integers(0, 99),
 )
-def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_noted(held, groups, seed):
+def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_noted(
+    held, groups, seed
+):
     data = data_of(held, groups[: len(held)])
     if len({series.group for series in data.series}) < 3 or len(data.classes) < 2:
         return
@@ -58,7 +69,9 @@ def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_note
     sets = {}
     for series in split.data.series:
         assert sets.setdefault(series.group, series.split) == series.split
-    assert {series.name for series in split.data.series} == {series.name for series in data.series}
+    assert {series.name for series in split.data.series} == {
+        series.name for series in data.series
+    }
     counts = sets_of(split)
     for label in data.classes:
         lacking = [name for name in SETS if not counts[label, name]]
@@ -67,7 +80,9 @@ def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_note
 
 def test_rare_classes_are_in_every_set_or_train_and_are_noted():
     for seed in range(20):
-        counts = sets_of(split_series(data_of("a" * 30 + "b" * 3 + "c" * 4), DataConfig(), seed))
+        counts = sets_of(
+            split_series(data_of("a" * 30 + "b" * 3 + "c" * 4), DataConfig(), seed)
+        )
         assert all(counts[label, name] for label in "abc" for name in SETS)
     split = split_series(data_of("a" * 12 + "b" * 2), DataConfig(), 0)
     assert sets_of(split)["b", "train"] == 1
@@ -82,8 +97,14 @@ def test_few_series_are_cut_in_time():
 
 
 def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training():
-    split = split_series(data_of("ab" * 10, splits=["train"] * 16 + ["test"] * 4), DataConfig(), 0)
-    assert Counter(series.split for series in split.data.series) == {"train": 12, "validation": 4, "test": 4}
+    split = split_series(
+        data_of("ab" * 10, splits=["train"] * 16 + ["test"] * 4), DataConfig(), 0
+    )
+    assert Counter(series.split for series in split.data.series) == {
+        "train": 12,
+        "validation": 4,
+        "test": 4,
+    }
     assert [series.name for series in split.data.of("test")] == ["16", "17", "18", "19"]
 
 
@@ -102,8 +123,15 @@ def test_splits_that_can_not_be_made_are_refused(classes, options, message):
 
 
 def test_windows_reach_the_end_of_a_series_and_a_shorter_one_is_whole():
-    windows = windows_of(data_of("a", steps=7).series + data_of("b", steps=2).series, 3, 2)
-    assert [window.name for window in windows] == ["0 [0:3]", "0 [2:5]", "0 [4:7]", "0 [0:3]"]
+    windows = windows_of(
+        data_of("a", steps=7).series + data_of("b", steps=2).series, 3, 2
+    )
+    assert [window.name for window in windows] == [
+        "0 [0:3]",
+        "0 [2:5]",
+        "0 [4:7]",
+        "0 [0:3]",
+    ]
 
 
 def test_folds_test_every_series_once():

@@ -32,7 +32,9 @@ def save_classes(path, *, lengths=False, count=40, steps=20, seed=0, **more):
     rng = np.random.default_rng(seed)
     y = np.arange(count) % 2
     slope = np.where(y, 1.0, -1.0)[:, None] * np.linspace(0, 30, steps)
-    x = np.stack([1000 + slope, rng.normal(size=slope.shape)], axis=2) + rng.normal(0, 3, (count, steps, 2))
+    x = np.stack([1000 + slope, rng.normal(size=slope.shape)], axis=2) + rng.normal(
+        0, 3, (count, steps, 2)
+    )
     arrays = {"x": x, "y": np.array(["down", "up"])[y], **more}
     if lengths:
         arrays["lengths"] = rng.integers(steps // 2, steps + 1, count)
@@ -41,13 +43,21 @@ def save_classes(path, *, lengths=False, count=40, steps=20, seed=0, **more):
 
 
 def save_waves(path, *, walk=False, series=10, steps=60):
-    """Write a table with noise, or a random walk, and an echo of it: twice its value two steps ago."""
+    """Write a table with noise, or a random walk, and an echo of it: twice its value
+    two steps ago."""
     rng = np.random.default_rng(0)
     lines = ["series,a,echo"]
     for index in range(series):
-        a = 50 + np.cumsum(rng.normal(size=steps)) if walk else rng.normal(50, 10, steps)
+        a = (
+            50 + np.cumsum(rng.normal(size=steps))
+            if walk
+            else rng.normal(50, 10, steps)
+        )
         echo = 2 * np.concatenate([a[:1], a[:1], a[:-2]])
-        lines += [f"s{index},{left:.4f},{right:.4f}" for left, right in zip(a, echo, strict=True)]
+        lines += [
+            f"s{index},{left:.4f},{right:.4f}"
+            for left, right in zip(a, echo, strict=True)
+        ]
     path.write_text("\n".join(lines))
     return path
 
@@ -58,18 +68,27 @@ def data(tmp_path_factory):
 
 
 def same_files(left, right):
-    return all((left / name).read_bytes() == (right / name).read_bytes() for name in (MODEL, RESUME))
+    return all(
+        (left / name).read_bytes() == (right / name).read_bytes()
+        for name in (MODEL, RESUME)
+    )
 
 
 def test_classes_are_learnt_and_the_file_takes_raw_units(data, tmp_path):
     run = train(data, tmp_path / "run", config=replace(QUICK, epochs=20))
     test = run.summary["test"]
     assert test["shown"] == "streams"
-    assert test["streams"]["accuracy"] == 1.0 > test["baselines"]["majority"]["accuracy"]
+    assert (
+        test["streams"]["accuracy"] == 1.0 > test["baselines"]["majority"]["accuracy"]
+    )
     assert test["streams"]["recall"] == {"down": 1.0, "up": 1.0}
     assert run.summary == json.loads((tmp_path / "run" / METRICS).read_text())
     assert load(tmp_path / "run").sha256 == run.sha256
-    assert (run.trained.carry, run.trained.window, run.signal.window) == (True, 20, None)
+    assert (run.trained.carry, run.trained.window, run.signal.window) == (
+        True,
+        20,
+        None,
+    )
     with np.load(data) as arrays:
         x, y = arrays["x"].astype(np.float32), arrays["y"]
     with load_model(export(*deployable(run)).model) as model:
@@ -80,9 +99,17 @@ def test_classes_are_learnt_and_the_file_takes_raw_units(data, tmp_path):
 def test_values_are_learnt_in_their_own_units(tmp_path):
     path = save_waves(tmp_path / "w.csv")
     options = DataConfig(window=20, targets=("echo",), features=("a",), units=("m",))
-    run = train(path, tmp_path / "run", data_config=options, config=replace(QUICK, epochs=60, hidden_size=16))
+    run = train(
+        path,
+        tmp_path / "run",
+        data_config=options,
+        config=replace(QUICK, epochs=60, hidden_size=16),
+    )
     test = run.summary["test"]
-    assert test["streams"]["rmse"]["echo"] < 0.3 * test["baselines"]["mean"]["rmse"]["echo"]
+    assert (
+        test["streams"]["rmse"]["echo"]
+        < 0.3 * test["baselines"]["mean"]["rmse"]["echo"]
+    )
     assert test["streams"]["mae"]["echo"] <= test["streams"]["rmse"]["echo"]
     assert (run.task.units, run.signal.features) == (("m",), ("a",))
 
@@ -92,11 +119,15 @@ def test_a_forecast_that_persistence_beats_names_the_option_that_helps(tmp_path)
     options = DataConfig(window=20, forecast=("a",), features=("a",))
     plain = train(path, tmp_path / "plain", data_config=options, config=QUICK)
     assert any(
-        "a is no better than the baseline persistence" in note and "--forecast-difference" in note
+        "a is no better than the baseline persistence" in note
+        and "--forecast-difference" in note
         for note in plain.summary["notes"]
     )
     difference = train(
-        path, tmp_path / "difference", data_config=replace(options, forecast_difference=True), config=QUICK
+        path,
+        tmp_path / "difference",
+        data_config=replace(options, forecast_difference=True),
+        config=QUICK,
     )
     persistence = difference.summary["test"]["baselines"]["persistence"]["rmse"]["a"]
     assert difference.summary["test"]["streams"]["rmse"]["a"] < 1.2 * persistence
@@ -119,16 +150,26 @@ def test_resuming_gives_the_same_bits(tmp_path, options, config):
     path = save_classes(tmp_path / "d.npz", lengths=not options)
     options, config = DataConfig(**options), replace(QUICK, **config, epochs=4)
     train(path, tmp_path / "whole", data_config=options, config=config)
-    train(path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2))
+    train(
+        path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2)
+    )
     assert read_state(tmp_path / "parts")[:2] == (options, replace(config, epochs=2))
-    more = train(path, tmp_path / "parts", data_config=options, config=config, resume=True)
+    more = train(
+        path, tmp_path / "parts", data_config=options, config=config, resume=True
+    )
     assert more.summary["epochs"] == 4
     whole, parts = load(tmp_path / "whole").model, load(tmp_path / "parts").model
-    assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
-    assert (tmp_path / "whole" / MODEL).read_bytes() == (tmp_path / "parts" / MODEL).read_bytes()
+    assert all(
+        map(torch.equal, whole.state_dict().values(), parts.state_dict().values())
+    )
+    assert (tmp_path / "whole" / MODEL).read_bytes() == (
+        tmp_path / "parts" / MODEL
+    ).read_bytes()
 
 
-def test_ctrl_c_keeps_the_best_epoch_and_resumes_to_the_same_bits(data, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_best_epoch_and_resumes_to_the_same_bits(
+    data, tmp_path, monkeypatch
+):
     def interrupt(epoch, epochs):
         if epoch.number == 2:
             raise KeyboardInterrupt
@@ -165,18 +206,25 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
 
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1), on_epoch=second)
     assert refused
-    with pytest.raises(InputError, match="already contains a run; --resume or --overwrite it"):
+    with pytest.raises(
+        InputError, match="already contains a run; --resume or --overwrite it"
+    ):
         train(data, tmp_path / "run", config=QUICK)
-    (half := tmp_path / "run" / ".model.safetensors.00000000.tmp").touch()  # of a killed process
-    train(data, tmp_path / "run", config=replace(QUICK, seed=3, epochs=1), overwrite=True)
+    (
+        half := tmp_path / "run" / ".model.safetensors.00000000.tmp"
+    ).touch()  # of a killed process
+    train(
+        data, tmp_path / "run", config=replace(QUICK, seed=3, epochs=1), overwrite=True
+    )
     assert (read_state(tmp_path / "run")[1].seed, half.exists()) == (3, False)
 
 
 @pytest.mark.system
 def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
     program = (
-        "import sys; from lstm_edge.training import train as t; t._SAVE_EVERY = float(sys.argv[3])\n"
-        "t.train(sys.argv[1], sys.argv[2], config=t.TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
+        "import sys; from lstm_edge.training import train as t; t._SAVE_EVERY ="
+        " float(sys.argv[3])\nt.train(sys.argv[1], sys.argv[2],"
+        " config=t.TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
         " on_epoch=lambda epoch, _: print(epoch.number, flush=True))"
     )
     for interval in (1e9, 0.0):
@@ -188,9 +236,13 @@ def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
             time.sleep(0.05)
             ran.kill()
         if interval:
-            train(data, folder, config=QUICK)  # nothing was saved, so that it starts again
+            train(
+                data, folder, config=QUICK
+            )  # nothing was saved, so that it starts again
             continue
-        with pytest.raises(NotFoundError, match="its training was stopped; train again with --resume"):
+        with pytest.raises(
+            NotFoundError, match="its training was stopped; train again with --resume"
+        ):
             load(folder)
         done = len(read_state(folder)[3]["history"])
         config = replace(QUICK, epochs=done + 1)
@@ -205,12 +257,17 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
     other = save_classes(tmp_path / "o.npz", seed=9)
     for path, config in ((data, replace(QUICK, seed=5)), (other, QUICK)):
-        with pytest.raises(InputError, match="was trained on other data or with other options"):
+        with pytest.raises(
+            InputError, match="was trained on other data or with other options"
+        ):
             train(path, tmp_path / "run", config=config, resume=True)
     content = (tmp_path / "run" / RESUME).read_bytes()
     for wrong, message in (
         (content[:-9], "can't be read as a checkpoint"),
-        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "has no state of a training"),
+        (
+            content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'),
+            "has no state of a training",
+        ),
     ):
         (tmp_path / "run" / RESUME).write_bytes(wrong)
         with pytest.raises(FileFormatError, match=message):
@@ -223,7 +280,11 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
         ({"window": 99}, {}, "has 20 steps, fewer than --window 99"),
         ({"units": ("m",)}, {}, "expected one unit for each value to predict"),
         ({}, {"learning_rate": 1e30}, "give a lower --learning-rate than 1e"),
-        *([] if torch.cuda.is_available() else [({}, {"device": "cuda"}, "PyTorch finds no CUDA device")]),
+        *(
+            []
+            if torch.cuda.is_available()
+            else [({}, {"device": "cuda"}, "PyTorch finds no CUDA device")]
+        ),
         ({}, {"hidden_size": 0}, "hidden_size is 0, expected 1 or more"),
         ({}, {"dropout": 0.5}, "dropout is applied between layers"),
         ({}, {"learning_rate": math.inf}, "learning_rate is inf, expected more than 0"),
@@ -231,10 +292,17 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
 )
 def test_what_can_not_be_trained_is_refused(data, tmp_path, options, config, message):
     with pytest.raises(InputError, match=message):
-        train(data, tmp_path / "run", data_config=DataConfig(**options), config=replace(QUICK, **config))
+        train(
+            data,
+            tmp_path / "run",
+            data_config=DataConfig(**options),
+            config=replace(QUICK, **config),
+        )
 
 
-def test_folds_score_every_series_and_report_the_spread_also_with_weighted_classes(data, tmp_path):
+def test_folds_score_every_series_and_report_the_spread_also_with_weighted_classes(
+    data, tmp_path
+):
     config = replace(QUICK, epochs=1, class_weight="balanced")
     run = train(data, tmp_path / "run", data_config=DataConfig(folds=3), config=config)
     scores = run.summary["cross_validation"]["accuracy"]
@@ -243,47 +311,73 @@ def test_folds_score_every_series_and_report_the_spread_also_with_weighted_class
 
 
 @pytest.mark.parametrize(
-    ("recall", "weight", "advised"), [(0.0, "none", True), (0.5, "none", False), (0.0, "balanced", False)]
+    ("recall", "weight", "advised"),
+    [(0.0, "none", True), (0.5, "none", False), (0.0, "balanced", False)],
 )
-def test_a_rare_class_that_is_never_recognized_gets_advice(tmp_path, recall, weight, advised):
+def test_a_rare_class_that_is_never_recognized_gets_advice(
+    tmp_path, recall, weight, advised
+):
     save_classes(tmp_path / "d.npz", y=np.array(["common"] * 37 + ["rare"] * 3))
     split, _ = read_split(tmp_path / "d.npz", DataConfig(), 0)
     windows = {"accuracy": 0.9, "recall": {"common": 1.0, "rare": recall}}
-    scores = {"shown": "windows", "windows": windows, "baselines": {"majority": {"accuracy": 0.5}}}
+    scores = {
+        "shown": "windows",
+        "windows": windows,
+        "baselines": {"majority": {"accuracy": 0.5}},
+    }
     sets = {"validation": None, "test": scores}
     config = replace(QUICK, class_weight=weight)
     notes = advice(split.data, DataConfig(), config, sets)
-    assert any("class 'rare' has" in note and "--class-weight balanced" in note for note in notes) == advised
+    assert (
+        any(
+            "class 'rare' has" in note and "--class-weight balanced" in note
+            for note in notes
+        )
+        == advised
+    )
 
 
 def test_a_bidirectional_network_is_trained_from_reset(data, tmp_path):
-    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=10, bidirectional=True))
+    run = train(
+        data, tmp_path / "run", config=replace(QUICK, epochs=10, bidirectional=True)
+    )
     assert run.summary["test"].keys() == {"windows", "baselines", "shown"}
     assert run.summary["test"]["windows"]["accuracy"] == 1.0
     assert (run.trained.carry, run.trained.reset) == (False, 1.0)
 
 
 def series_of(*lengths):
-    x = [np.full((length, 1), index, np.float32) for index, length in enumerate(lengths)]
-    return [Series(str(index), "", "train", steps, steps[:, 0].astype(int)) for index, steps in enumerate(x)]
+    x = [
+        np.full((length, 1), index, np.float32) for index, length in enumerate(lengths)
+    ]
+    return [
+        Series(str(index), "", "train", steps, steps[:, 0].astype(int))
+        for index, steps in enumerate(x)
+    ]
 
 
 def test_rows_of_batches_walk_through_every_step_once():
-    batches = list(chunk_batches(series_of(5, 3, 4), 2, chunk=2, window=2, joined=False))
+    batches = list(
+        chunk_batches(series_of(5, 3, 4), 2, chunk=2, window=2, joined=False)
+    )
     steps = [
         (int(batch.y[row, step]), int(batch.offset[row]) + step)
         for batch in batches
         for row in range(2)
         for step in range(int(batch.lengths[row]))
     ]
-    assert sorted(steps) == [(row, step) for row, count in enumerate((5, 3, 4)) for step in range(count)]
+    assert sorted(steps) == [
+        (row, step) for row, count in enumerate((5, 3, 4)) for step in range(count)
+    ]
     assert all(torch.equal(batch.offset == 0, batch.starts_stream) for batch in batches)
 
 
 def test_the_picked_steps_estimate_the_loss_of_all(data):
     split, _ = read_split(data, DataConfig(), 0)
     training = Training(split, DataConfig(), QUICK)
-    batches = list(chunk_batches(split.data.of("train"), 24, chunk=None, window=5, joined=False))
+    batches = list(
+        chunk_batches(split.data.of("train"), 24, chunk=None, window=5, joined=False)
+    )
     torch.manual_seed(0)
     score = partial(evaluate, training.net, batches, loss=training.loss, carry=0.0)
     whole = score().loss
@@ -302,13 +396,24 @@ def test_classes_are_counted_as_scikit_learn_does():
 
 @pytest.mark.parametrize(
     ("keep", "joined", "parts", "carried"),
-    [(1.0, False, 1, True), (0.0, False, 1, False), (1.0, True, 2, True), (1.0, False, 2, False)],
+    [
+        (1.0, False, 1, True),
+        (0.0, False, 1, False),
+        (1.0, True, 2, True),
+        (1.0, False, 2, False),
+    ],
 )
-def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(keep, joined, parts, carried):
+def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(
+    keep, joined, parts, carried
+):
     torch.manual_seed(0)
     net, rng = LSTM1(3, 2, 4, 2, 5, readout="last"), np.random.default_rng(0)
     xs = rng.normal(size=(2, 8, 2)).astype(np.float32)
-    records = [Series("", "", "", x, np.zeros(len(x))) for part in np.split(xs, parts, 1) for x in part]
+    records = [
+        Series("", "", "", x, np.zeros(len(x)))
+        for part in np.split(xs, parts, 1)
+        for x in part
+    ]
     batches = chunk_batches(records, 2, chunk=4, window=4, joined=joined)
     outputs = [result.outputs for result in run_batches(net.eval(), batches, keep)]
     ends = [net(torch.from_numpy(xs[:, start:])) for start in (0, 4)]

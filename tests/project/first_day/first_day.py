@@ -1,12 +1,15 @@
-"""Replay the first day of four new users, each from an empty folder and with the README's commands, timed.
+"""Replay the first day of four new users, each from an empty folder and with the
+README's commands, timed.
 
-    python tests/project/first_day/first_day.py             # installs a clone first, as the README says
-    python tests/project/first_day/first_day.py --here      # with the lstm-edge on the path
-    python tests/project/first_day/first_day.py --here maintenance firmware
+    python tests/project/first_day/first_day.py             # installs a clone first, as
+    the README says python tests/project/first_day/first_day.py --here      # with the
+    lstm-edge on the path python tests/project/first_day/first_day.py --here maintenance
+    firmware
 
-They come with a maintenance CSV, with modules of their own, for a microcontroller, and for a web page and a
-back end. A step is a command, the exit code it ends with, and words that it prints; slips are steps, too.
-Exit status 1: a step went otherwise, which is printed with its output.
+They come with a maintenance CSV, with modules of their own, for a microcontroller, and
+for a web page and a back end. A step is a command, the exit code it ends with, and
+words that it prints; slips are steps, too. Exit status 1: a step went otherwise, which
+is printed with its output.
 """
 
 import argparse
@@ -77,19 +80,31 @@ with load("har.onnx") as model:
         logits = sources.step(np.zeros((100, 6), np.float32), ids)
     print(logits.shape)
 """
-HAR = Step("lstm-edge demo -o demo", "next"), Step("cp demo/basic_motions.onnx har.onnx", "")
+HAR = (
+    Step("lstm-edge demo -o demo", "next"),
+    Step("cp demo/basic_motions.onnx har.onnx", ""),
+)
 PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "maintenance": (
         Step("lstm-edge train pumps.csv -o run", "no column 'label'", 2),
-        Step("lstm-edge train pumps.csv -o run --label state --order tiem", "did you mean 'time'", 2),
         Step(
-            "lstm-edge train pumps.csv -o run --series pump --order time --label state --window 30",
+            "lstm-edge train pumps.csv -o run --label state --order tiem",
+            "did you mean 'time'",
+            2,
+        ),
+        Step(
+            "lstm-edge train pumps.csv -o run --series pump --order time --label state"
+            " --window 30",
             "accuracy, streams",
         ),
         Step("lstm-edge export run -o pump.onnx", "equal to PyTorch"),
         Step("lstm-edge validate pump.onnx --against run --quick", "passed"),
         Step("lstm-edge predict pump.onnx pumps.csv -o states.csv", ""),
-        Step("tail -n 200 pumps.csv | cut -d, -f3,4 | lstm-edge stream pump.onnx --hold 5", "worn|new"),
+        Step(
+            "tail -n 200 pumps.csv | cut -d, -f3,4 | lstm-edge stream pump.onnx"
+            " --hold 5",
+            "worn|new",
+        ),
     ),
     "modules": (
         Step("lstm-edge export mine:build -o m.onnx", "--input x=N,L,8", 2),
@@ -102,7 +117,9 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
             "lstm-edge export mine:Loop --input x=N,1,4 --input h=N,16 -o loop.onnx",
             "equal to PyTorch",
         ),
-        Step("lstm-edge export mine:build --input x=N,L,4 -o m.onnx", "equal to PyTorch"),
+        Step(
+            "lstm-edge export mine:build --input x=N,L,4 -o m.onnx", "equal to PyTorch"
+        ),
         Step("lstm-edge validate m.onnx --against mine:build --quick", "passed"),
         Step("lstm-edge selftest m.onnx", r"ok: yes.* 2 +│ h_n"),
         Step("lstm-edge inspect m.onnx", "h_0.*past_0.*provenance"),
@@ -113,8 +130,16 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
             "lstm-edge quantize har.onnx --data demo/basic_motions.npz -o har8.onnx",
             "judgement agreement",
         ),  # faster on the board, not on every PC
-        Step("lstm-edge convert har8.onnx --to c --name har -o har_c", "flash", needs="cc"),
-        Step("cmake -S har_c -B build && cmake --build build", "Built target har", needs="cmake"),
+        Step(
+            "lstm-edge convert har8.onnx --to c --name har -o har_c",
+            "flash",
+            needs="cc",
+        ),
+        Step(
+            "cmake -S har_c -B build && cmake --build build",
+            "Built target har",
+            needs="cmake",
+        ),
     ),
     "web": (
         *HAR,
@@ -129,8 +154,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("people", nargs="*", choices=[[], *PEOPLE], help="Who; all by default.")
-    parser.add_argument("--here", action="store_true", help="Use the lstm-edge on the path, install nothing.")
+    parser.add_argument(
+        "people", nargs="*", choices=[[], *PEOPLE], help="Who; all by default."
+    )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="Use the lstm-edge on the path, install nothing.",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = (
@@ -138,7 +169,11 @@ def main() -> None:
             if options.here
             else f"{_install(Path(folder))}{os.pathsep}{os.environ['PATH']}"
         )
-        failed = [name for name in options.people or PEOPLE if not _day(name, Path(folder) / name, path)]
+        failed = [
+            name
+            for name in options.people or PEOPLE
+            if not _day(name, Path(folder) / name, path)
+        ]
     sys.exit(f"otherwise than expected: {', '.join(failed)}" if failed else 0)
 
 
@@ -147,7 +182,15 @@ def _install(folder: Path) -> Path:
     started = time.perf_counter()
     subprocess.run(["git", "clone", "-q", ROOT, folder / "clone"], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "-q", "./runtime[cpu]", ".[export,report]"]
+    pip = [
+        folder / "venv/bin/python",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "./runtime[cpu]",
+        ".[export,report]",
+    ]
     subprocess.run(pip, check=True, cwd=folder / "clone")
     print(f"installed in {time.perf_counter() - started:.0f} s")
     return folder / "venv/bin"
@@ -177,7 +220,10 @@ def _day(name: str, folder: Path, path: str) -> bool:
         output = f"{ran.stdout}\n{ran.stderr}"
         print(f"{time.perf_counter() - begun:6.1f} s {step.command}")
         if ran.returncode != step.code or not re.search(step.says, output, re.DOTALL):
-            print(f"expected exit code {step.code} and {step.says!r}; got {ran.returncode} and:\n{output}")
+            print(
+                f"expected exit code {step.code} and {step.says!r}; got"
+                f" {ran.returncode} and:\n{output}"
+            )
             return False
     print(f"{time.perf_counter() - started:6.1f} s in all")
     return True
@@ -194,7 +240,9 @@ def _brought() -> Iterator[tuple[str, str]]:
         for second in range(200):
             pressure = 5 + np.sin(second / (4 + 3 * worn)) + rng.normal(0, 0.2)
             vibration = rng.normal(0, 0.4 + 0.3 * worn)
-            rows.append(f"p{pump},{second},{pressure:.3f},{vibration:.3f},{'worn' if worn else 'new'}")
+            rows.append(
+                f"p{pump},{second},{pressure:.3f},{vibration:.3f},{'worn' if worn else 'new'}"
+            )
     yield "pumps.csv", "\n".join([*rows, ""])
 
 

@@ -1,7 +1,8 @@
-"""Make ``late.onnx`` (a delay), ``strided.onnx`` (a frame every 4 samples) and ``motions-int8.onnx``.
+"""Make ``late.onnx`` (a delay), ``strided.onnx`` (a frame every 4 samples) and
+``motions-int8.onnx``.
 
-Run it from the repository's root, with the ``export`` extra installed. The bytes depend on the versions of
-torch, onnx and onnxruntime, which the manifests name.
+Run it from the repository's root, with the ``export`` extra installed. The bytes depend
+on the versions of torch, onnx and onnxruntime, which the manifests name.
 """
 
 import subprocess
@@ -24,7 +25,10 @@ class Late(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.lstm = nn.Conv1d(3, 6, 5, padding=2), nn.LSTM(6, 8, batch_first=True)
+        self.conv, self.lstm = (
+            nn.Conv1d(3, 6, 5, padding=2),
+            nn.LSTM(6, 8, batch_first=True),
+        )
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +41,10 @@ class Strided(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gru = nn.Conv1d(3, 6, 6, 4, padding=1), nn.GRU(6, 8, batch_first=True)
+        self.conv, self.gru = (
+            nn.Conv1d(3, 6, 6, 4, padding=1),
+            nn.GRU(6, 8, batch_first=True),
+        )
         self.head, self.last = nn.Linear(8, 3), nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +59,15 @@ def small() -> None:
         for command in (
             f"train {data} -o {folder}/run",
             f"export {folder}/run -o {folder}/float.onnx",
-            f"quantize {folder}/float.onnx -o {HERE}/motions-int8.onnx --for arm --data {data}",
+            (
+                f"quantize {folder}/float.onnx -o {HERE}/motions-int8.onnx --for arm"
+                f" --data {data}"
+            ),
         ):
-            subprocess.run([Path(sys.executable).with_name("lstm-edge"), *command.split()], check=True)
+            subprocess.run(
+                [Path(sys.executable).with_name("lstm-edge"), *command.split()],
+                check=True,
+            )
 
 
 def main() -> None:

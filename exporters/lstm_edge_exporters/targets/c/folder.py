@@ -1,4 +1,6 @@
-"""From an ONNX file to a folder of C99: header, operations, self-test, the core, and a CMake file."""
+"""From an ONNX file to a folder of C99: header, operations, self-test, the core, and a
+CMake file.
+"""
 
 import ctypes
 import os
@@ -14,7 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    InputError,
+    MissingDependencyError,
+)
 from lstm_edge_runtime.manifest import Manifest
 
 from ..folders import check_folder, write_folder
@@ -49,13 +55,16 @@ class CFolder:
     """Bytes of working memory of a call."""
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the folder, whole or not at all; an earlier one of the same model is replaced.
+        """Write the folder, whole or not at all; an earlier one of the same model is
+        replaced.
 
         Raises:
             NotFoundError: its parent is not there.
             InputError: it holds something else, or can't be written.
         """
-        return write_folder(folder, {path: text.encode() for path, text in self.files.items()})
+        return write_folder(
+            folder, {path: text.encode() for path, text in self.files.items()}
+        )
 
 
 class _Port(NamedTuple):
@@ -71,9 +80,13 @@ class _Port(NamedTuple):
 
 
 def check_c_folder(
-    folder: str | os.PathLike[str], source: str | os.PathLike[str], name: str | None = None
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    name: str | None = None,
 ) -> None:
-    """Refuse early what ``CFolder.save`` would refuse after the work; raises as that does."""
+    """Refuse early what ``CFolder.save`` would refuse after the work; raises as that
+    does.
+    """
     paths = {_path(_name(source, name), template) for template in (*_TEMPLATES, *_CORE)}
     check_folder(folder, paths.__contains__)
 
@@ -86,9 +99,11 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         name: the prefix of functions and files; None for the file's own name.
 
     Raises:
-        NotFoundError, FileFormatError, ContractError: the file is not there, or can't be streamed.
+        NotFoundError, FileFormatError, ContractError: the file is not there, or can't
+            be streamed.
         InputError: a name that C can't take, or a file without golden case.
-        UnsupportedError: an operator or a size that the native engine or the core lacks.
+        UnsupportedError: an operator or a size that the native engine or the core
+            lacks.
         MissingDependencyError: no C compiler.
         CheckFailedError: the self-test fails, or the code does not compile.
     """
@@ -102,18 +117,28 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         record(model, compiled, (_CALLS + delay) * model.manifest.unit)
     table = Table(compiled.writer)
     files = _render(name, model.manifest, compiled, table)
-    core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"
-    files |= {f"src/{part}": (core / part).read_text(encoding="utf-8") for part in _CORE}
+    core = (
+        _HERE / "core"
+        if (_HERE / "core").is_dir()
+        else _HERE.parents[3] / "native" / "core"
+    )
+    files |= {
+        f"src/{part}": (core / part).read_text(encoding="utf-8") for part in _CORE
+    }
     constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
     work = 4 * table.memory + 2 * table.quantized
-    return CFolder(name, files, _self_test(name, files), constants, 4 * table.states, work)
+    return CFolder(
+        name, files, _self_test(name, files), constants, 4 * table.states, work
+    )
 
 
 def _name(source: str | os.PathLike[str], name: str | None) -> str:
     return model_name(Path(source).stem if name is None else name)
 
 
-def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> dict[str, str]:
+def _render(
+    name: str, manifest: Manifest, compiled: Compiled, table: Table
+) -> dict[str, str]:
     upper, writer = name.upper(), compiled.writer
     inputs, outputs = _ports(compiled, "inputs"), _ports(compiled, "outputs")
     parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
@@ -133,10 +158,15 @@ def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> 
         "parameters": ", ".join(parameters),
         "bases": ", ".join(bases),
         "forward": ", ".join(port.symbol for port in (*inputs, *outputs)),
-        "pools": ", ".join(f"{{.from = {pool.symbol if pool.size else 'NULL'}}}" for pool in table.pools),
+        "pools": ", ".join(
+            f"{{.from = {pool.symbol if pool.size else 'NULL'}}}"
+            for pool in table.pools
+        ),
         "reset": reset,
         "states": str(table.states),
-        "definitions": "".join(pool.definition() for pool in (*table.pools, table.bytes)),
+        "definitions": "".join(
+            pool.definition() for pool in (*table.pools, table.bytes)
+        ),
         "operations": "\n".join(table.lines),
         "count": str(table.count),
         "labels": ", ".join(map(c_string, labels)),
@@ -152,7 +182,9 @@ def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> 
 
 def _ports(compiled: Compiled, kind: str) -> list[_Port]:
     writer, ports = compiled.writer, compiled.writer.ports(kind)
-    names = c_identifiers(writer.constants[port.name].tobytes().decode() for port in ports)
+    names = c_identifiers(
+        writer.constants[port.name].tobytes().decode() for port in ports
+    )
     single = len(ports) == 1
     prefix, alone = ("in", "x") if kind == "inputs" else ("out", "y")
     return [
@@ -168,27 +200,45 @@ def _ports(compiled: Compiled, kind: str) -> list[_Port]:
 
 
 def _macros(
-    upper: str, unit: int, inputs: Sequence[_Port], outputs: Sequence[_Port], manifest: Manifest
+    upper: str,
+    unit: int,
+    inputs: Sequence[_Port],
+    outputs: Sequence[_Port],
+    manifest: Manifest,
 ) -> Iterator[str]:
     yield f"#define {upper}_UNIT {unit} /* time steps in one call */"
     for kind, ports in (("INPUTS", inputs), ("OUTPUTS", outputs)):
         for port in ports:
-            yield f"#define {upper}_{kind}{port.suffix} {port.width} /* numbers of {port.symbol} in a call */"
+            yield (
+                f"#define {upper}_{kind}{port.suffix} {port.width} /* numbers of"
+                f" {port.symbol} in a call */"
+            )
     for port in outputs:
         if port.delay:
-            yield f"#define {upper}_DELAY{port.suffix} {port.delay} /* frames of {port.symbol} to drop */"
+            yield (
+                f"#define {upper}_DELAY{port.suffix} {port.delay} /* frames of"
+                f" {port.symbol} to drop */"
+            )
     if rate := manifest.signal.sampling_rate:
         yield f"#define {upper}_SAMPLING_RATE {float(rate)!r}f /* Hz */"
     if manifest.reset_every:
-        yield f"#define {upper}_RESET_EVERY {manifest.reset_every} /* time steps, as in training */"
+        yield (
+            f"#define {upper}_RESET_EVERY {manifest.reset_every} /* time steps, as in"
+            " training */"
+        )
     labels = manifest.task.labels if manifest.task else ()
     if labels:
-        members = ", ".join(f"{upper}_LABEL_{label} = {i}" for i, label in enumerate(c_identifiers(labels)))
+        members = ", ".join(
+            f"{upper}_LABEL_{label} = {i}"
+            for i, label in enumerate(c_identifiers(labels))
+        )
         yield f"#define {upper}_LABELS {len(labels)}\nenum {{ {members} }};"
 
 
 def _state_names(compiled: Compiled) -> list[str]:
-    """Return the struct's member of each part of the states; layers of one state have the same."""
+    """Return the struct's member of each part of the states; layers of one state have
+    the same.
+    """
     inputs = list(dict.fromkeys(part.state.input for part in compiled.parts))
     names = dict(zip(inputs, map(member, c_identifiers(inputs)), strict=True))
     return [names[part.state.input] for part in compiled.parts]
@@ -197,7 +247,9 @@ def _state_names(compiled: Compiled) -> list[str]:
 def _members(compiled: Compiled, table: Table) -> Iterator[str]:
     """Yield the declarations of the state's members, in the order in which they lie."""
     writer, sizes = compiled.writer, dict[tuple[str, str], int]()
-    parts = zip(table.offsets, _state_names(compiled), writer.ports("states"), strict=True)
+    parts = zip(
+        table.offsets, _state_names(compiled), writer.ports("states"), strict=True
+    )
     for _, name, port in sorted(parts):
         key = ("int64_t" if writer.dtype(port.buffer) == "int64" else "float", name)
         sizes[key] = sizes.get(key, 0) + writer.width(port.buffer)
@@ -211,7 +263,11 @@ def _counters(compiled: Compiled) -> Iterator[str]:
     writer = compiled.writer
     for name, port in zip(_state_names(compiled), writer.ports("states"), strict=True):
         if writer.dtype(port.buffer) == "int64":
-            value = writer.constants[port.option].reshape(-1) if port.option < len(writer.constants) else [0]
+            value = (
+                writer.constants[port.option].reshape(-1)
+                if port.option < len(writer.constants)
+                else [0]
+            )
             yield f"{name}[0] = {literals(np.array(value, np.int64))}"
 
 
@@ -221,7 +277,9 @@ def _self_test_values(
     lines = []
     for port, kept in zip(inputs, writer.ports("inputs"), strict=True):
         numbers = writer.constants[kept.golden]
-        text = literals(numbers.astype(np.float32 if port.c_type == "float" else np.int32))
+        text = literals(
+            numbers.astype(np.float32 if port.c_type == "float" else np.int32)
+        )
         lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{text}}};")
     for port, kept in zip(outputs, writer.ports("outputs"), strict=True):
         for kind, number in (("expected", kept.golden), ("limits", kept.tolerance)):
@@ -231,10 +289,13 @@ def _self_test_values(
     return {
         "calls": str(len(numbers)),
         "given": "\n".join(lines),
-        "results": "\n".join(f"    float {port.symbol}[{port.width}];" for port in outputs),
+        "results": "\n".join(
+            f"    float {port.symbol}[{port.width}];" for port in outputs
+        ),
         "arguments": ", ".join([*arguments, *(port.symbol for port in outputs)]),
         "compared": "\n".join(
-            f"    le_compare({name}, expected_{name}, limits_{name}, {width}, &worst, &all);"
+            f"    le_compare({name}, expected_{name}, limits_{name}, {width}, &worst,"
+            " &all);"
             for name, _, _, width, _ in outputs
         ),
     }
@@ -245,28 +306,47 @@ def _path(name: str, file: str) -> str:
 
 
 def _self_test(name: str, files: Mapping[str, str]) -> float:
-    """Compile the files on this machine and run their self-test; return the largest difference."""
+    """Compile the files on this machine and run their self-test; return the largest
+    difference.
+    """
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
         raise MissingDependencyError(
-            f"no C compiler {compiler[0]!r}, which checks the code; install gcc or set CC"
+            f"no C compiler {compiler[0]!r}, which checks the code; install gcc or"
+            " set CC"
         )
     with tempfile.TemporaryDirectory() as folder:
-        root = write_folder(Path(folder) / name, {path: text.encode() for path, text in files.items()})
+        root = write_folder(
+            Path(folder) / name, {path: text.encode() for path, text in files.items()}
+        )
         sources = [str(root / path) for path in files if path.endswith(".c")]
         library = str(Path(folder) / "network.so")
         built = subprocess.run(  # noqa: S603  the user's own compiler
-            [*compiler, "-std=c99", "-O1", "-shared", "-fPIC", *sources, "-lm", "-o", library],
+            [
+                *compiler,
+                "-std=c99",
+                "-O1",
+                "-shared",
+                "-fPIC",
+                *sources,
+                "-lm",
+                "-o",
+                library,
+            ],
             capture_output=True,
             check=False,
         )
         if built.returncode:
             raise CheckFailedError(
-                f"the C code does not compile: {built.stderr.decode(errors='replace')[:300]}"
+                "the C code does not compile:"
+                f" {built.stderr.decode(errors='replace')[:300]}"
             )
         test = getattr(ctypes.CDLL(library), f"{name}_selftest")
         test.restype, passed = ctypes.c_float, ctypes.c_int()
         difference = float(test(ctypes.byref(passed)))
     if not passed.value:
-        raise CheckFailedError(f"the self-test fails in C, by {difference:.3g} at most; use a native program")
+        raise CheckFailedError(
+            f"the self-test fails in C, by {difference:.3g} at most; use a native"
+            " program"
+        )
     return difference

@@ -1,4 +1,6 @@
-"""Where each buffer of a program lies in C: with the caller, in the state, in flash, or in working memory."""
+"""Where each buffer of a program lies in C: with the caller, in the state, in flash, or
+in working memory.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,8 @@ _BUFFERS: Mapping[Code, tuple[Sequence[int], Sequence[int]]] = {
     Code.BINARY: ((0, 1), (3,)), Code.WHERE: ((0, 1, 2), (3,)), Code.CONSTANT: ((), (1,)),
     Code.WINDOW: ((0, 1), (2,)), Code.PUSH: ((0, 1), ()), **dict.fromkeys(RECURRENT, ((0, 1, 2), (3, 4))),
 }  # fmt: skip
-"""The arguments of an operation that it reads, and those that it writes, where not 0 and 1."""
+"""The arguments of an operation that it reads, and those that it writes, where not 0
+and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input of the same width."""
 _GATES = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
@@ -19,13 +22,21 @@ _GATES = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
 def reads(operation: Operation) -> list[int]:
     """Return the buffers that an operation reads."""
     positions = _BUFFERS.get(operation.code, ((0,), (1,)))[0]
-    return [operation.arguments[position] for position in positions if operation.arguments[position] != NONE]
+    return [
+        operation.arguments[position]
+        for position in positions
+        if operation.arguments[position] != NONE
+    ]
 
 
 def writes(operation: Operation) -> list[int]:
     """Return the buffers that an operation writes."""
     positions = _BUFFERS.get(operation.code, ((0,), (1,)))[1]
-    return [operation.arguments[position] for position in positions if operation.arguments[position] != NONE]
+    return [
+        operation.arguments[position]
+        for position in positions
+        if operation.arguments[position] != NONE
+    ]
 
 
 def size_of(writer: ProgramWriter, buffer: int) -> int:
@@ -35,7 +46,9 @@ def size_of(writer: ProgramWriter, buffer: int) -> int:
 
 @dataclass
 class Span:
-    """A stretch of working memory, from the first operation that needs it to the last."""
+    """A stretch of working memory, from the first operation that needs it to the
+    last.
+    """
 
     size: int
     first: int
@@ -44,14 +57,22 @@ class Span:
 
 
 def last_reads(writer: ProgramWriter) -> dict[int, int]:
-    """Return the last operation that reads each buffer; the number of operations for outputs and states."""
+    """Return the last operation that reads each buffer; the number of operations for
+    outputs and states.
+    """
     operations = writer.operations
-    last = {buffer: number for number, operation in enumerate(operations) for buffer in reads(operation)}
+    last = {
+        buffer: number
+        for number, operation in enumerate(operations)
+        for buffer in reads(operation)
+    }
     last |= {port.buffer: len(operations) for port in writer.ports("outputs")}
     return last | {port.next: len(operations) for port in writer.ports("states")}
 
 
-def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int, Span], dict[int, Span]]:
+def plan(
+    writer: ProgramWriter, placed: Mapping[int, object]
+) -> tuple[dict[int, Span], dict[int, Span]]:
     """Plan the working memory.
 
     Args:
@@ -59,7 +80,8 @@ def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int,
         placed: the buffers that lie elsewhere.
 
     Returns:
-        The span of each other buffer, and the span of each recurrent operation's gates by its number.
+        The span of each other buffer, and the span of each recurrent operation's gates
+        by its number.
     """
     last = last_reads(writer)
     spans: dict[int, Span] = {}
@@ -72,21 +94,38 @@ def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int,
             if buffer in placed or buffer in spans:
                 continue
             size = size_of(writer, buffer)
-            ending = [read for read in reads(operation) if read in spans and last[read] == number]
+            ending = [
+                read
+                for read in reads(operation)
+                if read in spans and last[read] == number
+            ]
             ends = [spans[end] for end in ending if size_of(writer, end) == size]
-            spans[buffer] = ends[0] if ends and operation.code in _IN_PLACE else Span(size, number, number)
+            spans[buffer] = (
+                ends[0]
+                if ends and operation.code in _IN_PLACE
+                else Span(size, number, number)
+            )
             spans[buffer].last = max(spans[buffer].last, last.get(buffer, number))
     return spans, gates
 
 
 def lay(spans: Iterable[Span]) -> int:
-    """Give each span an offset apart from those needed at the same time; return the size."""
+    """Give each span an offset apart from those needed at the same time; return the
+    size.
+    """
     placed: list[Span] = []
     unique = {id(span): span for span in spans}
     for span in sorted(unique.values(), key=lambda span: (-span.size, span.first)):
-        near = [other for other in placed if other.first <= span.last and span.first <= other.last]
+        near = [
+            other
+            for other in placed
+            if other.first <= span.last and span.first <= other.last
+        ]
         for other in sorted(near, key=lambda other: other.offset):
-            if span.offset + span.size > other.offset and other.offset + other.size > span.offset:
+            if (
+                span.offset + span.size > other.offset
+                and other.offset + other.size > span.offset
+            ):
                 span.offset = other.offset + other.size
         placed.append(span)
     return max((span.offset + span.size for span in placed), default=0)

@@ -20,16 +20,24 @@ assert complex ctype errno fenv limits locale math setjmp signal stddef stdint s
 
 
 def c_string(text: str) -> str:
-    """Return a string of C, quotes included: UTF-8, all but plain characters by their octal codes."""
+    """Return a string of C, quotes included: UTF-8, all but plain characters by their
+    octal codes.
+    """
     plain = set(range(0x20, 0x7F)) - set(b'"\\?')
-    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
+    return (
+        '"'
+        + "".join(
+            chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()
+        )
+        + '"'
+    )
 
 
 def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
     """Yield an ending of an identifier for each text, all different.
 
-    Accents are dropped and other characters that C doesn't allow become ``_``; the index of the text is
-    appended if nothing is left or two texts have become the same.
+    Accents are dropped and other characters that C doesn't allow become ``_``; the
+    index of the text is appended if nothing is left or two texts have become the same.
     """
     used: set[str] = set()
     for index, text in enumerate(texts):
@@ -45,11 +53,18 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
 
 def member(ending: str) -> str:
     """Return the ending of an identifier as a name of its own."""
-    return f"_{ending}" if ending[0].isdigit() else f"{ending}_" if ending in _KEYWORDS.split() else ending
+    return (
+        f"_{ending}"
+        if ending[0].isdigit()
+        else f"{ending}_"
+        if ending in _KEYWORDS.split()
+        else ending
+    )
 
 
 def model_name(given: str) -> str:
-    """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
+    """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as
+    ``_``.
 
     Raises:
         InputError: it is no identifier, or a keyword or header of C or C++.
@@ -61,5 +76,8 @@ def model_name(given: str) -> str:
     elif name in _KEYWORDS.split():
         why = "a keyword or a header of C or C++"
     if why is not None:
-        raise InputError(f"the model's name is {name!r}, which is {why}; rename the file or give --name")
+        raise InputError(
+            f"the model's name is {name!r}, which is {why}; rename the file or give"
+            " --name"
+        )
     return name

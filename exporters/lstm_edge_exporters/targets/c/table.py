@@ -1,4 +1,6 @@
-"""From a native program to a const table of operations in C; ``lstm_edge_core.h`` describes them."""
+"""From a native program to a const table of operations in C; ``lstm_edge_core.h``
+describes them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +12,15 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-from ..native.program import NONE, Binary, Code, Function, Operation, ProgramWriter, Weights
+from ..native.program import (
+    NONE,
+    Binary,
+    Code,
+    Function,
+    Operation,
+    ProgramWriter,
+    Weights,
+)
 from .memory import RECURRENT, last_reads, lay, plan, size_of, writes
 
 Array = npt.NDArray[np.generic]
@@ -30,18 +40,24 @@ _TILE = 16
 
 def _ref(base: str, offset: int) -> str:
     if offset >= _MOST_ELEMENTS:
-        raise UnsupportedError(f"{offset:,} numbers, expected fewer than {_MOST_ELEMENTS:,} in C")
+        raise UnsupportedError(
+            f"{offset:,} numbers, expected fewer than {_MOST_ELEMENTS:,} in C"
+        )
     return f"LE_REF({base}, {offset})"
 
 
 def _narrow(size: int) -> int:
     if size > _MOST_WIDTH:
-        raise UnsupportedError(f"an operation on {size:,} numbers, expected at most {_MOST_WIDTH:,} in C")
+        raise UnsupportedError(
+            f"an operation on {size:,} numbers, expected at most {_MOST_WIDTH:,} in C"
+        )
     return size
 
 
 def literals(values: Array) -> str:
-    """Return numbers of float32 or whole numbers as C writes them, separated by commas."""
+    """Return numbers of float32 or whole numbers as C writes them, separated by
+    commas.
+    """
     return ", ".join(_literal(value) for value in values.reshape(-1))
 
 
@@ -62,7 +78,13 @@ def _float(bits: int) -> str:
 
 def _initializer(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f".{name} = {_initializer(entry)}" for name, entry in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f".{name} = {_initializer(entry)}" for name, entry in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, (list, tuple)):
         return "{" + ", ".join(map(_initializer, value)) + "}"
     return str(value)
@@ -73,12 +95,16 @@ def _packed(weights: Array) -> Array:
     rows = len(weights)
     whole = rows - rows % 4
     stops = [*range(0, whole, _TILE), *range(whole, rows + 1)]
-    return np.concatenate([weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)])
+    return np.concatenate(
+        [weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)]
+    )
 
 
 @dataclass
 class _Pool:
-    """One const array in C: all constants of one type in a row; equal ones are stored once."""
+    """One const array in C: all constants of one type in a row; equal ones are stored
+    once.
+    """
 
     symbol: str
     c_type: str
@@ -103,7 +129,11 @@ class _Pool:
         """Return the array in C, one constant per line; "" without constants."""
         lines = "".join(f"    {literals(array)},\n" for array in self.parts)
         size = self.size + _READ_AFTER[self.c_type]
-        return f"static const {self.c_type} {self.symbol}[{size}] = {{\n{lines}}};\n" if lines else ""
+        return (
+            f"static const {self.c_type} {self.symbol}[{size}] = {{\n{lines}}};\n"
+            if lines
+            else ""
+        )
 
 
 class Table:
@@ -111,16 +141,21 @@ class Table:
 
     Attributes:
         floats, bytes, wholes: the const arrays.
-        lines, count: the definitions of the arguments, then of the table, and its operations.
-        memory, quantized, states: float32 and int16 numbers of working memory; float32 numbers of a state.
-        offsets, reset: where each state of the program begins in it; its reset values ``(states,)``.
+        lines, count: the definitions of the arguments, then of the table, and its
+            operations.
+        memory, quantized, states: float32 and int16 numbers of working memory; float32
+            numbers of a state.
+        offsets, reset: where each state of the program begins in it; its reset values
+            ``(states,)``.
     """
 
     def __init__(self, writer: ProgramWriter) -> None:
         self._writer, self._operations = writer, writer.operations
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
-            raise UnsupportedError(f"{ports} inputs and outputs, expected at most {_MOST_PORTS} in C")
+            raise UnsupportedError(
+                f"{ports} inputs and outputs, expected at most {_MOST_PORTS} in C"
+            )
         self.floats, self.bytes = _Pool("floats", "float"), _Pool("bytes", "int8_t")
         self.wholes = _Pool("wholes", "int64_t")
         self.lines: list[str] = []
@@ -139,47 +174,71 @@ class Table:
         for source, target, width in copies:
             self._copy_op(self._refs[source], target, width)
         self.count = len(self._entries)
-        self.lines.append(f"static const le_op operations[] = {{\n{''.join(self._entries)}}};")
+        self.lines.append(
+            f"static const le_op operations[] = {{\n{''.join(self._entries)}}};"
+        )
 
     # where each buffer lies
 
     def _lay_states(self) -> tuple[list[int], int, Array]:
-        """Return the offset of each state, their size and reset values; whole numbers come first."""
+        """Return the offset of each state, their size and reset values; whole numbers
+        come first.
+        """
         ports, writer = self._writer.ports("states"), self._writer
         offsets, size = [0] * len(ports), 0
-        for number in sorted(range(len(ports)), key=lambda i: writer.dtype(ports[i].buffer) != "int64"):
+        for number in sorted(
+            range(len(ports)), key=lambda i: writer.dtype(ports[i].buffer) != "int64"
+        ):
             offsets[number] = size
             size += size_of(writer, ports[number].buffer)
         reset = np.zeros(size, np.float32)
         for port, start in zip(ports, offsets, strict=True):
             if port.option != NONE and writer.dtype(port.buffer) != "int64":
-                reset[start : start + writer.width(port.buffer)] = writer.constants[port.option]
+                reset[start : start + writer.width(port.buffer)] = writer.constants[
+                    port.option
+                ]
         return offsets, len(reset), reset
 
     def _place_constants(self) -> None:
         for operation in self._operations:
             if operation.code == Code.CONSTANT:
-                self._refs[operation.arguments[1]] = self._operand(operation.arguments[0])
+                self._refs[operation.arguments[1]] = self._operand(
+                    operation.arguments[0]
+                )
 
     def _place_ports(self) -> list[tuple[int, str, int]]:
-        """Place inputs, outputs and states; return the final copies: from, to, how many."""
+        """Place inputs, outputs and states; return the final copies: from, to, how
+        many.
+        """
         writer, last, copies = self._writer, last_reads(self._writer), []
-        inputs, outputs, states = (writer.ports(kind) for kind in ("inputs", "outputs", "states"))
-        writer_of = {buffer: number for number, op in enumerate(self._operations) for buffer in writes(op)}
+        inputs, outputs, states = (
+            writer.ports(kind) for kind in ("inputs", "outputs", "states")
+        )
+        writer_of = {
+            buffer: number
+            for number, op in enumerate(self._operations)
+            for buffer in writes(op)
+        }
         for number, port in enumerate(inputs):
             self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
         for port, offset in zip(states, self.offsets, strict=True):
             ref = self._refs[port.buffer] = _ref("LE_STATE", offset)
             number = writer_of.get(port.next, -1)
             recurrent = number >= 0 and self._operations[number].code in RECURRENT
-            if recurrent and last[port.buffer] == number and port.next not in self._refs:
+            if (
+                recurrent
+                and last[port.buffer] == number
+                and port.next not in self._refs
+            ):
                 self._refs[port.next] = ref
             elif port.next != port.buffer:
                 copies.append((port.next, ref, size_of(writer, port.buffer)))
         for number, port in enumerate(outputs):
             ref = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:
-                copies.insert(0, (port.buffer, ref, writer.width(port.buffer)))  # before a state changes
+                copies.insert(
+                    0, (port.buffer, ref, writer.width(port.buffer))
+                )  # before a state changes
             else:
                 self._refs[port.buffer] = ref
         return copies
@@ -187,8 +246,12 @@ class Table:
     def _plan(self) -> dict[int, str]:
         spans, gates = plan(self._writer, self._refs)
         self.memory = max(1, lay([*spans.values(), *gates.values()]))
-        self._refs |= {buffer: _ref("LE_MEMORY", span.offset) for buffer, span in spans.items()}
-        return {number: _ref("LE_MEMORY", span.offset) for number, span in gates.items()}
+        self._refs |= {
+            buffer: _ref("LE_MEMORY", span.offset) for buffer, span in spans.items()
+        }
+        return {
+            number: _ref("LE_MEMORY", span.offset) for number, span in gates.items()
+        }
 
     # parts of operations
 
@@ -198,11 +261,21 @@ class Table:
         self._entries.append(f"    {{{kernel}, &{name}}},\n")
 
     def _vector(self, number: int) -> str:
-        return "NULL" if number == NONE else self.floats.add(self._writer.constants[number])
+        return (
+            "NULL"
+            if number == NONE
+            else self.floats.add(self._writer.constants[number])
+        )
 
     def _operand(self, number: int, width: int = 0) -> str:
-        """Return the reference of a constant that stands in for a buffer; of ``width`` zeros for none."""
-        values = np.zeros(width, np.float32) if number == NONE else self._writer.constants[number]
+        """Return the reference of a constant that stands in for a buffer; of ``width``
+        zeros for none.
+        """
+        values = (
+            np.zeros(width, np.float32)
+            if number == NONE
+            else self._writer.constants[number]
+        )
         whole = values.dtype == np.int64
         pool, base = (self.wholes, "LE_WHOLES") if whole else (self.floats, "LE_FLOATS")
         return _ref(base, pool.offset(values) * (1 + whole))
@@ -212,16 +285,25 @@ class Table:
         rows, columns = numbers.shape
         if max(rows, columns) > _MOST_WIDTH:
             raise UnsupportedError(
-                f"weights {numbers.shape}, expected at most {_MOST_WIDTH} rows and columns in C"
+                f"weights {numbers.shape}, expected at most {_MOST_WIDTH} rows and"
+                " columns in C"
             )
         shape = {"rows": rows, "columns": columns}
         if scales is None:
-            return {"product": "le_float_product", "weights": self.floats.add(_packed(numbers)), **shape}
+            return {
+                "product": "le_float_product",
+                "weights": self.floats.add(_packed(numbers)),
+                **shape,
+            }
         product = "le_stored_product"
         if quantized:
             self.quantized = max(self.quantized, columns + -columns % 4)
             same = bool((scales == scales[0]).all())
-            product, scales = ("le_int8_product", scales[:1]) if same else ("le_int8_scaled_product", scales)
+            product, scales = (
+                ("le_int8_product", scales[:1])
+                if same
+                else ("le_int8_scaled_product", scales)
+            )
         return {
             "product": product,
             "scales": self.floats.add(scales),
@@ -231,24 +313,45 @@ class Table:
 
     @staticmethod
     def _function(kind: int, alpha: int = 0, beta: int = 0) -> Fields:
-        return {"map": f"le_{Function(kind).name.lower()}", "alpha": _float(alpha), "beta": _float(beta)}
+        return {
+            "map": f"le_{Function(kind).name.lower()}",
+            "alpha": _float(alpha),
+            "beta": _float(beta),
+        }
 
-    def _copy_op(self, source: str, target: str, length: int, count: int = 1, *steps: int) -> None:
+    def _copy_op(
+        self, source: str, target: str, length: int, count: int = 1, *steps: int
+    ) -> None:
         fields = {"x": source, "y": target, "length": length, "count": count}
-        self._add("le_copy", "le_copy_op", fields | dict(zip(("step_x", "step_y"), steps, strict=False)))
+        self._add(
+            "le_copy",
+            "le_copy_op",
+            fields | dict(zip(("step_x", "step_y"), steps, strict=False)),
+        )
 
     # operations
 
     def _linear(self, operation: Operation) -> None:
         x, y, numbers, bias, scales, stored = operation.arguments[:6]
-        weights, width = self._writer.weights(numbers, scales, stored), self._writer.width(y)
+        weights, width = (
+            self._writer.weights(numbers, scales, stored),
+            self._writer.width(y),
+        )
         count = width // len(weights.numbers)
         start = self._operand(bias, len(weights.numbers))
         self._product(weights, start, self._refs[x], self._refs[y], count)
 
-    def _product(self, weights: Weights, start: str, x: str, y: str, count: int = 1) -> None:
+    def _product(
+        self, weights: Weights, start: str, x: str, y: str, count: int = 1
+    ) -> None:
         """Add y = start + weights * x."""
-        fields: Fields = {"x": x, "start": start, "y": y, "count": count, "w": self._matrix(weights)}
+        fields: Fields = {
+            "x": x,
+            "start": start,
+            "y": y,
+            "count": count,
+            "w": self._matrix(weights),
+        }
         self._add("le_linear", "le_linear_op", fields)
 
     def _lstm(self, operation: Operation) -> None:
@@ -291,7 +394,14 @@ class Table:
 
     def _pair(self, kind: str, a: str, b: str, y: str, n: int, *many: int) -> None:
         many_a, many_b = many or (1, 1)
-        fields = {"a": a, "b": b, "y": y, "n": _narrow(n), "many_a": many_a, "many_b": many_b}
+        fields = {
+            "a": a,
+            "b": b,
+            "y": y,
+            "n": _narrow(n),
+            "many_a": many_a,
+            "many_b": many_b,
+        }
         self._add("le_binary", "le_binary_op", fields | {"pair": f"le_{kind}"})
 
     def _mix(self, kind: str, n: int, y: str, **operands: str) -> None:
@@ -299,7 +409,12 @@ class Table:
 
     def _unary(self, operation: Operation) -> None:
         x, y, *function = operation.arguments[:5]
-        self._map(self._function(*function), self._refs[x], self._refs[y], self._writer.width(y))
+        self._map(
+            self._function(*function),
+            self._refs[x],
+            self._refs[y],
+            self._writer.width(y),
+        )
 
     def _binary(self, operation: Operation) -> None:
         a, b, constant, y, kind, swap = operation.arguments[:6]
@@ -307,11 +422,15 @@ class Table:
         if constant == NONE:
             operands.append((self._refs[b], self._writer.width(b)))
         else:
-            operands.append((self._operand(constant), self._writer.constants[constant].size))
+            operands.append(
+                (self._operand(constant), self._writer.constants[constant].size)
+            )
         (left, left_width), (right, right_width) = operands[::-1] if swap else operands
         many, width = (int(left_width > 1), int(right_width > 1)), self._writer.width(y)
         if self._writer.dtype(a) != "int64":
-            self._pair(Binary(kind).name.lower(), left, right, self._refs[y], width, *many)
+            self._pair(
+                Binary(kind).name.lower(), left, right, self._refs[y], width, *many
+            )
             return
         fields = {
             "a": left,
@@ -321,12 +440,20 @@ class Table:
             "many_a": many[0],
             "many_b": many[1],
         }
-        self._add("le_whole", "le_whole_op", fields | {"kind": f"LE_{Binary(kind).name}"})
+        self._add(
+            "le_whole", "le_whole_op", fields | {"kind": f"LE_{Binary(kind).name}"}
+        )
 
     def _where(self, operation: Operation) -> None:
-        condition, a, b, y = (self._refs[argument] for argument in operation.arguments[:4])
+        condition, a, b, y = (
+            self._refs[argument] for argument in operation.arguments[:4]
+        )
         n = self._writer.width(operation.arguments[3])
-        self._add("le_where", "le_where_op", {"condition": condition, "a": a, "b": b, "y": y, "n": n})
+        self._add(
+            "le_where",
+            "le_where_op",
+            {"condition": condition, "a": a, "b": b, "y": y, "n": n},
+        )
 
     def _softmax(self, operation: Operation) -> None:
         x, y, length, logarithm = operation.arguments[:4]
@@ -334,12 +461,21 @@ class Table:
 
     def _normalize(self, operation: Operation) -> None:
         x, y, length, epsilon, scale, bias = operation.arguments[:6]
-        extra = {"scale": self._vector(scale), "bias": self._vector(bias), "epsilon": _float(epsilon)}
+        extra = {
+            "scale": self._vector(scale),
+            "bias": self._vector(bias),
+            "epsilon": _float(epsilon),
+        }
         self._in_rows("le_normalize", x, y, length, extra)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         count = self._writer.width(x) // length
-        fields = {"x": self._refs[x], "y": self._refs[y], "count": count, "length": length}
+        fields = {
+            "x": self._refs[x],
+            "y": self._refs[y],
+            "count": count,
+            "length": length,
+        }
         self._add(kernel, "le_rows_op", {**fields, **extra})
 
     def _gather(self, operation: Operation) -> None:
@@ -358,17 +494,29 @@ class Table:
         fields["scales"] = "NULL" if scales is None else self.floats.add(scales)
         self._add("le_gather", "le_gather_op", fields)
         if given:
-            self._entries.insert(0, self._entries[-1].replace("le_gather", "le_check_rows"))
+            self._entries.insert(
+                0, self._entries[-1].replace("le_gather", "le_check_rows")
+            )
 
     def _copy(self, operation: Operation) -> None:
-        x, y, offset_x, offset_y, length, count, step_x, step_y = operation.arguments[:8]
-        source, target = f"{self._refs[x]} + {offset_x}", f"{self._refs[y]} + {offset_y}"
+        x, y, offset_x, offset_y, length, count, step_x, step_y = operation.arguments[
+            :8
+        ]
+        source, target = (
+            f"{self._refs[x]} + {offset_x}",
+            f"{self._refs[y]} + {offset_y}",
+        )
         self._copy_op(source, target, length, count, step_x, step_y)
 
     def _window(self, operation: Operation) -> None:
         x, past, y, first, dilation, count, new = operation.arguments[:7]
         width = self._writer.width(x) // max(1, new)
-        fields = {"y": self._refs[y], "first": first, "dilation": dilation, "count": count}
+        fields = {
+            "y": self._refs[y],
+            "first": first,
+            "dilation": dilation,
+            "count": count,
+        }
         self._ring("le_window", x, past, width, fields)
 
     def _push(self, operation: Operation) -> None:
@@ -378,13 +526,23 @@ class Table:
 
     def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
         frames = (self._writer.width(past) - 1) // width
-        fields = {"x": self._refs[x], "past": self._refs[past], "frames": frames, "n": width}
+        fields = {
+            "x": self._refs[x],
+            "past": self._refs[past],
+            "frames": frames,
+            "n": width,
+        }
         self._add(kernel, "le_ring_op", {**fields, **extra})
 
     def _depthwise(self, operation: Operation) -> None:
         x, y, weights, bias = operation.arguments[:4]
         width = self._writer.width(y)
-        fields = {"x": self._refs[x], "y": self._refs[y], "k": self._writer.width(x) // width, "n": width}
+        fields = {
+            "x": self._refs[x],
+            "y": self._refs[y],
+            "k": self._writer.width(x) // width,
+            "n": width,
+        }
         fields |= {"weights": self._vector(weights), "bias": self._vector(bias)}
         self._add("le_depthwise", "le_depthwise_op", fields)
 
@@ -395,33 +553,60 @@ class Table:
         x, y = operation.arguments[:2]
         given = x in {port.buffer for port in self._writer.ports("inputs")}
         kinds = {"float32": "LE_FLOAT", "int64": "LE_INT64"}
-        source = "LE_INT32" if given and self._writer.dtype(x) != "float32" else kinds[self._writer.dtype(x)]
-        fields = {"x": self._refs[x], "y": self._refs[y], "n": self._writer.width(y), "from": source}
-        self._add("le_cast", "le_cast_op", fields | {"to": kinds[self._writer.dtype(y)]})
+        source = (
+            "LE_INT32"
+            if given and self._writer.dtype(x) != "float32"
+            else kinds[self._writer.dtype(x)]
+        )
+        fields = {
+            "x": self._refs[x],
+            "y": self._refs[y],
+            "n": self._writer.width(y),
+            "from": source,
+        }
+        self._add(
+            "le_cast", "le_cast_op", fields | {"to": kinds[self._writer.dtype(y)]}
+        )
 
 
 class _Cell:
-    """A recurrent layer on its way to simple operations: products, functions, and sums."""
+    """A recurrent layer on its way to simple operations: products, functions, and
+    sums.
+    """
 
     def __init__(self, table: Table, operation: Operation) -> None:
         arguments, refs, writer = operation.arguments, table._refs, table._writer
         self._table = table
-        self.x, self.h, self.c, self.new_h, self.new_c = (refs.get(buffer, "") for buffer in arguments[:5])
-        self.w, self.r = (writer.weights(*(arguments[first + i] for first in (5, 8, 20))) for i in (0, 1))
+        self.x, self.h, self.c, self.new_h, self.new_c = (
+            refs.get(buffer, "") for buffer in arguments[:5]
+        )
+        self.w, self.r = (
+            writer.weights(*(arguments[first + i] for first in (5, 8, 20)))
+            for i in (0, 1)
+        )
         self.hidden, self.resets_last = self.r.numbers.shape[1], bool(arguments[10])
         none = np.zeros(2 * len(self.r.numbers), np.float32)
-        self.bias = none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
-        self.functions = [table._function(*arguments[first : first + 3]) for first in (11, 14, 17)]
+        self.bias = (
+            none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
+        )
+        self.functions = [
+            table._function(*arguments[first : first + 3]) for first in (11, 14, 17)
+        ]
 
     def gate(self, number: int) -> str:
         """Return the reference of a gate's sums."""
         return f"{self._table._gates[self._table._number]} + {number * self.hidden}"
 
     def products(self, bias: Array, gates: int | None = None) -> None:
-        """Add the products of the input and of the old state, of the first ``gates`` gates or of all."""
+        """Add the products of the input and of the old state, of the first ``gates``
+        gates or of all.
+        """
         table, sums = self._table, self.gate(0)
         table._product(
-            self.w, _ref("LE_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])), self.x, sums
+            self.w,
+            _ref("LE_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])),
+            self.x,
+            sums,
         )
         hidden = self.r if gates is None else self.r.rows(slice(gates * self.hidden))
         table._product(hidden, sums, self.h, sums)

@@ -1,7 +1,9 @@
-"""Compile an ONNX graph to a native program: what it computes for one source in one step, or one unit.
+"""Compile an ONNX graph to a native program: what it computes for one source in one
+step, or one unit.
 
-The graph is followed node by node with every batch axis at size 1 and the time axis at one unit. Every shape
-is known then, and what depends on stored tensors and shapes alone is an array.
+The graph is followed node by node with every batch axis at size 1 and the time axis at
+one unit. Every shape is known then, and what depends on stored tensors and shapes alone
+is an array.
 """
 
 from collections import Counter
@@ -25,7 +27,8 @@ from .operators import LOWER, MICROSOFT, MOVES, In
 from .program import Binary, Function, ProgramWriter
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
-"""Operators that take sizes as such: what they give does not count as computed with them."""
+"""Operators that take sizes as such: what they give does not count as computed with
+them."""
 
 
 class StatePart(NamedTuple):
@@ -40,11 +43,17 @@ class StatePart(NamedTuple):
     @property
     def name(self) -> str:
         """In the program."""
-        return self.state.input if self.layer is None else f"{self.state.input}[{self.layer}]"
+        return (
+            self.state.input
+            if self.layer is None
+            else f"{self.state.input}[{self.layer}]"
+        )
 
 
 class Compiled(NamedTuple):
-    """A program, and how its states belong to the file's. Inputs and outputs are in the manifest's order."""
+    """A program, and how its states belong to the file's. Inputs and outputs are in the
+    manifest's order.
+    """
 
     writer: ProgramWriter
     parts: tuple[StatePart, ...]
@@ -54,7 +63,8 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
     """Return the program of a file that can be streamed.
 
     Raises:
-        UnsupportedError: a node, an input or a state is not covered; the message says which and why.
+        UnsupportedError: a node, an input or a state is not covered; the message says
+            which and why.
     """
     model = model.clone()
     _INT8_PRODUCTS.apply_to_model(model)
@@ -64,7 +74,10 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
 
 def _int8_product(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
     quantized, input_scale, point = op.DynamicQuantizeLinear(x, _outputs=3)
-    return op.Mul(op.Cast(op.MatMulInteger(quantized, weights, point, zero)), op.Mul(input_scale, scale))
+    return op.Mul(
+        op.Cast(op.MatMulInteger(quantized, weights, point, zero)),
+        op.Mul(input_scale, scale),
+    )
 
 
 def _one_node(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
@@ -85,7 +98,9 @@ class _Compiler:
         self._values: dict[str, Any] = {}
         self._sized: dict[str, Array] = {}
         """Of arrays, by name: which numbers follow from the number of rows or steps."""
-        self._uses = Counter(str(value.name) for node in model.graph for value in node.inputs if value)
+        self._uses = Counter(
+            str(value.name) for node in model.graph for value in node.inputs if value
+        )
         self._uses.update(manifest.output_names)
         self._parts: list[tuple[StatePart, int]] = []
         self._pasts: dict[str, tuple[int, Past, int]] = {}
@@ -101,16 +116,25 @@ class _Compiler:
             self._node(node)
         for output in manifest.outputs:
             self._close_output(output)
-        for state in sorted(manifest.states, key=lambda state: state.input in self._pasts):
-            self._close_state(state)  # a past at the end: nothing reads it after its PUSH
+        for state in sorted(
+            manifest.states, key=lambda state: state.input in self._pasts
+        ):
+            self._close_state(
+                state
+            )  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
-        shape, time = self._shape_of(spec.name, spec.axes), self._manifest.time_axis(spec.axes)
+        shape, time = (
+            self._shape_of(spec.name, spec.axes),
+            self._manifest.time_axis(spec.axes),
+        )
         if spec.name == self._manifest.lengths:
             return np.ones(shape, spec.dtype)
         if time is None and self._manifest.unit > 1:
-            raise UnsupportedError(f"input {spec.name} has no time axis, in a file with a unit")
+            raise UnsupportedError(
+                f"input {spec.name} has no time axis, in a file with a unit"
+            )
         if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
@@ -120,7 +144,9 @@ class _Compiler:
         return Value(np.moveaxis(places, 0, at) if shape else places, spec.dtype)
 
     def _open_state(self, state: StateSpec) -> None:
-        """Make a state of the program of a state of the file, or one of each of its layers."""
+        """Make a state of the program of a state of the file, or one of each of its
+        layers.
+        """
         shape = self._shape_of(state.input, state.axes)
         reset = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
         axis = self._axis_of_frames(state, shape)
@@ -131,27 +157,50 @@ class _Compiler:
             self._pasts[state.input] = buffer, ring, axis
             return
         if state.dtype not in ("float32", "int64"):
-            raise UnsupportedError(f"state {state.input} is {state.dtype}, expected float32 or int64")
-        layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
+            raise UnsupportedError(
+                f"state {state.input} is {state.dtype}, expected float32 or int64"
+            )
+        layers = (
+            shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
+        )
         places = []
         for layer, values in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             buffer = self._writer.state(part.name, values.size, values, state.dtype)
             self._parts.append((part, buffer))
             places.append(self._memory.at(buffer))
-        self._values[state.input] = Value(np.concatenate(places).reshape(shape), state.dtype)
+        self._values[state.input] = Value(
+            np.concatenate(places).reshape(shape), state.dtype
+        )
 
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
-        """Return the axis of the frames of a state that is the last frames of a value; None for any other.
+        """Return the axis of the frames of a state that is the last frames of a value;
+        None for any other.
 
         One Concat appends new frames to it, and a Slice of the result is its new value.
         """
-        value = next(input_ for input_ in self._graph.inputs if input_.name == state.input)
-        made = next(output for output in self._graph.outputs if output.name == state.output)
-        joining, slicing = next((node for node, _ in value.uses()), None), made.producer()
-        if state.dtype != "float32" or self._uses[state.input] != 1 or joining is None or slicing is None:
+        value = next(
+            input_ for input_ in self._graph.inputs if input_.name == state.input
+        )
+        made = next(
+            output for output in self._graph.outputs if output.name == state.output
+        )
+        joining, slicing = (
+            next((node for node, _ in value.uses()), None),
+            made.producer(),
+        )
+        if (
+            state.dtype != "float32"
+            or self._uses[state.input] != 1
+            or joining is None
+            or slicing is None
+        ):
             return None
-        if (joining.op_type, slicing.op_type, len(joining.inputs)) != ("Concat", "Slice", 2):
+        if (joining.op_type, slicing.op_type, len(joining.inputs)) != (
+            "Concat",
+            "Slice",
+            2,
+        ):
             return None
         axis = int(attribute(joining, "axis")) % len(shape)
         reads = joining.inputs[0] is value and slicing.inputs[0] is joining.outputs[0]
@@ -160,7 +209,9 @@ class _Compiler:
     def _close_output(self, output: TensorSpec) -> None:
         manifest, value = self._manifest, self._get(output.name)
         if not isinstance(value, Value):
-            raise UnsupportedError(f"output {output.name} is computed of lengths or constants alone")
+            raise UnsupportedError(
+                f"output {output.name} is computed of lengths or constants alone"
+            )
         time = manifest.time_axis(output.axes)
         if time is not None:
             value = value._replace(places=np.moveaxis(value.places, time, 0))
@@ -192,9 +243,17 @@ class _Compiler:
     def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
         """Return the shape of one row at one step, or in one unit."""
         manifest, unit = self._manifest, self._manifest.unit
-        sizes = {manifest.batch or "": 1, manifest.sequence or "": unit, **manifest.time_sizes(unit)}
-        if unknown := [axis for axis in axes if isinstance(axis, str) and axis not in sizes]:
-            raise UnsupportedError(f"{name} {axes} has an axis {unknown[0]}, expected batch and time")
+        sizes = {
+            manifest.batch or "": 1,
+            manifest.sequence or "": unit,
+            **manifest.time_sizes(unit),
+        }
+        if unknown := [
+            axis for axis in axes if isinstance(axis, str) and axis not in sizes
+        ]:
+            raise UnsupportedError(
+                f"{name} {axes} has an axis {unknown[0]}, expected batch and time"
+            )
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
     def _get(self, name: str) -> Any:
@@ -209,12 +268,21 @@ class _Compiler:
     # nodes
 
     def _node(self, node: ir.Node) -> None:
-        about = f"node {node.name!r} ({node.op_type})" if node.name else f"node ({node.op_type})"
+        about = (
+            f"node {node.name!r} ({node.op_type})"
+            if node.name
+            else f"node ({node.op_type})"
+        )
         try:
             results = self._lower(node)
         except UnsupportedError as error:
             raise UnsupportedError(f"{about}: {error}") from error
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # sizes that do not fit
+        except (
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # sizes that do not fit
             raise UnsupportedError(f"{about} does not fit its inputs") from error
         for value, result in zip(node.outputs, results, strict=False):
             self._values[str(value.name)] = result
@@ -223,7 +291,9 @@ class _Compiler:
                 raise UnsupportedError(f"{about}: an output that is not covered")
 
     def _lower(self, node: ir.Node) -> Sequence[Any]:
-        if any(option.type is ir.AttributeType.GRAPH for option in node.attributes.values()):
+        if any(
+            option.type is ir.AttributeType.GRAPH for option in node.attributes.values()
+        ):
             raise UnsupportedError("it has a subgraph")
         names = ["" if value is None else str(value.name) for value in node.inputs]
         if node.op_type == "Concat" and names[0] in self._pasts:
@@ -234,13 +304,19 @@ class _Compiler:
             return [Value(self._memory.with_past(buffer, ring, source, axis))]
         inputs: list[In] = [self._get(name) if name else None for name in names]
         standard = node.domain in ("", "ai.onnx")
-        if standard and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
+        if (
+            standard
+            and node.op_type in ("Shape", "Size")
+            and isinstance(inputs[0], Value)
+        ):
             return self._size(node, inputs[0])
         if standard and not any(isinstance(input_, Value) for input_ in inputs):
             return self._fold(node, names, inputs)
         if standard and node.op_type in MOVES and isinstance(inputs[0], Value):
             return self._move(node, inputs[0], inputs[1:])
-        counts = node.op_type == "Add" and any(getattr(input_, "dtype", "") == "int64" for input_ in inputs)
+        counts = node.op_type == "Add" and any(
+            getattr(input_, "dtype", "") == "int64" for input_ in inputs
+        )
         if not counts and any(name in self._sized for name in names):
             raise UnsupportedError("it computes with the number of rows or steps")
         lower = LOWER.get(("" if standard else node.domain, node.op_type))
@@ -251,7 +327,9 @@ class _Compiler:
 
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
         """Return a value whose numbers are moved, by moving their places."""
-        if not all(operand is None or isinstance(operand, np.ndarray) for operand in rest):
+        if not all(
+            operand is None or isinstance(operand, np.ndarray) for operand in rest
+        ):
             raise UnsupportedError("a shape, axis or place that depends on the input")
         moved = evaluate(node, [value.places, *rest], self._opset)  # type: ignore[list-item]
         return [value._replace(places=places) for places in moved]
@@ -259,17 +337,29 @@ class _Compiler:
     # sizes, and what else is known
 
     def _size(self, node: ir.Node, value: Value) -> Sequence[Array]:
-        """Return the shape of a value, and note which sizes follow from rows and steps."""
-        (result,) = evaluate(node, [np.broadcast_to(np.int8(0), value.shape)], self._opset)
+        """Return the shape of a value, and note which sizes follow from rows and
+        steps.
+        """
+        (result,) = evaluate(
+            node, [np.broadcast_to(np.int8(0), value.shape)], self._opset
+        )
         declared = node.inputs[0].shape if node.inputs[0] is not None else None
-        fixed = [isinstance(size, int) for size in declared] if declared is not None else []
+        fixed = (
+            [isinstance(size, int) for size in declared] if declared is not None else []
+        )
         if len(fixed) != len(value.shape):
             fixed = [size != 1 for size in value.shape]
-        sized = ~np.array(fixed, bool)[attribute(node, "start", 0) : attribute(node, "end")]
-        self._mark(node, [sized if node.op_type == "Shape" else np.asarray(sized.any())])
+        sized = ~np.array(fixed, bool)[
+            attribute(node, "start", 0) : attribute(node, "end")
+        ]
+        self._mark(
+            node, [sized if node.op_type == "Shape" else np.asarray(sized.any())]
+        )
         return [result]
 
-    def _fold(self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]) -> Sequence[Array]:
+    def _fold(
+        self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]
+    ) -> Sequence[Array]:
         arrays = evaluate(node, inputs, self._opset)
         masks = [
             self._sized.get(name, np.zeros(np.shape(input_), bool))

@@ -1,4 +1,6 @@
-"""Convolutions and poolings: which numbers each output reads, and their sum or largest."""
+"""Convolutions and poolings: which numbers each output reads, and their sum or
+largest.
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -16,7 +18,9 @@ from .operators import In, Out, as_array, floats, lowers, optional
 
 
 class Windows(NamedTuple):
-    """How an operator's kernel goes over the spatial axes; a number for each of them."""
+    """How an operator's kernel goes over the spatial axes; a number for each of
+    them.
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -26,44 +30,72 @@ class Windows(NamedTuple):
     @property
     def reach(self) -> tuple[int, ...]:
         """How many numbers of an axis a window covers."""
-        return tuple((taps - 1) * gap + 1 for taps, gap in zip(self.kernel, self.dilations, strict=True))
+        return tuple(
+            (taps - 1) * gap + 1
+            for taps, gap in zip(self.kernel, self.dilations, strict=True)
+        )
 
     def places(self, places: Array) -> Array:
-        """Return which of ``places (N, C, *spatial)`` each output reads, ``(N, C, *outputs, *kernel)``."""
+        """Return which of ``places (N, C, *spatial)`` each output reads,
+        ``(N, C, *outputs, *kernel)``.
+        """
         rank = len(self.kernel)
         windows = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
         for axis, (taps, stride, dilation) in enumerate(
             zip(self.kernel, self.strides, self.dilations, strict=True)
         ):
-            starts = np.arange(0, windows.shape[2 + 2 * axis] - (taps - 1) * dilation, stride)
+            starts = np.arange(
+                0, windows.shape[2 + 2 * axis] - (taps - 1) * dilation, stride
+            )
             if not starts.size:
                 raise UnsupportedError(f"a kernel of {self.kernel} for {places.shape}")
             read = starts[:, None] + np.arange(taps) * dilation
             windows = windows.take(read, axis=2 + 2 * axis)
-        return np.asarray(windows.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)))
+        return np.asarray(
+            windows.transpose(
+                0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)
+            )
+        )
 
 
 def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
     rank = len(kernel)
-    strides, dilations = (tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations"))
+    strides, dilations = (
+        tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations")
+    )
     pads = attribute(node, "pads", (0,) * (2 * rank))
     for name, expected in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
         if (given := attribute(node, name, expected[0])) not in expected:
             raise UnsupportedError(f"{name} {given}")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
-        raise UnsupportedError(f"strides {strides}, dilations {dilations} or pads {[*pads]}")
-    return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
+        raise UnsupportedError(
+            f"strides {strides}, dilations {dilations} or pads {[*pads]}"
+        )
+    return Windows(
+        tuple(kernel),
+        strides,
+        dilations,
+        tuple(zip(pads[:rank], pads[rank:], strict=True)),
+    )
 
 
 def _as_read(taps: Array) -> Array:
-    """Return the order in which the numbers of a row of ``taps`` lie, of the one with the least padding."""
+    """Return the order in which the numbers of a row of ``taps`` lie, of the one with
+    the least padding.
+    """
     return np.argsort(taps[int((taps == PADDING).sum(1).argmin())], kind="stable")
 
 
 @lowers("Conv")
-def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
+def _conv(
+    memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
+) -> Out:
     value, weights = floats(given), as_array(matrix, "weights").astype("float32")
-    bias, groups, kernel = optional(added, "a bias"), attribute(node, "group", 1), weights.shape[2:]
+    bias, groups, kernel = (
+        optional(added, "a bias"),
+        attribute(node, "group", 1),
+        weights.shape[2:],
+    )
     places = _windows(node, kernel).places(value.places)
     made = weights.shape[0] // groups
     outputs = places.shape[2 : 2 + len(kernel)]
@@ -78,38 +110,65 @@ def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
         order = _as_read(read)
         row = memory.row(Value(read[:, order]))
         flat = weights[channels].reshape(made, -1)[:, order]
-        part = memory.at(memory.writer.linear(row, flat, None if bias is None else bias[channels]))
+        part = memory.at(
+            memory.writer.linear(row, flat, None if bias is None else bias[channels])
+        )
         parts.append(np.moveaxis(part.reshape(shape[0], *outputs, made), -1, 1))
     return Value(np.concatenate(parts, 1))
 
 
-def _sums(memory: Memory, taps: Array, weights: Array | None, bias: Array | None, fill: float = 0.0) -> Array:
-    """Return the places of sums of taps ``(K, outputs)`` times weights; of the largest without weights."""
+def _sums(
+    memory: Memory,
+    taps: Array,
+    weights: Array | None,
+    bias: Array | None,
+    fill: float = 0.0,
+) -> Array:
+    """Return the places of sums of taps ``(K, outputs)`` times weights; of the largest
+    without weights.
+    """
     order = _as_read(taps)
     row = memory.row(Value(taps[:, order]), fill)
     if weights is not None:
         weights = weights[:, order]
-    made = memory.writer.depthwise(row, len(order), weights, None if bias is None else bias[order])
+    made = memory.writer.depthwise(
+        row, len(order), weights, None if bias is None else bias[order]
+    )
     places = np.empty(len(order), np.int64)
     places[order] = memory.at(made)
     return places
 
 
 def _depthwise_conv(
-    memory: Memory, places: Array, weights: Array, bias: Array | None, shape: tuple[int, ...]
+    memory: Memory,
+    places: Array,
+    weights: Array,
+    bias: Array | None,
+    shape: tuple[int, ...],
 ) -> Value:
     """Return a convolution in which each output reads one channel."""
     (rows, channels), size = places.shape[:2], prod(shape[2:])
-    taps = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0).reshape(-1, rows * channels * size)
-    full = weights.reshape(channels, -1, len(taps)).transpose(1, 2, 0)  # (multiplier, K, C)
+    taps = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0).reshape(
+        -1, rows * channels * size
+    )
+    full = weights.reshape(channels, -1, len(taps)).transpose(
+        1, 2, 0
+    )  # (multiplier, K, C)
     starts = None if bias is None else bias.reshape(channels, -1).T
 
     def spread(numbers: Array) -> Array:  # (..., C) to every output
-        wide = np.broadcast_to(numbers[..., None, :, None], (*numbers.shape[:-1], rows, channels, size))
+        wide = np.broadcast_to(
+            numbers[..., None, :, None], (*numbers.shape[:-1], rows, channels, size)
+        )
         return wide.reshape(*numbers.shape[:-1], -1)
 
     made = [
-        _sums(memory, taps, spread(kernel), None if starts is None else spread(starts[index]))
+        _sums(
+            memory,
+            taps,
+            spread(kernel),
+            None if starts is None else spread(starts[index]),
+        )
         for index, kernel in enumerate(full)
     ]
     joined = np.stack([sums.reshape(rows, channels, size) for sums in made], 2)
@@ -118,22 +177,40 @@ def _depthwise_conv(
 
 @lowers("MaxPool", "AveragePool")
 def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
-    value, kernel, largest = floats(given), attribute(node, "kernel_shape"), node.op_type == "MaxPool"
+    value, kernel, largest = (
+        floats(given),
+        attribute(node, "kernel_shape"),
+        node.op_type == "MaxPool",
+    )
     places = _windows(node, kernel).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
     weights = None
     if not largest:
-        counted = np.ones(taps.shape) if attribute(node, "count_include_pad", 0) else taps != PADDING
+        counted = (
+            np.ones(taps.shape)
+            if attribute(node, "count_include_pad", 0)
+            else taps != PADDING
+        )
         weights = (counted / counted.sum(0)).astype("float32")
-    return Value(_sums(memory, taps, weights, None, -np.inf if largest else 0.0).reshape(shape))
+    return Value(
+        _sums(memory, taps, weights, None, -np.inf if largest else 0.0).reshape(shape)
+    )
 
 
 @lowers("ConvTranspose")
-def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None) -> Out:
-    """Multiply each frame with the taps' weights and add up what falls on one output."""
+def _conv_transpose(
+    memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None
+) -> Out:
+    """Multiply each frame with the taps' weights and add up what falls on one
+    output.
+    """
     value, weights = floats(given), as_array(matrix, "weights").astype("float32")
-    groups, kernel, sizes = attribute(node, "group", 1), weights.shape[2:], value.shape[2:]
+    groups, kernel, sizes = (
+        attribute(node, "group", 1),
+        weights.shape[2:],
+        value.shape[2:],
+    )
     windows = _windows(node, kernel)
     if bias is not None or attribute(node, "output_shape"):
         raise UnsupportedError("a bias or output_shape")
@@ -147,9 +224,13 @@ def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: 
     made, frames = weights.shape[1], prod(sizes)
     products = []  # of each frame with each tap: (frames, taps, made)
     for inputs, part in zip(
-        np.split(value.places[0].reshape(-1, frames), groups), np.split(weights, groups), strict=True
+        np.split(value.places[0].reshape(-1, frames), groups),
+        np.split(weights, groups),
+        strict=True,
     ):
-        flat = part.reshape(len(part), made, -1).transpose(2, 1, 0).reshape(-1, len(part))
+        flat = (
+            part.reshape(len(part), made, -1).transpose(2, 1, 0).reshape(-1, len(part))
+        )
         row = memory.at(memory.writer.linear(memory.row(Value(inputs.T)), flat))
         products.append(row.reshape(frames * prod(kernel), made))
     # the products that fall on each output: (one after another, outputs, groups, made)
@@ -161,5 +242,9 @@ def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: 
     laid = np.full((most, prod(outputs), groups, made), PADDING)
     laid[number, to[order]] = np.stack(products, 1)[order]
     taps = laid.reshape(most, -1)
-    places = taps[0] if most == 1 else _sums(memory, taps, np.ones(taps.shape, "float32"), None)
+    places = (
+        taps[0]
+        if most == 1
+        else _sums(memory, taps, np.ones(taps.shape, "float32"), None)
+    )
     return Value(np.moveaxis(places.reshape(1, *outputs, groups * made), -1, 1))

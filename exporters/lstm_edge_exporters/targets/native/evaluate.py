@@ -26,12 +26,20 @@ def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[
         UnsupportedError: it does not take these arrays, or is not implemented.
     """
     proto: Any = ir.to_proto(node)
-    proto.input[:] = [f"i{index}" if array is not None else "" for index, array in enumerate(arrays)]
+    proto.input[:] = [
+        f"i{index}" if array is not None else "" for index, array in enumerate(arrays)
+    ]
     proto.output[:] = [f"o{index}" for index in range(len(node.outputs))]
-    feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
+    feeds = {
+        name: array for name, array in zip(proto.input, arrays, strict=True) if name
+    }
     try:
         with np.errstate(all="ignore"):
             outputs = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
-    except Exception as error:  # whatever the implementation raises for sizes that do not fit
-        raise UnsupportedError(f"stored tensors that do not fit ({first_line(error)})") from error
+    except (
+        Exception
+    ) as error:  # whatever the implementation raises for sizes that do not fit
+        raise UnsupportedError(
+            f"stored tensors that do not fit ({first_line(error)})"
+        ) from error
     return [np.asarray(output) for output in outputs]

@@ -1,9 +1,11 @@
-"""Where the numbers of values lie while a graph is compiled, and the copies that bring them into one row.
+"""Where the numbers of values lie while a graph is compiled, and the copies that bring
+them into one row.
 
-Every number of every buffer has a place, a whole number of its own. A value is an array of places in its
-shape, so that what only moves numbers (Reshape, Transpose, Slice, Concat and so on) moves places, and no
-operation is added. An operation that computes asks for a row: a buffer with the numbers in order, which is an
-existing buffer where that holds them already.
+Every number of every buffer has a place, a whole number of its own. A value is an array
+of places in its shape, so that what only moves numbers (Reshape, Transpose, Slice,
+Concat and so on) moves places, and no operation is added. An operation that computes
+asks for a row: a buffer with the numbers in order, which is an existing buffer where
+that holds them already.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +46,9 @@ class Value(NamedTuple):
 
 
 class _Region(NamedTuple):
-    """Consecutive places: a buffer's, or those of the frames of a past and, behind them, of a source."""
+    """Consecutive places: a buffer's, or those of the frames of a past and, behind
+    them, of a source.
+    """
 
     buffer: int
     width: int
@@ -60,7 +64,9 @@ class Memory:
     """The buffers of a program, by places."""
 
     def __init__(self, writer: ProgramWriter, *, int8: bool = False) -> None:
-        """Begin with ``writer``, to which operations are added; ``int8`` layers quantize their inputs."""
+        """Begin with ``writer``, to which operations are added; ``int8`` layers
+        quantize their inputs.
+        """
         self.writer, self.int8 = writer, int8
         self.fused: set[ir.Node] = set()
         """Nodes whose sum a product before them makes."""
@@ -71,7 +77,9 @@ class Memory:
         self._windows: dict[tuple[int, ...], int] = {}
 
     def _add(self, region: _Region) -> int:
-        start = self._starts[-1] + self._regions[-1].width + 1 if self._regions else 1  # never side by side
+        start = (
+            self._starts[-1] + self._regions[-1].width + 1 if self._regions else 1
+        )  # never side by side
         self._starts.append(start)
         self._regions.append(region)
         return start
@@ -90,15 +98,23 @@ class Memory:
     def stored(self, array: Array) -> Value:
         """Return a value of stored float32 numbers."""
         flat = np.asarray(array, np.float32).reshape(-1)
-        return self.value(self.writer.filled(flat), array.shape, "bool" if array.dtype == bool else "float32")
+        return self.value(
+            self.writer.filled(flat),
+            array.shape,
+            "bool" if array.dtype == bool else "float32",
+        )
 
     def with_past(self, past: int, ring: Past, source: Value, axis: int) -> Array:
-        """Return the places of a past's frames followed, along ``axis``, by those of ``source``."""
+        """Return the places of a past's frames followed, along ``axis``, by those of
+        ``source``.
+        """
         new = source.shape[axis]
         row = self.row(Value(np.moveaxis(source.places, axis, 0)))
         frames, size = ring.frames + new, ring.groups * ring.inner
         start = self._add(_Region(past, frames * size, size, row, new))
-        places = start + np.arange(frames * size).reshape(frames, ring.groups, ring.inner)
+        places = start + np.arange(frames * size).reshape(
+            frames, ring.groups, ring.inner
+        )
         shape = list(source.shape)
         shape[axis] = frames
         return np.asarray(places.transpose(1, 0, 2).reshape(shape))
@@ -111,28 +127,43 @@ class Memory:
         """
         number = int(self._region(value.places.reshape(-1)[:1])[0])
         region, start = self._regions[number], self._starts[number]
-        frames = start + region.new * region.frame + np.arange(ring.frames * region.frame)
+        frames = (
+            start + region.new * region.frame + np.arange(ring.frames * region.frame)
+        )
         last = frames.reshape(ring.frames, ring.groups, ring.inner).transpose(1, 0, 2)
-        if region.buffer != past or not np.array_equal(last.reshape(-1), value.places.reshape(-1)):
+        if region.buffer != past or not np.array_equal(
+            last.reshape(-1), value.places.reshape(-1)
+        ):
             raise UnsupportedError("a state that is not the last frames of a value")
         self.writer.operation(Code.PUSH, region.source, past, ring.frames, ring.groups)
 
     def _region(self, places: Array) -> Array:
         """Return the number of the region of each place, -1 for padding."""
-        return np.asarray(np.searchsorted(np.array(self._starts), places, side="right") - 1)
+        return np.asarray(
+            np.searchsorted(np.array(self._starts), places, side="right") - 1
+        )
 
     def buffers(self, value: Value) -> list[int] | None:
-        """Return the buffers of a value that has all of their numbers, each once; None for any other."""
+        """Return the buffers of a value that has all of their numbers, each once; None
+        for any other.
+        """
         flat = value.places.reshape(-1)
         numbers = np.unique(self._region(flat)).tolist()
         regions = [self._regions[number] for number in numbers if number >= 0]
-        whole = sum(region.width for region in regions) == flat.size == np.unique(flat).size
-        if not whole or len(regions) < len(numbers) or any(region.frame for region in regions):
+        whole = (
+            sum(region.width for region in regions) == flat.size == np.unique(flat).size
+        )
+        if (
+            not whole
+            or len(regions) < len(numbers)
+            or any(region.frame for region in regions)
+        ):
             return None
         return [region.buffer for region in regions]
 
     def lying(self, value: Value) -> tuple[int, Array] | None:
-        """Return the buffer with all of a value's numbers and their order in it; None where there is none.
+        """Return the buffer with all of a value's numbers and their order in it; None
+        where there is none.
 
         The order are the indices into the flat value that put its numbers as they lie.
         """
@@ -141,8 +172,12 @@ class Memory:
             return None
         return buffers[0], np.argsort(value.places.reshape(-1))
 
-    def map(self, value: Value, function: Callable[[int], int], dtype: str = "") -> Value:
-        """Apply an elementwise function from buffer to buffer to a value; return the result."""
+    def map(
+        self, value: Value, function: Callable[[int], int], dtype: str = ""
+    ) -> Value:
+        """Apply an elementwise function from buffer to buffer to a value; return the
+        result.
+        """
         buffers = self.buffers(value)
         if buffers is None:
             buffers = [self.row(value)]
@@ -155,7 +190,8 @@ class Memory:
         return Value(places, dtype or value.dtype)
 
     def row(self, value: Value, fill: float = 0.0) -> int:
-        """Return a buffer with a value's numbers in the order of its axes, ``fill`` in the place of padding.
+        """Return a buffer with a value's numbers in the order of its axes, ``fill`` in
+        the place of padding.
 
         Raises:
             UnsupportedError: too many copies, or copies of whole numbers.
@@ -163,7 +199,9 @@ class Memory:
         flat = value.places.reshape(-1)
         key = (flat.tobytes(), fill)
         if key not in self._rows:
-            self._rows[key] = self._collect(self._out_of_pasts(self._padded(flat, fill)), value)
+            self._rows[key] = self._collect(
+                self._out_of_pasts(self._padded(flat, fill)), value
+            )
         return self._rows[key]
 
     def _padded(self, flat: Array, fill: float) -> Array:
@@ -183,16 +221,22 @@ class Memory:
             return buffer
         copies = list(stretches(flat, self._region(flat)))
         if value.dtype not in ("float32", "bool") or len(copies) > _MOST_STRETCHES:
-            raise UnsupportedError(f"{len(copies)} copies of {value.dtype} {value.shape}")
+            raise UnsupportedError(
+                f"{len(copies)} copies of {value.dtype} {value.shape}"
+            )
         out = self.writer.buffer(flat.size)
         for source, *rest in copies:
             number = int(self._region(np.array([source]))[0])
             start = source - self._starts[number]
-            self.writer.operation(Code.COPY, self._regions[number].buffer, out, start, *rest)
+            self.writer.operation(
+                Code.COPY, self._regions[number].buffer, out, start, *rest
+            )
         return out
 
     def _out_of_pasts(self, flat: Array) -> Array:
-        """Return places with those of a past replaced by those of a window of its frames."""
+        """Return places with those of a past replaced by those of a window of its
+        frames.
+        """
         numbers = self._region(flat)
         for number in np.unique(numbers).tolist():
             if not self._regions[number].frame:
@@ -205,15 +249,26 @@ class Memory:
             count = (int(used[-1]) - first) // dilation + 1
             key = (number, first, dilation, count)
             if key not in self._windows:
-                window = (region.source, region.buffer, first, dilation, count, region.new)
+                window = (
+                    region.source,
+                    region.buffer,
+                    first,
+                    dilation,
+                    count,
+                    region.new,
+                )
                 self._windows[key] = self.writer.window(*window)
             flat = flat.copy()
-            flat[mask] = self.at(self._windows[key])[(frames - first) // dilation * region.frame + inner]
+            flat[mask] = self.at(self._windows[key])[
+                (frames - first) // dilation * region.frame + inner
+            ]
         return flat
 
 
 class Stretches(NamedTuple):
-    """Stretches of one length from places to others, each the same way behind the one before."""
+    """Stretches of one length from places to others, each the same way behind the one
+    before.
+    """
 
     source: int
     out: int
@@ -224,18 +279,24 @@ class Stretches(NamedTuple):
 
 
 def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
-    """Yield the copies that bring the numbers at ``places (n,)`` of regions side by side."""
+    """Yield the copies that bring the numbers at ``places (n,)`` of regions side by
+    side.
+    """
     starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
     kinds = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
     for kind in np.unique(kinds, axis=0):
         outs = starts[(kinds == kind).all(1)]
         sources, first = places[outs], 0
         steps = np.stack([np.diff(sources), np.diff(outs)], 1)
-        turns = np.append(np.flatnonzero((steps[1:] != steps[:-1]).any(1)) + 1, len(steps))
+        turns = np.append(
+            np.flatnonzero((steps[1:] != steps[:-1]).any(1)) + 1, len(steps)
+        )
         while first < len(outs):
             end = first + 1
             if end < len(outs) and steps[first, 0] >= 0:
                 end += int(turns[np.searchsorted(turns, first, side="right")]) - first
             apart = steps[first].tolist() if end > first + 1 else (0, 0)
-            yield Stretches(int(sources[first]), int(outs[first]), int(kind[1]), end - first, *apart)
+            yield Stretches(
+                int(sources[first]), int(outs[first]), int(kind[1]), end - first, *apart
+            )
             first = end

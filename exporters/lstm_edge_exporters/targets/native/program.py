@@ -1,4 +1,6 @@
-"""Write a program file (``.lep``), as ``lstm_edge_format.h`` of lstm-edge-native defines it."""
+"""Write a program file (``.lep``), as ``lstm_edge_format.h`` of lstm-edge-native
+defines it.
+"""
 
 import struct
 import zlib
@@ -16,19 +18,24 @@ from lstm_edge_runtime.native import TYPES, Past
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
-_HEADER, _CONSTANT, _OPERATION = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I"), struct.Struct("<32I")
+_HEADER, _CONSTANT, _OPERATION = (
+    struct.Struct("<8sIIQ10I"),
+    struct.Struct("<Q4I"),
+    struct.Struct("<32I"),
+)
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
 Code = IntEnum(
     "Code",
-    "LINEAR LSTM GRU RNN UNARY BINARY SOFTMAX NORMALIZE GATHER COPY CAST CONSTANT WHERE WINDOW PUSH "
-    "DEPTHWISE",
+    "LINEAR LSTM GRU RNN UNARY BINARY SOFTMAX NORMALIZE GATHER COPY CAST CONSTANT WHERE"
+    " WINDOW PUSH DEPTHWISE",
 )
 """Operations."""
 Function = IntEnum(
     "Function",
-    "IDENTITY RELU SIGMOID TANH AFFINE LEAKY_RELU THRESHOLDED_RELU SCALED_TANH HARD_SIGMOID ELU SOFTSIGN "
-    "SOFTPLUS SELU CLIP GELU ABS NEGATE EXP LOG SQRT RECIPROCAL ERF GELU_TANH FLOOR CEIL ROUND SIN COS",
+    "IDENTITY RELU SIGMOID TANH AFFINE LEAKY_RELU THRESHOLDED_RELU SCALED_TANH"
+    " HARD_SIGMOID ELU SOFTSIGN SOFTPLUS SELU CLIP GELU ABS NEGATE EXP LOG SQRT"
+    " RECIPROCAL ERF GELU_TANH FLOOR CEIL ROUND SIN COS",
     start=0,
 )
 """Functions of one number, with their two parameters where they have them."""
@@ -81,7 +88,8 @@ class Weights(NamedTuple):
 class ProgramWriter:
     """Collects a program and gives the bytes of its file.
 
-    A method that adds an operation returns the number of the buffer, or the buffers, of its result.
+    A method that adds an operation returns the number of the buffer, or the buffers, of
+    its result.
     """
 
     def __init__(self, unit: int = 1) -> None:
@@ -99,15 +107,21 @@ class ProgramWriter:
     # constants, buffers and ports
 
     def constant(self, array: npt.ArrayLike) -> int:
-        """Add a constant of one or two axes, in the element type that it has; return its number."""
+        """Add a constant of one or two axes, in the element type that it has; return
+        its number.
+        """
         table = np.atleast_2d(np.asarray(array))
         if table.ndim != 2:
-            raise ValueError(f"a constant of shape {table.shape}, expected one or two axes")
+            raise ValueError(
+                f"a constant of shape {table.shape}, expected one or two axes"
+            )
         self.constants.append(np.ascontiguousarray(table))
         return len(self.constants) - 1
 
     def weights(self, numbers: int, scales: int, stored: int) -> Weights:
-        """Return the weights that three arguments name: numbers, scales, one more than scales."""
+        """Return the weights that three arguments name: numbers, scales, one more than
+        scales.
+        """
         index = stored - 1 if scales == NONE else scales
         factors = None if index < 0 else self.constants[index].reshape(-1)
         return Weights(self.constants[numbers], factors, scales != NONE)
@@ -132,7 +146,9 @@ class ProgramWriter:
     @property
     def given(self) -> set[int]:
         """The buffers that are written before a step: of inputs and of old states."""
-        return {port.buffer for kind in ("inputs", "states") for port in self._ports[kind]}
+        return {
+            port.buffer for kind in ("inputs", "states") for port in self._ports[kind]
+        }
 
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
@@ -140,20 +156,40 @@ class ProgramWriter:
         port.option, port.frames = 0, self.unit
         return port.buffer
 
-    def output(self, name: str, buffer: int, *, every_step: bool, delay: int = 0, frames: int = 1) -> None:
-        """Add an output, which a chunk gives for every step, ``frames`` a unit, or for the last one."""
+    def output(
+        self,
+        name: str,
+        buffer: int,
+        *,
+        every_step: bool,
+        delay: int = 0,
+        frames: int = 1,
+    ) -> None:
+        """Add an output, which a chunk gives for every step, ``frames`` a unit, or for
+        the last one.
+        """
         port = self._port("outputs", name, buffer)
-        port.option, port.delay, port.frames = int(every_step), delay, frames if every_step else 0
+        port.option, port.delay, port.frames = (
+            int(every_step),
+            delay,
+            frames if every_step else 0,
+        )
 
-    def state(self, name: str, width: int, reset: Array | None = None, dtype: str = "float32") -> int:
-        """Add a state; return the buffer of its old value. ``next_state`` names the buffer of its new one."""
+    def state(
+        self, name: str, width: int, reset: Array | None = None, dtype: str = "float32"
+    ) -> int:
+        """Add a state; return the buffer of its old value. ``next_state`` names the
+        buffer of its new one.
+        """
         port = self._port("states", name, self.buffer(width, dtype))
         if reset is not None and reset.any():
             port.option = self.constant(reset.astype(dtype).reshape(1, -1))
         return port.buffer
 
     def past(self, name: str, past: Past, reset: Array) -> int:
-        """Add a state that is a ring, with its reset value as the file has it; return its buffer."""
+        """Add a state that is a ring, with its reset value as the file has it; return
+        its buffer.
+        """
         (row,) = past.to_rows(reset)
         buffer = self.state(name, len(row), row)
         self.next_state(buffer, buffer)
@@ -163,23 +199,32 @@ class ProgramWriter:
         """Say which buffer holds the new value of the state in ``old``."""
         next(port for port in self._ports["states"] if port.buffer == old).next = new
 
-    def golden(self, inputs: Mapping[str, Array], expected: Mapping[str, Sequence[npt.ArrayLike]]) -> None:
+    def golden(
+        self,
+        inputs: Mapping[str, Array],
+        expected: Mapping[str, Sequence[npt.ArrayLike]],
+    ) -> None:
         """Store the golden case, which starts from the reset state.
 
         Args:
             inputs: of each input, ``(L, width)``.
-            expected: of outputs their frames, or the last step's ``(width,)``, and of states the last step's;
-                each with the largest difference allowed, a number or of the same shape. The first frames of a
-                delayed output mean nothing.
+            expected: of outputs their frames, or the last step's ``(width,)``, and of
+                states the last step's; each with the largest difference allowed, a
+                number or of the same shape. The first frames of a delayed output mean
+                nothing.
         """
         for name, array in inputs.items():
             port = self._named[name]
-            rows = np.asarray(array, self.dtype(port.buffer)).reshape(-1, self.width(port.buffer))
+            rows = np.asarray(array, self.dtype(port.buffer)).reshape(
+                -1, self.width(port.buffer)
+            )
             self._golden_steps, port.golden = len(rows), self.constant(rows)
         for name, both in expected.items():
             port = self._named[name]
             port.golden, port.tolerance = (
-                self.constant(np.asarray(array, "float32").reshape(-1, self.width(port.buffer)))
+                self.constant(
+                    np.asarray(array, "float32").reshape(-1, self.width(port.buffer))
+                )
                 for array in np.broadcast_arrays(*both)
             )
 
@@ -192,7 +237,11 @@ class ProgramWriter:
     def operation(self, code: Code, *arguments: float) -> None:
         """Add an operation; a float among the arguments is stored by its bits."""
         words = [
-            struct.unpack("<I", struct.pack("<f", value))[0] if isinstance(value, float) else int(value)
+            (
+                struct.unpack("<I", struct.pack("<f", value))[0]
+                if isinstance(value, float)
+                else int(value)
+            )
             for value in arguments
         ]
         if not 0 <= min(words) <= max(words) <= NONE:
@@ -200,25 +249,43 @@ class ProgramWriter:
         padding = _OPERATION.size // 4 - 1 - len(words)
         self.operations.append(Operation(code, (*words, *[0] * padding)))
 
-    def add(self, code: Code, source: int, *arguments: float, width: int = 0, dtype: str = "float32") -> int:
-        """Add an operation whose first arguments are its input and its result, as wide by default."""
+    def add(
+        self,
+        code: Code,
+        source: int,
+        *arguments: float,
+        width: int = 0,
+        dtype: str = "float32",
+    ) -> int:
+        """Add an operation whose first arguments are its input and its result, as wide
+        by default.
+        """
         out = self.buffer(width or self.width(source), dtype)
         self.operation(code, source, out, *arguments)
         return out
 
     def linear(
-        self, source: int, weights: Array, bias: Array | None = None, scales: Array | None = None
+        self,
+        source: int,
+        weights: Array,
+        bias: Array | None = None,
+        scales: Array | None = None,
     ) -> int:
         """Add ``source @ weights.T + bias``, for each K numbers of the source in turn.
 
-        ``weights (M, K)`` are int8 where they have ``scales (M,)``, with which the inputs are quantized.
+        ``weights (M, K)`` are int8 where they have ``scales (M,)``, with which the
+        inputs are quantized.
         """
         rows, columns = weights.shape
         if columns == 0 or self.width(source) % columns:
-            raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
+            raise UnsupportedError(
+                f"weights {weights.shape} for rows of {self.width(source)} numbers"
+            )
         number, scale, stored = self._weights(weights, scales)
         width = self.width(source) // columns * rows
-        return self.add(Code.LINEAR, source, number, self.optional(bias), scale, stored, width=width)
+        return self.add(
+            Code.LINEAR, source, number, self.optional(bias), scale, stored, width=width
+        )
 
     def recurrent(
         self,
@@ -232,7 +299,8 @@ class ProgramWriter:
         flags: int = 0,
         functions: Sequence[tuple[Function, float, float]],
     ) -> list[int]:
-        """Add an LSTM, GRU or RNN layer, in ONNX's order of gates; return the buffers of its new states.
+        """Add an LSTM, GRU or RNN layer, in ONNX's order of gates; return the buffers
+        of its new states.
 
         Args:
             code: which of them.
@@ -244,33 +312,69 @@ class ProgramWriter:
             flags: 1 for linear_before_reset.
             functions: each with alpha and beta.
         """
-        numbers, own_scales, stored = zip(*map(self._weights, weights, scales or (None, None)), strict=True)
+        numbers, own_scales, stored = zip(
+            *map(self._weights, weights, scales or (None, None)), strict=True
+        )
         three = [*functions, *[(0, 0.0, 0.0)] * (3 - len(functions))]
-        activations = [value for kind, *numbers_of in three for value in (int(kind), *map(float, numbers_of))]
+        activations = [
+            value
+            for kind, *numbers_of in three
+            for value in (int(kind), *map(float, numbers_of))
+        ]
         return self._layer(
-            code, x, states, (*numbers, self.optional(bias), *own_scales, flags, *activations, *stored, 0)
+            code,
+            x,
+            states,
+            (
+                *numbers,
+                self.optional(bias),
+                *own_scales,
+                flags,
+                *activations,
+                *stored,
+                0,
+            ),
         )
 
     def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
-        """Add the layer of operation ``number`` once more, for the next frame; return its new states."""
+        """Add the layer of operation ``number`` once more, for the next frame; return
+        its new states.
+        """
         code, arguments = self.operations[number]
         return self._layer(code, x, states, (*arguments[5:20], 0, 0, number + 1))
 
-    def _layer(self, code: Code, x: int, states: Sequence[int], rest: Sequence[float]) -> list[int]:
+    def _layer(
+        self, code: Code, x: int, states: Sequence[int], rest: Sequence[float]
+    ) -> list[int]:
         new = [self.buffer(self.width(state)) for state in states]
-        olds, news = ((buffers[0], buffers[1] if len(buffers) > 1 else NONE) for buffers in (states, new))
+        olds, news = (
+            (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
+            for buffers in (states, new)
+        )
         self.operation(code, x, *olds, *news, *rest)
         return new
 
-    def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
+    def unary(
+        self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0
+    ) -> int:
         """Add a function of each number."""
         return self.add(Code.UNARY, source, int(kind), float(alpha), float(beta))
 
-    def binary(self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False) -> int:
-        """Add a function of ``a`` and ``b``, a buffer or a constant: both float32, or both int64."""
+    def binary(
+        self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False
+    ) -> int:
+        """Add a function of ``a`` and ``b``, a buffer or a constant: both float32, or
+        both int64.
+        """
         dtype = self.dtype(a)
         if isinstance(b, np.ndarray):
-            width, operands = b.size, (NONE, self.constant(np.asarray(b, dtype).reshape(1, -1)))
+            width, operands = (
+                b.size,
+                (
+                    NONE,
+                    self.constant(np.asarray(b, dtype).reshape(1, -1)),
+                ),
+            )
         else:
             width, operands = self.width(b), (b, NONE)
         out = self.buffer(max(self.width(a), width), dtype)
@@ -286,24 +390,54 @@ class ProgramWriter:
     def gather(self, index: int, table: Array) -> int:
         """Add a look-up of rows of ``table (V, E)``."""
         number, _, stored = self._weights(table, None)
-        return self.add(Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1])
+        return self.add(
+            Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1]
+        )
 
-    def window(self, source: int, past: int, first: int, dilation: int, count: int, frames: int = 1) -> int:
-        """Add ``count`` frames, ``dilation`` apart, of a past with the ``frames`` of ``source`` behind.
+    def window(
+        self,
+        source: int,
+        past: int,
+        first: int,
+        dilation: int,
+        count: int,
+        frames: int = 1,
+    ) -> int:
+        """Add ``count`` frames, ``dilation`` apart, of a past with the ``frames`` of
+        ``source`` behind.
 
         ``first`` is the number of the first one, counted from the oldest of the past.
         """
         out = self.buffer(self.width(source) // frames * count)
-        self.operation(Code.WINDOW, source, past, out, first, dilation, count, frames if frames > 1 else 0)
+        self.operation(
+            Code.WINDOW,
+            source,
+            past,
+            out,
+            first,
+            dilation,
+            count,
+            frames if frames > 1 else 0,
+        )
         return out
 
     def cast(self, source: int, dtype: str = "float32") -> int:
         """Add a conversion to float32 or int64."""
         return self.add(Code.CAST, source, dtype=dtype)
 
-    def depthwise(self, source: int, out: int, weights: Array | None, bias: Array | None = None) -> int:
-        """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or the largest."""
-        return self.add(Code.DEPTHWISE, source, self.optional(weights), self.optional(bias), width=out)
+    def depthwise(
+        self, source: int, out: int, weights: Array | None, bias: Array | None = None
+    ) -> int:
+        """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or
+        the largest.
+        """
+        return self.add(
+            Code.DEPTHWISE,
+            source,
+            self.optional(weights),
+            self.optional(bias),
+            width=out,
+        )
 
     # the file
 
@@ -312,19 +446,43 @@ class ProgramWriter:
         ports = [port for kind in self._ports.values() for port in kind]
         tables = [struct.pack("<2I", *buffer) for buffer in self._buffers]
         tables += [struct.pack("<8I", *astuple(port)) for port in ports]
-        tables += [_OPERATION.pack(code, *arguments) for code, arguments in self.operations]
-        offset = _HEADER.size + _CONSTANT.size * len(self.constants) + sum(map(len, tables))
+        tables += [
+            _OPERATION.pack(code, *arguments) for code, arguments in self.operations
+        ]
+        offset = (
+            _HEADER.size + _CONSTANT.size * len(self.constants) + sum(map(len, tables))
+        )
         constants, data = [], []
         for array in self.constants:
             padding = -offset % 64
-            constants.append(_CONSTANT.pack(offset + padding, *array.shape, TYPES.index(array.dtype.name), 0))
+            constants.append(
+                _CONSTANT.pack(
+                    offset + padding, *array.shape, TYPES.index(array.dtype.name), 0
+                )
+            )
             data += [bytes(padding), array.tobytes()]
             offset += padding + array.nbytes
         body = b"".join([*constants, *tables, *data])
-        counts = [len(self.constants), len(self._buffers), *map(len, self._ports.values())]
-        rest = (*counts, len(self.operations), self._manifest, self._golden_steps, 0, self.unit)
+        counts = [
+            len(self.constants),
+            len(self._buffers),
+            *map(len, self._ports.values()),
+        ]
+        rest = (
+            *counts,
+            len(self.operations),
+            self._manifest,
+            self._golden_steps,
+            0,
+            self.unit,
+        )
         head = _HEADER.pack(b"LSTMEDGE", 1, 0, offset, *rest)
-        return _HEADER.pack(b"LSTMEDGE", 1, zlib.crc32(body, zlib.crc32(head[16:])), offset, *rest) + body
+        return (
+            _HEADER.pack(
+                b"LSTMEDGE", 1, zlib.crc32(body, zlib.crc32(head[16:])), offset, *rest
+            )
+            + body
+        )
 
     def _text(self, text: str) -> int:
         return self.constant(np.frombuffer(text.encode(), np.uint8))
@@ -341,7 +499,9 @@ class ProgramWriter:
         return self.constant(packed[0]), NONE, 1 + self._floats(packed[1])
 
     def optional(self, array: Array | None) -> int:
-        """Add a constant of float32; return its number, ``NONE`` where there is no array."""
+        """Add a constant of float32; return its number, ``NONE`` where there is no
+        array.
+        """
         return NONE if array is None else self._floats(array)
 
     def _port(self, kind: str, name: str, buffer: int) -> Port:
@@ -351,17 +511,26 @@ class ProgramWriter:
 
 
 def in_int8(weights: Array) -> tuple[Array, Array] | None:
-    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
+    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the
+    bit, in less memory.
 
-    There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
+    There are such where a file stores int8 and a scale for each row: a row's largest is
+    127 times its scale.
     """
     if weights.size < _SMALLEST or weights.shape[1] < 3:
         return None
     peaks = np.abs(weights).max(1, keepdims=True)
     guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
-    stored, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
+    stored, scales = (
+        np.zeros(weights.shape, np.int8),
+        np.zeros(len(weights), np.float32),
+    )
     open_rows = np.ones(len(weights), bool)
-    for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
+    for scale in (
+        guess,
+        np.nextafter(guess, np.float32(0)),
+        np.nextafter(guess, np.float32(np.inf)),
+    ):
         whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
         fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
         stored[fits], scales[fits] = whole[fits], scale[fits, 0]

@@ -32,7 +32,8 @@ class Demo(nn.Module):
 
 
 class Tagger(nn.Module):
-    """Tokens to a GRU with a learned start, and an output for every step beside the last one."""
+    """Tokens to a GRU with a learned start, and an output for every step beside the
+    last one."""
 
     def __init__(self):
         super().__init__()
@@ -69,11 +70,15 @@ class SmallGru(nn.Module):
 
 
 class Means(nn.Module):
-    """The mean since the start, which a counter divides by, before a strided convolution."""
+    """The mean since the start, which a counter divides by, before a strided
+    convolution."""
 
     def __init__(self):
         super().__init__()
-        self.down, self.gru = nn.Conv1d(3, 5, 3, stride=3), nn.GRU(5, 6, batch_first=True)
+        self.down, self.gru = (
+            nn.Conv1d(3, 5, 3, stride=3),
+            nn.GRU(5, 6, batch_first=True),
+        )
 
     def forward(self, x):
         steps = torch.arange(1, x.shape[1] + 1).to(x.dtype)
@@ -82,7 +87,8 @@ class Means(nn.Module):
 
 
 class Strided(nn.Module):
-    """A convolution with a stride that looks ahead: a frame for two samples, one of them late."""
+    """A convolution with a stride that looks ahead: a frame for two samples, one of
+    them late."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +96,9 @@ class Strided(nn.Module):
         self.gru, self.head = nn.GRU(12, 16, batch_first=True), nn.Linear(16, 4)
 
     def forward(self, x):
-        return self.head(self.gru(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0])
+        return self.head(
+            self.gru(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]
+        )
 
 
 def slow(*parameters):
@@ -124,7 +132,9 @@ def network(tmp_path_factory):
             return DATA / f"{STORED[name]}.onnx"
         torch.manual_seed(0)
         module, shape, config = MADE[name]
-        example = torch.randint(0, 30, shape) if module is Tagger else torch.randn(shape)
+        example = (
+            torch.randint(0, 30, shape) if module is Tagger else torch.randn(shape)
+        )
         path = folder / f"{name}.onnx"
         export(module().eval(), example, ExportConfig(**config)).save(path)
         return path
@@ -134,10 +144,13 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folder_of(network, find_program, tmp_path_factory):
-    """A function that gives the folder of C of a network; its functions are called ``net_...``."""
+    """A function that gives the folder of C of a network; its functions are called
+    ``net_...``."""
     find_program("cc", "gcc", "clang")
     parent = tmp_path_factory.mktemp("c")
-    return functools.cache(lambda name: to_c(network(name), name="net").save(parent / name))
+    return functools.cache(
+        lambda name: to_c(network(name), name="net").save(parent / name)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -146,8 +159,12 @@ def run():
 
     def execute(*command: object, given: bytes = b"", code: int = 0) -> bytes:
         words = list(map(str, command))
-        ran = subprocess.run(words, input=given, capture_output=True, check=False, timeout=300)
-        assert ran.returncode == code, (ran.stdout + ran.stderr).decode(errors="replace")
+        ran = subprocess.run(
+            words, input=given, capture_output=True, check=False, timeout=300
+        )
+        assert ran.returncode == code, (ran.stdout + ran.stderr).decode(
+            errors="replace"
+        )
         return ran.stdout
 
     return execute
@@ -159,8 +176,11 @@ def sources(folder):
 
 
 def driver(folder):
-    """Return a C program that reads the inputs of each call, binary, and writes the outputs."""
-    declared = re.search(r"int net_step\(net_state \*state, (.*?)\);", (folder / "src/net.h").read_text())[1]
+    """Return a C program that reads the inputs of each call, binary, and writes the
+    outputs."""
+    declared = re.search(
+        r"int net_step\(net_state \*state, (.*?)\);", (folder / "src/net.h").read_text()
+    )[1]
     arrays, given, got = [], [], []
     for parameter in declared.split(", "):
         c_type, name = parameter.removeprefix("const ").split(" *")
@@ -168,36 +188,56 @@ def driver(folder):
         suffix = "" if name in ("x", "y") else name[name.index("_") :]
         arrays.append(f"static {c_type} {name}[NET_{kind}{suffix}];")
         (given if kind == "INPUTS" else got).append(name)
-    reads = " && ".join(f"fread({name}, sizeof {name}, 1, stdin) == 1" for name in given)
+    reads = " && ".join(
+        f"fread({name}, sizeof {name}, 1, stdin) == 1" for name in given
+    )
     writes = " ".join(f"fwrite({name}, sizeof {name}, 1, stdout);" for name in got)
     return (
-        '#include "net.h"\n#include <stdio.h>\n' + "\n".join(arrays) + "\nstatic net_state state;\n"
-        "int main(void) {\n    net_reset(&state);\n"
-        f"    while ({reads}) {{\n        if (net_step(&state, {', '.join([*given, *got])}) & 1) return 1;\n"
-        f"        {writes}\n    }}\n    return 0;\n}}\n"
+        '#include "net.h"\n#include <stdio.h>\n'
+        + "\n".join(arrays)
+        + "\nstatic net_state state;\nint main(void) {\n    net_reset(&state);\n   "
+        f" while ({reads}) {{\n        if (net_step(&state,"
+        f" {', '.join([*given, *got])}) & 1) return 1;\n        {writes}\n    }}\n   "
+        " return 0;\n}\n"
     )
 
 
 def calls_of(model, steps):
-    """Random inputs for ``steps`` steps of one source: as arrays by name, and as the driver reads them."""
+    """Random inputs for ``steps`` steps of one source: as arrays by name, and as the
+    driver reads them."""
     rng, manifest = np.random.default_rng(1), model.manifest
     inputs, parts = {}, []
     for spec in manifest.data_inputs:
-        shape = [{manifest.batch: 1, manifest.sequence: steps}.get(axis, axis) for axis in spec.axes]
+        shape = [
+            {manifest.batch: 1, manifest.sequence: steps}.get(axis, axis)
+            for axis in spec.axes
+        ]
         whole = np.dtype(spec.dtype).kind == "i"
         array = rng.integers(0, 30, shape) if whole else rng.normal(size=shape)
         inputs[spec.name] = array.astype(spec.dtype)
-        rows = np.moveaxis(array, spec.axes.index(manifest.sequence), 0).reshape(steps // manifest.unit, -1)
+        rows = np.moveaxis(array, spec.axes.index(manifest.sequence), 0).reshape(
+            steps // manifest.unit, -1
+        )
         parts.append(rows.astype(np.int32 if whole else np.float32))
-    return inputs, b"".join(row.tobytes() for rows in zip(*parts, strict=True) for row in rows)
+    return inputs, b"".join(
+        row.tobytes() for rows in zip(*parts, strict=True) for row in rows
+    )
 
 
 def streamed(model, inputs):
     """What onnxruntime gives for each step, states carried: all outputs in a row."""
-    axes = {spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs}
-    steps, state, rows = inputs[next(iter(axes))].shape[next(iter(axes.values()))], None, []
+    axes = {
+        spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs
+    }
+    steps, state, rows = (
+        inputs[next(iter(axes))].shape[next(iter(axes.values()))],
+        None,
+        [],
+    )
     for step in range(steps):
         part = {name: array.take([step], axes[name]) for name, array in inputs.items()}
         outputs, state = model.run(part, state)
-        rows.append(np.concatenate([outputs[spec.name].reshape(-1) for spec in model.outputs]))
+        rows.append(
+            np.concatenate([outputs[spec.name].reshape(-1) for spec in model.outputs])
+        )
     return np.stack(rows)

@@ -1,4 +1,5 @@
-"""C without onnxruntime: armv7 and RISC-V under qemu-user, Cortex-M bare metal under qemu-system-arm."""
+"""C without onnxruntime: armv7 and RISC-V under qemu-user, Cortex-M bare metal under
+qemu-system-arm."""
 
 import re
 import shutil
@@ -17,15 +18,18 @@ BOARDS = ("m0", "m3", "m4f", "m7", "m33", "m55")
 EXAMPLE = Path(__file__).parents[4] / "examples" / "cortex_m"
 PRINTED = re.compile(
     r"self-test passed, largest difference (?P<difference>\d+)e-9\n.*"
-    r"ticks of 100 steps: (?P<steps>\d+)\nticks of 1000000 instructions: (?P<million>\d+)\n"
-    r"flash (?P<flash>\d+) bytes\nRAM (?P<ram>\d+) bytes, of that stack (?P<stack>\d+)\n",
+    r"ticks of 100 steps: (?P<steps>\d+)\nticks of 1000000 instructions:"
+    r" (?P<million>\d+)\n"
+    r"flash (?P<flash>\d+) bytes\nRAM (?P<ram>\d+) bytes, of that stack"
+    r" (?P<stack>\d+)\n",
     re.DOTALL,
 )
 
 
 @pytest.fixture(scope="module")
 def on_board(find_program, folder_of, run, tmp_path_factory):
-    """Return a function that builds and runs the example on a board and returns the numbers it prints."""
+    """Return a function that builds and runs the example on a board and returns the
+    numbers it prints."""
     for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
         find_program(program)
 
@@ -34,16 +38,22 @@ def on_board(find_program, folder_of, run, tmp_path_factory):
         words = (f"BOARD={board}", f"HAR={folder}", f"OUT={out}")
         output = run("make", "-s", "-C", EXAMPLE, "run", *words).decode()
         print(f"\n{board}: {output}")
-        return {name: int(value) for name, value in PRINTED.fullmatch(output).groupdict().items()}
+        return {
+            name: int(value)
+            for name, value in PRINTED.fullmatch(output).groupdict().items()
+        }
 
     return measure
 
 
 @pytest.fixture(scope="module")
 def har(network, find_program, tmp_path_factory):
-    """A function that converts a network under the name har, which the example takes."""
+    """A function that converts a network under the name har, which the example
+    takes."""
     find_program("cc", "gcc", "clang")
-    return lambda name: to_c(network(name), name="har").save(tmp_path_factory.mktemp("har") / name)
+    return lambda name: to_c(network(name), name="har").save(
+        tmp_path_factory.mktemp("har") / name
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,9 @@ def demo(har):
 
 
 @pytest.mark.parametrize("board", BOARDS)
-def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_ram(board, demo, on_board):
+def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_ram(
+    board, demo, on_board
+):
     """The linker script sets this limit."""
     measured = on_board(board, demo)
     assert measured["flash"] <= 64 * 1024
@@ -64,7 +76,9 @@ def instructions(measured):
     return measured["steps"] * 10_000 / measured["million"]
 
 
-def test_steps_take_no_more_instructions_flash_and_ram_than_documented(har, demo, on_board):
+def test_steps_take_no_more_instructions_flash_and_ram_than_documented(
+    har, demo, on_board
+):
     fp32, int8 = on_board("m4f", demo), on_board("m4f", har("int8"))
     assert instructions(fp32) <= 31_500
     assert instructions(int8) <= 35_000
@@ -81,7 +95,8 @@ def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
     """In float32 and int8; 100 calls of two samples each."""
     assert on_board(board, har("strided"))["ram"] <= 8 * 1024
     small = quantize(
-        network("strided"), QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1))
+        network("strided"),
+        QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1)),
     )
     small.save(tmp_path / "har.onnx")
     folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
@@ -119,7 +134,9 @@ int main(void)
 """
 
 
-def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(har, find_program, run, tmp_path):
+def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(
+    har, find_program, run, tmp_path
+):
     """Plain C, the DSP extension, Helium, and this machine's vectors."""
     for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
         find_program(program)
@@ -127,9 +144,25 @@ def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(har, find_p
     shutil.copytree(EXAMPLE, example)
     (example / "main.c").write_text(BITS)
     options = ["-std=c99", "-O3", "-march=native"]
-    run(find_program("gcc"), *options, *sources(folder), example / "main.c", "-lm", "-o", tmp_path / "main")
+    run(
+        find_program("gcc"),
+        *options,
+        *sources(folder),
+        example / "main.c",
+        "-lm",
+        "-o",
+        tmp_path / "main",
+    )
     expected = run(tmp_path / "main").strip()
-    for board, option in (("m0", "-O2"), ("m3", "-O2"), ("m4f", "-O2"), ("m4f", "-O0"), ("m55", "-O2")):
+    for board, option in (
+        ("m0", "-O2"),
+        ("m3", "-O2"),
+        ("m4f", "-O2"),
+        ("m4f", "-O0"),
+        ("m55", "-O2"),
+    ):
         out = tmp_path / f"{board}{option}"
         words = (f"BOARD={board}", f"HAR={folder}", f"OPT={option}", f"OUT={out}")
-        assert run("make", "-s", "-C", example, "run", *words).strip() == expected, words
+        assert run("make", "-s", "-C", example, "run", *words).strip() == expected, (
+            words
+        )

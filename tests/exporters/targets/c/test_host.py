@@ -1,4 +1,5 @@
-"""C on this machine: networks against onnxruntime, sample by sample, under warnings and sanitizers."""
+"""C on this machine: networks against onnxruntime, sample by sample, under warnings and
+sanitizers."""
 
 import re
 from itertools import product
@@ -17,18 +18,38 @@ from .conftest import NETWORKS, calls_of, driver, sources, streamed
 
 pytestmark = pytest.mark.system
 
-CHECK = '#include "net.h"\nint main(void) { int passed; net_selftest(&passed); return !passed; }\n'
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-O1", "-g")
+CHECK = (
+    '#include "net.h"\nint main(void) { int passed; net_selftest(&passed); return'
+    " !passed; }\n"
+)
+STRICT = (
+    "-std=c99",
+    "-Wall",
+    "-Wextra",
+    "-Wconversion",
+    "-pedantic",
+    "-Werror",
+    "-O1",
+    "-g",
+)
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.fixture
 def results(find_program, run, tmp_path):
-    """Return a function that compiles a folder and returns its results for the calls."""
+    """Return a function that compiles a folder and returns its results for the
+    calls."""
 
     def execute(folder, given, *options, compiler="gcc"):
         (tmp_path / "main.c").write_text(driver(folder))
-        command = [find_program(compiler), *STRICT, *options, *sources(folder), tmp_path / "main.c", "-lm"]
+        command = [
+            find_program(compiler),
+            *STRICT,
+            *options,
+            *sources(folder),
+            tmp_path / "main.c",
+            "-lm",
+        ]
         run(*command, "-o", tmp_path / "main")
         return np.frombuffer(run(tmp_path / "main", given=given), np.float32)
 
@@ -43,19 +64,29 @@ def test_c_computes_what_onnxruntime_does(compiler, name, network, folder_of, re
     with load(network(name)) as model:
         inputs, given = calls_of(model, 20)
         expected = streamed(model, inputs)
-    got = results(folder_of(name), given, *SANITIZED, compiler=compiler).reshape(expected.shape)
-    floor = 0.01 if name == "int8" else 1e-6  # one level of int8; 20 steps of float32 rounding
+    got = results(folder_of(name), given, *SANITIZED, compiler=compiler).reshape(
+        expected.shape
+    )
+    floor = (
+        0.01 if name == "int8" else 1e-6
+    )  # one level of int8; 20 steps of float32 rounding
     assert np.abs(got - expected).max() <= limit_for(expected, floor)
 
 
 @pytest.mark.parametrize("name", ["strided", "means"])
-def test_a_stream_in_units_computes_what_onnxruntime_does(name, network, folder_of, results):
+def test_a_stream_in_units_computes_what_onnxruntime_does(
+    name, network, folder_of, results
+):
     with load(network(name)) as model:
         inputs, given = calls_of(model, 60)
         expected = model.stream().process(inputs["x"][0])
         delay = model.manifest.delays.get(model.outputs[0].name, 0)
-    got = results(folder_of(name), given, *SANITIZED).reshape(-1, expected.shape[-1])[delay:]
-    assert ("NET_DELAY 1 " in (folder_of(name) / "src/net.h").read_text()) == (delay == 1)
+    got = results(folder_of(name), given, *SANITIZED).reshape(-1, expected.shape[-1])[
+        delay:
+    ]
+    assert ("NET_DELAY 1 " in (folder_of(name) / "src/net.h").read_text()) == (
+        delay == 1
+    )
     assert np.abs(got - expected[: len(got)]).max() <= limit_for(expected, 1e-6)
 
 
@@ -74,8 +105,19 @@ def test_the_linker_sees_prefixed_names_only_and_nothing_that_allocates(
     folder, objects = folder_of("demo"), []
     for source in (folder / "src").glob("*.c"):
         objects.append(tmp_path / f"{source.stem}.o")
-        run(find_program("gcc"), *STRICT, f"-I{folder / 'src'}", "-c", source, "-o", objects[-1])
-    lines = [line.split() for line in run(find_program("nm"), "-g", *objects).decode().splitlines()]
+        run(
+            find_program("gcc"),
+            *STRICT,
+            f"-I{folder / 'src'}",
+            "-c",
+            source,
+            "-o",
+            objects[-1],
+        )
+    lines = [
+        line.split()
+        for line in run(find_program("nm"), "-g", *objects).decode().splitlines()
+    ]
     assert all(line[2].startswith(("net_", "le_")) for line in lines if len(line) == 3)
     wanted = {line[1] for line in lines if len(line) == 2 and line[0] == "U"}
     assert not wanted & {"malloc", "calloc", "free", "printf", "fopen", "puts"}
@@ -130,7 +172,10 @@ PROGRAMS = {
     ),
     "labels are names": (
         "demo",
-        '    return NET_LABELS != 4 || strcmp(net_labels[NET_LABEL_Walking], "Walking") != 0;\n',
+        (
+            "    return NET_LABELS != 4 || strcmp(net_labels[NET_LABEL_Walking],"
+            ' "Walking") != 0;\n'
+        ),
     ),
     "members and a counter have names": (
         "means",
@@ -150,7 +195,9 @@ PROGRAMS = {
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_program_sees(what, folder_of, find_program, run, tmp_path):
     name, body = PROGRAMS[what]
-    (tmp_path / "main.c").write_text(f'#include "net.h"\n#include <string.h>\nint main(void)\n{{{body}}}\n')
+    (tmp_path / "main.c").write_text(
+        f'#include "net.h"\n#include <string.h>\nint main(void)\n{{{body}}}\n'
+    )
     command = [find_program("gcc"), *STRICT, *SANITIZED, *sources(folder_of(name))]
     run(*command, tmp_path / "main.c", "-lm", "-o", tmp_path / "main")
     run(tmp_path / "main")
@@ -168,8 +215,17 @@ def fails_when(folder, number, value, find_program, run, tmp_path):
     run(tmp_path / "m", code=1)
 
 
-def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
-    fails_when(folder_of("demo"), r"(?<== \{\n    )\S+(?=,)", "9.0f", find_program, run, tmp_path)
+def test_a_weight_that_is_wrong_fails_the_self_test(
+    folder_of, find_program, run, tmp_path
+):
+    fails_when(
+        folder_of("demo"),
+        r"(?<== \{\n    )\S+(?=,)",
+        "9.0f",
+        find_program,
+        run,
+        tmp_path,
+    )
 
 
 def test_the_self_test_holds_each_channel_to_its_own_limit(find_program, run, tmp_path):
@@ -190,10 +246,14 @@ def test_the_self_test_holds_each_channel_to_its_own_limit(find_program, run, tm
     artifact.save(tmp_path / "units.onnx")
     folder = to_c(tmp_path / "units.onnx", name="net").save(tmp_path / "c")
     # 0.005 rad, less than the limit of the pressure
-    fails_when(folder, r"101325\.0f, 0\.02f", "101325.0f, 0.025f", find_program, run, tmp_path)
+    fails_when(
+        folder, r"101325\.0f, 0\.02f", "101325.0f, 0.025f", find_program, run, tmp_path
+    )
 
 
-def test_cmake_takes_the_folder_into_a_project_of_cpp(folder_of, find_program, run, tmp_path):
+def test_cmake_takes_the_folder_into_a_project_of_cpp(
+    folder_of, find_program, run, tmp_path
+):
     (tmp_path / "app").mkdir()
     (tmp_path / "app/CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.13)\nproject(app C CXX)\n"
@@ -218,6 +278,12 @@ endfunction()
 
 def test_the_folder_is_a_component_of_esp_idf(folder_of, find_program, run, tmp_path):
     folder = folder_of("demo")
-    (tmp_path / "mock.cmake").write_text(f'{IDF}\ninclude("{folder / "CMakeLists.txt"}")\n')
+    (tmp_path / "mock.cmake").write_text(
+        f'{IDF}\ninclude("{folder / "CMakeLists.txt"}")\n'
+    )
     output = run(find_program("cmake"), "-P", tmp_path / "mock.cmake").decode()
-    assert set(re.findall(r"src/(\w+)\.c", output)) == {"net", "net_selftest", "lstm_edge_core"}
+    assert set(re.findall(r"src/(\w+)\.c", output)) == {
+        "net",
+        "net_selftest",
+        "lstm_edge_core",
+    }

@@ -59,13 +59,21 @@ def test_a_name_that_c_can_not_take(name, words):
 
 def test_files_that_can_not_be_checked(altered, tmp_path):
     refused(NotFoundError, "does not exist", tmp_path / "none.onnx")
-    refused(InputError, "no golden case", altered(lambda manifest: manifest.update(golden=None)))
+    refused(
+        InputError,
+        "no golden case",
+        altered(lambda manifest: manifest.update(golden=None)),
+    )
 
 
 @pytest.mark.parametrize(
     ("width", "add", "message"),
     [
-        (2, lambda w, x: [w.linear(x, np.zeros((70_000, 2), "float32"))], r"\(70000, 2\)"),
+        (
+            2,
+            lambda w, x: [w.linear(x, np.zeros((70_000, 2), "float32"))],
+            r"\(70000, 2\)",
+        ),
         (70_000, lambda w, x: [w.binary(Binary.ADD, x, x)], "70,000"),
         (1, lambda w, x: [x] * 300, "301 inputs and outputs"),
     ],
@@ -86,7 +94,9 @@ def test_no_compiler_and_one_that_fails(network, monkeypatch, find_program, tmp_
     refused(CheckFailedError, "does not compile", network("layers"), name="net")
 
 
-def test_a_folder_that_holds_something_else_is_refused_early(network, folder_of, find_program, tmp_path):
+def test_a_folder_that_holds_something_else_is_refused_early(
+    network, folder_of, find_program, tmp_path
+):
     find_program("cc", "gcc", "clang")
     (tmp_path / "notes.txt").write_text("keep")
     with pytest.raises(InputError, match="contains notes"):
