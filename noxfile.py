@@ -129,7 +129,8 @@ def export_oldest(session: nox.Session) -> None:
         "tests/exporters/export/test_people.py",
     ]
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", EMULATED, *tests]
-    wheels, tree = _wheels(session), _tree(session)
+    wheels = _wheels(session)
+    tree = _tree(session)
     requirements = [LOWEST, *_requirements(wheels), "--extra=cpu", "--extra=export"]
     if platform.machine() == "aarch64":
         session.install(*requirements)

@@ -27,11 +27,9 @@ class Layers(nn.Module):
         states: bool = False,
     ) -> None:
         super().__init__()
-        self.before, self.layer, self.after = (
-            before or nn.Identity(),
-            layer,
-            after or nn.Identity(),
-        )
+        self.before = before or nn.Identity()
+        self.layer = layer
+        self.after = after or nn.Identity()
         self.states = states
 
     def forward(
@@ -71,7 +69,8 @@ class Fn(nn.Module):
         self, function: Callable[..., Tensor], **parts: nn.Module | Tensor
     ) -> None:
         super().__init__()
-        self.function, self.names = function, tuple(parts)
+        self.function = function
+        self.names = tuple(parts)
         for name, part in parts.items():
             if isinstance(part, (nn.Module, nn.Parameter)):
                 setattr(self, name, part)

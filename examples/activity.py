@@ -13,7 +13,8 @@ from to_device import to_device
 from lstm_edge import DataConfig, TrainConfig, deployable, train
 from lstm_edge_exporters.quantize import Samples
 
-WINDOW, SECOND = 100, 10
+WINDOW = 100
+SECOND = 10
 """Samples per recording, also the training window, and per second."""
 
 
@@ -46,7 +47,9 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     rng = np.random.default_rng(0)
     with (files("lstm_edge") / "data" / "basic_motions.npz").open("rb") as file:
         arrays = dict(np.load(file))
-    x, y, first = arrays["x"], arrays["y"], np.flatnonzero(arrays["split"] == "train")
+    x = arrays["x"]
+    y = arrays["y"]
+    first = np.flatnonzero(arrays["split"] == "train")
     rng.shuffle(first)
     parts = {
         "train": first[8:],
@@ -57,7 +60,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
         name: days(x[at], y[at], rng, count if name == "train" else 10)
         for name, at in parts.items()
     }
-    rows, number = [",".join(["day", "split", "activity", *arrays["features"]])], 0
+    rows = [",".join(["day", "split", "activity", *arrays["features"]])]
+    number = 0
     for name, pairs in sets.items():
         for samples, activities in pairs:
             number += 1
@@ -91,7 +95,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     seen = np.concatenate([last_second(samples) for samples, _ in sets["train"]])
     was = np.concatenate([activities for _, activities in sets["train"]])
     means = np.array([seen[was == label].mean(axis=0) for label in labels])
-    streamed, simple = [], []
+    streamed = []
+    simple = []
     for samples, _ in sets["test"]:
         stream = model.stream()  # a day without a reset
         streamed.append([int(stream.step(sample).argmax()) for sample in samples])
@@ -109,7 +114,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
             f" {right[:, tail].mean():.1%} 3 s after a change"
         )
 
-    seconds, day = (np.arange(truth.shape[1]) / SECOND).tolist(), sets["test"][0][0]
+    seconds = (np.arange(truth.shape[1]) / SECOND).tolist()
+    day = sets["test"][0][0]
     happened = Series(
         "happened", seconds, np.searchsorted(labels, truth[0]).tolist(), "marks", "pale"
     )

@@ -11,7 +11,10 @@ from lstm_edge import DataConfig, TrainConfig, deployable, train
 from lstm_edge_exporters.quantize import Samples
 from lstm_edge_runtime import Model
 
-NAMES, WINDOW, MEAN, LONG = ("flow", "pressure"), 60, 8, 60
+NAMES = ("flow", "pressure")
+WINDOW = 60
+MEAN = 8
+LONG = 60
 """Channels; number of samples of a training window, of the mean for the score, and of a
 fault."""
 FAULTS = {
@@ -35,7 +38,8 @@ def anomaly(model: Model, x: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """Return at each sample the mean of the last 8 errors of the forecast, in units of
     its usual error.
     """
-    stream, predicted = model.stream(), np.full_like(x, np.nan)
+    stream = model.stream()
+    predicted = np.full_like(x, np.nan)
     for at, sample in enumerate(x[:-1], 1):
         predicted[at] = stream.step(sample)
     errors = np.sqrt((((x - predicted) / usual) ** 2).mean(axis=1))
@@ -61,10 +65,8 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
         config=config,
         overwrite=True,
     )
-    usual, healthy = (
-        np.array([run.summary["test"]["streams"]["rmse"][name] for name in NAMES]),
-        pump(1, 3000),
-    )
+    usual = np.array([run.summary["test"]["streams"]["rmse"][name] for name in NAMES])
+    healthy = pump(1, 3000)
     last = np.sqrt(np.mean((healthy[1:] - healthy[:-1]) ** 2, axis=0))
     print(
         "train: the next sample to {:.2f} l/min and {:.3f} bar;".format(*usual), end=" "
@@ -72,16 +74,15 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
     print("by repeating the last one {:.2f} and {:.3f}".format(*last))
 
     cuts = range(0, len(healthy) - WINDOW, WINDOW)
-    x, truth = (
-        np.stack([healthy[at : at + WINDOW] for at in cuts]),
-        healthy[[at + WINDOW for at in cuts]],
-    )
+    x = np.stack([healthy[at : at + WINDOW] for at in cuts])
+    truth = healthy[[at + WINDOW for at in cuts]]
     module, example, config = deployable(run)
     model = to_device(module, example, config, Samples({"x": x}, targets=truth), folder)
 
     # Both thresholds are set on a healthy record: nothing in it may raise an alarm.
     limit = 1.1 * anomaly(model, healthy, usual).max()
-    low, high = healthy.min(axis=0), healthy.max(axis=0)
+    low = healthy.min(axis=0)
+    high = healthy.max(axis=0)
 
     def alarms(x: np.ndarray) -> np.ndarray:
         return np.array(
@@ -113,9 +114,11 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
     x = clean[0]
     for at, fault in zip((300, 700), FAULTS.values(), strict=True):
         x[at : at + LONG] += fault
-    time, score = list(range(len(x))), anomaly(model, x, usual)
+    time = list(range(len(x)))
+    score = anomaly(model, x, usual)
     score[:WINDOW] = np.nan
-    edges, faults = [0, 300, 300 + LONG, 700, 700 + LONG, len(x)], [0, 4, 0, 4, 0]
+    edges = [0, 300, 300 + LONG, 700, 700 + LONG, len(x)]
+    faults = [0, 4, 0, 4, 0]
     scores = (
         Series("fault", edges, faults, "bars", "pale"),
         Series("score", time, score.tolist(), color="blue"),

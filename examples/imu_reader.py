@@ -37,10 +37,8 @@ def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray
     channels = [CHANNELS.get(name, name) for name in features]
     scales = []
     for channel in channels:
-        single, shared = (
-            folder / f"in_{channel}_scale",
-            folder / f"in_{channel.rpartition('_')[0]}_scale",
-        )
+        single = folder / f"in_{channel}_scale"
+        shared = folder / f"in_{channel.rpartition('_')[0]}_scale"
         scales.append(float((single if single.exists() else shared).read_text()))
     raw = [folder / f"in_{channel}_raw" for channel in channels]
 
@@ -105,7 +103,8 @@ def main() -> None:
             or not model.manifest.signal.features
         ):
             parser.error(f"{options.model} has no names of features and classes")
-        features, labels = model.manifest.signal.features, task.labels
+        features = model.manifest.signal.features
+        labels = task.labels
         rate = (
             options.rate
             or model.manifest.signal.sampling_rate
@@ -117,7 +116,9 @@ def main() -> None:
             else replay(options.replay, features)
         )
         stream = model.stream(reset_every=model.manifest.reset_every)  # as in training
-        last, lags, slowest = None, 0, 0.0
+        last = None
+        lags = 0
+        slowest = 0.0
         try:
             for lag in itertools.islice(ticks(1 / rate), options.samples):
                 sample = read()

@@ -59,7 +59,8 @@ def listen(model: Model, path: Path) -> list[float]:
         ValueError: as ``read_blocks``; or the model is no classifier of raw sound at a
             known rate.
     """
-    task, rate = model.manifest.task, model.manifest.signal.sampling_rate
+    task = model.manifest.task
+    rate = model.manifest.signal.sampling_rate
     if (
         task is None
         or len(task.labels) < 2
@@ -69,7 +70,9 @@ def listen(model: Model, path: Path) -> list[float]:
         raise ValueError(
             "expected a model that has labels and a sampling rate, of samples (N, L)"
         )
-    stream, probabilities, quiet_until = model.stream(), [], 0.0
+    stream = model.stream()
+    probabilities = []
+    quiet_until = 0.0
     for block in read_blocks(path, rate):
         frames = [
             float(1 / (1 + np.exp(logits[0] - logits[1])))

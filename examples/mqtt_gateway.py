@@ -56,7 +56,8 @@ class Gateway:
     """
 
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
-        inputs, interface = model.inputs, model.manifest
+        inputs = model.inputs
+        interface = model.manifest
         if (
             len(inputs) != 1
             or not isinstance(inputs[0].axes[-1], int)
@@ -66,17 +67,23 @@ class Gateway:
                 "expected a file with one input of a fixed number of features, and a"
                 " unit of 1"
             )
-        version, name = mqtt.CallbackAPIVersion.VERSION2, f"{options.prefix}-gateway"
+        version = mqtt.CallbackAPIVersion.VERSION2
+        name = f"{options.prefix}-gateway"
         self.client = mqtt.Client(
             version, client_id=name, clean_session=False, manual_ack=True
         )
-        self.model, self.options = model, options
+        self.model = model
+        self.options = options
         self.batch = model.streams(options.devices, reset_every=interface.reset_every)
-        self.task, self.width = interface.task, inputs[0].axes[-1]
+        self.task = interface.task
+        self.width = inputs[0].axes[-1]
         self.output = self.task.output if self.task else model.outputs[0].name
         self.devices: dict[str, Device] = {}
-        self.connection, self.inbox, self.confirmed = 0, deque[Any](), deque[int]()
-        self.taken, self.unconfirmed = list[tuple[int, int]](), set[int]()
+        self.connection = 0
+        self.inbox = deque[Any]()
+        self.confirmed = deque[int]()
+        self.taken = list[tuple[int, int]]()
+        self.unconfirmed = set[int]()
         if options.state.exists():
             self._restore(dict(np.load(options.state)))
 
@@ -159,7 +166,8 @@ class Gateway:
     def _parse(self, payload: bytes) -> tuple[int, np.ndarray]:
         try:
             document = json.loads(payload)
-            number, sample = document["n"], np.array(document["x"], np.float32)
+            number = document["n"]
+            sample = np.array(document["x"], np.float32)
             valid = (
                 type(number) is int
                 and 0 <= number < 2**63
@@ -193,7 +201,8 @@ class Gateway:
         complete = not np.isnan(values).any()
         if self.task is None or not self.task.labels:
             return {"y": values.tolist() if complete else None}
-        p, best = softmax(values[None])[0], int(values.argmax())
+        p = softmax(values[None])[0]
+        best = int(values.argmax())
         return (
             {"label": self.task.labels[best], "p": round(float(p[best]), 6)}
             if complete
@@ -226,10 +235,8 @@ class Gateway:
             )
         keys = [key for key in saved if key.startswith("state/")]
         for row, name in enumerate(saved["devices"]):
-            source, arrays = (
-                self.batch.add(),
-                {key.removeprefix("state/"): saved[key][row] for key in keys},
-            )
+            source = self.batch.add()
+            arrays = {key.removeprefix("state/"): saved[key][row] for key in keys}
             self.batch.restore(
                 source, State(arrays, self.model.identity, int(saved["age"][row]))
             )
@@ -254,7 +261,8 @@ def main() -> None:
     parser.add_argument(
         "--devices", type=int, default=1000, help="maximum number of devices"
     )
-    options, stop = parser.parse_args(), Event()
+    options = parser.parse_args()
+    stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

@@ -40,7 +40,9 @@ _COLORS = {
     "gray": "#4a5260",
     "pale": "#b9cbf5",
 }
-_WIDTH, _HEIGHT, _ROW = 6.1, 2.6, 0.47
+_WIDTH = 6.1
+_HEIGHT = 2.6
+_ROW = 0.47
 """Inches of a plot, and of one named row of a y axis."""
 _STYLE: Any = {
     "font.size": 13.0,

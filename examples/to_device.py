@@ -34,7 +34,8 @@ def to_device(
         samples: held-out data that the int8 file is judged on.
         folder: exists.
     """
-    path, small = folder / "model.onnx", folder / "model-int8.onnx"
+    path = folder / "model.onnx"
+    small = folder / "model-int8.onnx"
     artifact = export(module, example, config)
     artifact.save(path)
     print(

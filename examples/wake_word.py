@@ -18,7 +18,10 @@ from lstm_edge_exporters.quantize import Samples
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Signal, Task
 
-RATE, HOP, BANDS, LABELS = 8000, 128, 20, ("other", "wake word")
+RATE = 8000
+HOP = 128
+BANDS = 20
+LABELS = ("other", "wake word")
 VOWELS = {
     "a": (750, 1200),
     "e": (500, 1900),
@@ -27,7 +30,8 @@ VOWELS = {
     "u": (320, 700),
 }
 """The first two formants, in hertz."""
-WORD, HEARD = "iau", 0.3
+WORD = "iau"
+HEARD = 0.3
 """The word, and the seconds after its end in which the network has to hear it."""
 
 
@@ -37,10 +41,8 @@ def vowel(rng: np.random.Generator, name: str, pitch: float) -> np.ndarray:
     """
     time = np.arange(int(rng.uniform(0.12, 0.25) * RATE)) / RATE
     first, second = np.array(VOWELS[name]) * rng.uniform(0.92, 1.08)
-    phase, sound = (
-        2 * np.pi * np.cumsum(pitch * (1 + 0.05 * np.sin(25 * time))) / RATE,
-        np.zeros(len(time)),
-    )
+    phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.05 * np.sin(25 * time))) / RATE
+    sound = np.zeros(len(time))
     for k in range(1, int(RATE / 2 / pitch / 1.1)):
         loud = np.exp(-(((k * pitch - first) / 120) ** 2)) + 0.5 * np.exp(
             -(((k * pitch - second) / 180) ** 2)
@@ -54,11 +56,13 @@ def sound(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, list[fl
     wake word ends.
     """
     signal = rng.uniform(0.002, 0.02) * rng.normal(0, 1, int(seconds * RATE))
-    ends, at = [], int(rng.uniform(0.2, 0.8) * RATE)
+    ends = []
+    at = int(rng.uniform(0.2, 0.8) * RATE)
     while True:
         names = "".join(rng.choice(list(VOWELS), rng.integers(1, 5)))
         names = WORD if rng.random() < 0.4 else names.replace(WORD, WORD[::-1])
-        pitch, loud = rng.uniform(100, 230), rng.uniform(0.05, 0.2)
+        pitch = rng.uniform(100, 230)
+        loud = rng.uniform(0.05, 0.2)
         word = loud * np.concatenate([vowel(rng, name, pitch) for name in names])
         if at + len(word) + HEARD * RATE > len(signal):
             return signal.astype(np.float32), ends
@@ -82,14 +86,10 @@ class Bands(nn.Module):
         super().__init__()
         self.register_buffer("window", torch.hann_window(2 * HOP))
         mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
-        edges, bins = (
-            700 * (10 ** (mel / 2595) - 1),
-            np.linspace(0, RATE / 2, HOP + 1)[:, None],
-        )
-        rise, fall = (
-            (bins - edges[:-2]) / np.diff(edges)[:-1],
-            (edges[2:] - bins) / np.diff(edges)[1:],
-        )
+        edges = 700 * (10 ** (mel / 2595) - 1)
+        bins = np.linspace(0, RATE / 2, HOP + 1)[:, None]
+        rise = (bins - edges[:-2]) / np.diff(edges)[:-1]
+        fall = (edges[2:] - bins) / np.diff(edges)[1:]
         self.register_buffer(
             "mel",
             torch.tensor(np.maximum(0, np.minimum(rise, fall)), dtype=torch.float32),
@@ -110,11 +110,10 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bands, self.conv = Bands(), nn.Conv1d(BANDS, 24, 3, padding=1)
-        self.gru, self.head = (
-            nn.GRU(24, 32, batch_first=True),
-            nn.Linear(32, len(LABELS)),
-        )
+        self.bands = Bands()
+        self.conv = nn.Conv1d(BANDS, 24, 3, padding=1)
+        self.gru = nn.GRU(24, 32, batch_first=True)
+        self.head = nn.Linear(32, len(LABELS))
 
     def of_bands(self, y: torch.Tensor) -> torch.Tensor:
         """Return the logits ``(N, frames, 2)`` of bands."""
@@ -141,7 +140,8 @@ def main(folder: Path, steps: int = 250) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    rng, net = np.random.default_rng(0), Detector()
+    rng = np.random.default_rng(0)
+    net = Detector()
     clips = [sound(rng, 6.0) for _ in range(120)]
     x = torch.from_numpy(np.stack([signal for signal, _ in clips]))
     bands = net.bands(x)  # they are not trained

@@ -62,7 +62,8 @@ class Run:
     """Hash of the file with the weights; empty for a run that was never saved."""
 
     def __post_init__(self) -> None:
-        task, classes = self.task or Task("", ""), self.model.num_classes
+        task = self.task or Task("", "")
+        classes = self.model.num_classes
         widths = {
             "features": self.model.lstm.input_size,
             "labels": classes,
@@ -151,11 +152,10 @@ def deployable(
     from lstm_edge_exporters.export.config import ExportConfig
 
     model = run.model.eval()
-    lstm, dtype = model.lstm, model.fc.weight.dtype
-    layers, width = (
-        lstm.num_layers * (1 + lstm.bidirectional),
-        lstm.proj_size or lstm.hidden_size,
-    )
+    lstm = model.lstm
+    dtype = model.fc.weight.dtype
+    layers = lstm.num_layers * (1 + lstm.bidirectional)
+    width = lstm.proj_size or lstm.hidden_size
     x = torch.randn(
         3, 5, lstm.input_size, generator=torch.Generator().manual_seed(0), dtype=dtype
     )
@@ -320,10 +320,8 @@ def _build(
     """Make the LSTM1 of these tensors, and of options that their shapes don't show, in
     evaluation mode.
     """
-    sizes, dtypes = (
-        _infer_options(tensors, origin),
-        {tensor.dtype for tensor in tensors.values()},
-    )
+    sizes = _infer_options(tensors, origin)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
         raise FileFormatError(
             f"{origin} has tensors of {sorted(map(str, dtypes))}, expected one float"

@@ -23,11 +23,10 @@ from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
 
-DATA, RUN, MODEL = (
-    "basic_motions.npz",
-    "run",
-    "basic_motions.onnx",
-)  # written to the demo's folder
+# written to the demo's folder
+DATA = "basic_motions.npz"
+RUN = "run"
+MODEL = "basic_motions.onnx"
 TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on two cores
 
 

@@ -79,11 +79,9 @@ class LSTM1(nn.Module):
                 f" {input_size} and readout last"
             )
         factory: Any = {"device": device, "dtype": dtype}
-        self.num_classes, self.seq_length, self.readout = (
-            num_classes,
-            seq_length,
-            readout,
-        )
+        self.num_classes = num_classes
+        self.seq_length = seq_length
+        self.readout = readout
         self.lstm = nn.LSTM(
             input_size, hidden_size, num_layers, batch_first=True, **options, **factory
         )

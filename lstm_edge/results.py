@@ -30,16 +30,14 @@ class MainFrames:
 
     def __init__(self, model: "Model") -> None:
         """Take the unit of the model's stream, and the delay of its main output."""
-        manifest, self._name, self._model = model.manifest, main_name(model), model
-        self._per_unit, self._unit = (
-            manifest.frames_a_unit.get(self._name, 1),
-            manifest.unit,
-        )
+        manifest = model.manifest
+        self._name = main_name(model)
+        self._model = model
+        self._per_unit = manifest.frames_a_unit.get(self._name, 1)
+        self._unit = manifest.unit
         self._delay = manifest.delays.get(self._name, 0)
-        batch, time = (
-            manifest.batch_axis(manifest.axes[self._name]),
-            frame_axis(model) or 0,
-        )
+        batch = manifest.batch_axis(manifest.axes[self._name])
+        time = frame_axis(model) or 0
         self._time = time - (batch is not None and batch < time)
 
     def of(
@@ -150,11 +148,9 @@ def pace(manifest: "Manifest") -> str:
         key=lambda common: manifest.delays.get(common, 0) / frames[common],
         default="",
     )
-    delay, count, unit = (
-        manifest.delays.get(name, 0),
-        frames.get(name, 1),
-        manifest.unit,
-    )
+    delay = manifest.delays.get(name, 0)
+    count = frames.get(name, 1)
+    unit = manifest.unit
     common = gcd(count, unit)
     many = "one frame" if count == common else f"{count // common} frames"
     rhythm = (

@@ -17,7 +17,8 @@ RESUME = (  # state of the training after its last whole epoch that was saved
 METRICS = (  # scores on each set, facts about the data, and the history of the epochs
     "metrics.json"
 )
-REPORT, CURVES = "report.html", "curves.png"
+REPORT = "report.html"
+CURVES = "curves.png"
 LOCK = ".lock"
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 

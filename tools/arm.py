@@ -86,7 +86,8 @@ def _native_package(folder: Path) -> list[Path]:
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_C_COMPILER={CROSS}",
     ]
-    build, package = folder / "build", folder / "site" / "lstm_edge_native"
+    build = folder / "build"
+    package = folder / "site" / "lstm_edge_native"
     subprocess.run(
         ["cmake", "-S", ROOT / "native", "-B", build, *target],
         check=True,

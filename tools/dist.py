@@ -25,7 +25,8 @@ from arm_root import UnsupportedMachineError, arm_python, install_for_arm
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 UV = Path(sys.executable).with_name("uv")
-ZIG, GLIBC = "ziglang==0.17.*", "2.17"
+ZIG = "ziglang==0.17.*"
+GLIBC = "2.17"
 
 
 def run(

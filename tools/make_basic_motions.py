@@ -28,7 +28,9 @@ def make(wheel: Path, target: Path) -> None:
     ``split: <U5 (80,)`` the archive's own parts, ``train`` and ``test``;
     ``features: <U5 (6,)``; ``sampling_rate`` in Hertz.
     """
-    rows, labels, split = [], [], []
+    rows = []
+    labels = []
+    split = []
     with zipfile.ZipFile(wheel) as archive:
         for part in ("train", "test"):
             text = archive.read(f"{_FOLDER}/BasicMotions_{part.upper()}.ts").decode()

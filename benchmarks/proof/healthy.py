@@ -113,7 +113,8 @@ class Recurrent(Layers):
             2 if layer.bidirectional else 1
         )
         super().__init__(layer, norm, nn.Linear(width, outputs) if outputs else None)
-        self.end, self.tail = ENDS[end], TAILS.get(form, lambda y, _: y)
+        self.end = ENDS[end]
+        self.tail = TAILS.get(form, lambda y, _: y)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, state: Any = None
@@ -137,10 +138,8 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
         if form == "projection"
         else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
     )
-    inputs, width = (
-        int(rng.integers(1, 9)),
-        int(rng.integers(1 if form != "projection" else 2, 40)),
-    )
+    inputs = int(rng.integers(1, 9))
+    width = int(rng.integers(1 if form != "projection" else 2, 40))
     options: dict[str, Any] = {
         "num_layers": int(rng.choice([1, 1, 2])),
         "bias": bool(rng.random() < 0.9),
@@ -203,7 +202,8 @@ def _scale(low: float, high: float) -> Adjust:
 
 def _shift_gate(module: Recurrent, rng: np.random.Generator, sign: float) -> None:
     gates = [1] if sign > 0 or module.layer.mode == "GRU" else [0, 3]
-    gate, width = int(rng.choice(gates)), module.layer.hidden_size
+    gate = int(rng.choice(gates))
+    width = module.layer.hidden_size
     module.layer.bias_ih_l0[gate * width : (gate + 1) * width] += sign * rng.uniform(
         3, 10
     )
@@ -339,7 +339,8 @@ def _engines(
 
 
 def _run_old(python: str, path: Path, feeds: Feeds) -> Feeds:
-    calls, results = path.with_suffix(".calls.npz"), path.with_suffix(".results.npz")
+    calls = path.with_suffix(".calls.npz")
+    results = path.with_suffix(".results.npz")
     np.savez(calls, **feeds)
     run(python, "-c", _OLD, path, calls, results)
     with np.load(results) as arrays:

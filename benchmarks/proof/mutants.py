@@ -146,18 +146,14 @@ class Draft:
         ]
         value, array = _pick(fitting, rng)
         new = np.ascontiguousarray(change(array.copy(), rng)).astype(array.dtype)
-        value.const_value, value.shape = (
-            ir.tensor(new, name=value.name),
-            ir.Shape(new.shape),
-        )
+        value.const_value = ir.tensor(new, name=value.name)
+        value.shape = ir.Shape(new.shape)
 
     def insert(self, name: str, kind: str, *numbers: float, **attributes: Any) -> None:
         """Replace a value by the result of a node on it and ``numbers``."""
-        graph, value, names = (
-            self.model.graph,
-            self.values[name],
-            UniqueNames(self.model.graph),
-        )
+        graph = self.model.graph
+        value = self.values[name]
+        names = UniqueNames(self.model.graph)
         constants = []
         for number in numbers:
             tensor = ir.tensor(np.array(number, value.dtype.numpy()))
@@ -167,7 +163,9 @@ class Draft:
             kind, [value, *constants], attributes, name=names.unique("mutant")
         )
         new = node.outputs[0]
-        new.name, new.type, new.shape = names.unique("changed"), value.type, value.shape
+        new.name = names.unique("changed")
+        new.type = value.type
+        new.shape = value.shape
         if value.is_graph_output():
             new.name, value.name = value.name, new.name
         ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
@@ -265,11 +263,10 @@ def _state(draft: Draft, rng: Rng) -> None:
         index = [value.name for value in draft.model.graph.outputs].index(state.output)
         same = ir.node("Identity", [source])
         draft.model.graph.append(same)
-        same.outputs[0].name, draft.values[state.output].name = (
-            state.output,
-            f"{state.output}_before",
-        )
-        same.outputs[0].type, same.outputs[0].shape = source.type, source.shape
+        same.outputs[0].name = state.output
+        draft.values[state.output].name = f"{state.output}_before"
+        same.outputs[0].type = source.type
+        same.outputs[0].shape = source.shape
         draft.model.graph.outputs[index] = same.outputs[0]
     elif state.dtype == "float32":
         _change(draft, state.input if kind == 2 else state.output, rng)
@@ -458,7 +455,8 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
     network = _pick([network for network in NETWORKS if group.networks in network], rng)
     if group.judged and "int8" in network:
         return None
-    healthy, change = _healthy(network), _pick(group.spoils, rng)
+    healthy = _healthy(network)
+    change = _pick(group.spoils, rng)
     draft = Draft(healthy.content)
     try:
         change(draft, rng)

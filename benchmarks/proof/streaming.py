@@ -40,14 +40,13 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
     Raises:
         UnsupportedError: it does not stream.
     """
-    config, example = (
-        ExportConfig(inputs={"x": ("N", "L", WIDTH)}),
-        torch.randn(2, 96, WIDTH),
-    )
+    config = ExportConfig(inputs={"x": ("N", "L", WIDTH)})
+    example = torch.randn(2, 96, WIDTH)
     artifact = export(module, example, config)
     if artifact.manifest.unstreamable:
         artifact = export(module, example, replace(config, stream=True))
-    manifest, rng = artifact.manifest, np.random.default_rng(0)
+    manifest = artifact.manifest
+    rng = np.random.default_rng(0)
     steps = (_UNITS + -(-manifest.delay_steps // manifest.unit)) * manifest.unit
     x = rng.standard_normal((steps, WIDTH)).astype(np.float32)
     with torch.no_grad():
@@ -77,7 +76,8 @@ def _difference(
     """Return the difference of the frames in common; 0 for a last result that looks
     ahead.
     """
-    batch, axis = spec.axes.index(manifest.batch or ""), manifest.time_axis(spec.axes)
+    batch = spec.axes.index(manifest.batch or "")
+    axis = manifest.time_axis(spec.axes)
     outputs = [
         result[spec.name] if isinstance(result, dict) else result for result in results
     ]
@@ -102,7 +102,8 @@ def main() -> None:
     """Print one row per network."""
     options = parser(str(__doc__))
     options.add_argument("names", nargs="*", help="networks, by default all")
-    rows, failed = [], []
+    rows = []
+    failed = []
     for name in options.parse_args().names or NETWORKS:
         torch.manual_seed(0)
         try:

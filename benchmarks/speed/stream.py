@@ -32,12 +32,11 @@ from lstm_edge_runtime import Model, load
 
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Number of steps in a turn, which takes a few ms."""
-CHUNK, SOURCES = 256, 64
-LOOP, ONNXRUNTIME, NATIVE = (
-    "`session.run` loop",
-    "`Stream`, `.onnx`",
-    "`Stream`, `.lep`",
-)
+CHUNK = 256
+SOURCES = 64
+LOOP = "`session.run` loop"
+ONNXRUNTIME = "`Stream`, `.onnx`"
+NATIVE = "`Stream`, `.lep`"
 
 
 def write_files(size: str, folder: Path) -> dict[str, Path]:
@@ -79,7 +78,8 @@ def ticks(model: Model, x: np.ndarray) -> Call:
 
 def measure(size: str, folder: Path, repeats: int) -> dict[str, Times]:
     """Time a step, a chunk and a tick of each contestant."""
-    paths, rng = write_files(size, folder), np.random.default_rng(0)
+    paths = write_files(size, folder)
+    rng = np.random.default_rng(0)
     models = {name: load(path) for name, path in paths.items()}
     x = rng.normal(size=(SOURCES, CHUNK, SIZES[size][0])).astype(np.float32)
     loops = {kind: plain_loop(paths[ONNXRUNTIME], part, size) for kind, part in (

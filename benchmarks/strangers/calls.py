@@ -42,7 +42,8 @@ class Build(Name):
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path)
-        self.arguments, self.options = arguments, options
+        self.arguments = arguments
+        self.options = options
 
     def __call__(self) -> Any:
         """Import the class and make the object."""
@@ -192,7 +193,9 @@ def _call(
     )
 
 
-_SAMPLE, _STEPS, _WITH_LENGTHS = _shaped("N", 5), _frames(5), _with_lengths("N", "L", 5)
+_SAMPLE = _shaped("N", 5)
+_STEPS = _frames(5)
+_WITH_LENGTHS = _with_lengths("N", "L", 5)
 _DENOISER = {"hidden": 4, "depth": 2}
 _DEMUCS = {
     "audio_channels": 1,
@@ -219,12 +222,11 @@ _RECBOLE = {
     "hidden_size": 5, "loss_type": "CE", "num_layers": 1, "n_layers": 1, "dropout_prob": 0.0,
     "dropout_probs": [0.0, 0.0],
 }  # fmt: skip
-_ASTEROID, _RL, _SPEECH = (
-    "asteroid.masknn.recurrent.",
-    "torchrl.modules.",
-    "speechbrain.nnet.RNN.",
-)
-_ESPNET, _TTS = "espnet2.asr.encoder.", "TTS.tts.layers.tacotron."
+_ASTEROID = "asteroid.masknn.recurrent."
+_RL = "torchrl.modules."
+_SPEECH = "speechbrain.nnet.RNN."
+_ESPNET = "espnet2.asr.encoder."
+_TTS = "TTS.tts.layers.tacotron."
 
 
 # fmt: off

@@ -147,7 +147,8 @@ def make(
     if exporter == "lstm-edge":
         made = export(module, example, ExportConfig(inputs=call.axes))
         return made.model, Called.of(module, example).names
-    axes, tensors = changing_axes(call, group), tensors_of(example)
+    axes = changing_axes(call, group)
+    tensors = tensors_of(example)
     names = [f"x{index}" for index in range(len(tensors))]
     flat = _Flat(module, example)
     if exporter == "TorchScript":
@@ -277,7 +278,8 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
     """Return the tally of several groups in Markdown, with versions."""
     rows = [row for document in documents for row in document["calls"]]
     packages = {row["package"] for row in rows}
-    head, lines = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS], []
+    head = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS]
+    lines = []
     if packages == {"matrix"}:
         reached = (
             "exported",

@@ -172,8 +172,10 @@ def _frequencies(x: Tensor, across: nn.Module, along: nn.Module) -> Tensor:
 
 
 def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
-    x, tokens = torch.randn(2, 7, 5), torch.randint(0, 30, (2, 7))
-    h, c = torch.zeros(2, 2, 6), torch.zeros(2, 2, 6)
+    x = torch.randn(2, 7, 5)
+    tokens = torch.randint(0, 30, (2, 7))
+    h = torch.zeros(2, 2, 6)
+    c = torch.zeros(2, 2, 6)
     layers = {
         "LSTM": nn.LSTM(5, 6, batch_first=True),
         "LSTM_2_layers": nn.LSTM(5, 6, 2, batch_first=True),
@@ -287,7 +289,9 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     A file whose time axis was dynamic before is fed in chunks; any other twice, where
     the original can carry its states too.
     """
-    manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
+    manifest = lifted.manifest
+    report = lifted.report
+    rng = np.random.default_rng(1)
     assert manifest.golden is not None
     in_chunks = (
         manifest.sequence is not None
@@ -327,7 +331,9 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
         given[name] = np.full(
             shape, file.config.constants.get(name, 0), _dtype(inputs[name].type)
         )
-    model, after, worst = load(lifted.model), None, 0.0
+    model = load(lifted.model)
+    after = None
+    worst = 0.0
     for _ in range(1 if in_chunks or report.lifted else 2):
         recorded = manifest.golden.inputs
         feeds = {
@@ -367,7 +373,8 @@ def _without_delay(
     """Return the frames that a stream with a delay and the full sequence have in
     common.
     """
-    axis, delay = manifest.time_axes.get(name), manifest.delays.get(name, 0)
+    axis = manifest.time_axes.get(name)
+    delay = manifest.delays.get(name, 0)
     if axis is None or not (delay or manifest.unit > 1):
         return got, want
     count = min(got.shape[axis] - delay, want.shape[axis])

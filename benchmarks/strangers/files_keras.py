@@ -26,10 +26,8 @@ def _networks():
         return layer(size, return_sequences=True, **options)
 
     def two_inputs():
-        first, second = (
-            keras.Input((None, 5), name="a"),
-            keras.Input((None, 3), name="b"),
-        )
+        first = keras.Input((None, 5), name="a")
+        second = keras.Input((None, 3), name="b")
         return keras.Model(
             [first, second], whole(k.LSTM)(k.Concatenate()([first, second]))
         )

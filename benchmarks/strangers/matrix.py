@@ -11,7 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 SIZES = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 70))
 """Sizes ``(N, L)`` at which every cell is run, without ``TRACED``."""
 TRACED = (3, 6)
-FEATURES, HIDDEN, PROJECTED = 5, 6, 4
+FEATURES = 5
+HIDDEN = 6
+PROJECTED = 4
 
 _AXES: dict[str, tuple[Any, ...]] = {
     "kind": ("LSTM", "GRU", "RNN-tanh", "RNN-relu"),
@@ -76,7 +78,8 @@ def cells() -> Iterator[Cell]:
 def covering() -> list[Cell]:
     """Return few cells in which every pair of two options' values occurs."""
     pairs = {cell: set(itertools.combinations(enumerate(cell), 2)) for cell in cells()}
-    missing, chosen = set[Any]().union(*pairs.values()), []
+    missing = set[Any]().union(*pairs.values())
+    chosen = []
     while missing:
         chosen.append(max(pairs, key=lambda cell: len(pairs[cell] & missing)))
         missing -= pairs[chosen[-1]]

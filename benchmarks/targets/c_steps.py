@@ -55,7 +55,8 @@ def main() -> None:
         print(run(program, "--version").splitlines()[0])
     print()
     with tempfile.TemporaryDirectory() as folder:
-        root, lstm_edge = Path(folder), Path(sys.executable).with_name("lstm-edge")
+        root = Path(folder)
+        lstm_edge = Path(sys.executable).with_name("lstm-edge")
         run(lstm_edge, "demo", "-o", root)
         files = {"fp32": root / "basic_motions.onnx", "int8": root / "int8.onnx"}
         run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"])

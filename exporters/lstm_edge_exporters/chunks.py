@@ -58,7 +58,8 @@ def join_chunks(
     those of the last chunk; outputs that fold time into another axis (``N*L``,
     ``L//2``) are left out.
     """
-    joined, time = dict(chunks[-1]), manifest.time_axes
+    joined = dict(chunks[-1])
+    time = manifest.time_axes
     for spec in manifest.outputs:
         parts = [chunk[spec.name] for chunk in chunks]
         if spec.name in time:

@@ -233,7 +233,8 @@ class UniqueNames:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        graphs, nodes = (graph, *graph.subgraphs()), [*graph.all_nodes()]
+        graphs = (graph, *graph.subgraphs())
+        nodes = [*graph.all_nodes()]
         values = [
             *(
                 value
@@ -273,7 +274,9 @@ class Builder:
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
         assert node.graph is not None
-        self._node, self._graph, self._prefix = node, node.graph, prefix
+        self._node = node
+        self._graph = node.graph
+        self._prefix = prefix
         self._names = UniqueNames(self._graph)
 
     def node(

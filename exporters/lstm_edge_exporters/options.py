@@ -92,7 +92,8 @@ def check_options(config: "DataclassInstance") -> None:
         InputError: a value does not fit.
     """
     for name, entry in option_fields(config).items():
-        value, rule = getattr(config, name), entry.metadata["rule"]
+        value = getattr(config, name)
+        rule = entry.metadata["rule"]
         if value is not None and rule.expected and not rule.fits(value):
             raise InputError(f"{name} is {value!r}, expected {rule.expected}")
 

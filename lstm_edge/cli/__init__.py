@@ -25,7 +25,8 @@ from ._output import echo_prose
 
 __all__ = ["cli", "main", "run"]
 
-_BY_SIGNAL, _SIGPIPE = 128, 13
+_BY_SIGNAL = 128
+_SIGPIPE = 13
 _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 _VERBS = {
@@ -138,7 +139,8 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:  # even if a library caught the exception
-        code, line = _BY_SIGNAL + received[0], f"stopped by {_NAMES[received[0]]}"
+        code = _BY_SIGNAL + received[0]
+        line = f"stopped by {_NAMES[received[0]]}"
     if line:
         with contextlib.suppress(OSError):
             echo_prose(line)

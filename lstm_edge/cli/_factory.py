@@ -47,7 +47,9 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
 
     The dtype is empty for that of the parameters.
     """
-    axes, sizes, dtype = list[int | str](), dict[str, int](), ""
+    axes = list[int | str]()
+    sizes = dict[str, int]()
+    dtype = ""
     for part in text.split(","):
         match = _AXIS.fullmatch(part.strip())
         axis, size, kind = match.groups() if match else ("", None, None)
@@ -186,10 +188,8 @@ def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
 
 def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
     """Return what to write if ``forward`` fails."""
-    parameters, names = (
-        inspect.signature(module.forward).parameters,
-        {spec.name for spec in specs},
-    )
+    parameters = inspect.signature(module.forward).parameters
+    names = {spec.name for spec in specs}
     needed = [
         name
         for name, parameter in parameters.items()

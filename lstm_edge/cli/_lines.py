@@ -30,7 +30,8 @@ def read_lines() -> Iterator[bytes]:
     A signal ends the wait for a line, but never the work on one. Raises InputError for
     a line above 1 MiB.
     """
-    stopped, waiting = False, False
+    stopped = False
+    waiting = False
 
     def stop(*_: object) -> None:
         nonlocal stopped
@@ -76,13 +77,12 @@ class LineParser:
         """Expect ``width`` numbers per line, with these names if known; ``required``
         ones in a header.
         """
-        self._width, self._names, self._dtype, self._first = (
-            width,
-            names,
-            np.dtype(dtype),
-            True,
-        )
-        self._cells, self._columns = width, [] if required else [*range(width)]
+        self._width = width
+        self._names = names
+        self._dtype = np.dtype(dtype)
+        self._first = True
+        self._cells = width
+        self._columns = [] if required else [*range(width)]
 
     def parse(self, line: bytes) -> npt.NDArray[Any] | None:
         """Return the sample ``(I,)`` of a line; None for a blank line and for the
@@ -95,7 +95,8 @@ class LineParser:
         text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
         if not text:
             return None
-        first, self._first = self._first, False
+        first = self._first
+        self._first = False
         delimiter = next((mark for mark in "\t;," if mark in text), None)
         parts = text.split(delimiter) if delimiter or self._width > 1 else [text]
         cells = [part.strip(' "') for part in parts]
@@ -112,10 +113,8 @@ class LineParser:
 
     def _read_header(self, cells: list[str]) -> None:
         if self._names and set(self._names) <= set(cells):
-            self._columns, self._cells = (
-                [cells.index(name) for name in self._names],
-                len(cells),
-            )
+            self._columns = [cells.index(name) for name in self._names]
+            self._cells = len(cells)
         elif not self._columns or len(cells) != self._width:
             wanted = ", ".join(self._names) or counted(self._width, "column")
             raise InputError(
@@ -165,8 +164,11 @@ class ResultLines:
         """
         self._recent: deque[str] = deque(maxlen=hold)
         self._label: str | None = None
-        self._task, self._keys, self._as_json = task, keys, as_json
-        self._classes, self._header_due = is_classification(task), not as_json
+        self._task = task
+        self._keys = keys
+        self._as_json = as_json
+        self._classes = is_classification(task)
+        self._header_due = not as_json
 
     def line(self, values: Array, *keys: str | int) -> str:
         """Return the line for one row ``(C,)``, which begins with these keys; the first
@@ -202,7 +204,8 @@ class ResultLines:
                     *result_names(self._task, len(values)),
                 ],
             )
-        self._header_due, text = False, io.StringIO()
+        self._header_due = False
+        text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         return text.getvalue()
 

@@ -122,7 +122,8 @@ def field_options(*kinds: "type[DataclassInstance]") -> Callable[[Command], Comm
 
 
 def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
-    rule, hint = entry.metadata["rule"], entry.type
+    rule = entry.metadata["rule"]
+    hint = entry.type
     flag = rule.flag or f"--{entry.name.replace('_', '-')}"
     is_plain = isinstance(entry.default, int | float | str) and not isinstance(
         entry.default, bool

@@ -56,18 +56,18 @@ def command(
 
 def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each call, and the call."""
-    unit, samples = model.manifest.unit, SampleInput(model)
-    name, stream = (
-        "step" if unit == 1 else f"unit of {unit}",
-        model.stream(reset_every="never"),
-    )
+    unit = model.manifest.unit
+    samples = SampleInput(model)
+    name = "step" if unit == 1 else f"unit of {unit}"
+    stream = model.stream(reset_every="never")
     x = (
         np.random.default_rng(0)
         .random((streams, unit, samples.width))
         .astype(samples.spec.dtype)
     )
     x = samples.steps(x[:, 0]) if unit == 1 else samples.rows(x)
-    sample, step = x[0], stream.step if unit == 1 else stream.process
+    sample = x[0]
+    step = stream.step if unit == 1 else stream.process
     yield name, lambda: step(sample)
     if model.manifest.batch is not None:
         batch = model.streams(streams, reset_every="never")
@@ -80,7 +80,8 @@ def _interleave(
     calls: dict[Any, Callable[[], object]], seconds: float
 ) -> dict[Any, list[int]]:
     """Time calls in alternate blocks of 2 ms; return the nanoseconds of each call."""
-    clock, times = time.perf_counter_ns, {name: list[int]() for name in calls}
+    clock = time.perf_counter_ns
+    times = {name: list[int]() for name in calls}
     for call in calls.values():
         call()
     end = clock() + int(seconds * 1e9)

@@ -37,13 +37,15 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     against PyTorch, and then runs the file one sample at a time on 40 held-out
     recordings, each from reset and all in one long stream.
     """
-    say, started = (lambda _: None) if ctx.params["as_json"] else echo, time.monotonic()
+    say = (lambda _: None) if ctx.params["as_json"] else echo
+    started = time.monotonic()
     from lstm_edge_runtime import load
 
     from .. import demo as _demo
 
     held_out = _demo.copy_recordings(folder)
-    data, model_file = folder / _demo.DATA, folder / _demo.MODEL
+    data = folder / _demo.DATA
+    model_file = folder / _demo.MODEL
     steps, channels = held_out.series[0].x.shape
     say(f"data    BasicMotions: {steps} samples of {channels} channels per recording")
     run = _demo.train_run(
@@ -86,7 +88,8 @@ def _play(stream: Stream, held_out: Data, activity: int) -> str:
     from ..demo import replay_recording
 
     recording = next(series.x for series in held_out.series if series.y[-1] == activity)
-    labels, rate = held_out.classes, held_out.signal.sampling_rate or 1.0
+    labels = held_out.classes
+    rate = held_out.signal.sampling_rate or 1.0
     answers = [
         int(logits.argmax()) for logits, _ in replay_recording(stream, recording)
     ]

@@ -37,13 +37,11 @@ def command() -> Report:
     """
     from lstm_edge_exporters.cpu import describe_cpu
 
-    cpu, engines = (
-        describe_cpu(),
-        {
-            "onnxruntime": _onnxruntime(),
-            "native engine": _native(),
-        },
-    )
+    cpu = describe_cpu()
+    engines = {
+        "onnxruntime": _onnxruntime(),
+        "native engine": _native(),
+    }
     facts = {
         "lstm-edge": (__version__, ""),
         "python": (platform.python_version(), ""),

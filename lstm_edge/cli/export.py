@@ -145,14 +145,14 @@ def _check_source(source: str, given: SourceOptions) -> None:
             f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift"
             " for states"
         )
-    kind, unfit = "checkpoint", ["weights", "input", "state"]
+    kind = "checkpoint"
+    unfit = ["weights", "input", "state"]
     if is_factory(source):
-        kind, unfit = "factory, which scales in forward", ["scale"]
+        kind = "factory, which scales in forward"
+        unfit = ["scale"]
     elif Path(source).is_dir():
-        kind, unfit = (
-            "run, which describes itself",
-            [name for name in option_fields(given) if name != "lengths"],
-        )
+        kind = "run, which describes itself"
+        unfit = [name for name in option_fields(given) if name != "lengths"]
     if wrong := [name for name in unfit if getattr(given, name)]:
         raise InputError(f"{source} is a {kind}; remove --{wrong[0]}")
 
@@ -161,7 +161,8 @@ def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import load, with_scales
 
-    run, task = load(path), given.task
+    run = load(path)
+    task = given.task
     if given.scale is not None:
         with_scales(run.model, given.scale)
     if not task and given.signal == Signal():
@@ -196,7 +197,8 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
 
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:
-    manifest, verified = artifact.manifest, artifact.verified
+    manifest = artifact.manifest
+    verified = artifact.verified
     contract = {
         name: getattr(manifest, name)
         for name in ("inputs", "outputs", "states", "ranges")

@@ -22,8 +22,10 @@ def command(model: Path) -> Report:
     Memory per stream is the size of its states; an open stream stores them twice.
     """
     with load(model) as opened:
-        manifest, golden = opened.manifest, opened.manifest.golden
-        states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
+        manifest = opened.manifest
+        golden = opened.manifest.golden
+        states = [_state(spec) for spec in manifest.states]
+        content = model.read_bytes()
         document = {
             "file": {
                 "path": model,

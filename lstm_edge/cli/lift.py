@@ -33,10 +33,8 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
 
-    lifted, weights = (
-        lift(model, config),
-        os.path.relpath(output, model.parent).encode(),
-    )
+    lifted = lift(model, config)
+    weights = os.path.relpath(output, model.parent).encode()
     if (
         output.is_file()
         and b"\x08location\x12%c%b" % (len(weights) % 128, weights)
@@ -47,7 +45,8 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
             " name"
         )
     lifted.save(output)
-    report, manifest = lifted.report, lifted.manifest
+    report = lifted.report
+    manifest = lifted.manifest
     kinds = {
         "lifted": report.lifted,
         "past steps": report.past,

@@ -63,10 +63,8 @@ def command(
             " steps are used"
         )
     used = [(record, record.x[-last:]) for record in data.series]
-    by_frame, frames = (
-        samples.one_step or frame_axis(opened) is not None,
-        MainFrames(opened),
-    )
+    by_frame = samples.one_step or frame_axis(opened) is not None
+    frames = MainFrames(opened)
     lines = ResultLines(
         manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json
     )

@@ -19,7 +19,8 @@ def command(model: Path, options: ModelOptions) -> Report:
     If an output exceeds its limit, the worst element is printed and the exit code is 1.
     """
     with load(model, **vars(options)) as opened:
-        result, engine = opened.selftest(), opened.engine
+        result = opened.selftest()
+        engine = opened.engine
     rows = [
         {"ok": output.ok, "case": number, "output": output.name}
         | {name: getattr(output, name) for name in ("max_abs", "limit", "where")}

@@ -85,7 +85,9 @@ def command(
     if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
     opened = load(model, **vars(options))
-    samples, manifest, frames = SampleInput(opened), opened.manifest, MainFrames(opened)
+    samples = SampleInput(opened)
+    manifest = opened.manifest
+    frames = MainFrames(opened)
     if config.features and len(config.features) != samples.width:
         raise InputError(
             f"--features names {len(config.features)} columns, the model takes"
@@ -135,7 +137,9 @@ def command(
 
 def _read_samples(parser: LineParser) -> Iterator[Array]:
     """Yield the samples of standard input, and report malformed lines."""
-    number, bad, good = 0, 0, False
+    number = 0
+    bad = 0
+    good = False
     for number, line in enumerate(read_lines(), 1):
         try:
             sample = parser.parse(line)
@@ -163,7 +167,9 @@ class StateFile:
     def __init__(self, stream: Stream | SlidingStream, path: Path | None) -> None:
         """Restore ``stream`` from ``path`` if it exists, and write it."""
         self._stream: Any = stream
-        self._path, self._before, self._saved_at = path, 0, 0.0
+        self._path = path
+        self._before = 0
+        self._saved_at = 0.0
         if path is not None:
             with contextlib.suppress(NotFoundError):
                 self._restore(path)

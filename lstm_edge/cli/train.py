@@ -78,7 +78,8 @@ def command(
             epoch.number / epochs, describe_epoch(epoch, epochs)
         ),
     )
-    summary, scores = run.summary, dict[str, dict[str, Any]]()
+    summary = run.summary
+    scores = dict[str, dict[str, Any]]()
     sets = [name for name in ("validation", "test") if summary[name]]
     for name in sets:
         for score, value in _scores(summary[name]):

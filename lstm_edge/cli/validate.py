@@ -121,11 +121,13 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     if not Path(
         against
     ).is_dir():  # a bare checkpoint, which options described when it was exported
-        names, described = [*config.outputs], file.manifest
+        names = [*config.outputs]
+        described = file.manifest
         if run.task is None and described.task:
             names[0] = described.task.output
         signal = described.signal if run.signal == Signal() else run.signal
-        task, trained = run.task or described.task, run.trained or described.trained
+        task = run.task or described.task
+        trained = run.trained or described.trained
         config = replace(
             config, outputs=tuple(names), task=task, signal=signal, trained=trained
         )

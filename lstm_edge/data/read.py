@@ -24,10 +24,9 @@ TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
 _TABLES = (".csv", ".parquet", ".wav")
 _KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
-_JITTER, _RATE = (
-    0.1,
-    0.01,
-)  # unreported relative differences of intervals between samples, and of rates
+# unreported relative differences of intervals between samples, and of rates
+_JITTER = 0.1
+_RATE = 0.01
 
 
 class _Meaning(NamedTuple):
@@ -119,7 +118,8 @@ class _Reader:
         """Add the series of a table; ``name`` is its path in a folder, whose subfolder
         may be the class.
         """
-        config, folder = self.config, name.rpartition("/")[0]
+        config = self.config
+        folder = name.rpartition("/")[0]
         meaning = self._meaning(table, by_folder=bool(folder))
         self.meaning = self.meaning or meaning
         if meaning != self.meaning:
@@ -133,12 +133,14 @@ class _Reader:
             meaning.features, gaps=config.missing != "error", advice=advice
         )
         y = _targets(table, meaning, folder, config)
-        order, timed = np.arange(len(x), dtype=np.float64), False
+        order = np.arange(len(x), dtype=np.float64)
+        timed = False
         columns = _columns(table, config)
         if "order" in columns:
             order, timed = table.order(columns["order"])
         elif table.rate:
-            order, timed = order / table.rate, True
+            order = order / table.rate
+            timed = True
         cells = {
             key: table.texts(column)
             for key, column in columns.items()
@@ -181,11 +183,9 @@ class _Reader:
         """Return the columns of a table by what the options name, or else by their
         usual names.
         """
-        config, label, values = (
-            self.config,
-            self.config.label,
-            (*self.config.targets, *self.config.forecast),
-        )
+        config = self.config
+        label = self.config.label
+        values = (*self.config.targets, *self.config.forecast)
         if not (label or values or self.targets == "ignored"):
             label, values = _defaults(table)
         by_folder = by_folder and label is None and not values
@@ -241,7 +241,9 @@ class _Reader:
         a forecast.
         """
         assert self.meaning is not None
-        x, y, wanted = record.x, record.y, self.config.sampling_rate
+        x = record.x
+        y = record.y
+        wanted = self.config.sampling_rate
         gaps = np.isnan(x)
         if gaps.all(axis=0).any():
             raise InputError(
@@ -264,23 +266,20 @@ class _Reader:
                     f"{path}: series {record.name!r} has one row; a forecast needs at"
                     " least two"
                 )
-            y, x = (
-                x[
-                    1:,
-                    [
-                        self.meaning.features.index(name)
-                        for name in self.config.forecast
-                    ],
-                ],
-                x[:-1],
-            )
+            y = x[
+                1:,
+                [self.meaning.features.index(name) for name in self.config.forecast],
+            ]
+            x = x[:-1]
         y = y.astype(np.float32) if self.meaning.targets else y
         return replace(record, x=x.astype(np.float32), y=y)
 
     def data(self, path: Path) -> Data:
         """Return all series, with their classes as numbers."""
         assert self.meaning is not None
-        series, labels, counts = self.series, self.meaning.targets, self.counts
+        series = self.series
+        labels = self.meaning.targets
+        counts = self.counts
         if self.meaning.classes:
             names = {str(label) for record in series for label in record.y}
             whole = all(label.removeprefix("-").isdecimal() for label in names)
@@ -317,10 +316,8 @@ class _Reader:
         rates = self.rates
         if self.config.sampling_rate or not rates:
             return self.config.sampling_rate
-        slowest, fastest = (
-            min(rates, key=rates.__getitem__),
-            max(rates, key=rates.__getitem__),
-        )
+        slowest = min(rates, key=rates.__getitem__)
+        fastest = max(rates, key=rates.__getitem__)
         if rates[fastest] > rates[slowest] * (1 + 2 * _RATE):
             raise InputError(
                 f"{path}: {slowest!r} has {rates[slowest]:.4g} samples per second,"

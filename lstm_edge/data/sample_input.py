@@ -40,7 +40,8 @@ class SampleInput:
             )
         self.spec = manifest.data_inputs[0]
         axes = self.spec.axes
-        batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
+        batch = manifest.batch_axis(axes)
+        sequence = manifest.time_axis(axes)
         rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
         while (
             len(rest) > 1 and len(axes) < 4
@@ -65,11 +66,9 @@ class SampleInput:
         """True if the number of rows per call is variable."""
         self.one_step = sequence is None or axes[sequence] == 1
         """True if each call is one time step."""
-        self._batch, self._sequence, self._feature = (
-            batch,
-            sequence,
-            rest[0] if rest else None,
-        )
+        self._batch = batch
+        self._sequence = sequence
+        self._feature = rest[0] if rest else None
 
     def steps(self, x: Array) -> Array:
         """Return steps ``(..., I)`` as ``step`` takes them: ``(...)`` if each is one
@@ -100,7 +99,8 @@ def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
     main output.
     """
     if samples.one_step:
-        stream, main = model.stream(), MainFrames(model)
+        stream = model.stream()
+        main = MainFrames(model)
         steps = enumerate(samples.steps(x.astype(samples.spec.dtype)), 1)
         return np.stack(
             [
@@ -110,10 +110,8 @@ def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
             ]
         )
     output = main_output(model, model.run(samples.arrange([x]))[0])
-    batch, time = (
-        model.manifest.batch_axis(model.manifest.axes[main_name(model)]),
-        frame_axis(model),
-    )
+    batch = model.manifest.batch_axis(model.manifest.axes[main_name(model)])
+    time = frame_axis(model)
     if time is None:
         return top_rows(output, 1)
     axes = (time,) if batch is None else (time, batch)
@@ -136,7 +134,8 @@ def read_for_model(
     """
     from .read import read_data  # with pandas
 
-    samples, signal = SampleInput(model), model.manifest.signal
+    samples = SampleInput(model)
+    signal = model.manifest.signal
     data = read_data(path, config, targets=targets, features=signal.features)
     if (width := data.series[0].x.shape[1]) != samples.width:
         got = (
@@ -147,7 +146,8 @@ def read_for_model(
         raise InputError(f"{path}: {got}, expected {samples.width}; {advice}")
     for note in data.notes:
         tell(note)
-    rate, trained = data.signal.sampling_rate, signal.sampling_rate
+    rate = data.signal.sampling_rate
+    trained = signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
         advice = (
             f"the model was trained at {trained:g}; --rate {trained:g} resamples data"

@@ -31,7 +31,8 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     validates, the last tests. Raises InputError if a requested set would be empty, or
     the training set would lack a class.
     """
-    series, rest = data.series, data.series
+    series = data.series
+    rest = data.series
     shares = {
         "train": 1 - config.validation - config.test,
         "validation": config.validation,
@@ -42,7 +43,8 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
         if any(not record.split for record in series):
             raise InputError("split is empty for some series; set it for every series")
         shares = {"train": 1 - config.validation, "validation": config.validation}
-        description, rest = "as defined by the data", ()
+        description = "as defined by the data"
+        rest = ()
         if not data.of("validation"):
             description += ", the validation set from the training set"
             rest = tuple(data.of("train"))
@@ -76,7 +78,8 @@ def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
     """Return one split for each fold of a cross-validation, which tests every series
     once; [] for 0 folds.
     """
-    folds, series = config.folds, data.series
+    folds = config.folds
+    series = data.series
     if not folds:
         return []
     if any(record.split for record in series):
@@ -174,7 +177,8 @@ def _notes(data: Data, *, defined: bool) -> Iterator[str]:
         )
     for number, label in enumerate(data.classes):
         holding = [record for record in data.series if (record.y == number).any()]
-        groups, sets = _groups(holding), {record.split for record in holding}
+        groups = _groups(holding)
+        sets = {record.split for record in holding}
         if "train" not in sets:
             text = (
                 f"class {label!r} has no series in the training set ({groups} in the"

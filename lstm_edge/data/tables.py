@@ -108,7 +108,8 @@ class Table:
             for row, cell in zip(
                 unusable, self.frame[name].iloc[unusable], strict=True
             ):
-                text, is_gap = str(cell), _is_gap(cell)
+                text = str(cell)
+                is_gap = _is_gap(cell)
                 if not is_gap:
                     advice = "; choose columns with --features, and --order for times"
                 elif gaps:
@@ -228,7 +229,9 @@ def _read_wav(path: Path) -> Table:
     """Read 16-bit or 32-bit float samples as they are in the file, one column per
     channel.
     """
-    content, start, chunks = path.read_bytes(), 12, dict[bytes, bytes]()
+    content = path.read_bytes()
+    start = 12
+    chunks = dict[bytes, bytes]()
     while content.startswith(b"RIFF") and start + 8 <= len(content):
         size = int.from_bytes(content[start + 4 : start + 8], "little")
         chunks[content[start : start + 4]] = content[start + 8 : start + 8 + size]
@@ -275,10 +278,8 @@ def _read_arrays(path: Path) -> Table:
         raise InputError(
             f"{path}: lengths has other values than 1 to {longest} for each sample"
         )
-    rate, names = (
-        arrays.pop("sampling_rate", np.array(0.0)),
-        arrays.pop("features", None),
-    )
+    rate = arrays.pop("sampling_rate", np.array(0.0))
+    names = arrays.pop("features", None)
     if rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 <= rate.item() < np.inf:
         raise InputError(
             f"{path}: sampling_rate is {rate}, expected one positive number of Hertz"

@@ -30,7 +30,8 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the
     folder of its run.
     """
-    name, curves = "test" if summary["test"] else "validation", _curves(summary)
+    name = "test" if summary["test"] else "validation"
+    curves = _curves(summary)
     loader = PackageLoader(__package__, ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("training.html.j2").render(

@@ -62,12 +62,10 @@ def score(
         raise InputError(f"{output} {why}, or name another output")
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
-        work, rows, groups, files = (
-            Path(plan.work),
-            0,
-            len(plan.groups),
-            len(plan.files),
-        )
+        work = Path(plan.work)
+        rows = 0
+        groups = len(plan.groups)
+        files = len(plan.files)
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
             show(
                 0.3 * done / groups,
@@ -122,7 +120,8 @@ def _publish(plan: Plan, output: Path) -> None:
     """Remove all that is not part of the output, such as files of killed runs, and
     rename it.
     """
-    work, kept = Path(plan.work), (PLAN, STATES, EVENTS)
+    work = Path(plan.work)
+    kept = (PLAN, STATES, EVENTS)
     _remove(path for path in work.glob("_*") if path.name not in kept)
     _remove(work.rglob(".*"))
     _remove(

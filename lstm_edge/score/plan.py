@@ -26,10 +26,15 @@ from . import sql
 from .config import ScoreConfig
 from .pool import Pool
 
-ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
+ROWS = 1_000_000
+_SERIES = 64
+_MAX_PARTS = 1024
 """Rows of a partition and of a group of files; minimum of series of a partition;
 maximum of partitions."""
-PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
+PLAN = "_plan.json"
+STATES = "_states"
+EVENTS = "_events"
+KEY = "a key in the path"
 _NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
 _ORDERS = (
     "numbers, dates or times",
@@ -112,8 +117,10 @@ def make_plan(
     that is left out.
     """
     opened = open_model(str(model.resolve()), None)
-    options, task = _resolve(options, opened), opened.manifest.task
-    width, paths = Pool(opened, 1, "never", options.window).width, find_files(dataset)
+    options = _resolve(options, opened)
+    task = opened.manifest.task
+    width = Pool(opened, 1, "never", options.window).width
+    paths = find_files(dataset)
     types, scored = (
         _read_earlier(options, opened.identity) if options.since else (("", ""), ())
     )
@@ -136,7 +143,8 @@ def make_plan(
 
 def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
     """Return the options with the model's values for those that are not given."""
-    width, manifest = SampleInput(model).width, model.manifest
+    width = SampleInput(model).width
+    manifest = model.manifest
     features = options.features or tuple(manifest.signal.features)
     if len(features) != width:
         names = ", ".join(features) or "no names in the model's file"
@@ -230,7 +238,8 @@ def _check_files(
     """Return the rows of each usable file, the types of series and order, and the
     errors of other files.
     """
-    files, skipped = dict[str, int](), dict[str, str]()
+    files = dict[str, int]()
+    skipped = dict[str, str]()
     for path in paths:
         try:
             files[path], types = _check_columns(path, options, types)
@@ -252,7 +261,8 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
     """
     try:
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
+            schema = file.schema_arrow
+            rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         advice = (
             ""

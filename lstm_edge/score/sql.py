@@ -15,7 +15,8 @@ import pyarrow as pa
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
 VERSION = duckdb.__version__  # another one may hash names in another way
-_MEMORY, _BATCH = "256MB", 131_072
+_MEMORY = "256MB"
+_BATCH = 131_072
 _BAD = "bad row: "
 
 

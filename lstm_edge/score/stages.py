@@ -23,23 +23,23 @@ from .plan import EVENTS, KEY, STATES, Plan, open_model
 from .pool import Pool
 
 SKIPPED = "_skipped"
-_BLOCK, _ORDERS = 131_072, ("start", "end", "last")
+_BLOCK = 131_072
+_ORDERS = ("start", "end", "last")
 
 
 def read_group(plan: Plan, group: int) -> int:
     """Partition the rows of a group of files by their series; return 0, as no row has a
     result yet.
     """
-    target, options = Path(plan.work) / "_rows" / f"{group:05d}", plan.options
+    target = Path(plan.work) / "_rows" / f"{group:05d}"
+    options = plan.options
     if target.exists():
         return 0
     target.parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=plan.work, prefix="_group-"))
     try:
-        names, key = (
-            (options.series, options.order, options.features),
-            plan.types[0] == KEY,
-        )
+        names = (options.series, options.order, options.features)
+        key = plan.types[0] == KEY
         sql.write_partitions(
             folder / "rows", plan.groups[group], names, plan.parts, key=key
         )
@@ -88,7 +88,9 @@ class Partition:
 
     def __init__(self, plan: Plan, part: int) -> None:
         """Take the series of the rows and those of the earlier run."""
-        self._plan, self._part, since = plan, part, plan.options.since
+        self._plan = plan
+        self._part = part
+        since = plan.options.since
         rows = sql.series_of(plan.work, part)
         before = (
             sql.states_of(Path(since) / STATES, part, plan.parts) if since else None
@@ -96,14 +98,17 @@ class Partition:
         scored = before.column("series").to_pylist() if before else []
         self._names = sorted({*scored, *rows})
         self._numbers = {name: number for number, name in enumerate(self._names)}
-        size, self.total = len(self._names), sum(rows.values())
+        size = len(self._names)
+        self.total = sum(rows.values())
         model = open_model(plan.model, plan.identity)
         self._pool = Pool(
             model, max(size, 1), plan.options.reset_every, plan.options.window
         )
-        self._seen, self._known = np.zeros(size, bool), np.zeros(size, bool)
+        self._seen = np.zeros(size, bool)
+        self._known = np.zeros(size, bool)
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
-        self._first, self._done = np.cumsum(counts) - counts, np.zeros(size, np.int64)
+        self._first = np.cumsum(counts) - counts
+        self._done = np.zeros(size, np.int64)
         self._order, self._values = (
             self._file(np.int64, 1),
             self._file(np.float32, len(plan.results)),
@@ -154,11 +159,10 @@ class Partition:
 
     def score(self, batch: pa.RecordBatch) -> None:
         """Process the next rows, which are sorted by order."""
-        plan, spans = self._plan, self._spans
-        names, order = (
-            batch.column("series").dictionary_encode(),
-            _as_numbers(batch.column("order")),
-        )
+        plan = self._plan
+        spans = self._spans
+        names = batch.column("series").dictionary_encode()
+        order = _as_numbers(batch.column("order"))
         numbers = np.array(
             [self._numbers[name] for name in names.dictionary.to_pylist()]
         )
@@ -167,7 +171,8 @@ class Partition:
             ~self._known[owners] | self._seen[owners] | (order > spans.last[owners])
         )
         rows = rows[np.argsort(owners[rows], kind="stable")]
-        owners, order = owners[rows], order[rows]
+        owners = owners[rows]
+        order = order[rows]
         if not len(rows):
             return
         features = (
@@ -184,7 +189,8 @@ class Partition:
         at = np.arange(len(owners)) + np.repeat(
             self._first[series] + self._done[series] - starts, counts
         )
-        self._order[at, 0], self._values[at] = order.view(np.int64), values
+        self._order[at, 0] = order.view(np.int64)
+        self._values[at] = values
         self._done[series] += counts
         self._seen[series] = True
         spans.last[series] = order[starts + counts - 1]
@@ -203,7 +209,8 @@ class Partition:
             self._results(start, min(start + _BLOCK, done))
             for start in range(0, done, _BLOCK)
         )
-        first, texts = next(tables, pa.table({})), [self._plan.options.series, "label"]
+        first = next(tables, pa.table({}))
+        texts = [self._plan.options.series, "label"]
         with (
             replacing(target) as path,
             parquet.ParquetWriter(path, first.schema, use_dictionary=texts) as writer,
@@ -214,11 +221,9 @@ class Partition:
 
     def _results(self, start: int, stop: int) -> pa.Table:
         """Return the results ``start ... stop - 1`` of all series."""
-        options, ends, at = (
-            self._plan.options,
-            np.cumsum(self._done),
-            np.arange(start, stop),
-        )
+        options = self._plan.options
+        ends = np.cumsum(self._done)
+        at = np.arange(start, stop)
         owners = np.searchsorted(ends, at, side="right")
         at += (self._first - ends + self._done)[owners]
         values = self._values[at]

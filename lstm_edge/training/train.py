@@ -44,10 +44,9 @@ from .scoring import advice, score_set
 
 # steps of the optimizer in an epoch; small training sets are passed over several times
 _LEAST_UPDATES = 20
-_STREAMS, _RESTART = (
-    0.5,
-    0.1,
-)  # share of the lanes that carry their states, and how often these are reset too
+# share of the lanes that carry their states, and how often these are reset too
+_STREAMS = 0.5
+_RESTART = 0.1
 _PICKS = 16  # steps of each chunk at which the head is evaluated while training
 _SMOOTHING = 0.05
 """Share of each target that is spread over all classes. Without it the loss of a few
@@ -84,7 +83,9 @@ class Training:
     """
 
     def __init__(self, split: Split, options: DataConfig, config: TrainConfig) -> None:
-        self.split, self.options, self.config = split, options, config
+        self.split = split
+        self.options = options
+        self.config = config
         train = split.data.of("train")
         samples = len(windows_of(train, options.window, options.stride))
         self.updates = max(_LEAST_UPDATES, math.ceil(samples / config.batch_size))
@@ -119,11 +120,9 @@ class Training:
         """Train for one epoch and validate; raises InputError for a loss that is not
         finite.
         """
-        config, number, rows = (
-            self.config,
-            len(self.history) + 1,
-            self.config.batch_size,
-        )
+        config = self.config
+        number = len(self.history) + 1
+        rows = self.config.batch_size
         streams = torch.arange(rows) >= round(rows * (1 - _STREAMS))
         keep = streams * (1 - _RESTART) if config.carries else torch.zeros(rows)
         with torch.random.fork_rng():
@@ -138,7 +137,8 @@ class Training:
                 max_steps=_PICKS,
             )
             epoch = self._validated(number, loss)
-        net, moments = self.net.state_dict(), self.optimizer.state_dict()["state"]
+        net = self.net.state_dict()
+        moments = self.optimizer.state_dict()["state"]
         if epoch.best == number:
             self.best = _copy("", net)
         self.kept = _copy("net/", net) | {
@@ -150,10 +150,13 @@ class Training:
         return epoch
 
     def _batches(self, number: int) -> Iterator[Batch]:
-        options, config, series = self.options, self.config, self.split.data.of("train")
+        options = self.options
+        config = self.config
+        series = self.split.data.of("train")
         window = stretch = options.window
         if not config.carries and options.stride:
-            series, stretch = windows_of(series, window, options.stride), None
+            series = windows_of(series, window, options.stride)
+            stretch = None
         order = shuffled_segments(
             series,
             stretch,
@@ -171,11 +174,9 @@ class Training:
         )
 
     def _validated(self, number: int, loss: float) -> Epoch:
-        series, options, carries = (
-            self.split.data.of("validation"),
-            self.options,
-            self.config.carries,
-        )
+        series = self.split.data.of("validation")
+        options = self.options
+        carries = self.config.carries
         lowest = min(map(self._criterion, self.history), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
         streams = windows = None
@@ -185,7 +186,8 @@ class Training:
             result = evaluate(
                 self.net, batches, loss=self.loss, carry=1.0, max_steps=_PICKS
             )
-            streams, score = result.loss, result.accuracy
+            streams = result.loss
+            score = result.accuracy
         if not carries or streams is None or streams < lowest:
             batches = window_batches(series, options.window, options.stride)
             result = evaluate(
@@ -264,13 +266,16 @@ class Training:
             }
             self.optimizer.load_state_dict(state)
             self.history = [Epoch(**epoch) for epoch in facts["history"]]
-            self.best, self.kept = _part(tensors, "best/"), tensors
+            self.best = _part(tensors, "best/")
+            self.kept = tensors
 
     def finish(self, stopped: str, file: str) -> Run:
         """Return the best epoch with its scores; its summary is the content of
         ``metrics.json``.
         """
-        data, options, config = self.split.data, self.options, self.config
+        data = self.split.data
+        options = self.options
+        config = self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
         scores = {
@@ -279,7 +284,8 @@ class Training:
             )
             for name in SETS[1:]
         }
-        lengths, trained = [*map(len, data.series)], {*map(len, data.of("train"))}
+        lengths = [*map(len, data.series)]
+        trained = {*map(len, data.of("train"))}
         summary = {
             "task": data.task.kind,
             "epochs": len(self.history),
@@ -360,11 +366,9 @@ def train(
             use or has a run.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
-    folder, data_config, config = (
-        Path(folder),
-        data_config or DataConfig(),
-        config or TrainConfig(),
-    )
+    folder = Path(folder)
+    data_config = data_config or DataConfig()
+    config = config or TrainConfig()
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -437,7 +441,8 @@ def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[
             f"{path}: expected one unit for each value to predict"
             f" ({', '.join(targets)})"
         )
-    split, folds = split_series(data, options, seed), fold_series(data, options, seed)
+    split = split_series(data, options, seed)
+    folds = fold_series(data, options, seed)
     for record in split.data.series:
         if len(record) < (options.window or 1):
             raise InputError(
@@ -456,7 +461,8 @@ def _run(
     training: Training, folder: Path | None, on_epoch: Callable[[Epoch, int], None]
 ) -> str:
     """Run all epochs, save the state to a folder, and return why training stopped."""
-    saved, stopped = time.monotonic(), "interrupted"
+    saved = time.monotonic()
+    stopped = "interrupted"
     try:
         while not training.stopped:
             on_epoch(training.run_epoch(), training.epochs)
@@ -504,10 +510,8 @@ def _network(
     data: Data, train: list[Series], options: DataConfig, config: TrainConfig
 ) -> LSTM1:
     assert data.task is not None
-    labels, lengths = (
-        data.task.labels,
-        [options.window or len(record) for record in train],
-    )
+    labels = data.task.labels
+    lengths = [options.window or len(record) for record in train]
     added = (
         [data.signal.features.index(name) for name in labels]
         if options.forecast_difference
@@ -550,7 +554,8 @@ def _initialize(net: LSTM1, steps: float) -> None:
             parameter.zero_()
         if name.startswith("bias_ih"):
             memory = torch.log(torch.empty(size).uniform_(1, max(2.0, steps - 1)))
-            parameter[:size], parameter[size : 2 * size] = -memory, memory
+            parameter[:size] = -memory
+            parameter[size : 2 * size] = memory
 
 
 def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -> Loss:

@@ -66,7 +66,9 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
             f"{name} has dtype {array.dtype}, expected {dtype}; convert it first"
         )
     if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
-        least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
+        least = int(array.min())
+        most = int(array.max())
+        allowed = np.iinfo(wanted)
         if least < allowed.min or most > allowed.max:
             limits = f"{allowed.min}..{allowed.max}"
             raise InputError(
@@ -86,7 +88,8 @@ def as_lengths(
         InputError: the file takes no lengths; there is not one from 1 to L per row; or
             None for a file whose time axis has no name.
     """
-    spec, longest = manifest.lengths_input, sizes.get(manifest.sequence or "")
+    spec = manifest.lengths_input
+    longest = sizes.get(manifest.sequence or "")
     if spec is None:
         if lengths is not None:
             raise InputError(
@@ -147,13 +150,15 @@ def check_state(
             " returned"
         )
     if state.identity != identity:
-        got, expected = state.identity[:12], identity[:12]
+        got = state.identity[:12]
+        expected = identity[:12]
         raise StateError(
             f"got a state of model {got}, expected {expected}; start from the reset"
             " state"
         )
     for spec in manifest.states:
-        array, sizes = state.get(spec.input), {manifest.batch or "": rows}
+        array = state.get(spec.input)
+        sizes = {manifest.batch or "": rows}
         if (
             array is None
             or array.dtype != spec.dtype

@@ -244,10 +244,13 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     factor = 0 if batch is None else factors[batch] or 0
     time = manifest.time_axis(axes)
     if batch is None:
-        full, rows, moved = (manifest.batch or "N", *axes), 0, 1
+        full = (manifest.batch or "N", *axes)
+        rows = 0
+        moved = 1
     else:
         split = (factor, manifest.batch or "N") if factor else (axes[batch],)
-        full, rows = (*axes[:batch], *split, *axes[batch + 1 :]), batch + bool(factor)
+        full = (*axes[:batch], *split, *axes[batch + 1 :])
+        rows = batch + bool(factor)
         moved = int(bool(factor) and time is not None and time > batch)
     front = (rows,) if time is None else (rows, time + moved)
     rest = tuple(index for index in range(len(full)) if index not in front)

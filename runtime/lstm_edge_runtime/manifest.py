@@ -417,7 +417,8 @@ def decode(kind: Any, raw: Any) -> Any:
     Raises:
         AttributeError, KeyError, TypeError, ValueError: it is none.
     """
-    origin, inner = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    inner = get_args(kind)
     if kind == Array:
         return _decode_array(raw)
     if hasattr(kind, "_fields"):
@@ -448,7 +449,8 @@ def decode(kind: Any, raw: Any) -> Any:
 
 
 def _decode_array(raw: Any) -> Array:
-    dtype, data = np.dtype(raw["dtype"]), base64.b64decode(raw["data"], validate=True)
+    dtype = np.dtype(raw["dtype"])
+    data = base64.b64decode(raw["data"], validate=True)
     if (
         dtype.kind not in "fiub"
         or len(data) != math.prod(raw["shape"]) * dtype.itemsize

@@ -154,7 +154,8 @@ class Model:
         self, engine: Engine, identity: str, device: str, *, check: bool
     ) -> None:
         """Take what ``load`` opened and checked."""
-        self._engine, self._check = engine, check
+        self._engine = engine
+        self._check = check
         self.manifest: Manifest = engine.manifest
         """The description in the file: inputs, outputs, states, task, signal."""
         self.inputs: tuple[TensorSpec, ...] = engine.manifest.inputs
@@ -195,7 +196,8 @@ class Model:
             StateError: a state of another model, or of another batch size.
             ContractError: the file gave a state of another shape than it took.
         """
-        manifest, sizes = self.manifest, dict[str, int]()
+        manifest = self.manifest
+        sizes = dict[str, int]()
         feeds = by_name(
             x, sorted(manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes))
         )

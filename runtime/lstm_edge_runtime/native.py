@@ -27,8 +27,11 @@ from .errors import (
 )
 from .manifest import Array, Manifest
 
-SIZE, _P = C.c_size_t, C.c_void_p
-INPUT, OUTPUT, STATE = 0, 1, 2
+SIZE = C.c_size_t
+_P = C.c_void_p
+INPUT = 0
+OUTPUT = 1
+STATE = 2
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 """Types of elements; the index in this list is the number of the type in the
 library."""
@@ -82,7 +85,8 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
     for names, (result, *arguments) in _FUNCTIONS.items():
         for name in names.split():
             function = getattr(opened, f"lstm_edge_{name}")
-            function.restype, function.argtypes = result, arguments
+            function.restype = result
+            function.argtypes = arguments
     return opened
 
 
@@ -216,11 +220,10 @@ class NativeEngine(Engine):
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run whole sequences; see ``Engine``. Rows of each length run together."""
-        manifest, unit = self.manifest, self.manifest.unit
-        steps, lengths = (
-            sizes.get(manifest.sequence or "", 1),
-            feeds.get(manifest.lengths or ""),
-        )
+        manifest = self.manifest
+        unit = self.manifest.unit
+        steps = sizes.get(manifest.sequence or "", 1)
+        lengths = feeds.get(manifest.lengths or "")
         if steps % unit:
             raise InputError(
                 f"got {steps} steps, expected a multiple of {unit}, the unit of this"
@@ -306,12 +309,10 @@ class NativeEngine(Engine):
         """Yield False where the program would read or write other memory than its
         manifest describes.
         """
-        manifest, parts, inputs, outputs = (
-            self.manifest,
-            self.parts,
-            self.inputs,
-            self.outputs,
-        )
+        manifest = self.manifest
+        parts = self.parts
+        inputs = self.inputs
+        outputs = self.outputs
         yield self._keys(INPUT) == [
             (i.name, prod(i.inner), i.dtype.replace("bool", "uint8")) for i in inputs
         ]
@@ -383,7 +384,9 @@ class NativeStates:
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Bind a call of all sources; see ``OrtStates``."""
-        engine, stream, states = self._engine, self._stream, self._states()
+        engine = self._engine
+        stream = self._stream
+        states = self._states()
         rows = len(states[0]) if states else 1
         units = sizes.get(engine.manifest.sequence or "", 1) // engine.manifest.unit
         layouts = engine.inputs, engine.outputs
@@ -413,7 +416,8 @@ class NativeStates:
         self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]
     ) -> dict[str, Array]:
         """Take steps of some sources; see ``OrtStates``."""
-        engine, manifest = self._engine, self._engine.manifest
+        engine = self._engine
+        manifest = self._engine.manifest
         units = sizes.get(manifest.sequence or "", 1) // manifest.unit
         given = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
         outputs = [_room(output, len(rows), units) for output in engine.outputs]
@@ -500,7 +504,8 @@ def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> Non
     """Say to the library where arrays as of ``_room`` lie, which the caller keeps."""
     for view, tensor, array in zip(views, layouts, arrays, strict=True):
         strides = array.strides
-        view.data, view.row_stride = _address(array), strides[0]
+        view.data = _address(array)
+        view.row_stride = strides[0]
         if (
             tensor.timed and array.shape[1] > tensor.frames
         ):  # the stride of a single unit is not used

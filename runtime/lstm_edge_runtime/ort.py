@@ -28,7 +28,8 @@ from .manifest import KEY, LONGEST, Array, Manifest, TensorSpec
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 _EXACT = {CUDA: {"use_tf32": "0"}}
 """By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for
 float32."""
@@ -131,7 +132,8 @@ def open_session(
 def _settings(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -204,13 +206,12 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
         for end in state[:2]
     ]
     for spec in (*manifest.inputs, *manifest.outputs, *states):
-        arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
+        arg = graph.get(spec.name)
+        kind = _KINDS.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
         if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
-            got, expected = (
-                (f"{arg.type} {describe(axes)}" if arg else "missing"),
-                describe(spec.axes),
-            )
+            got = f"{arg.type} {describe(axes)}" if arg else "missing"
+            expected = describe(spec.axes)
             raise ContractError(
                 f"{spec.name} is {got} in the graph, expected {spec.dtype} {expected}"
             )
@@ -228,7 +229,8 @@ class OrtEngine(Engine):
     ) -> None:
         """Take a session whose graph keeps its manifest, and ``cpu`` or ``cuda``."""
         super().__init__(manifest)
-        self.session, self.device = session, device
+        self.session = session
+        self.device = device
         self.couples_rows = manifest.precision == "int8"
         self.state_layouts = layouts(manifest.states, manifest)
 
@@ -241,7 +243,8 @@ class OrtEngine(Engine):
         except Exception as error:
             raise _run_error(error) from error
         for spec in self.manifest.states:
-            new, old = results[spec.output].shape, feeds[spec.input].shape
+            new = results[spec.output].shape
+            old = feeds[spec.input].shape
             if new != old:
                 raise ContractError(
                     f"the new state {spec.input} has shape {new}, expected {old} as"
@@ -266,7 +269,9 @@ class OrtStates:
 
     def __init__(self, engine: OrtEngine, rows: int) -> None:
         """Allocate the buffers, the second set when the first call is bound."""
-        self._engine, self._rows, self._front = engine, rows, 0
+        self._engine = engine
+        self._rows = rows
+        self._front = 0
         self._host = [reset_states(engine.manifest, rows)]
         self._values = [self._on_device(self._host[0])]
         self._bytes = sum(array.nbytes for array in self._host[0].values())
@@ -274,7 +279,8 @@ class OrtStates:
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Return a call of all sources for named axes of these sizes."""
-        engine, manifest = self._engine, self._engine.manifest
+        engine = self._engine
+        manifest = self._engine.manifest
         steps = sizes.get(manifest.sequence or "", 1)
         sizes = {
             **sizes,
@@ -302,7 +308,8 @@ class OrtStates:
             )
             self._values.append(self._on_device(self._host[1]))
         _retain_heap(self._bytes * steps)
-        values, copied = self._on_device(feeds), engine.device != "cpu"
+        values = self._on_device(feeds)
+        copied = engine.device != "cpu"
         runs = [self._bound(front, values, outputs) for front in (0, 1)]
 
         def run() -> None:  # it keeps ``values``, whose memory a binding does not keep
@@ -331,11 +338,9 @@ class OrtStates:
         """Take steps of the sources at ``rows (K,)``, or raise and change no state;
         return outputs.
         """
-        engine, manifest, calls = (
-            self._engine,
-            self._engine.manifest,
-            list[dict[str, Array]](),
-        )
+        engine = self._engine
+        manifest = self._engine.manifest
+        calls = list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
         parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
@@ -403,7 +408,8 @@ class OrtStates:
         self, front: int, inputs: Mapping[str, Any], outputs: Arrays
     ) -> Callable[[], None]:
         session: Any = self._engine.session
-        before, after = self._values[front], self._values[1 - front]
+        before = self._values[front]
+        after = self._values[1 - front]
         binding: Any = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)

@@ -129,12 +129,12 @@ def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]
     """Return the outputs of a case, run in two chunks with carried states: a unit, and
     the rest.
     """
-    time, outputs, start = manifest.time_axes, list[Mapping[str, Array]](), 0
+    time = manifest.time_axes
+    outputs = list[Mapping[str, Array]]()
+    start = 0
     states = {state.input: golden.inputs[state.input] for state in manifest.states}
-    steps, lengths = (
-        manifest.steps(golden.inputs),
-        golden.inputs.get(manifest.lengths or ""),
-    )
+    steps = manifest.steps(golden.inputs)
+    lengths = golden.inputs.get(manifest.lengths or "")
     shortest = steps if lengths is None else int(lengths.min(initial=steps))
     others = [str(spec.axes) for spec in manifest.outputs if spec.name not in time]
     folded = manifest.sequence in re.findall(
@@ -156,7 +156,8 @@ def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]
                 lengths - start, end - start
             ).astype(lengths.dtype)
         outputs.append(run(feeds | states))
-        states, start = manifest.states_out(outputs[-1]), end
+        states = manifest.states_out(outputs[-1])
+        start = end
     joined = dict(outputs[-1])
     for name in manifest.output_names:
         if name in time:
@@ -178,7 +179,8 @@ def _without_padding(
     """
     lengths = golden.inputs[manifest.lengths or ""].reshape(-1, 1)
     for spec in manifest.outputs:
-        rows, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
+        rows = manifest.batch_axis(spec.axes)
+        time = manifest.time_axis(spec.axes)
         expected = golden.outputs[spec.name]
         if (
             rows is not None
@@ -204,7 +206,8 @@ def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison
     """
     if got.shape != expected.shape:
         return Comparison(name, np.inf, np.inf, ())
-    left, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    left = np.asarray(got, np.float64)
+    right = np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
         difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
@@ -229,10 +232,8 @@ def golden_limits(golden: Golden, name: str) -> Array:
     expected = golden.outputs[name]
     if expected.dtype.kind != "f":  # whole numbers must be equal
         return np.asarray(0.0)
-    scale, kind = (
-        np.abs(expected[np.isfinite(expected)]).max(initial=0),
-        np.finfo(expected.dtype),
-    )
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0)
+    kind = np.finfo(expected.dtype)
     return np.asarray(
         8 * (golden.floor.get(name, 0.0) + float(kind.eps * scale + kind.tiny))
     )

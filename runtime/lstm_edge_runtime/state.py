@@ -90,7 +90,8 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
 
     advice = "save one first, or reset the stream"
     arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
-    identity, age = str(arrays.pop("identity")), arrays.pop("age")
+    identity = str(arrays.pop("identity"))
+    age = arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(
             f"{path} is not a saved state (age {age!r:.60}); {advice}"

@@ -63,12 +63,12 @@ class _Streams:
                 f"reset_every is {reset_every!r}, expected a positive integer or"
                 " 'never'"
             )
-        self._engine, self._identity, self._every = engine, model.identity, reset_every
-        self._states, self._unit, self._ranges = (
-            engine.states(rows),
-            manifest.unit,
-            dict(manifest.ranges),
-        )
+        self._engine = engine
+        self._identity = model.identity
+        self._every = reset_every
+        self._states = engine.states(rows)
+        self._unit = manifest.unit
+        self._ranges = dict(manifest.ranges)
         self._advice = "clean the samples first" if model._check else ""
         if rows is not None and engine.couples_rows and not model._check:
             self._advice = (
@@ -104,7 +104,8 @@ class _Streams:
         self, x: InputArrays, rows: int, *, step: bool
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
-        manifest, inputs = self._manifest, self._engine.inputs
+        manifest = self._manifest
+        inputs = self._engine.inputs
         arrays = by_name(x, inputs)
         if self._advice:
             refuse_not_finite(arrays, self._advice)
@@ -113,7 +114,8 @@ class _Streams:
             time = {manifest.sequence: 1} if step and manifest.sequence else {}
             sizes = {manifest.batch or "": rows, **time}
             for layout in sorted(inputs, key=lambda layout: "+" in str(layout.axes)):
-                name, shape = layout.name, arrays[layout.name].shape
+                name = layout.name
+                shape = arrays[layout.name].shape
                 axes = tuple(
                     axis for axis in layout.given[not self._many :] if axis not in time
                 )
@@ -202,7 +204,9 @@ class _Streams:
 
         An output without a time axis gives the last result, None if there is none.
         """
-        steps, start, layouts = self._steps(sizes), 0, self._engine.outputs
+        steps = self._steps(sizes)
+        start = 0
+        layouts = self._engine.outputs
         parts: list[dict[str, list[Array]]] = [
             {layout.name: [] for layout in layouts} for _ in rows
         ]
@@ -245,13 +249,13 @@ class _Streams:
         """Take steps behind those that are kept, and keep those that do not fill a
         unit.
         """
-        unit, ages, each_row = (
-            self._unit,
-            self._age[rows],
-            np.arange(len(rows))[:, None],
-        )
-        counts, sequence = ages % unit, self._manifest.sequence or ""
-        units, joined = (counts + size) // unit, dict(given)
+        unit = self._unit
+        ages = self._age[rows]
+        each_row = np.arange(len(rows))[:, None]
+        counts = ages % unit
+        sequence = self._manifest.sequence or ""
+        units = (counts + size) // unit
+        joined = dict(given)
         for (
             name,
             kept,
@@ -264,13 +268,11 @@ class _Streams:
             joined[name][:, :unit] = kept[rows]
             joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
         for number in np.unique(units[units > 0]).tolist():  # two at the most
-            live, taken = (
-                np.flatnonzero(units == number),
-                {
-                    **sizes,
-                    sequence: number * unit,
-                },
-            )
+            live = np.flatnonzero(units == number)
+            taken = {
+                **sizes,
+                sequence: number * unit,
+            }
             outputs = self._states.run(
                 rows[live], self._cut(joined, live, slice(number * unit)), taken
             )
@@ -321,7 +323,8 @@ class _Streams:
     @contextmanager
     def _kept(self, rows: Array) -> Iterator[None]:
         """Put states, ages and kept steps back if the block raises."""
-        states, ages = self._states.read(rows), self._age[rows]
+        states = self._states.read(rows)
+        ages = self._age[rows]
         rest = {name: array[rows] for name, array in self._rest.items()}
         try:
             yield
@@ -353,7 +356,8 @@ class Stream(_Streams):
     def __init__(self, model: Any, reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
         super().__init__(model, reset_every, None)
-        self._free, self._window = self._entry.free, _CLOSED
+        self._free = self._entry.free
+        self._window = _CLOSED
         self._chunk: _Bound | None = None
         self._begin(0, 0)
 
@@ -424,7 +428,8 @@ class Stream(_Streams):
         with self._entry:
             if self._manifest.sequence is None:
                 raise InputError("this file takes one step a call; use step()")
-            bound, age = self._chunk, self._seen_steps - self._start
+            bound = self._chunk
+            age = self._seen_steps - self._start
             age = -1 if age % self._unit else age  # in the middle of a unit
             if (
                 bound is not None
@@ -463,7 +468,8 @@ class Stream(_Streams):
         bound = self._step = self._filled(
             self._step, *self._arrays(sample, 1, step=True), step=True
         )
-        self._run, self._result = bound.run, bound.result
+        self._run = bound.run
+        self._result = bound.result
         self._window = (
             memoryview(bound.cell)
             if bound.cell is not None and bound.cell.ndim == 1
@@ -487,7 +493,8 @@ class Stream(_Streams):
 
     def _begin(self, seen: int, age: int) -> None:
         """Count from so many steps and an age on."""
-        self._seen_steps, self._start = seen, seen - age
+        self._seen_steps = seen
+        self._start = seen - age
         plain = self._even and age >= self._settled
         self._due = min(self._start + self._every, _NEVER) if plain else -1
         """Steps after which a single step is none of the engine alone."""
@@ -607,7 +614,8 @@ class StreamBatch(_Streams):
         """
         slots = self._slots(ids)
         arrays, sizes = self._arrays(samples, len(slots), step=step)
-        steps, layouts = self._steps(sizes), self._engine.outputs
+        steps = self._steps(sizes)
+        layouts = self._engine.outputs
         if not self._plain and (
             ((ages := self._age[slots]) % self._unit).any()
             or not self._ready(int(ages.min()), int(ages.max()), steps)
@@ -667,7 +675,8 @@ class SlidingStream:
 
     def __init__(self, model: Any, window: int) -> None:
         """Open a stream without samples; see ``Model.stream``."""
-        manifest, self._engine = model.manifest, model._engine
+        manifest = model.manifest
+        self._engine = model._engine
         if type(window) is not int or window < 1:
             raise InputError(f"window is {window!r}, expected a whole number from 1")
         if manifest.sequence is None or len(manifest.data_inputs) != 1:
@@ -788,10 +797,8 @@ def _check_streamable(engine: Engine, *, many: bool) -> None:
         rows = layout.batch is not None and (
             layout in engine.outputs or not layout.factor
         )
-        blanks, axis = (
-            manifest.is_buffered and layout in engine.outputs,
-            manifest.batch or "N",
-        )
+        blanks = manifest.is_buffered and layout in engine.outputs
+        axis = manifest.batch or "N"
         if not rows or (blanks and np.dtype(layout.dtype).kind != "f"):
             reason = (
                 f"is {layout.dtype}, which has no NaN"

@@ -17,7 +17,9 @@ class Devices:
 
     def __init__(self, port: int, samples: np.ndarray, *, rate: float) -> None:
         """Connect one client per device; ``rate`` is in samples a second."""
-        self.samples, self.interval, self._port = samples, 1 / rate, port
+        self.samples = samples
+        self.interval = 1 / rate
+        self._port = port
         self.answers: list[dict[int, list[str]]] = [{} for _ in samples]
         self.errors: list[str] = []
         self._sent = [0] * len(samples)

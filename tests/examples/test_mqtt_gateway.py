@@ -30,11 +30,9 @@ class Process:
     """A program that is started, killed and started again."""
 
     def __init__(self, command, log, ready):
-        self._command, self._log, self._ready = (
-            [str(word) for word in command],
-            log,
-            ready,
-        )
+        self._command = [str(word) for word in command]
+        self._log = log
+        self._ready = ready
         self.start()
 
     def start(self):
@@ -99,7 +97,9 @@ def gateway(broker, tmp_path):
 
 def _expected(model, samples):
     """Return the answers to one device's samples, and the state after each."""
-    stream, rows, states = model.stream(), [], []
+    stream = model.stream()
+    rows = []
+    states = []
     for sample in samples:
         rows.append(np.atleast_2d(stream.step(sample))[-1])
         states.append(stream.state)

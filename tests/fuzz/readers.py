@@ -96,7 +96,8 @@ def _samples(
 ) -> Any:
     """Return zeros for each data input; None leaves an axis out, ``in_front`` puts rows
     first."""
-    feeds, sizes = {}, {manifest.sequence: steps, manifest.batch: rows}
+    feeds = {}
+    sizes = {manifest.sequence: steps, manifest.batch: rows}
     for spec in manifest.data_inputs:
         axes = (
             sorted(spec.axes, key=lambda axis: axis != manifest.batch)
@@ -116,7 +117,8 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
     if way < 55:
         _run(path)
         return None
-    name, out = str(path), str(folder / "out")
+    name = str(path)
+    out = str(folder / "out")
     verbs: tuple[tuple[int, Verb], ...] = (
         (1300, Verb(("inspect", name, *rng.choice(((), ("--json",)))))),
         (800, Verb(("selftest", name))),

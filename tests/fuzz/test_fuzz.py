@@ -27,7 +27,9 @@ resource = pytest.importorskip("resource")  # of POSIX
 pytestmark = pytest.mark.system
 
 COUNT = int(os.environ.get("FUZZ", "20"))
-SECONDS, MEMORY, GROWTH = 120, 4 << 30, 600 << 10
+SECONDS = 120
+MEMORY = 4 << 30
+GROWTH = 600 << 10
 """Limits of one input: seconds, bytes of addresses, KiB of resident memory."""
 
 
@@ -77,7 +79,8 @@ def _read(
     folder: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    before, verb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    verb = None
     faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
     try:
         if verb := READERS[reader](rng, corpus, folder):
@@ -102,7 +105,8 @@ def _read(
 
 def _call(verb: Verb, folder: Path) -> int | str | None:
     (folder / "stdin").write_bytes(verb.stdin)
-    kept, given = os.dup(0), os.open(folder / "stdin", os.O_RDONLY)
+    kept = os.dup(0)
+    given = os.open(folder / "stdin", os.O_RDONLY)
     os.dup2(given, 0)
     try:
         with (

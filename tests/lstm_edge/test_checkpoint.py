@@ -107,7 +107,8 @@ def test_a_run_comes_back_from_its_folder(tmp_path, options):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_the_sizes_of_a_bare_checkpoint_are_inferred(tmp_path, options, suffix):
-    model, path = net(**options), tmp_path / f"model{suffix}"
+    model = net(**options)
+    path = tmp_path / f"model{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(model.state_dict(), path)
     run = load(path)
     assert_same(run.model, model)

@@ -10,7 +10,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:LSTM with projections is not supported with oneDNN"
 )
 
-C, INPUTS, H, L, N = 3, 5, 8, 7, 4
+C = 3
+INPUTS = 5
+H = 8
+L = 7
+N = 4
 
 
 class Tutorial(nn.Module):
@@ -68,7 +72,8 @@ def test_results_equal_nn_lstm_and_the_head_bit_for_bit_also_with_lengths(option
     x = torch.randn(N, L, INPUTS, dtype=options.get("dtype", torch.float32))
     lengths = torch.tensor([3, 7, 1, 5])
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    state, zeros = states(options), states(options, 0.0)
+    state = states(options)
+    zeros = states(options, 0.0)
     assert torch.equal(ours(x), theirs(x)[0])
     assert all(map(torch.equal, ours(x, *state), theirs(x, state)))
     assert all(map(torch.equal, ours(x, *zeros), theirs(x)))
@@ -135,7 +140,8 @@ def test_scales_and_added_values_take_and_return_raw_units():
     now = x[last][:, [2, 0]]
     plain = net(x, lengths=lengths)
     torch.testing.assert_close(plain - now, net.outputs(net.lstm(x)[0])[last])
-    mean, std = torch.tensor([9.0, 10, 11]), torch.tensor([2.0, 0.5, 1])
+    mean = torch.tensor([9.0, 10, 11])
+    std = torch.tensor([2.0, 0.5, 1])
     before = net((x - mean) / std, lengths=lengths) - (
         (now - mean[[2, 0]]) / std[[2, 0]]
     )

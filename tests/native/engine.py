@@ -92,7 +92,8 @@ class Stream:
     """A stream of one float32 input and one output."""
 
     def __init__(self, program: Program) -> None:
-        self.program, self.library = program, program.library
+        self.program = program
+        self.library = program.library
         self.handle = self.library.lstm_edge_stream_new(program.handle)
         self.x = self._view(
             self.library.lstm_edge_input(self.handle, 0), program.inputs[0].width
@@ -121,10 +122,8 @@ class Stream:
         x = np.ascontiguousarray(x)
         port = self.program.outputs[0]
         y = np.zeros((len(x), port.width) if port.every_step else port.width, "float32")
-        inputs, outputs = (
-            (C.c_void_p * 1)(x.ctypes.data),
-            (C.c_void_p * 1)(y.ctypes.data),
-        )
+        inputs = (C.c_void_p * 1)(x.ctypes.data)
+        outputs = (C.c_void_p * 1)(y.ctypes.data)
         self.program.check(
             self.library.lstm_edge_chunk(self.handle, inputs, len(x), outputs)
         )

@@ -47,7 +47,8 @@ def copy(
 
 def joined(writer: ProgramWriter, parts: Sequence[int]) -> int:
     """Return the concatenation of several buffers."""
-    out, start = writer.buffer(sum(map(writer.width, parts))), 0
+    out = writer.buffer(sum(map(writer.width, parts)))
+    start = 0
     for part in parts:
         copy(writer, part, out, writer.width(part), (0, start))
         start += writer.width(part)
@@ -58,7 +59,9 @@ class Network:
     """Stacked layers and a linear head with a residual sum."""
 
     def __init__(self, inputs: int, hidden: int, *, every_step: bool) -> None:
-        self.inputs, self.hidden, self.every_step = inputs, hidden, every_step
+        self.inputs = inputs
+        self.hidden = hidden
+        self.every_step = every_step
         self.layers: list[Layer] = []
         self.head: tuple[Array, Array] = (np.zeros(0), np.zeros(0))
         self.writer = ProgramWriter()
@@ -78,13 +81,16 @@ class Network:
     def run(self, x: Array, states: list[Array]) -> tuple[Array, list[Array]]:
         """Return the outputs ``(L, C)`` and the states after ``x (L, I)``, in
         float64."""
-        outputs, states = [], [state.astype("float64") for state in states]
+        outputs = []
+        states = [state.astype("float64") for state in states]
         for sample in x.astype("float64"):
-            value, at = sample, 0
+            value = sample
+            at = 0
             for layer in self.layers:
                 count = STATES[layer.kind]
                 states[at : at + count] = layer.step(value, states[at : at + count])
-                value, at = states[at], at + count
+                value = states[at]
+                at = at + count
             weights, bias = self.head
             outputs.append(np.tanh(weights @ value + bias) + value[0])
         return np.array(outputs), states
@@ -110,7 +116,9 @@ def make_network(
     float32.
     """
     network = Network(inputs, hidden, every_step=every_step)
-    writer, width, k = network.writer, inputs, 1 / np.sqrt(hidden)
+    writer = network.writer
+    width = inputs
+    k = 1 / np.sqrt(hidden)
     golden = (
         rng.standard_normal((golden_steps, inputs)).astype("float32")
         if golden_steps
@@ -153,7 +161,8 @@ def make_network(
         old = [writer.state(f"s{len(pairs) + i}", hidden) for i in range(STATES[kind])]
         new = writer.recurrent(Code[kind], value, old, (W, R), bias, **options)
         pairs += zip(old, new, strict=True)
-        value, width = new[0], hidden
+        value = new[0]
+        width = hidden
     network.head = (
         rng.uniform(-k, k, (outputs, hidden)).astype("float32"),
         rng.uniform(-1, 1, outputs),
@@ -191,11 +200,10 @@ class Reads:
         every_step: bool = True,
         new: int = 1,
     ) -> None:
-        self.width, self.new = int(rng.integers(1, 20)), new
-        self.first, self.dilation = (
-            int(rng.integers(0, frames + new)),
-            int(rng.integers(1, 4)),
-        )
+        self.width = int(rng.integers(1, 20))
+        self.new = new
+        self.first = int(rng.integers(0, frames + new))
+        self.dilation = int(rng.integers(1, 4))
         self.count = (frames + new - 1 - self.first) // self.dilation + 1
         self.weights = rng.standard_normal((self.width, 3)).astype("float32")
         self.taps = rng.standard_normal((self.count, self.width)).astype("float32")

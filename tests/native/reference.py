@@ -52,7 +52,8 @@ FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
 def quantize(x: Array) -> Array:
     """Return ``x`` through the 8 bits of DynamicQuantizeLinear."""
     x = x.astype("float32")
-    low, high = min(x.min(), np.float32(0)), max(x.max(), np.float32(0))
+    low = min(x.min(), np.float32(0))
+    high = max(x.max(), np.float32(0))
     scale = (high - low) / np.float32(255)
     scale = np.float32(1) if scale == 0 else scale
     zero = np.rint(np.clip(-low / scale, 0, 255))
@@ -81,13 +82,13 @@ class Layer:
         flags: int,
         functions: Sequence[tuple[Function, float, float]],
     ) -> None:
-        self.kind, self.W, self.R = kind, W.astype("float64"), R.astype("float64")
-        self.bias, self.scales, self.flags, self.functions = (
-            bias,
-            scales,
-            flags,
-            functions,
-        )
+        self.kind = kind
+        self.W = W.astype("float64")
+        self.R = R.astype("float64")
+        self.bias = bias
+        self.scales = scales
+        self.flags = flags
+        self.functions = functions
 
     def _gate(self, index: int, x: Array) -> Array:
         kind, alpha, beta = self.functions[index]
@@ -115,7 +116,8 @@ class Layer:
         bias = np.zeros((6, H)) if self.bias is None else self.bias.reshape(6, H)
         x = from_x.reshape(3, H) + bias[:3]
         r = product(h, self.R, scales).reshape(3, H) + bias[3:]
-        update, reset = self._gate(0, x[0] + r[0]), self._gate(0, x[1] + r[1])
+        update = self._gate(0, x[0] + r[0])
+        reset = self._gate(0, x[1] + r[1])
         if self.flags:
             new = x[2] + reset * r[2]
         else:

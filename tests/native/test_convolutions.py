@@ -67,7 +67,8 @@ def over_time(
     model.graph.initializer.extend(
         numpy_helper.from_array(np.asarray(a), name) for name, a in stored.items()
     )
-    content, x = model.SerializeToString(), np.zeros((1, channels, 1, WIDE), "float32")
+    content = model.SerializeToString()
+    x = np.zeros((1, channels, 1, WIDE), "float32")
     feeds = {"x": x} | (
         {"past": np.zeros((1, channels, frames, WIDE), "float32")} if frames else {}
     )
@@ -91,7 +92,8 @@ def assert_agrees(
     ).writer
     writer.manifest(manifest.to_json())
     native = NativeEngine(writer.to_bytes(), 1)
-    rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
+    rng = np.random.default_rng(seed)
+    session = onnxruntime.InferenceSession(content)
     specs = {spec.name: spec.axes for spec in manifest.inputs}
     specs |= {state.input: state.axes for state in manifest.states}
     feeds = {
@@ -141,11 +143,9 @@ def test_convolutions_and_pooling_over_time_and_features_are_those_of_onnxruntim
     """``flag``: a bias, or padding that a mean counts."""
     groups = {"one": 1, "two": 2, "depthwise": channels}[grouped]
     assume(channels % groups == 0)
-    rng, weights, dilations = (
-        np.random.default_rng(seed),
-        list[Array](),
-        dilations if kind == "Conv" else (1, 1),
-    )
+    rng = np.random.default_rng(seed)
+    weights = list[Array]()
+    dilations = dilations if kind == "Conv" else (1, 1)
     options: dict[str, Any] = {"strides": [1, stride], "pads": [0, pads[0], 0, pads[1]]}
     if kind == "Conv":
         weights = [
@@ -180,8 +180,10 @@ def test_steps_chunks_and_the_whole_read_the_same_frames(
     x = rng.standard_normal((sum(cuts), 3 * new)).astype("float32")
     expected = net.run(x)
     program = Program(library, net.writer.to_bytes())
-    chunks, steps = Stream(program), Stream(program)
-    at, got = 0, []
+    chunks = Stream(program)
+    steps = Stream(program)
+    at = 0
+    got = []
     for cut in cuts:
         got.append(chunks.chunk(x[at : at + cut]))
         at += cut
@@ -226,7 +228,8 @@ def test_rows_of_different_age_share_a_call(
 def test_a_place_that_is_none_is_the_first(library: C.CDLL) -> None:
     """No number that a caller writes into a state reads other memory."""
     net = Reads(np.random.default_rng(3), 5, every_step=True)
-    program, x = Program(library, net.writer.to_bytes()), np.ones((1, 7, 3), "float32")
+    program = Program(library, net.writer.to_bytes())
+    x = np.ones((1, 7, 3), "float32")
     expected = program.run(x, [net.past.to_rows(net.reset)])[0]
     for position in (-1.0, 5.0, 1e30, np.inf, np.nan):
         rows = net.past.to_rows(net.reset)
@@ -259,10 +262,8 @@ def test_a_program_that_would_read_other_frames_is_refused(
 ) -> None:
     for code, *arguments in WRONG.get(message, [(Code.UNARY, 0, 3, 0, 0, 0)]):
         writer = ProgramWriter()
-        x, past = (
-            writer.input("x", 3),
-            writer.past("past", Past(1, 4, 3), np.zeros((1, 4, 3), "float32")),
-        )
+        x = writer.input("x", 3)
+        past = writer.past("past", Past(1, 4, 3), np.zeros((1, 4, 3), "float32"))
         writer.output("y", writer.window(x, past, 0, 2, 3), every_step=True)
         out = {Code.WINDOW: 2, Code.DEPTHWISE: 1, Code.UNARY: 1}.get(code)
         if out is not None:

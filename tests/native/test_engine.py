@@ -49,7 +49,8 @@ def file(
 ) -> bytes:
     """Return a file of x (L, N, 3), a layer that gives h (L, N, hidden), and nodes that
     make y of it."""
-    rng, states = np.random.default_rng(2), ["h", "c"] if kind == "LSTM" else ["h"]
+    rng = np.random.default_rng(2)
+    states = ["h", "c"] if kind == "LSTM" else ["h"]
     rows = GATES[kind] * hidden
     tensors = {
         "W": rng.standard_normal((1, rows, 3)) * 0.4,
@@ -139,24 +140,26 @@ def altered(change: Any, name: str = "lstm") -> bytes:
 
 def assert_agree(content: bytes) -> None:
     """Compare steps, a chunk and rows of both engines on the same samples."""
-    native, plain = load(to_native(content)), load(content)
+    native = load(to_native(content))
+    plain = load(content)
     assert native.engine == "native"
-    x, near = (
-        np.random.default_rng(0).standard_normal((9, 3)).astype("float32"),
-        {
-            "rtol": 1e-5,
-            "atol": 1e-5,
-        },
-    )
-    stream, reference = native.stream(), plain.stream()
+    x = np.random.default_rng(0).standard_normal((9, 3)).astype("float32")
+    near = {
+        "rtol": 1e-5,
+        "atol": 1e-5,
+    }
+    stream = native.stream()
+    reference = plain.stream()
     for sample in x:
         np.testing.assert_allclose(stream.step(sample), reference.step(sample), **near)
     reference.restore(stream.state)
     np.testing.assert_allclose(stream.process(x), reference.process(x), **near)
     for name, array in reference.state.items():
         np.testing.assert_allclose(stream.state[name], array, **near)
-    rows, others = native.streams(9), plain.streams(9)
-    ids, theirs = [rows.add() for _ in x], [others.add() for _ in x]
+    rows = native.streams(9)
+    others = plain.streams(9)
+    ids = [rows.add() for _ in x]
+    theirs = [others.add() for _ in x]
     for some in (slice(None), slice(1, 4), slice(None, None, -2)):
         np.testing.assert_allclose(
             rows.step(x[some], ids[some]), others.step(x[some], theirs[some]), **near
@@ -263,7 +266,8 @@ def test_a_state_with_an_axis_of_its_own_or_a_golden_case_that_fails_is_refused(
 def test_chunks_with_an_input_that_has_no_time_axis_are_those_of_onnxruntime() -> None:
     content = file("GRU", "y = Add(h, shift)", shift=True)
     given = {"x": np.ones((5, 3), np.float32), "shift": np.arange(7, dtype=np.float32)}
-    native, plain = load(to_native(content)).stream(), load(content).stream()
+    native = load(to_native(content)).stream()
+    plain = load(content).stream()
     np.testing.assert_allclose(native.process(given), plain.process(given), atol=2e-6)
     given["x"] = given["x"][0]
     np.testing.assert_allclose(native.step(given), plain.step(given), atol=2e-6)

@@ -63,7 +63,8 @@ quick = settings(
 def in_engine(library: Any, writer: ProgramWriter, x: Array) -> Array:
     """All outputs and states after each sample, from zeros."""
     program = Program(library, writer.to_bytes())
-    states, rows = program.zeros(1), []
+    states = program.zeros(1)
+    rows = []
     for sample in x:
         outputs = program.run(sample[None, None], states)
         rows.append(np.concatenate([output.ravel() for output in (*outputs, *states)]))
@@ -123,7 +124,8 @@ def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
     assert "le_stored_product" in code
     assert len(writer.to_bytes()) < 1.3 * (2 * stored.size + 4 * 2 * len(stored)) + 1024
     x = rng.integers(-40, 40, (9, 2)).astype("int32")
-    got, expected = run_in_c(writer, x, tmp_path, GCC), in_engine(best, writer, x)
+    got = run_in_c(writer, x, tmp_path, GCC)
+    expected = in_engine(best, writer, x)
     assert np.array_equal(got[:, :14], expected[:, :14])
     assert np.allclose(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -141,10 +143,8 @@ def test_int8_has_the_same_bits_on_every_processor(
     unfused: Any, compiler: str, find_program: Any, tmp_path: Path
 ) -> None:
     command, emulator = COMPILERS[compiler]
-    command, emulator = (
-        (find_program(command[0]), *command[1:]),
-        tuple(map(find_program, emulator)),
-    )
+    command = (find_program(command[0]), *command[1:])
+    emulator = tuple(map(find_program, emulator))
     network = make_network(
         np.random.default_rng(3), ["LSTM", "GRU", "RNN"], 11, 22, int8=True
     )
@@ -172,7 +172,8 @@ def test_every_operation_is_that_of_the_engine(
     best: Any, find_program: Any, tmp_path: Path
 ) -> None:
     find_program("gcc")
-    writer, rng = ProgramWriter(), np.random.default_rng(5)
+    writer = ProgramWriter()
+    rng = np.random.default_rng(5)
     x = writer.input("x", 12)
     results = [buffer for buffer, _ in operations(writer, x).values()]
     results.append(writer.linear(x, rng.standard_normal((23, 4)).astype("float32")))
@@ -181,10 +182,8 @@ def test_every_operation_is_that_of_the_engine(
             x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")
         )
     )
-    old, weights = (
-        writer.state("h", 3),
-        [rng.standard_normal((3, size)).astype("float32") for size in (12, 3)],
-    )
+    old = writer.state("h", 3)
+    weights = [rng.standard_normal((3, size)).astype("float32") for size in (12, 3)]
     new = writer.recurrent(Code.RNN, x, [old], weights, functions=USUAL["RNN"])[0]
     writer.next_state(old, new)
     results += [
@@ -192,11 +191,9 @@ def test_every_operation_is_that_of_the_engine(
         old,
         x,
     ]  # the state is read behind its layer
-    copied, shifted, window = (
-        writer.buffer(9),
-        writer.buffer(24),
-        writer.state("window", 24),
-    )
+    copied = writer.buffer(9)
+    shifted = writer.buffer(24)
+    window = writer.state("window", 24)
     copy(writer, x, copied, 3, (1, 0), 3, (4, 3))
     copy(writer, window, shifted, 12, (12, 0))
     copy(writer, x, shifted, 12, (0, 12))
@@ -208,11 +205,11 @@ def test_every_operation_is_that_of_the_engine(
         inputs = (
             samples(6, 20, width) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
         )
-        inputs[3, 2], inputs[4, 1], inputs[5, 1] = np.nan, np.inf, 0
-        got, expected = (
-            run_in_c(case, inputs, tmp_path, GCC),
-            in_engine(best, case, inputs),
-        )
+        inputs[3, 2] = np.nan
+        inputs[4, 1] = np.inf
+        inputs[5, 1] = 0
+        got = run_in_c(case, inputs, tmp_path, GCC)
+        expected = in_engine(best, case, inputs)
         with np.errstate(invalid="ignore"):
             size = np.nanmax(np.abs(inputs), 1, keepdims=True)
             close = np.abs(got - expected) <= 1e-6 * np.maximum(

@@ -43,7 +43,8 @@ def test_every_operation_follows_float64(library: C.CDLL, width: int) -> None:
     cases = operations(writer, writer.input("x", width))
     for name, (buffer, _) in cases.items():
         writer.output(name, buffer, every_step=True)
-    program, x = Program(library, writer.to_bytes()), wide_samples(40, width)
+    program = Program(library, writer.to_bytes())
+    x = wide_samples(40, width)
     got = program.run(x[None], [])
     for (name, (_, function)), y in zip(cases.items(), got, strict=True):
         with np.errstate(over="ignore", under="ignore"):
@@ -75,11 +76,11 @@ def test_a_network_gives_what_float64_gives_in_steps_chunks_and_the_whole(
     library: C.CDLL, network: Network, seed: int, cuts: list[int]
 ) -> None:
     x = samples(seed, sum(cuts), network.inputs)
-    program, int8 = (
-        Program(library, network.program),
-        network.layers[0].scales is not None,
-    )
-    whole, chunks, steps = Stream(program), Stream(program), Stream(program)
+    program = Program(library, network.program)
+    int8 = network.layers[0].scales is not None
+    whole = Stream(program)
+    chunks = Stream(program)
+    steps = Stream(program)
     start = [0.5 * samples(seed + i, network.hidden) for i in range(network.states)]
     for stream in (whole, chunks, steps):
         for state, given_state in zip(stream.states, start, strict=True):
@@ -114,7 +115,8 @@ def test_weights_beyond_the_cache_give_the_same_bits_in_either_order(
     assert len(network.program) > 2**20
     x = samples(6, 6, network.inputs)
     program = Program(library, network.program)
-    steps, chunks = Stream(program), Stream(program)
+    steps = Stream(program)
+    chunks = Stream(program)
     singles = [steps.step(sample) for sample in x]
     got = [chunks.chunk(x[:1]), chunks.chunk(x[1:4]), chunks.chunk(x[4:])]
     states = program.zeros(3)
@@ -210,10 +212,8 @@ def test_a_linear_layer_of_any_size_follows_float64(
         (20, 1),
         (150, 1),
     ):
-        W, b = (
-            rng.standard_normal((m, k)).astype("float32"),
-            rng.standard_normal(m).astype("float32"),
-        )
+        W = rng.standard_normal((m, k)).astype("float32")
+        b = rng.standard_normal(m).astype("float32")
         scales = np.abs(W).max(1) / np.float32(127) if int8 else None
         weights = W if scales is None else np.rint(W / scales[:, None])
         writer = ProgramWriter()
@@ -235,7 +235,8 @@ def test_a_linear_layer_of_any_size_follows_float64(
 
 @pytest.mark.parametrize("weight", [-128, -64, 64, 127])
 def test_int8_sums_are_exact_at_their_largest(library: C.CDLL, weight: int) -> None:
-    k, writer = 65536, ProgramWriter()
+    k = 65536
+    writer = ProgramWriter()
     row = writer.linear(
         writer.input("x", k), np.full((2, k), weight), None, np.ones(2, "float32")
     )
@@ -246,7 +247,8 @@ def test_int8_sums_are_exact_at_their_largest(library: C.CDLL, weight: int) -> N
     assert (y == np.float32(weight * 255.0 * k)).all()
 
 
-NAN, INF = np.nan, np.inf
+NAN = np.nan
+INF = np.inf
 SPECIAL: dict[str, tuple[Callable[[ProgramWriter, int], int], list[list[float]], list[list[float]]]] = {
     "softmax of minus infinity is zero, and of NaN NaN": (
         lambda writer, x: writer.add(Code.SOFTMAX, x, 3, 0),
@@ -270,21 +272,21 @@ def test_special_numbers(library: C.CDLL, case: str) -> None:
 
 def test_counters_go_on_from_call_to_call_each_row_its_own(library: C.CDLL) -> None:
     writer = ProgramWriter()
-    x, counter = writer.input("x", 3), writer.state("count", 1, np.array([2]), "int64")
+    x = writer.input("x", 3)
+    counter = writer.state("count", 1, np.array([2]), "int64")
     writer.next_state(counter, writer.binary(Binary.ADD, counter, np.array([1])))
     writer.output(
         "y", writer.binary(Binary.ADD, x, writer.cast(counter)), every_step=True
     )
     program = Program(library, writer.to_bytes())
-    stream, x = Stream(program), np.zeros((8, 3), "float32")
+    stream = Stream(program)
+    x = np.zeros((8, 3), "float32")
     got = np.concatenate([stream.chunk(x[:5]), [stream.step(x[0])], stream.chunk(x)])
     assert np.array_equal(got, np.repeat(np.arange(2.0, 16)[:, None], 3, 1))
     library.lstm_edge_reset(stream.handle)
     assert np.array_equal(stream.step(x[0]), [2, 2, 2])
-    pool, slots = (
-        [np.arange(60, dtype=np.int64)[:, None] % 5],
-        np.arange(60)[::-1].copy(),
-    )
+    pool = [np.arange(60, dtype=np.int64)[:, None] % 5]
+    slots = np.arange(60)[::-1].copy()
     (y,) = program.run(np.zeros((60, 70, 3), "float32"), pool, slots)
     assert np.array_equal(y[:, :, 0], (slots % 5)[:, None] + np.arange(70))
     assert np.array_equal(pool[0][:, 0], np.arange(60) % 5 + 70)
@@ -294,14 +296,17 @@ def test_counters_go_on_from_call_to_call_each_row_its_own(library: C.CDLL) -> N
 def test_indices_of_every_type_are_looked_up_and_a_wrong_one_changes_no_state(
     library: C.CDLL, dtype: str
 ) -> None:
-    table, writer = samples(8, 50, 6), ProgramWriter()
-    source, total = writer.input("ids", 2, dtype), writer.state("total", 12)
+    table = samples(8, 50, 6)
+    writer = ProgramWriter()
+    source = writer.input("ids", 2, dtype)
+    total = writer.state("total", 12)
     rows = writer.gather(source, table)
     writer.next_state(total, writer.binary(Binary.ADD, total, rows))
     writer.output("rows", rows, every_step=True)
     writer.output("numbers", writer.cast(source), every_step=True)
     program = Program(library, writer.to_bytes())
-    states, ids = program.zeros(1), np.array([[[3, 49], [0, 1]]], dtype)
+    states = program.zeros(1)
+    ids = np.array([[[3, 49], [0, 1]]], dtype)
     got, numbers = program.run(ids, states)
     assert np.array_equal(got.reshape(1, 2, 2, 6), table[ids.astype("int64")])
     assert np.array_equal(numbers, ids.astype("float32"))
@@ -320,7 +325,8 @@ def test_a_state_that_no_recurrent_operation_owns_is_carried_step_by_step(
     library: C.CDLL, steps: int
 ) -> None:
     writer = ProgramWriter()
-    x, old = writer.input("x", 2), writer.state("window", 6, reset=np.arange(6.0))
+    x = writer.input("x", 2)
+    old = writer.state("window", 6, reset=np.arange(6.0))
     new = writer.buffer(6)
     copy(writer, old, new, 4, (2, 0))
     copy(writer, x, new, 2, (0, 4))

@@ -41,10 +41,8 @@ def compiled(
     def compile_with(source: str, compiler: str | None, *flags: str) -> Path:
         if compiler is None:
             pytest.skip(f"no compiler for {source}")
-        folder, program = (
-            Path(__file__).parent,
-            tmp_path_factory.mktemp("compiled") / "program",
-        )
+        folder = Path(__file__).parent
+        program = tmp_path_factory.mktemp("compiled") / "program"
         include = folder.parents[1] / "native" / "include"
         options = [
             *flags,

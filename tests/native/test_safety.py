@@ -34,8 +34,10 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
 
 def every_operation() -> bytes:
     """Return a program with every operation."""
-    rng, writer = np.random.default_rng(0), ProgramWriter()
-    x, ids = writer.input("x", 6), writer.input("ids", 2, "int32")
+    rng = np.random.default_rng(0)
+    writer = ProgramWriter()
+    x = writer.input("x", 6)
+    ids = writer.input("ids", 2, "int32")
     parts = writer.buffer(6)
     copy(writer, x, parts, 2, count=3, strides=(2, 2))
     value = joined(
@@ -77,11 +79,9 @@ def every_operation() -> bytes:
     value = writer.depthwise(read, 5, None)
     value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
     value = writer.unary(writer.add(Code.SOFTMAX, value, 7, 0), Function.ELU, 0.5)
-    condition, other, chosen = (
-        writer.binary(Binary.LESS, value, np.zeros(1)),
-        writer.filled(rng.standard_normal(7)),
-        writer.buffer(7),
-    )
+    condition = writer.binary(Binary.LESS, value, np.zeros(1))
+    other = writer.filled(rng.standard_normal(7))
+    chosen = writer.buffer(7)
     writer.operation(Code.WHERE, condition, value, other, chosen)
     writer.output("y", chosen, every_step=True)
     writer.output("last", chosen, every_step=False)
@@ -122,7 +122,8 @@ def counting_operation() -> bytes:
     """Return a program of units of two steps with a counter."""
     rng = np.random.default_rng(3)
     writer = ProgramWriter(unit=2)
-    x, count = writer.input("x", 6), writer.state("count", 1, np.array([1]), "int64")
+    x = writer.input("x", 6)
+    count = writer.state("count", 1, np.array([1]), "int64")
     hours = writer.cast(writer.binary(Binary.DIVIDE, count, np.array([5])))
     value = writer.binary(
         Binary.ADD,
@@ -231,7 +232,8 @@ def test_rows_that_would_be_written_over_each_other_are_refused(
     program = Program(
         best, make_network(np.random.default_rng(2), ["LSTM"], 4, 8).program
     )
-    x, states = np.ones((3, 2, 4), np.float32), program.zeros(3)
+    x = np.ones((3, 2, 4), np.float32)
+    states = program.zeros(3)
     groups = [
         [x],
         states,
@@ -279,7 +281,8 @@ def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bi
     best: C.CDLL,
 ) -> None:
     network = make_network(np.random.default_rng(2), ["LSTM", "GRU"], 6, 33)
-    program, rng = Program(best, network.program, threads=3), np.random.default_rng(3)
+    program = Program(best, network.program, threads=3)
+    rng = np.random.default_rng(3)
     x, rows = (
         rng.standard_normal(shape).astype("float32")
         for shape in ((400, 6), (200, 3, 6))
@@ -343,7 +346,8 @@ def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(
         assert best.lstm_edge_set_age(stream.handle, age) != 0
         assert best.lstm_edge_age(stream.handle) == 0
     assert best.lstm_edge_set_age(stream.handle, 2**62 - 1) == 0
-    x, written = np.zeros((9, 2), "float32"), np.full((3, 4 * 3 * 4), 7, "float32")
+    x = np.zeros((9, 2), "float32")
+    written = np.full((3, 4 * 3 * 4), 7, "float32")
     inputs = (C.c_void_p * 1)(x.ctypes.data)
     outputs = (C.c_void_p * 3)(*(row.ctypes.data for row in written))
     assert best.lstm_edge_chunk(stream.handle, inputs, len(x), outputs) == 0
@@ -417,7 +421,9 @@ def test_a_program_runs_on_other_boards(
     programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = saved(tmp_path, programs)
-    tests, modes, example = Path(__file__).parent, tmp_path / "modes", folder / "stream"
+    tests = Path(__file__).parent
+    modes = tmp_path / "modes"
+    example = folder / "stream"
     if processor != "AMD64":
         options = [
             "-std=gnu11",

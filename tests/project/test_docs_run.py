@@ -75,7 +75,10 @@ class Part:
 
 def _parts(page: Path) -> tuple[list[Part], list[str]]:
     """Return the parts of a page that run, in order, and the marks of the page."""
-    text, parts, marks, mark = page.read_text(encoding="utf-8"), [], [], ""
+    text = page.read_text(encoding="utf-8")
+    parts = []
+    marks = []
+    mark = ""
     for match in _PART.finditer(text):
         line = text.count("\n", 0, match.start()) + 2
         if match["mark"] is not None:
@@ -84,7 +87,8 @@ def _parts(page: Path) -> tuple[list[Part], list[str]]:
         elif match["setup"] is not None:
             parts.append(Part("setup", match["setup"], line))
         else:
-            language, code = match["language"], match["code"]
+            language = match["language"]
+            code = match["code"]
             kind = {"": "console" if code.startswith("$ ") else "text"}.get(
                 language, language
             )
@@ -125,7 +129,8 @@ def world(tmp_path_factory) -> Path:
     export(*deployable(run)).save(folder / "har.onnx")
     quantize(folder / "har.onnx", QuantizeConfig()).save(folder / "har-int8.onnx")
     with np.load(folder / "har.npz") as arrays:
-        x, features = arrays["x"], [str(name) for name in arrays["features"]]
+        x = arrays["x"]
+        features = [str(name) for name in arrays["features"]]
     rows = [f"recording,{','.join(features)}"]
     rows += [
         f"r{index},{','.join(map(str, sample))}"
@@ -191,7 +196,8 @@ def test_a_page_runs_as_printed(page, request, tmp_path, monkeypatch):
             others
         ):  # a module of another test
             monkeypatch.delitem(sys.modules, name)
-    before, names = set(sys.modules), {"__name__": "page"}
+    before = set(sys.modules)
+    names = {"__name__": "page"}
     try:
         for part in parts:
             where = f"{page.relative_to(ROOT)}:{part.line}"
@@ -254,7 +260,9 @@ def _check_command(
             timeout=600,
             check=False,
         )
-        code, out, err = ran.returncode, ran.stdout, ran.stderr
+        code = ran.returncode
+        out = ran.stdout
+        err = ran.stderr
     assert code == 0, f"{where}: {command} ended with {code}\n{out}{err}"
     if shown:
         assert _fits(out, shown), (
@@ -266,7 +274,8 @@ def _check_command(
 def _run_here(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     monkeypatch.setattr(sys, "argv", words)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

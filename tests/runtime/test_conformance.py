@@ -43,7 +43,8 @@ def opened(name, engine="onnx"):
 
 def draw_samples(model, seed, steps):
     """Return samples by input, time first, without batch axis: ``(steps, ...)``."""
-    manifest, rng = model.manifest, np.random.default_rng(seed)
+    manifest = model.manifest
+    rng = np.random.default_rng(seed)
     names = (manifest.batch, manifest.sequence)
     shapes = {
         s.name: [axis for axis in s.axes if axis not in names]
@@ -82,19 +83,18 @@ class Oracle:
     """The results of one source, computed from its full past."""
 
     def __init__(self, model, reset_every=None):
-        self.model, self.reset_every, self.past, self.state = (
-            model,
-            reset_every,
-            [],
-            None,
-        )
+        self.model = model
+        self.reset_every = reset_every
+        self.past = []
+        self.state = None
 
     def step(self, sample):
         """Return the frames by output, ``(frames, ...)``, that the sample completes;
         None for no result."""
         manifest = self.model.manifest
         if self.reset_every and len(self.past) == self.reset_every:
-            self.past, self.state = [], None
+            self.past = []
+            self.state = None
         self.past.append(sample)
         if len(self.past) % manifest.unit:
             return {spec.name: None for spec in manifest.outputs}
@@ -113,7 +113,8 @@ class Oracle:
 
     def _newest(self, spec, array, units):
         manifest = self.model.manifest
-        delay, time = manifest.delays.get(spec.name, 0), manifest.time_axis(spec.axes)
+        delay = manifest.delays.get(spec.name, 0)
+        time = manifest.time_axis(spec.axes)
         if time is None:
             rows = array.reshape(
                 array.shape[0] if manifest.batch is None else -1, *array.shape[1:]
@@ -174,8 +175,11 @@ ACTIONS = st.lists(
 def test_one_source(name, engine, actions, reset_every, seed):
     model = opened(name, engine)
     manifest = model.manifest
-    stream, oracle = model.stream(reset_every=reset_every), Oracle(model, reset_every)
-    kept, at, x = (stream.state, [], None), 0, draw_samples(model, seed, 80)
+    stream = model.stream(reset_every=reset_every)
+    oracle = Oracle(model, reset_every)
+    kept = (stream.state, [], None)
+    at = 0
+    x = draw_samples(model, seed, 80)
     for action, count in actions:
         if action in ("step", "process"):
             parts = [{k: v[at + i] for k, v in x.items()} for i in range(count)]
@@ -205,10 +209,12 @@ def test_one_source(name, engine, actions, reset_every, seed):
             assert kept[0].age == len(oracle.past)
         elif action == "restore":
             stream.restore(State(dict(kept[0]), model.identity, kept[0].age))
-            oracle.past, oracle.state = list(kept[1]), kept[2]
+            oracle.past = list(kept[1])
+            oracle.state = kept[2]
         elif action == "reset":
             stream.reset()
-            oracle.past, oracle.state = [], None
+            oracle.past = []
+            oracle.state = None
         else:
             with pytest.raises(InputError):
                 stream.step(
@@ -227,7 +233,8 @@ def test_one_source(name, engine, actions, reset_every, seed):
 )
 def test_many_sources(name, engine, data, reset_every, seed):
     model = opened(name, engine)
-    batch, alone = model.streams(5, reset_every=reset_every), {}
+    batch = model.streams(5, reset_every=reset_every)
+    alone = {}
     x = draw_samples(model, seed, 400)
     at = 0
     for _ in range(data.draw(st.integers(1, 8))):
@@ -351,7 +358,8 @@ def test_nan_is_refused_where_the_model_checks_or_where_it_would_reach_others():
         ):
             call(np.array([1, np.nan, 3], np.float32))
     batch = opened("motions-int8").streams(2)
-    ids, x = [batch.add(), batch.add()], np.zeros((2, 6), np.float32)
+    ids = [batch.add(), batch.add()]
+    x = np.zeros((2, 6), np.float32)
     x[1, 2] = np.inf
     with pytest.raises(InputError, match="it would affect the other sources"):
         batch.step(x, ids)

@@ -27,11 +27,9 @@ def gpu(path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
-    on_gpu, on_cpu, rng = (
-        gpu(name).stream(),
-        opened(name).stream(),
-        np.random.default_rng(5),
-    )
+    on_gpu = gpu(name).stream()
+    on_cpu = opened(name).stream()
+    rng = np.random.default_rng(5)
     for part in (1, 1, 5, 1, 9, 0, 9, 1):
         if part == 0:  # a new start, on both
             on_gpu.reset()
@@ -57,7 +55,8 @@ def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
 
 @pytest.mark.cuda
 def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
-    on_gpu, on_cpu = gpu("lstm").streams(5), opened("lstm").streams(5)
+    on_gpu = gpu("lstm").streams(5)
+    on_cpu = opened("lstm").streams(5)
     ids = [on_gpu.add() for _ in range(5)]
     assert ids == [on_cpu.add() for _ in range(5)]
     rng = np.random.default_rng(7)

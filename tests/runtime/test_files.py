@@ -50,7 +50,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 @pytest.mark.system
 def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path):
-    target, rng = tmp_path / "f", random.Random(3)
+    target = tmp_path / "f"
+    rng = random.Random(3)
     write_bytes(target, b"0" * 10_000)
     for _ in range(40):
         pid = os.fork()
@@ -68,7 +69,8 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path):
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
 def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_one(tmp_path, mode):
-    target, link = tmp_path / "s.npz", tmp_path / "link"
+    target = tmp_path / "s.npz"
+    link = tmp_path / "link"
     target.write_bytes(b"old")
     target.chmod(mode)
     link.symlink_to(target)

@@ -28,7 +28,9 @@ with runtime.load(sys.argv[1]) as model:
 def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(
     path, tmp_path
 ):
-    home, out, trace = tmp_path / "home", tmp_path / "out", tmp_path / "trace"
+    home = tmp_path / "home"
+    out = tmp_path / "out"
+    trace = tmp_path / "trace"
     home.mkdir()
     out.mkdir()
     calls = "trace=network,open,openat,openat2,creat,mkdir,mkdirat"

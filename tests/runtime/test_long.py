@@ -50,12 +50,10 @@ def rss() -> int:
     "count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 )
 def test_memory_stays_flat_and_a_long_stream_equals_chunks(model, count):
-    stream, chunks, rng, start = (
-        model.stream(),
-        model.stream(),
-        np.random.default_rng(6),
-        0,
-    )
+    stream = model.stream()
+    chunks = model.stream()
+    rng = np.random.default_rng(6)
+    start = 0
     for block in range(count // 1000):
         x = rng.normal(size=(1000, 3)).astype(np.float32)
         for sample in x:

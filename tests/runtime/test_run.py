@@ -42,7 +42,8 @@ def test_a_reset_value_other_than_zero_is_where_a_stream_starts(opened):
 
 def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened):
     gru = opened("gru")
-    x, gain = samples(6, 3, 3), samples(6, 3, 1)
+    x = samples(6, 3, 3)
+    gain = samples(6, 3, 1)
     outputs, state = gru.run({"x": x, "gain": gain}, lengths=[6, 1, 4])
     for row, length in enumerate((6, 1, 4)):
         alone, end = gru.run(
@@ -110,8 +111,10 @@ def test_lengths_out_of_range_or_of_another_kind_are_refused(opened, lengths, me
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(dtype):
-    spec, sizes = TensorSpec("lengths", dtype, ("N",)), {"N": 3, "L": 100}
-    manifest, numbers = Manifest((spec,), (), lengths="lengths"), [1, 100, 7]
+    spec = TensorSpec("lengths", dtype, ("N",))
+    sizes = {"N": 3, "L": 100}
+    manifest = Manifest((spec,), (), lengths="lengths")
+    numbers = [1, 100, 7]
     for lengths in (
         numbers,
         tuple(numbers),
@@ -124,7 +127,8 @@ def test_lengths_of_any_whole_numbers_come_in_the_files_dtype(dtype):
 
 
 def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come():
-    spec, sizes = TensorSpec("lengths", "int32", ("N",)), {"N": 2}
+    spec = TensorSpec("lengths", "int32", ("N",))
+    sizes = {"N": 2}
     manifest = Manifest((spec,), (), sequence=None, lengths="lengths")
     assert as_lengths([4, 6], manifest, sizes).tolist() == [4, 6]
     for lengths, message in (
@@ -141,10 +145,8 @@ def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs():
         '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x, float[N, 3] h) =>'
         " (float[M, 3] hn) { hn = Concat <axis = 0> (h, x) }"
     )
-    x, h = (
-        TensorSpec("x", "float32", ("N", 3)),
-        StateSpec("h", "hn", "float32", ("N", 3)),
-    )
+    x = TensorSpec("x", "float32", ("N", 3))
+    h = StateSpec("h", "hn", "float32", ("N", 3))
     made.metadata_props.add(
         key=KEY, value=Manifest((x,), (), (h,), sequence=None).to_json()
     )

@@ -19,7 +19,9 @@ def test_every_step_is_a_run_of_the_last_window(model, window, sizes):
         .normal(size=(sum(sizes), 3))
         .astype(np.float32)
     )
-    by_step, by_chunk, end = model.stream(window=window), model.stream(window=window), 0
+    by_step = model.stream(window=window)
+    by_chunk = model.stream(window=window)
+    end = 0
     for size in sizes:
         steps = [by_step.step(sample) for sample in x[end : end + size]]
         chunk = by_chunk.process(x[end : end + size])
@@ -36,7 +38,8 @@ def test_every_step_is_a_run_of_the_last_window(model, window, sizes):
 
 
 def test_a_network_that_can_not_be_streamed_runs_over_a_window(content):
-    model, x = load(content("late")), np.ones((4, 3), np.float32)
+    model = load(content("late"))
+    x = np.ones((4, 3), np.float32)
     model.manifest = model.manifest._replace(unstreamable="layer lstm is bidirectional")
     expected = model.run(x[None])[0]["logits"]
     np.testing.assert_array_equal(

@@ -41,7 +41,8 @@ class Slow:
 
     def __init__(self, values) -> None:
         self.values = np.array(values, np.float32)
-        self.inside, self.go = threading.Event(), threading.Event()
+        self.inside = threading.Event()
+        self.go = threading.Event()
 
     def __array__(self, *_: object, **__: object) -> np.ndarray:
         self.inside.set()
@@ -50,7 +51,9 @@ class Slow:
 
 
 def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(model):
-    stream, batch, state = model.stream(), model.streams(2), model.stream().state
+    stream = model.stream()
+    batch = model.streams(2)
+    state = model.stream().state
     source = batch.add()
     calls = (
         (stream.step, [4, 5, 6]),
@@ -87,11 +90,10 @@ def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(mod
     reason="the native engine, and a system that forks",
 )
 def test_children_forked_while_threads_step_the_native_engine_go_on(path):
-    model, x = (
-        load(path("lstm").with_suffix(".lep"), threads=2),
-        np.ones((40, 3), np.float32),
-    )
-    expected, stop = model.stream().process(x), threading.Event()
+    model = load(path("lstm").with_suffix(".lep"), threads=2)
+    x = np.ones((40, 3), np.float32)
+    expected = model.stream().process(x)
+    stop = threading.Event()
 
     def work() -> None:
         batch = model.streams(20)

@@ -129,7 +129,8 @@ def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
     begun = time.monotonic()
     code, _, err = _end(_start(verb, folder))
     assert code == 0, err
-    seconds, rng = time.monotonic() - begun, Random(None if KILLS > 1 else 1)
+    seconds = time.monotonic() - begun
+    rng = Random(None if KILLS > 1 else 1)
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM) * KILLS:
         child = _start(verb, folder)
         time.sleep(rng.uniform(0.3, 1.0) * seconds)

@@ -26,7 +26,10 @@ def by_name(model, result):
 
 
 def test_node_computes_what_python_does(programs, find_program):
-    node, rng, asked, expected = find_program("node"), np.random.default_rng(7), [], []
+    node = find_program("node")
+    rng = np.random.default_rng(7)
+    asked = []
+    expected = []
     for name, widths in WIDTHS.items():
         calls = []
         with load(programs / f"{name}.lep") as model:

@@ -42,5 +42,6 @@ def export(
     from .config import ExportConfig
     from .pipeline import build, finish
 
-    config, show = config or ExportConfig(), on_progress or ignore
+    config = config or ExportConfig()
+    show = on_progress or ignore
     return finish(build(module, example, config, show), show, stream=config.stream)

@@ -57,7 +57,9 @@ class Program:
 class _Flat(nn.Module):
     def __init__(self, module: nn.Module, call: Call, recorder: Recorder) -> None:
         super().__init__()
-        self.module, self._call, self._recorder = module, call, recorder
+        self.module = module
+        self._call = call
+        self._recorder = recorder
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         with Floats(torch.float64), self._recorder as recorder:
@@ -73,7 +75,8 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
 
     Regions of ``torch.autocast`` leave float64 as it is.
     """
-    given, recorder = config.given_axes(call.shapes), Recorder()
+    given = config.given_axes(call.shapes)
+    recorder = Recorder()
     call = call.with_two(given)
     recorder.instrument(module)
     dims = [
@@ -121,7 +124,8 @@ class _Sizes:
 
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""
-        calls, outputs = self.recorder.calls, self.recorder.outputs
+        calls = self.recorder.calls
+        outputs = self.recorder.outputs
         axes = [str(self.axis(size)) for _, shape in outputs for size in shape]
         unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
         if unclear and not calls and not self.given:

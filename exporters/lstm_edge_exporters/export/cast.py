@@ -135,8 +135,10 @@ def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
                 wide.shape == array.shape
                 and wide.astype(array.dtype).tobytes() == array.tobytes()
             ):
-                value, tensor = graph.initializers[name], ir.tensor(wide, name=name)
-                value.const_value, value.dtype = tensor, tensor.dtype
+                value = graph.initializers[name]
+                tensor = ir.tensor(wide, name=name)
+                value.const_value = tensor
+                value.dtype = tensor.dtype
         for node in graph:
             if (
                 node.op_type == "ConstantOfShape" and "value" not in node.attributes

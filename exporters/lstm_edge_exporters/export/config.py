@@ -65,10 +65,8 @@ class ExportConfig:
         for name, axes in self.inputs.items():
             if name not in shapes:
                 raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
-            pairs, names = (
-                zip(axes, shapes[name], strict=False),
-                [a for a in axes if isinstance(a, str)],
-            )
+            pairs = zip(axes, shapes[name], strict=False)
+            names = [a for a in axes if isinstance(a, str)]
             fixed = all(isinstance(axis, str) or axis == size for axis, size in pairs)
             if (
                 not fixed

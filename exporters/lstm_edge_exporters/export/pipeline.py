@@ -83,7 +83,8 @@ def build(
         plain = own_copy(module)
         narrow = Call.of(plain, example).as_floats(torch.float32)
         outputs = try_example(copy.deepcopy(plain), narrow)
-        reference, call = copy_as(plain, torch.float64), narrow.as_floats(torch.float64)
+        reference = copy_as(plain, torch.float64)
+        call = narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
         model = lower(program, call.names)
         returned = returned_names(plain, len(outputs))
@@ -138,7 +139,8 @@ def _pasts(
 
 def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manifest:
     ends = {state.input: state for state in exposed.states}
-    graph, last = exposed.model.graph, {state.output for state in exposed.states}
+    graph = exposed.model.graph
+    last = {state.output for state in exposed.states}
     inputs = tuple(_spec(value) for value in graph.inputs if value.name not in ends)
     outputs = tuple(_spec(value) for value in graph.outputs if value.name not in last)
     # an output that is the lengths: those of chunks add up to those of the full

@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from .replaced import REPLACED
 
 _assume: Any = torch._check
-DOMAIN, OP = "lstm_edge", "Recurrent"
+DOMAIN = "lstm_edge"
+OP = "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none,
 *weights)`` -> ``(y (L,N,D*P), h_n,
 c_n)``, P the projection or H; weights in PyTorch's order and layout."""
@@ -199,7 +200,8 @@ class Recorder(TorchFunctionMode):
         self, kind: tuple[str, str], x: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
-        lengths, batch_first = None, False
+        lengths = None
+        batch_first = False
         if packed is not None:
             lengths, rows, steps = packed
             _, hx, weights, biased, layers, _, _, both = rest

@@ -154,12 +154,11 @@ def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor
     hop_length, win_length, window, center, normalized, _, length = (
         given[name] for name in names
     )
-    hop, bins = hop_length or (win_length or n_fft) // 4, n_fft // 2 + 1
+    hop = hop_length or (win_length or n_fft) // 4
+    bins = n_fft // 2 + 1
     parts = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
-    weights, row = (
-        _window(n_fft, win_length, window, parts.dtype),
-        np.tile(np.arange(bins), 2),
-    )
+    weights = _window(n_fft, win_length, window, parts.dtype)
+    row = np.tile(np.arange(bins), 2)
     twice = np.where((row == 0) | (2 * row == n_fft), 1, 2)
     scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
     wave = torch.tensor((scale * _waves(n_fft)).tolist(), dtype=parts.dtype) * weights

@@ -108,7 +108,8 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
         InputError: an option that does not fit the file.
         CheckFailedError: the lifted file does not compute what the original does.
     """
-    model, config = read_graph(onnx_file), config or LiftConfig()
+    model = read_graph(onnx_file)
+    config = config or LiftConfig()
     fixed = any(
         isinstance(axis, int)
         for value in data_inputs(model.graph)
@@ -160,18 +161,20 @@ def _lift(
     outputs = [
         _output(value, dynamic_axes(model.graph)) for value in model.graph.outputs
     ]
-    past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
+    past = tuple[StateSpec, ...]()
+    need = ""
+    reach = 0
+    refused = ""
     try:
         states = (*declared, *lifted)
         streamed = stream(
             sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence)
         )
-        need, past = (
-            streamed.need,
-            (() if streamed.need else streamed.manifest.states[len(states) :]),
-        )
+        need = streamed.need
+        past = () if streamed.need else streamed.manifest.states[len(states) :]
         if past:
-            model, reach = streamed.model, streamed.reach
+            model = streamed.model
+            reach = streamed.reach
     except NotStreamableError as error:
         refused = str(error)
     states = (*declared, *lifted, *past)
@@ -237,10 +240,8 @@ def _describe(
         raise ContractError(
             "its states are not float32; lift the file in float32, then quantize it"
         )
-    entering, leaving = (
-        {state.input for state in states},
-        {state.output for state in states},
-    )
+    entering = {state.input for state in states}
+    leaving = {state.output for state in states}
     declared = {spec.name: spec.axes for spec in outputs}
     forget_shapes(model)  # an exporter's example sizes may be among them
     for value in model.graph.outputs:

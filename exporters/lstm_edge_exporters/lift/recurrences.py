@@ -113,10 +113,8 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
     first = 2 if loop else 0  # after the trip count and the condition
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
     for index in range(first, len(node.inputs) - scanned):
-        entering, leaving = (
-            body.inputs[index],
-            behind_identity(body.outputs[index - first + loop]),
-        )
+        entering = body.inputs[index]
+        leaving = behind_identity(body.outputs[index - first + loop])
         outer = node.inputs[index]
         dtype = entering.dtype or (outer.dtype if outer is not None else None)
         if (

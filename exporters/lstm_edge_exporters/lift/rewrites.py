@@ -74,7 +74,8 @@ def _transpose_reshapes(model: ir.Model) -> None:
     for node in [
         node for node in model.graph if node.op_type == "Reshape" and node.domain == ""
     ]:
-        source, target = node.inputs[0], constant(node.inputs[1])
+        source = node.inputs[0]
+        target = constant(node.inputs[1])
         sizes = () if source is None else axes_of(source)
         if (
             target is None
@@ -87,8 +88,11 @@ def _transpose_reshapes(model: ir.Model) -> None:
             swapped = ir.node(
                 "Transpose", [source], {"perm": [1, 0, 2]}, name=node.name
             )
-            old, new = node.outputs[0], swapped.outputs[0]
-            new.name, new.type, new.shape = old.name, old.type, old.shape
+            old = node.outputs[0]
+            new = swapped.outputs[0]
+            new.name = old.name
+            new.type = old.type
+            new.shape = old.shape
             model.graph.insert_before(node, swapped)
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
@@ -100,7 +104,8 @@ def _generalize_reshapes(model: ir.Model) -> None:
     """
     names = UniqueNames(model.graph)
     for node in [node for node in model.graph if is_recurrent(node)]:
-        value, axis = node.outputs[0], 1
+        value = node.outputs[0]
+        axis = 1
         while (
             len(users := list(value.uses())) == 1
             and users[0].node.op_type == "Transpose"
@@ -144,7 +149,8 @@ def _generalize_loops(model: ir.Model) -> None:
         for recurrence in recurrences(model)
         if recurrence.node.op_type == "Loop"
     ]:
-        trips, body = constant(node.inputs[0]), node.attributes["body"].as_graph()
+        trips = constant(node.inputs[0])
+        body = node.attributes["body"].as_graph()
         axes = [
             (value, axis)
             for value in data_inputs(model.graph)
@@ -168,10 +174,8 @@ def _generalize_loops(model: ir.Model) -> None:
         model.graph.insert_before(node, [shape, axis, steps])
         node.replace_input_with(0, steps.outputs[0])
         body.append(go)
-        go.outputs[0].type, go.outputs[0].shape = (
-            body.outputs[0].type,
-            body.outputs[0].shape,
-        )
+        go.outputs[0].type = body.outputs[0].type
+        go.outputs[0].shape = body.outputs[0].shape
         body.outputs[0] = go.outputs[0]
 
 
@@ -268,7 +272,9 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
                 name=f"{value.name}.sort",
             )
             new = sort.outputs[0]
-            new.name, new.type, new.shape = value.name, value.type, value.shape
+            new.name = value.name
+            new.type = value.type
+            new.shape = value.shape
             value.name = f"{value.name}.as_came"
             ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
             sort.replace_input_with(0, value)

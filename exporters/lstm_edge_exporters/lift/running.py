@@ -90,7 +90,8 @@ def evaluate(
     does not run are left out. Large floats are zeros of the right shape. Raises
     ``FileFormatError`` if no group runs.
     """
-    part, reason = _part_of(model, values), ""
+    part = _part_of(model, values)
+    reason = ""
     run = runner(part, "a part of the file")
     manifest = Manifest(
         tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None
@@ -183,7 +184,8 @@ def _guard(model: ir.Model) -> ir.Model:
             name=f"{name}.sizes",
         )
         same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
-        sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"
+        sizes.outputs[0].name = f"{name}.shape"
+        same.outputs[0].name = f"{name}.same"
         node.prepend([sizes, same])
         node.replace_input_with(0, same.outputs[0])
     return model

@@ -58,11 +58,9 @@ def lift_states(
     Raises:
         ContractError: no state can be carried; the message names the first.
     """
-    carried, specs, names = (
-        {state.input for state in declared},
-        [],
-        UniqueNames(model.graph),
-    )
+    carried = {state.input for state in declared}
+    specs = []
+    names = UniqueNames(model.graph)
     reason = ""
     for slot in (slot for node in nodes for slot in node.slots):
         try:
@@ -179,7 +177,8 @@ def _describe(
     """Find a state's dtype, axes and reset value; None for one that is an input and an
     output already.
     """
-    initial, node = slot.initial, slot.node
+    initial = slot.initial
+    node = slot.node
     if initial is None:  # zeros
         directions, hidden = state_shape(node)
         dtypes = (
@@ -212,7 +211,8 @@ def _constant(
     slot: Slot, initial: ir.Value, runs: Measurements, batch: str | None
 ) -> _State:
     """Describe a state whose initial value depends on sizes alone."""
-    arrays, axis = runs.arrays(initial), 1
+    arrays = runs.arrays(initial)
+    axis = 1
     if not arrays:
         raise ContractError(
             "its initial value can't be computed at any size that was tried"
@@ -276,7 +276,8 @@ def _write(
     for output in node.outputs:
         output.name = output.name or ""
     last = node.outputs[slot.output]
-    last.type, last.shape = value.type, ir.Shape(axes_of(value))
+    last.type = value.type
+    last.shape = ir.Shape(axes_of(value))
     if not last.is_graph_output():
         last.name = names.unique(f"{title}{slot.kind}_n")
         graph.outputs.append(last)

@@ -96,7 +96,8 @@ def pair_up(
     forget_shapes(original)
     for value in original.graph.inputs:
         value.shape = None  # other sizes than the declared ones are tried
-    float32, engine = runner(original, "the original"), open_session(to_bytes(lifted))
+    float32 = runner(original, "the original")
+    engine = open_session(to_bytes(lifted))
 
     def run(feeds: Feeds) -> Mapping[str, Array]:
         feeds = {**given, **feeds}
@@ -167,7 +168,8 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
         return manifest
     feeds = dict(cases.case(2, 24, at_reset=True).feeds)
     feeds[manifest.lengths] = np.array([21, 24], feeds[manifest.lengths].dtype)
-    got, full = in_chunks(manifest, (5, 12, 7))(pair.graph, feeds), pair.graph(feeds)
+    got = in_chunks(manifest, (5, 12, 7))(pair.graph, feeds)
+    full = pair.graph(feeds)
     want = {name: full[name] for name in got}
     limits = {
         name: _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29
@@ -193,7 +195,8 @@ def _first_node(pair: Pair, cases: Cases) -> str:
     feeds = full_length(pair.manifest, cases.case(2, 30, at_reset=True).feeds)
     chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))
     try:
-        full, part = pair.graph.values(feeds), pair.graph.values(chunk)
+        full = pair.graph.values(feeds)
+        part = pair.graph.values(chunk)
     except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
         return ""
     for node in pair.graph.model.graph:
@@ -217,7 +220,8 @@ def _starts_otherwise(full: Any, part: Any) -> bool:
         or full.ndim != np.ndim(part)
     ):
         return False
-    start, scale = full[tuple(map(slice, part.shape))], np.abs(full).max(initial=1e-300)
+    start = full[tuple(map(slice, part.shape))]
+    scale = np.abs(full).max(initial=1e-300)
     return full.shape != part.shape == start.shape and not np.allclose(
         start, part, rtol=0, atol=1e-9 * scale
     )

@@ -54,11 +54,9 @@ def evidence(
         if manifest.golden is None:
             raise InputError("the file has no golden case; export or lift it again")
         return [manifest.golden.inputs], None
-    cases, targets, task = (
-        sample_feeds(samples, manifest),
-        samples.targets,
-        manifest.task,
-    )
+    cases = sample_feeds(samples, manifest)
+    targets = samples.targets
+    task = manifest.task
     if targets is None or task is None or task.kind != "classification":
         return cases, None
     return cases, _class_numbers(np.asarray(targets)[selected(samples)], manifest)
@@ -88,7 +86,8 @@ def judge(
             of random inputs.
     """
     manifest = before.manifest
-    task, states = manifest.task, [spec.output for spec in manifest.states]
+    task = manifest.task
+    states = [spec.output for spec in manifest.states]
     carries = real and manifest.streamable and not manifest.from_reset
     single = _gathered(
         lambda model: _run_cases(model, cases, carries=carries), (before, after)
@@ -160,7 +159,8 @@ def _run_cases(
     model: Model, cases: Sequence[Feeds], *, carries: bool
 ) -> Iterator[Feeds]:
     """Return every case's outputs, each from its own states or from the last ones."""
-    run, states = runner(model), dict[str, Array]()
+    run = runner(model)
+    states = dict[str, Array]()
     for case in cases:
         outputs = run({**case, **states})
         states = model.manifest.states_out(outputs) if carries else {}

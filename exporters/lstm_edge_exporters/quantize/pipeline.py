@@ -109,7 +109,8 @@ def quantize_verified(
     cases, targets = evidence(before.manifest, samples)
     proto = file.proto
     size = Path(source).stat().st_size
-    refused, ways = [], list(_ways(config, proto.graph.node))
+    refused = []
+    ways = list(_ways(config, proto.graph.node))
     for index, way in enumerate(ways):
         show(index / len(ways), f"judging {way.words}")
         smaller = _reduce(proto, way)

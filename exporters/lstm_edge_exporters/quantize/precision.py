@@ -110,10 +110,8 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
         raise InputError(
             f"the temporary folder can't be written: {error.strerror or error}"
         ) from error
-    quantized.producer_name, quantized.producer_version = (
-        proto.producer_name,
-        proto.producer_version,
-    )
+    quantized.producer_name = proto.producer_name
+    quantized.producer_version = proto.producer_version
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized

@@ -36,9 +36,12 @@ from ..verify.verify import require
 from .rewrite import NotStreamableError
 from .stream import stream
 
-_STEPS, _UNITS, _LONG = 24, 12, 130
+_STEPS = 24
+_UNITS = 12
+_LONG = 130
 """Steps and units that are compared at least, and the steps of a long case."""
-_REACHES, _MOST_REACHED = 3, 512
+_REACHES = 3
+_MOST_REACHED = 512
 _LOUD = 100.0
 """Factor of a loud input."""
 
@@ -77,12 +80,14 @@ def stream_file(
         raise NotStreamableError(
             f"the network does not stream: {manifest.unstreamable}"
         )
-    contract, unit = streamed.manifest, streamed.manifest.unit
+    contract = streamed.manifest
+    unit = streamed.manifest.unit
     content = write(streamed.model, contract)
     graph = Graph64(widened(onnx.load_from_string(content)))
     full = Graph64(widened(ir.to_proto(_take_ahead(model, streamed.ahead))))
     pair = Pair(contract, graph, full, partial(run_by_name, open_session(content)))
-    cases, rng = _cases(cases, contract, manifest), np.random.default_rng(0)
+    cases = _cases(cases, contract, manifest)
+    rng = np.random.default_rng(0)
     few = max(_STEPS, _UNITS * unit) + min(
         _REACHES * streamed.reach, max(_MOST_REACHED, _UNITS * unit)
     )
@@ -122,7 +127,8 @@ def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGene
     """Return a generator of whole units behind the first frames of every output, which
     ``full`` takes.
     """
-    unit, taken = streamed.unit, full.ranges.get(full.sequence or "", AxisRange())
+    unit = streamed.unit
+    taken = full.ranges.get(full.sequence or "", AxisRange())
     least = max(taken.least, (-(-streamed.delay_steps // unit) + 1) * unit)
     sizes = AxisRange(least, taken.most, lcm(unit, taken.multiple))
     if sizes.nearest(least) < least:
@@ -142,15 +148,16 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
     """Compare a stream with the full sequence in float64, and onnxruntime with the
     stream.
     """
-    manifest, full = pair.manifest, pair.reference(feeds)
-    total, want, frames = (
-        sum(cuts[0]),
-        dict[str, Array](),
-        dict[str, tuple[slice, ...]](),
-    )
+    manifest = pair.manifest
+    full = pair.reference(feeds)
+    total = sum(cuts[0])
+    want = dict[str, Array]()
+    frames = dict[str, tuple[slice, ...]]()
     for name, per_unit in manifest.frames_a_unit.items():
-        axis, delay = manifest.time_axes.get(name), manifest.delays.get(name, 0)
-        want[name], frames[name] = full[name], ()
+        axis = manifest.time_axes.get(name)
+        delay = manifest.delays.get(name, 0)
+        want[name] = full[name]
+        frames[name] = ()
         if axis is not None:
             want[name] = full[name].take(
                 range(min(total * per_unit - delay, full[name].shape[axis])), axis
@@ -170,10 +177,8 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
         return procedure
 
     for units in cuts:
-        got, about = (
-            way(units)(pair.graph, feeds),
-            f"chunks of up to {max(units) * manifest.unit} steps",
-        )
+        got = way(units)(pair.graph, feeds)
+        about = f"chunks of up to {max(units) * manifest.unit} steps"
         require(f"a stream in {about}", pair.within(got, want, feeds, way(units)))
     last = way(cuts[-1])
     require(
@@ -189,7 +194,8 @@ def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Mod
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name, (axis, frames) in ahead.items():
-        node, value = values[name].producer(), values[name]
+        node = values[name].producer()
+        value = values[name]
         if node is None or not frames:
             continue
         build = Builder(node, "ahead")
@@ -200,6 +206,8 @@ def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Mod
         twin = build.node(
             node.op_type, operands, node.attributes, outputs=len(node.outputs)
         )[value.index() or 0]
-        twin.name, value.name, twin.shape = name, f"{name}.padded", value.shape
+        twin.name = name
+        value.name = f"{name}.padded"
+        twin.shape = value.shape
         ir.convenience.replace_all_uses_with(value, twin, replace_graph_outputs=True)
     return model

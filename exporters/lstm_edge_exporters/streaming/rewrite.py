@@ -83,10 +83,14 @@ class Rewriter:
         batch: str | None,
         sequence: str,
     ):
-        self.model, self.graph = model, model.graph
+        self.model = model
+        self.graph = model.graph
         self.node: ir.Node | None = None
-        self.batch, self.sequence = batch, sequence
-        self.given, self.states, self.reach = tuple(states), [*states], 0
+        self.batch = batch
+        self.sequence = sequence
+        self.given = tuple(states)
+        self.states = [*states]
+        self.reach = 0
         self.flows: dict[ir.Value, Flow] = {}
         self.last: dict[ir.Value, int] = {}
         """Values computed from the last frames alone, and the step with which they are
@@ -248,7 +252,8 @@ class Rewriter:
     def end_state(self, value: ir.Value) -> None:
         """Make ``value`` the output of the state that was added last."""
         state = self.states[-1]
-        value.name, value.shape = state.output, ir.Shape(state.axes)
+        value.name = state.output
+        value.shape = ir.Shape(state.axes)
         self.graph.outputs.append(value)
 
     def past(self, value: ir.Value, flow: Flow, frames: int) -> ir.Value:
@@ -397,7 +402,8 @@ def fill_of(value: ir.Value) -> float | None:
     """Return the number that all elements of a constant are, whatever its size; None
     for other values.
     """
-    array, node = constant(value), value.producer()
+    array = constant(value)
+    node = value.producer()
     if array is not None:
         return (
             float(array.flat[0])

@@ -15,7 +15,8 @@ Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a convolution or pooling: windows look back at earlier frames."""
-    dim, kernel = flow.axis - 2, kernel_of(work, node)
+    dim = flow.axis - 2
+    kernel = kernel_of(work, node)
     if dim == -1:
         raise work.refusal("takes time for channels")
     if dim < 0:
@@ -23,7 +24,8 @@ def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
         raise work.refusal("gives the places of maxima")
-    ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
+    ones = [1] * len(kernel)
+    pads = ints(node, "pads") or [0] * (2 * len(kernel))
     if (
         pads[dim]
         and node.op_type == "AveragePool"
@@ -104,10 +106,8 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         for part in node.inputs[: list(node.inputs).index(value)]
         if part is not None
     ]
-    fills, frames = (
-        {fill_of(part) for part in before} or {0.0},
-        [axes_of(part)[flow.axis] for part in before],
-    )
+    fills = {fill_of(part) for part in before} or {0.0}
+    frames = [axes_of(part)[flow.axis] for part in before]
     if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
     if (
@@ -138,7 +138,8 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     if len(axes) > 1:
         raise work.refusal("cuts time and another axis at once")
-    start, step = starts[0], numbers(work, node, 4, [1])[0]
+    start = starts[0]
+    step = numbers(work, node, 4, [1])[0]
     end = elements(node.inputs[2], 1)[0]
     to_the_end = (
         end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
@@ -192,11 +193,13 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     """Take a transposed convolution: what its last taps add to later frames is a
     state.
     """
-    dim, kernel = flow.axis - 2, kernel_of(work, node)
+    dim = flow.axis - 2
+    kernel = kernel_of(work, node)
     if dim < 0 or "output_shape" in node.attributes:
         raise work.refusal("takes time for channels or rows, or pads by its length")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
-    rank, result = len(kernel), node.outputs[0]
+    rank = len(kernel)
+    result = node.outputs[0]
     stride, dilation = (
         (ints(node, name) or [1] * rank)[dim] for name in ("strides", "dilations")
     )
@@ -227,10 +230,8 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
         pads = [0] * (2 * len(axes_of(spread)))
         pads[len(pads) // 2 + flow.axis] = -overlap
         return work.add("Pad", spread, work.constant(pads)) if overlap else spread
-    axis, state = (
-        flow.axis,
-        work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0),
-    )
+    axis = flow.axis
+    state = work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
     begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
     joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
     work.end_state(work.cut(joined, axis, -overlap))
@@ -311,10 +312,8 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
             "lags, and has lengths, or states that are no inputs or not zero at the"
             " start"
         )
-    weights, activations = (
-        constant(node.inputs[1]),
-        node.attributes.get_strings("activations", None),
-    )
+    weights = constant(node.inputs[1])
+    activations = node.attributes.get_strings("activations", None)
     usual = "clip" not in node.attributes and [*(activations or ())] in (
         [],
         ["Relu"],
@@ -355,7 +354,8 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Count the frames of the result by the data; join or split frames where the rate
     changes.
     """
-    result, sizes = node.outputs[0], node.inputs[1]
+    result = node.outputs[0]
+    sizes = node.inputs[1]
     axis = work.time_axis(result)
     if axis is None or sizes is None:
         raise work.refusal("reads all time")
@@ -494,7 +494,8 @@ def numbers(
 
 def elements(value: ir.Value | None, size: int) -> list[int | None]:
     """Return the elements of a vector, None for those that are computed from sizes."""
-    array, node = constant(value), None if value is None else value.producer()
+    array = constant(value)
+    node = None if value is None else value.producer()
     if array is not None:
         return list(array.reshape(-1).tolist())
     if node is not None and node.op_type == "Concat":

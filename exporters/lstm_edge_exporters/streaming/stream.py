@@ -60,7 +60,8 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
     Raises:
         NotStreamableError: a node can't be fed in chunks; the message names it.
     """
-    model, sequence = model.clone(), manifest.sequence
+    model = model.clone()
+    sequence = manifest.sequence
     if sequence is None or all(
         sequence not in axes_of(value) for value in data_inputs(model.graph)
     ):
@@ -106,15 +107,14 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
 
 def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     """Delay outputs up to their first frames, tidy the graph, and describe it."""
-    leaving, delays, axes = (
-        {state.output for state in work.states},
-        dict[str, int](),
-        dict[str, Axes](),
-    )
+    leaving = {state.output for state in work.states}
+    delays = dict[str, int]()
+    axes = dict[str, Axes]()
     unit = lcm(*(rate.denominator for rate in work.rates))
     ordinary = unit == 1
     for index, value in enumerate(list(work.graph.outputs)):
-        name, flow = str(value.name), work.flows.get(value)
+        name = str(value.name)
+        flow = work.flows.get(value)
         if flow is None:
             delays |= {} if name in leaving else {name: work.last.get(value, 0) // unit}
             continue
@@ -130,27 +130,20 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
         if settled is not value:
-            value.name, settled.name, settled.shape = (
-                f"{name}.undelayed",
-                name,
-                value.shape,
-            )
+            value.name = f"{name}.undelayed"
+            settled.name = name
+            settled.shape = value.shape
             work.graph.outputs[index] = settled
         sizes: list[int | str] = [*axes_of(settled)]
-        frames, steps = (
-            flow.rate.numerator,
-            flow.rate.denominator,
-        )  # the axis is L, L/8, 2*L or 3*L/2
-        times, per = (
-            f"{frames}*" if frames > 1 else "",
-            (f"/{steps}" if steps > 1 else ""),
-        )
+        # the axis is L, L/8, 2*L or 3*L/2
+        frames = flow.rate.numerator
+        steps = flow.rate.denominator
+        times = f"{frames}*" if frames > 1 else ""
+        per = f"/{steps}" if steps > 1 else ""
         sizes[flow.axis] = f"{times}{work.sequence}{per}"
-        settled.shape, delays[name], axes[name] = (
-            ir.Shape(sizes),
-            flow.delay,
-            tuple(sizes),
-        )
+        settled.shape = ir.Shape(sizes)
+        delays[name] = flow.delay
+        axes[name] = tuple(sizes)
     _tidy(work.model)
     ranges = {
         name: sizes for name, sizes in manifest.ranges.items() if name != work.sequence
@@ -176,7 +169,8 @@ def _need(manifest: Manifest) -> str:
     """Say why a file of its own streams:
     ``looks 3 steps ahead: --stream writes a file ...``.
     """
-    unit, frames = manifest.unit, max(manifest.delays.values(), default=0)
+    unit = manifest.unit
+    frames = max(manifest.delays.values(), default=0)
     why = (
         f"looks {counted(manifest.delay_steps, 'step')} ahead"
         if frames
@@ -208,7 +202,8 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
         NotStreamableError: it is computed in another way, or its time axis is another
             one.
     """
-    flow, time = work.flows[partner], work.time_axis(value)
+    flow = work.flows[partner]
+    time = work.time_axis(value)
     offset = flow.axis - len(
         axes_of(partner)
     )  # elementwise operands are aligned at their last axes
@@ -242,7 +237,8 @@ def _counted(
     """Return ``value`` computed from ``positions``, which broadcast to all frames,
     instead of a Range.
     """
-    node, time = value.producer(), work.time_axis(value)
+    node = value.producer()
+    time = work.time_axis(value)
     if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
         return value
     if node is not None and node.op_type == "Range":
@@ -262,10 +258,8 @@ def _counted(
         raise work.refusal(
             f"combines frames with {value.name}, which restarts with every call"
         )
-    aligned, attributes = (
-        time - len(axes_of(value)) == offset,
-        dict[str, Any](node.attributes),
-    )
+    aligned = time - len(axes_of(value)) == offset
+    attributes = dict[str, Any](node.attributes)
     operands = [
         x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs
     ]

@@ -105,7 +105,8 @@ class CaseGenerator:
         """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those
         of ``InputSpec``.
         """
-        examples, values = examples or {}, values or {}
+        examples = examples or {}
+        values = values or {}
         data = [
             InputSpec(
                 *spec,
@@ -342,10 +343,8 @@ def _signal(
         example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
     )
     over = tuple(range(example.ndim - 1)) if by_feature else None
-    center, spread = (
-        example.mean(axis=over, dtype=np.float64),
-        example.std(axis=over, dtype=np.float64),
-    )
+    center = example.mean(axis=over, dtype=np.float64)
+    spread = example.std(axis=over, dtype=np.float64)
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
@@ -483,7 +482,8 @@ def fill_rows(
     """
     filled = dict(feeds)
     for spec in manifest.data_inputs:
-        batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
+        batch = manifest.batch_axis(spec.axes)
+        time = manifest.time_axis(spec.axes)
         if batch is None or feeds[spec.name].dtype.kind != "f":
             continue
         filled[spec.name] = feeds[spec.name].copy()

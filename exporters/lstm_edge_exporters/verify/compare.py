@@ -47,7 +47,8 @@ POLICY = (
     f" {FLOOR:.2g} + {MOVES:g} x the effect of one unit in the last place of inputs and"
     " weights"
 )
-_ULP, _ULP64 = 2.0**-23, 2.0**-52
+_ULP = 2.0**-23
+_ULP64 = 2.0**-52
 _DRAWS = 3
 """Moves in float64 of graph and reference each."""
 
@@ -79,7 +80,8 @@ class Pair:
         self, feeds: Feeds, procedure: Procedure = whole
     ) -> tuple[Comparison, ...]:
         """Compare the graph with its reference, both in float64, run by a procedure."""
-        want, got = procedure(self.reference, feeds), self._run(feeds, procedure)
+        want = procedure(self.reference, feeds)
+        got = self._run(feeds, procedure)
         return self.within(got, want, feeds, procedure, self.reference)
 
     def within(
@@ -108,7 +110,8 @@ class Pair:
         ):
             return comparisons
         for name, moved in self._moves64(want, feeds, procedure, reference).items():
-            largest, moved = self.largest(name, want[name]), 2 * MOVES * moved
+            largest = self.largest(name, want[name])
+            moved = 2 * MOVES * moved
             wild = moved > CHAOTIC * largest
             calm = self.largest(name, np.where(wild, 0.0, moved), by_layer=True)
             limits[name] = np.where(
@@ -175,10 +178,8 @@ class Pair:
                     self.largest(name, distance(run[name], array), by_layer=True)
                     for run in runs
                 ]
-                moved, largest = (
-                    MOVES * np.max(away, axis=0),
-                    self.largest(name, array, by_layer=True),
-                )
+                moved = MOVES * np.max(away, axis=0)
+                largest = self.largest(name, array, by_layer=True)
                 limit = ROUNDED * largest + FLOOR + moved
                 chaotic = moved > CHAOTIC * largest
                 limits[name] = np.asarray(
@@ -226,7 +227,8 @@ def distance(first: Array, other: Array) -> Array:
 
     Equal infinities and NaN in both places agree, other NaN are infinite.
     """
-    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    first = np.asarray(first, np.float64)
+    other = np.asarray(other, np.float64)
     if first.shape != other.shape:
         return np.full(other.shape, np.inf)
     with np.errstate(invalid="ignore"):

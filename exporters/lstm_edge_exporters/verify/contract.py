@@ -49,7 +49,8 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         for entry in file.proto.opset_import
         if entry.domain in ("", "ai.onnx")
     )
-    opset, version = max(opsets, default=0), file.proto.ir_version
+    opset = max(opsets, default=0)
+    version = file.proto.ir_version
     wrong = (
         f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and"
         f" {LATEST_IR_VERSION}"
@@ -78,8 +79,10 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
     """Compare the manifest with the expected one, field by field, and the graph's
     inputs and outputs.
     """
-    manifest, reference = file.manifest, expected.manifest
-    recorded, wanted = _fields(manifest), _fields(reference)
+    manifest = file.manifest
+    reference = expected.manifest
+    recorded = _fields(manifest)
+    wanted = _fields(reference)
     for name in {**wanted, **recorded}:
         if name in wanted or name not in _MEANING or expected.configured:
             yield _same(name, recorded.get(name), wanted.get(name))

@@ -87,10 +87,8 @@ def against_module(
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     example = _example(module, file) if example is None else example
     settings = config or _config_of(file, Call.of(module, example), module)
-    title, hashed = (
-        about or type(module).__name__,
-        sha256 or settings.checkpoint_sha256 or "",
-    )
+    title = about or type(module).__name__
+    hashed = sha256 or settings.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
         made = export(
             module, example, replace(settings, stream=True)
@@ -143,10 +141,8 @@ def against_file(
         InputError: it has no manifest, or one that contradicts its graph.
         UnsupportedError: it can't be evaluated in float64.
     """
-    other, manifest = (
-        open_file(path),
-        (None if file is None or file.model is None else file.manifest),
-    )
+    other = open_file(path)
+    manifest = None if file is None or file.model is None else file.manifest
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
@@ -167,7 +163,8 @@ def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig
     """
     from ..export.config import ExportConfig
 
-    graph, manifest = file.graph_axes, file.manifest
+    graph = file.graph_axes
+    manifest = file.manifest
     inputs = {
         name: graph[name] for name in call.names if "?" not in graph.get(name, ("?",))
     }

@@ -176,7 +176,8 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         raise InputError(
             f"{path} is a program; give the .onnx file that it was made from"
         )
-    model, broken = None, ""
+    model = None
+    broken = ""
     try:
         model = load(path)
     except (ContractError, ManifestError) as error:

@@ -41,7 +41,8 @@ class Graph64:
             UnsupportedError: a node can't be evaluated; it is named.
         """
         self.model = model
-        proto, replaced = ir.to_proto(model), dict(constants or {})
+        proto = ir.to_proto(model)
+        replaced = dict(constants or {})
         for tensor in proto.graph.initializer:
             if tensor.name in replaced:
                 tensor.CopyFrom(
@@ -207,12 +208,12 @@ class _Direction:
                 for function in functions[:2]
             ]
             functions = [*bounded, *functions[2:]]
-        self.functions, self.r, self.bias = functions, r, bias
+        self.functions = functions
+        self.r = r
+        self.bias = bias
         self.peepholes: Array | None = None
-        self.coupled, self.linear = (
-            options.get("input_forget"),
-            options.get("linear_before_reset"),
-        )
+        self.coupled = options.get("input_forget")
+        self.linear = options.get("linear_before_reset")
 
     def lstm(self, z: Array, h: Array, c: Array) -> tuple[Array, ...]:
         (f, g, last), z = (
@@ -220,7 +221,8 @@ class _Direction:
             (z + h @ self.r + self.bias).reshape(len(z), 4, -1),
         )
         before = z if self.peepholes is None else z + self.peepholes * c[:, None]
-        i, forget = f(before[:, 0]), f(before[:, 2])
+        i = f(before[:, 0])
+        forget = f(before[:, 2])
         c = (1.0 - i if self.coupled else forget) * c + i * g(z[:, 3])
         o = z[:, 1] if self.peepholes is None else z[:, 1] + self.peepholes[1] * c
         return f(o) * last(c), c
@@ -228,7 +230,8 @@ class _Direction:
     def gru(self, z: Array, h: Array) -> tuple[Array, ...]:
         (f, g), two = self.functions, 2 * h.shape[-1]
         gates = f(z[:, :two] + h @ self.r[:, :two] + self.bias[:two])
-        update, reset = gates[:, : two // 2], gates[:, two // 2 :]
+        update = gates[:, : two // 2]
+        reset = gates[:, two // 2 :]
         if self.linear:
             inner = reset * (h @ self.r[:, two:] + self.bias[two:])
         else:
@@ -262,7 +265,9 @@ def _recurrent(
         np.zeros((directions, rows, width)) if start is None else start
         for start in (h, c)
     ]
-    y, ends, usual = np.zeros((steps, directions, rows, width)), [], _USUAL[kind]
+    y = np.zeros((steps, directions, rows, width))
+    ends = []
+    usual = _USUAL[kind]
     for number in range(directions):
         names = (
             list(activations or ())[number * len(usual) : (number + 1) * len(usual)]
@@ -275,22 +280,21 @@ def _recurrent(
         layer.peepholes = (
             None if p is None else np.pad(p[number].reshape(3, -1), ((0, 1), (0, 0)))
         )
-        step, z = getattr(layer, kind.lower()), x @ w[number].T + from_w
+        step = getattr(layer, kind.lower())
+        z = x @ w[number].T + from_w
         states = tuple(start[number] for start in starts[: 2 if kind == "LSTM" else 1])
         back = direction == "reverse" or number == 1
         for time in reversed(range(steps)) if back else range(steps):
-            after, live = (
-                step(z[time], *states),
-                (None if lengths is None else (time < lengths)[:, None]),
-            )
+            after = step(z[time], *states)
+            live = None if lengths is None else (time < lengths)[:, None]
             if live is not None:
                 after = tuple(
                     np.where(live, new, old)
                     for new, old in zip(after, states, strict=True)
                 )
-            states, y[time, number] = (
-                after,
-                (after[0] if live is None else np.where(live, after[0], 0.0)),
+            states = after
+            y[time, number] = (
+                after[0] if live is None else np.where(live, after[0], 0.0)
             )
         ends.append(states)
     return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
@@ -324,7 +328,8 @@ def _layer_norm(
     square from it.
     """
     axes = tuple(range(options["axis"] % x.ndim, x.ndim))
-    mean, square = x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True)
+    mean = x.mean(axes, keepdims=True)
+    square = (x * x).mean(axes, keepdims=True)
     signs = np.random.default_rng(move[1]).choice([-1.0, 1.0], mean.shape)
     variance = np.maximum(x.var(axes, keepdims=True) + move[0] * signs * square, 0.0)
     factor = 1.0 / np.sqrt(variance + options["epsilon"])
@@ -359,10 +364,8 @@ def _conv_transpose(
         np.array(options.get(name) or [usual] * rank)
         for name, usual in (("strides", 1), ("dilations", 1), ("output_padding", 0))
     )
-    pads, groups = (
-        np.array(options.get("pads") or [0] * 2 * rank),
-        int(options.get("group") or 1),
-    )
+    pads = np.array(options.get("pads") or [0] * 2 * rank)
+    groups = int(options.get("group") or 1)
     spans = (np.array(x.shape[2:]) - 1) * strides + 1
     ends = spans + (np.array(w.shape[2:]) - 1) * dilations + extra
     data = x.reshape(len(x), groups, -1, math.prod(x.shape[2:]))
@@ -404,7 +407,8 @@ class _MaxPool(MaxPool):
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
         (x,), kernel = inputs, options["kernel_shape"]
-        rank, count = len(kernel), len(self.onnx_node.output)
+        rank = len(kernel)
+        count = len(self.onnx_node.output)
         if (
             options.get("ceil_mode")
             or options.get("auto_pad", "NOTSET") != "NOTSET"
@@ -450,7 +454,8 @@ class _Loop(OpRun):
         context: Mapping[str, Any],
         **_: Any,
     ) -> tuple[Any, ...]:
-        wanted, rows = len(states), list[list[Any]]()
+        wanted = len(states)
+        rows = list[list[Any]]()
         steps = math.inf if count is None else int(count.item())
         go = condition is None or bool(condition.item())
         while go and len(rows) < steps:
@@ -460,14 +465,16 @@ class _Loop(OpRun):
                 strict=True,
             )
             again, *results = self.body.run(None, {**context, **dict(values)})
-            go, states = bool(again.item()), tuple(results[:wanted])
+            go = bool(again.item())
+            states = tuple(results[:wanted])
             rows.append(results[wanted:])
         if not rows and len(self.onnx_node.output) > wanted:
             raise NotImplementedError("Loop of no steps that collects values")
         return (*states, *(np.stack(parts) for parts in zip(*rows, strict=True)))
 
 
-_MaxPool.__name__, _Loop.__name__ = "MaxPool", "Loop"
+_MaxPool.__name__ = "MaxPool"
+_Loop.__name__ = "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
     **{
         kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options)

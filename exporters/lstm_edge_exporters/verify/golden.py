@@ -56,7 +56,8 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     """Return a case as files keep it: outputs in the file's dtypes, and their
     limits.
     """
-    exact, limits = pair.exact(case.feeds), pair.limits(case.feeds)
+    exact = pair.exact(case.feeds)
+    limits = pair.limits(case.feeds)
     dtypes = {spec.name: spec.dtype for spec in pair.manifest.outputs}
     dtypes |= {state.output: state.dtype for state in pair.manifest.states}
     return Golden(

@@ -75,7 +75,8 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
     golden = file.manifest.golden
     assert golden is not None
     assert file.model is not None
-    graph, cases = Graph64(expected.exact), [golden._replace(more=()), *golden.more]
+    graph = Graph64(expected.exact)
+    cases = [golden._replace(more=()), *golden.more]
     engines = (file.model, on_native(file.path.read_bytes()))
     models = [model for model in engines if model is not None]
     for number, (case, needed) in enumerate(

@@ -32,12 +32,10 @@ class TorchReference:
         """Take a module in ``dtype`` that is ours; ``titles`` names each tensor that
         ``forward`` returns.
         """
-        self._module, self._call, self._titles, self._dtype = (
-            module,
-            call,
-            titles,
-            dtype,
-        )
+        self._module = module
+        self._call = call
+        self._titles = titles
+        self._dtype = dtype
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Return every output by name; raises what the module raises."""

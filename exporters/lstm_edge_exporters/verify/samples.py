@@ -43,7 +43,8 @@ def sample_feeds(
 def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array]:
     feeds = {}
     for spec in manifest.data_inputs:
-        row, batch = samples.inputs[spec.name][index], manifest.batch_axis(spec.axes)
+        row = samples.inputs[spec.name][index]
+        batch = manifest.batch_axis(spec.axes)
         feeds[spec.name] = (
             row if batch is None else np.expand_dims(row, batch)
         ).astype(spec.dtype)
@@ -89,7 +90,8 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
             dtype can't hold, or with lengths that do not fit; or arrays of unequal
             counts.
     """
-    names, lengths = {spec.name for spec in manifest.data_inputs}, samples.lengths
+    names = {spec.name for spec in manifest.data_inputs}
+    lengths = samples.lengths
     if set(samples.inputs) != names:
         raise InputError(
             f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)};"
@@ -100,7 +102,9 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"the data holds {counts} samples; expected one count above 0")
     for spec in manifest.data_inputs:
-        name, dtype, array = spec.name, np.dtype(spec.dtype), samples.inputs[spec.name]
+        name = spec.name
+        dtype = np.dtype(spec.dtype)
+        array = samples.inputs[spec.name]
         axes = tuple(axis for axis in spec.axes if axis != manifest.batch)
         if array.ndim != 1 + len(axes):
             raise InputError(

@@ -63,7 +63,11 @@ _LONG = (
 )
 """Rows and steps beyond what tables and loops of a wrong file may hold: with ``quick``,
 and in full."""
-_OFFSET, _PADDED, _INPUTS, _ENGINES, _DATA = 60, 4000, 6000, 7000, 8000
+_OFFSET = 60
+_PADDED = 4000
+_INPUTS = 6000
+_ENGINES = 7000
+_DATA = 8000
 _SAMPLES = 16, 256
 """Samples of the data that are compared; with ``quick``, and in full."""
 _REMOTE = ("AzureExecutionProvider",)
@@ -332,14 +336,13 @@ class Validation:
         """Run rows alone, with NaN in one row, padded rows, and chunks with states
         carried.
         """
-        cases, manifest = self.expected.cases, self.expected.manifest
+        cases = self.expected.cases
+        manifest = self.expected.manifest
         yield from row_checks(self.pair, cases)
         if manifest.lengths is not None:
             yield from self._lengths(manifest.lengths)
-        feeds, other = (
-            self._case(4, 9, _OFFSET + 10, at_reset=True),
-            self._case(4, 9, _OFFSET + 11),
-        )
+        feeds = self._case(4, 9, _OFFSET + 10, at_reset=True)
+        other = self._case(4, 9, _OFFSET + 11)
         for state in manifest.states:
             moved = {**feeds, state.input: other[state.input]}
             yield self._equal(
@@ -355,10 +358,8 @@ class Validation:
         """Return the expected manifest, and compare what the file's states of chunks
         and of padding.
         """
-        saved, wanted = (
-            self.file.manifest,
-            find_streaming(self.truth, self.expected.cases, self.expected.reach),
-        )
+        saved = self.file.manifest
+        wanted = find_streaming(self.truth, self.expected.cases, self.expected.reach)
         about = (
             f"the file says {saved.streamable}, the reference {wanted.streamable}"
             f" {wanted.unstreamable}"
@@ -445,7 +446,8 @@ class Validation:
         """
         if self.config.data is None:
             return []
-        manifest, samples = self.expected.manifest, []
+        manifest = self.expected.manifest
+        samples = []
         for sample in sample_feeds(
             self.config.data, manifest, _SAMPLES[not self.config.quick]
         ):
@@ -521,10 +523,8 @@ class Validation:
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
-        exact, limits = (
-            self.truth.exact(golden.inputs),
-            self.truth.limits(golden.inputs),
-        )
+        exact = self.truth.exact(golden.inputs)
+        limits = self.truth.limits(golden.inputs)
         wanted = {output: exact[output] for output in golden.outputs if output in exact}
         check = judged(
             name,

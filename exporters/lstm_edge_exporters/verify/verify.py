@@ -39,7 +39,8 @@ _MOST_REACHED = 256
 """Of these at the most."""
 _SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
-_ROWS_OFFSET, _CHUNKS_OFFSET = 50, 51
+_ROWS_OFFSET = 50
+_CHUNKS_OFFSET = 51
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,10 @@ def verify(
         CheckFailedError: a difference beyond its limit, a case that the file can't run,
             or no case that the module takes.
     """
-    compared, largest, engine, skipped = (
-        list[Case](),
-        0.0,
-        list[Comparison](),
-        list[str](),
-    )
+    compared = list[Case]()
+    largest = 0.0
+    engine = list[Comparison]()
+    skipped = list[str]()
     for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
         if reason := refused(pair.reference, case.feeds):
             skipped.append(f"{case}: {reason}")
@@ -120,7 +119,8 @@ def verify(
             largest, pair.relative(pair.exact(case.feeds), pair.reference(case.feeds))
         )
         if plain is not None and not compared:
-            got, want = plain(case.feeds), pair.reference(case.feeds)
+            got = plain(case.feeds)
+            want = pair.reference(case.feeds)
             about = f"at {case}: the module in float32, which the file can't follow"
             require(about, compare_all(got, want, pair.limits(case.feeds)))
         compared.append(case)
@@ -275,7 +275,8 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
     lengths = {manifest.lengths: np.full_like(feeds[manifest.lengths], _SHORT)}
     cut = {**take_steps(manifest.time_axes, feeds, 0, _SHORT), **lengths}
     try:
-        padded, alone = pair.graph({**feeds, **lengths}), pair.graph(cut)
+        padded = pair.graph({**feeds, **lengths})
+        alone = pair.graph(cut)
     except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
         return False
     ends = [state.output for state in manifest.states]

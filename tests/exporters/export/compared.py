@@ -35,12 +35,14 @@ class _Comparison:
     steps so far."""
 
     def __init__(self, artifact, module, example):
-        self.model, self.manifest = load(artifact.model), artifact.manifest
+        self.model = load(artifact.model)
+        self.manifest = artifact.manifest
         self.module = copy_as(own_copy(module), torch.float64)
         self.call = Call.of(self.module, example).as_floats(torch.float32)
         tensors = zip(self.call.names, self.call.example, strict=True)
         self.feeds = {name: tensor.numpy() for name, tensor in tensors}
-        cases, manifest = CaseGenerator.of(self.manifest, self.feeds), self.manifest
+        cases = CaseGenerator.of(self.manifest, self.feeds)
+        manifest = self.manifest
         wanted = cases.example().sizes | {manifest.batch: 1, manifest.sequence: STEPS}
         sizes = {
             n: manifest.ranges.get(n, AxisRange()).nearest(size)
@@ -74,7 +76,8 @@ class _Comparison:
         self._compare(outputs | states, self._run(self.feeds))
 
     def check_chunks(self):
-        manifest, stream = self.manifest, self.model.stream(reset_every="never")
+        manifest = self.manifest
+        stream = self.model.stream(reset_every="never")
         streamed = [
             s.name
             for s in manifest.outputs
@@ -106,7 +109,8 @@ class _Comparison:
             self._compare(result, kept)
 
     def _seen(self, stop, steps):
-        manifest, time = self.manifest, self.manifest.time_axes
+        manifest = self.manifest
+        time = self.manifest.time_axes
         given = take_steps(time, self.feeds, 0, stop)
         if manifest.lengths:
             given[manifest.lengths] = np.full_like(given[manifest.lengths], stop)

@@ -109,7 +109,8 @@ class BatchNormRNN(nn.Module):
 
     def forward(self, x, output_lengths):
         if self.batch_norm is not None:
-            t, n = x.size(0), x.size(1)
+            t = x.size(0)
+            n = x.size(1)
             x = self.batch_norm(x.view(t * n, -1)).view(t, n, -1)
         x = pack_padded_sequence(x, output_lengths)
         x, _ = self.rnn(x)
@@ -151,7 +152,8 @@ class ChunkedBLSTM(nn.Module):
 
     def forward(self, x):
         batch, channels, total = x.shape
-        width, stride = 20, 10
+        width = 20
+        stride = 10
         framed = total > width
         if framed:
             frames = math.ceil(total / stride)
@@ -181,7 +183,8 @@ class WaveDenoiser(nn.Module):
         )
 
     def forward(self, mix):
-        length, x = mix.shape[-1], mix / (1e-3 + mix.std(dim=-1, keepdim=True))
+        length = mix.shape[-1]
+        x = mix / (1e-3 + mix.std(dim=-1, keepdim=True))
         skips = []
         for layer in self.encoder:
             x = F.relu(layer(x))
@@ -198,7 +201,8 @@ def _floats(*shape: int) -> Tensor:
 
 def _tokens(high: int, *shape: int) -> Tensor:
     tokens = torch.randint(0, high, shape, generator=torch.Generator().manual_seed(3))
-    tokens.view(-1)[0], tokens.view(-1)[-1] = 0, high - 1
+    tokens.view(-1)[0] = 0
+    tokens.view(-1)[-1] = high - 1
     return tokens
 
 

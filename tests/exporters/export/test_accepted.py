@@ -17,7 +17,8 @@ from lstm_edge_runtime import load
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.rnn, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 1)
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 1)
 
 
 class Pools(Layer):
@@ -75,18 +76,14 @@ class Decodes(Layer):
 
     def __init__(self):
         super().__init__()
-        self.encoder, self.cell, self.out = (
-            nn.LSTM(4, 5, batch_first=True),
-            nn.LSTMCell(4, 5),
-            nn.Linear(5, 4),
-        )
+        self.encoder = nn.LSTM(4, 5, batch_first=True)
+        self.cell = nn.LSTMCell(4, 5)
+        self.out = nn.Linear(5, 4)
 
     def forward(self, x):
-        state, y, steps = (
-            tuple(layers[0] for layers in self.encoder(x)[1]),
-            x[:, -1],
-            [],
-        )
+        state = tuple(layers[0] for layers in self.encoder(x)[1])
+        y = x[:, -1]
+        steps = []
         for _ in range(4):
             state = self.cell(y, state)
             y = y + self.out(state[0])
@@ -147,7 +144,9 @@ def test_infinities_are_replaced_by_the_largest_number_of_float32():
     module = Masks().eval()
     model = load(export(module, data(2, 8)).model)
     x = data(1, 4)
-    x[0, 1, 0], x[0, 2, 1], x[0, 3, 2] = torch.inf, -torch.inf, torch.nan
+    x[0, 1, 0] = torch.inf
+    x[0, 2, 1] = -torch.inf
+    x[0, 3, 2] = torch.nan
     with torch.no_grad():
         np.testing.assert_allclose(
             model.run(x.numpy())[0]["output"], module(x).numpy(), rtol=0, atol=1e-5

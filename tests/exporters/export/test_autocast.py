@@ -14,7 +14,8 @@ class Cast(nn.Module):
     def __init__(self, *, enabled: bool) -> None:
         super().__init__()
         self.enabled = enabled
-        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=self.enabled):

@@ -80,11 +80,10 @@ class Wearable(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.rnn = (
-            nn.Conv1d(5, 6, 3, padding=1),
-            nn.GRU(6, 6, batch_first=True),
-        )
-        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.conv = nn.Conv1d(5, 6, 3, padding=1)
+        self.rnn = nn.GRU(6, 6, batch_first=True)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 2)
 
     def forward(self, x):
         y = torch.relu(self.norm(self.conv(x.transpose(1, 2))))

@@ -74,7 +74,8 @@ def build(cell, folder):
         else [f"{value} * 1" for value in ("y", *after)]
     )
     keys, values = ([texts[index] for index in order] for texts in (keys, values))
-    result, fields = CONTAINERS[container](keys, values), ", ".join(map(repr, keys))
+    result = CONTAINERS[container](keys, values)
+    fields = ", ".join(map(repr, keys))
     text = {"arguments": ", ".join(names), "core": core.format(mark), "first": after[0]}
     (folder / "generated.py").write_text(
         SOURCE.format(width=width, result=result, fields=fields, **text)

@@ -214,7 +214,8 @@ class Tutored(nn.Module):
     "wrap", [Tutored, lambda: nn.DataParallel(Tutored())], ids=["plain", "parallel"]
 )
 def test_older_weight_norm_and_a_wrapper_for_several_devices_export_as_they_are(wrap):
-    module, x = wrap().eval(), torch.randn(3, 7, 5)
+    module = wrap().eval()
+    x = torch.randn(3, 7, 5)
     made = export(module, x)
     assert [spec.name for spec in made.manifest.inputs] == ["x"]
     with torch.no_grad():

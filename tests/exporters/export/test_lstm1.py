@@ -49,7 +49,8 @@ def test_any_lstm1_exports_and_runs_at_any_size(
     artifact = export(module, example, config)
     opened = load(artifact.model)
     for _ in range(4):
-        n, steps = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 30))
+        n = data.draw(st.integers(1, 5))
+        steps = data.draw(st.integers(1, 30))
         rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
         x = rng.standard_normal((n, steps, features)).astype(np.float32) * 3
         valid = rng.integers(1, steps + 1, n) if lengths else None

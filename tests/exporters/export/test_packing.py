@@ -12,11 +12,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-X, SORTED, UNSORTED = (
-    torch.randn(3, 6, 5),
-    torch.tensor([6, 4, 2]),
-    torch.tensor([2, 6, 4]),
-)
+X = torch.randn(3, 6, 5)
+SORTED = torch.tensor([6, 4, 2])
+UNSORTED = torch.tensor([2, 6, 4])
 
 
 class Packs(nn.Module):

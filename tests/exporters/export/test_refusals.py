@@ -11,7 +11,8 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-X, LENGTHS = torch.randn(3, 6, 5), torch.tensor([2, 6, 4])
+X = torch.randn(3, 6, 5)
+LENGTHS = torch.tensor([2, 6, 4])
 
 
 class Net(nn.Module):
@@ -36,11 +37,9 @@ class LoopOfParts(nn.Module):
 
     def __init__(self, parts):
         super().__init__()
-        self.parts, self.embedding, self.cell = (
-            parts,
-            nn.Embedding(9, 5),
-            nn.Linear(11, 6),
-        )
+        self.parts = parts
+        self.embedding = nn.Embedding(9, 5)
+        self.cell = nn.Linear(11, 6)
 
     def forward(self, x):
         x = self.embedding(x) if x.dtype == torch.int64 else x
@@ -99,7 +98,8 @@ class OwnStep(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.ih, self.hh = nn.Linear(5, 6), nn.Linear(6, 6)
+        self.ih = nn.Linear(5, 6)
+        self.hh = nn.Linear(6, 6)
         self.h = self.seen = None
 
     def step(self, x, h):

@@ -35,7 +35,8 @@ def test_a_network_that_returns_its_states_alone_streams_them(kind):
     made = export(cell, example())
     assert len(made.manifest.outputs) == count
     assert len(made.manifest.states) == count
-    steps, hidden = torch.randn(5, 3), None
+    steps = torch.randn(5, 3)
+    hidden = None
     with load(made.model) as model:
         stream = model.stream()
         for x in steps:
@@ -56,7 +57,8 @@ class Masked(nn.Module):
 
     def __init__(self, swapped=False):
         super().__init__()
-        self.rnn, self.swapped = nn.LSTM(3, 4), swapped
+        self.rnn = nn.LSTM(3, 4)
+        self.swapped = swapped
 
     def forward(self, x, h, c, done):
         keep = (1.0 - done)[None, :, None]
@@ -103,7 +105,8 @@ def test_an_axis_may_be_a_multiple_of_the_steps_of_a_layer():
 class Squeezed(nn.Module):
     def __init__(self):
         super().__init__()
-        self.rnn, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 1)
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 1)
 
     def forward(self, x):
         return torch.squeeze(input=self.head(self.rnn(x)[0]), dim=2)
@@ -135,7 +138,8 @@ class Scaled(nn.Module):
     def __init__(self, scale, seed):
         super().__init__()
         rng = np.random.default_rng(seed)
-        self.scale, self.rnn = scale, nn.LSTM(5, 8, batch_first=True)
+        self.scale = scale
+        self.rnn = nn.LSTM(5, 8, batch_first=True)
         self.register_buffer(
             "mean", torch.tensor(rng.normal(3, 2, 5), dtype=torch.float32)
         )

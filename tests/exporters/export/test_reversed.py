@@ -12,7 +12,8 @@ class Tagger(nn.Module):
     def __init__(self, backwards):
         super().__init__()
         self.backwards = backwards
-        self.table, self.gru = nn.Embedding(TOKENS, 4), nn.GRU(4, 5, batch_first=True)
+        self.table = nn.Embedding(TOKENS, 4)
+        self.gru = nn.GRU(4, 5, batch_first=True)
 
     def forward(self, tokens):
         x = self.table(tokens)

@@ -12,10 +12,8 @@ from lstm_edge_exporters.export.replaced import inverse_stft, stft
 def framings(draw):
     """Draw n_fft, hop, window size and window, and the axes of the rows."""
     n_fft = draw(st.integers(4, 24))
-    hop, size = (
-        max(1, n_fft // (2 * draw(st.integers(1, 4)))),
-        n_fft - draw(st.integers(0, 1)),
-    )
+    hop = max(1, n_fft // (2 * draw(st.integers(1, 4))))
+    size = n_fft - draw(st.integers(0, 1))
     rows = draw(st.just(()) | st.tuples(st.integers(1, 3)))
     return (n_fft, hop, size, torch.hamming_window(size, dtype=torch.float64)), rows
 

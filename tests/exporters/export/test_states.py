@@ -10,7 +10,8 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
 
-X, N6 = torch.randn(3, 6, 5), torch.zeros(3, 6)
+X = torch.randn(3, 6, 5)
+N6 = torch.zeros(3, 6)
 
 
 def states(artifact):
@@ -43,10 +44,8 @@ def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them(
 def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
     torch.manual_seed(1)
     module = Absent()
-    with_states, without = (
-        export(module, X),
-        export(module, X, ExportConfig(stateless=True)),
-    )
+    with_states = export(module, X)
+    without = export(module, X, ExportConfig(stateless=True))
     assert without.manifest.states == ()
     x = np.random.default_rng(0).standard_normal((2, 9, 5)).astype(np.float32)
     np.testing.assert_array_equal(
@@ -171,11 +170,9 @@ def test_cells_used_for_one_step_a_call_carry_their_states(batched):
     class Cells(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.third = (
-                nn.LSTMCell(5, 6),
-                nn.GRUCell(6, 4),
-                nn.RNNCell(4, 3),
-            )
+            self.first = nn.LSTMCell(5, 6)
+            self.second = nn.GRUCell(6, 4)
+            self.third = nn.RNNCell(4, 3)
 
         def forward(self, x):
             return self.third(self.second(self.first(x)[0]))
@@ -186,8 +183,11 @@ def test_cells_used_for_one_step_a_call_carry_their_states(batched):
     assert [name for name, _, _ in states(artifact)] == names
     assert artifact.manifest.sequence is None
     steps = torch.randn(4, 2, 5) if batched else torch.randn(4, 5)
-    model, state = load(artifact.model), None
-    hidden, second, third = None, None, None
+    model = load(artifact.model)
+    state = None
+    hidden = None
+    second = None
+    third = None
     for step in steps:
         outputs, state = model.run(step.numpy(), state)
         with torch.no_grad():
@@ -224,7 +224,8 @@ class Leaks(nn.Module):
 
 
 def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_make_it_one():
-    x, mem = torch.randn(3, 5), torch.zeros(3, 5)
+    x = torch.randn(3, 5)
+    mem = torch.zeros(3, 5)
     artifact = export(Leaks(), (x, mem))
     assert artifact.manifest.states == ()
     (note,) = artifact.notes
@@ -264,7 +265,8 @@ class OwnCell(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.gates, self.head = nn.Linear(5 + 6, 24), nn.Linear(6, 2)
+        self.gates = nn.Linear(5 + 6, 24)
+        self.head = nn.Linear(6, 2)
 
     def forward(self, x, hidden):
         h, c = hidden

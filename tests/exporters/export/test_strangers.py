@@ -38,7 +38,8 @@ class PadsToAValidLength(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down, self.up = nn.Conv1d(1, 4, 8, 4), nn.ConvTranspose1d(4, 1, 8, 4)
+        self.down = nn.Conv1d(1, 4, 8, 4)
+        self.up = nn.ConvTranspose1d(4, 1, 8, 4)
         self.rnn = nn.LSTM(4, 4)
 
     def valid_length(self, length):
@@ -56,7 +57,8 @@ class NormOverAllAxes(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rnn, self.norm = nn.LSTM(4, 4, batch_first=True), nn.GroupNorm(1, 4)
+        self.rnn = nn.LSTM(4, 4, batch_first=True)
+        self.norm = nn.GroupNorm(1, 4)
 
     def forward(self, x):
         axes = torch.arange(1, len(x.shape)).tolist()
@@ -69,7 +71,8 @@ class OwnCell(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.ih, self.hh = nn.Linear(5, 6), nn.Linear(6, 6)
+        self.ih = nn.Linear(5, 6)
+        self.hh = nn.Linear(6, 6)
 
     def forward(self, x, h):
         return torch.tanh(self.ih(x) + self.hh(h))
@@ -81,10 +84,8 @@ class PaddingIsZero(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.items, self.rnn = (
-            nn.Embedding(9, 4, padding_idx=0),
-            nn.GRU(4, 4, batch_first=True),
-        )
+        self.items = nn.Embedding(9, 4, padding_idx=0)
+        self.rnn = nn.GRU(4, 4, batch_first=True)
 
     def forward(self, tokens):
         count = (tokens != 0).sum(1)
@@ -112,7 +113,8 @@ def test_a_module_that_once_went_wrong_is_right_at_sizes_that_were_not_traced(
     torch.manual_seed(0)
     module = kind().eval()
     artifact = export(module, inputs(2, 4))
-    content, names = artifact.model, Call.of(module, inputs(2, 4)).names
+    content = artifact.model
+    names = Call.of(module, inputs(2, 4)).names
     for n, length in ((1, 2), (3, 7), (2, 50)):
         given = inputs(n, length)
         with torch.no_grad():

@@ -34,10 +34,8 @@ class Given(Plain):
 
 
 FIXED = ExportConfig(inputs={"x": ("N", 9, 3)})
-X, ZEROS = (
-    torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)),
-    torch.zeros(1, 2, 4),
-)
+X = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
+ZEROS = torch.zeros(1, 2, 4)
 WINDOWS = [
     (Plain(), X, FIXED, "9 steps"),
     (Plain(bidirectional=True), X, FIXED, "9 steps"),

@@ -16,8 +16,11 @@ class Network:
     wants them."""
 
     def __init__(self, opset=17, seed=0):
-        self.opset, self.rng = opset, np.random.default_rng(seed)
-        self.nodes, self.weights, self.taken = [], [], 0
+        self.opset = opset
+        self.rng = np.random.default_rng(seed)
+        self.nodes = []
+        self.weights = []
+        self.taken = 0
 
     def const(self, array, name=None):
         self.taken += 1

@@ -91,7 +91,8 @@ def initial(net, style, x, hidden):
 
 def build(network, opset, batch_first, layers, rng_seed=0):
     net = network(opset, rng_seed)
-    x, width = net.add("Transpose", ["x"], perm=[1, 0, 2]) if batch_first else "x", 3
+    x = net.add("Transpose", ["x"], perm=[1, 0, 2]) if batch_first else "x"
+    width = 3
     for index, (operator, hidden, extra, styles, use_lengths) in enumerate(layers):
         states = [initial(net, style, x, hidden) for style in styles]
         lengths = ""
@@ -111,7 +112,8 @@ def build(network, opset, batch_first, layers, rng_seed=0):
             name=f"layer{index}",
             **extra,
         )
-        x, width = net.squeeze(y, 1), hidden
+        x = net.squeeze(y, 1)
+        width = hidden
     out = (
         net.add("Transpose", [x], ["y"], perm=[1, 0, 2])
         if batch_first

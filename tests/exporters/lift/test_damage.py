@@ -90,10 +90,8 @@ def test_caches_under_the_names_of_known_tools_are_states(before, after):
         joined = Concat <axis=2>({before}, x)
         y = Conv(joined, K)
         {after} = Slice(joined, two, end, axis) }}"""
-    kernel, constants = (
-        RNG.standard_normal((2, 3, 3)).astype(np.float32),
-        {"two": [-2], "end": [2**40], "axis": [2]},
-    )
+    kernel = RNG.standard_normal((2, 3, 3)).astype(np.float32)
+    constants = {"two": [-2], "end": [2**40], "axis": [2]}
     lifted = lift(
         parsed(
             text,
@@ -134,7 +132,9 @@ def test_convolutions_and_sums_alone_stream_without_options(text, constants):
     axis = 1 if text is SUM else 2
     whole = lift(content).manifest and np.asarray(load(lifted.model).run(x)[0]["y"])
     for file in (lifted.model, to_native(lifted.model)):
-        model, state, parts = load(file), None, []
+        model = load(file)
+        state = None
+        parts = []
         for chunk in np.split(x, [1, 6], axis):
             got, state = model.run(chunk, state)
             parts.append(got["y"])

@@ -50,7 +50,8 @@ def test_external_data_is_read_whole_and_from_the_models_folder_only(
 
 
 def edited(model, *, opset=17, operator="Identity"):
-    model.opset_import[0].version, model.graph.node[-1].op_type = opset, operator
+    model.opset_import[0].version = opset
+    model.graph.node[-1].op_type = operator
     return model.SerializeToString()
 
 
@@ -131,11 +132,9 @@ def test_an_input_without_a_shape_is_asked_for_and_taken(model):
 def test_a_node_inside_a_function_is_lifted(model):
     inner = onnx.NodeProto()
     inner.CopyFrom(model.graph.node[0])
-    inputs, outputs, opset = (
-        inner.input[:4],
-        inner.output[:1],
-        helper.make_opsetid("", 17),
-    )
+    inputs = inner.input[:4]
+    outputs = inner.output[:1]
+    opset = helper.make_opsetid("", 17)
     model.functions.append(
         helper.make_function("local", "layer", inputs, outputs, [inner], [opset])
     )

@@ -51,7 +51,8 @@ def test_a_keras_stack_by_tf2onnx(network, opset, axes):
         for layer in ("lstm", "lstm_1")
         for kind in "hc"
     ]
-    batch, sequence = lifted.manifest.batch, lifted.manifest.sequence
+    batch = lifted.manifest.batch
+    sequence = lifted.manifest.sequence
     assert lifted.manifest.inputs[0].axes == (batch, sequence, 6)
     assert lifted.manifest.unstreamable == ""
     stream = load(lifted.model).stream()
@@ -85,10 +86,8 @@ def assert_streams(content, module):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_file_of_pytorchs_deprecated_exporter(torch_file, kind, layers, dynamic):
     torch.manual_seed(0)
-    module, axes = (
-        _Frames(kind, layers=layers),
-        ({"x": {0: "batch", 1: "time"}} if dynamic else None),
-    )
+    module = _Frames(kind, layers=layers)
+    axes = {"x": {0: "batch", 1: "time"}} if dynamic else None
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
     lifted = lift(torch_file(module, (torch.zeros(1, 9, 5),), dynamo=False, **names))
     assert lifted.manifest.unstreamable == ""
@@ -114,7 +113,8 @@ def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(torch_file, kind, head
     """Shapes that it declares inside of the graph keep the example's size for axes that
     are dynamic."""
     torch.manual_seed(0)
-    module, shapes = _Frames(kind, head=head), FORMS[form] and (FORMS[form],)
+    module = _Frames(kind, head=head)
+    shapes = FORMS[form] and (FORMS[form],)
     content = torch_file(
         module,
         (torch.zeros(2, 12, 5),),

@@ -62,7 +62,8 @@ def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(
     )
     assert lifted.manifest.lengths == "lengths"
     assert lifted.manifest.unstreamable == ""
-    model, x = load(lifted.model), torch.randn(2, 8, 3)
+    model = load(lifted.model)
+    x = torch.randn(2, 8, 3)
     got, state = model.run(x[:, :4].numpy(), lengths=[2, 4])
     got, state = model.run(x[:, 4:].numpy(), state, lengths=[4, 2])
     for row, kept in enumerate([[0, 1, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]]):

@@ -9,7 +9,8 @@ from onnx import TensorProto
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
 
-INT, BOOL = TensorProto.INT64, TensorProto.BOOL
+INT = TensorProto.INT64
+BOOL = TensorProto.BOOL
 
 
 def simple_cell(body, x, h, hidden=4, width=3):
@@ -47,10 +48,8 @@ def looped(network, *, steps=None, masked=False, rows=None, twice=False):
     graph = body.graph(
         {"n": (INT, []), "go": (BOOL, []), "i": (INT, []), **state}, leaving
     )
-    (
-        graph.output[0].type.tensor_type.elem_type,
-        graph.output[1].type.tensor_type.elem_type,
-    ) = (BOOL, INT)
+    graph.output[0].type.tensor_type.elem_type = BOOL
+    graph.output[1].type.tensor_type.elem_type = INT
     net = network()
     net.taken = 100  # names of its own
     trips = (
@@ -78,7 +77,9 @@ def looped(network, *, steps=None, masked=False, rows=None, twice=False):
 
 
 def chunked(lifted, x, cuts, **others):
-    model, state, parts = load(lifted.model), None, []
+    model = load(lifted.model)
+    state = None
+    parts = []
     for first, last in zip((0, *cuts), (*cuts, len(x)), strict=True):
         got, state = model.run(
             {"x": x[first:last]} | {k: v[first:last] for k, v in others.items()}, state
@@ -99,10 +100,8 @@ def test_floats_that_a_loop_carries_from_zeros_are_states(network, masked):
     ] == expected
     assert lifted.manifest.unstreamable == ""
     rng = np.random.default_rng(0)
-    x, mask = (
-        rng.standard_normal((12, 2, 3)).astype(np.float32),
-        rng.random((12, 2, 1)) < 0.5,
-    )
+    x = rng.standard_normal((12, 2, 3)).astype(np.float32)
+    mask = rng.random((12, 2, 1)) < 0.5
     mask[5] = False  # the first step of a chunk repeats what stands in the one before
     others = {"mask": mask} if masked else {}
     whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x, **others})[0]

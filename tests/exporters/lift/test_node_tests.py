@@ -49,10 +49,8 @@ def test_a_forward_case_still_gives_its_expected_outputs(case):
         value.name: array
         for value, array in zip(case.model.graph.output, outputs, strict=True)
     }
-    model, states = (
-        load(lifted.model),
-        {state.input: state for state in lifted.manifest.states},
-    )
+    model = load(lifted.model)
+    states = {state.input: state for state in lifted.manifest.states}
     data = {name: array for name, array in feeds.items() if name not in states}
     lengths = data.pop(lifted.manifest.lengths, None)
     if states.keys() & feeds.keys():

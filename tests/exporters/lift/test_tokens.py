@@ -8,7 +8,9 @@ from onnx import TensorProto
 
 from lstm_edge_exporters.lift import lift
 
-WORDS, WIDTH, HIDDEN = 30, 4, 5
+WORDS = 30
+WIDTH = 4
+HIDDEN = 5
 DTYPES = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
@@ -19,7 +21,8 @@ DTYPES = {
 def reader(network, *, backwards, dtype, steps):
     """A Keras layer with ``mask_zero``, as tf2onnx writes it: a Loop that hands its
     state on over padding."""
-    net, body = network(), network(seed=1)
+    net = network()
+    body = network(seed=1)
     body.taken = 100  # names of its own
     tokens = net.add("Cast", ["tokens"], to=TensorProto.INT64)
     net.add(
@@ -39,7 +42,8 @@ def reader(network, *, backwards, dtype, steps):
         ends = [net.const(np.array([n])) for n in (-1, np.iinfo(np.int64).min, 0, -1)]
         read = [net.add("Slice", [value, *ends]) for value in read]
     xt, bit = (body.add("Gather", [value, "i"], axis=0) for value in read)
-    left, right = body.weight(WIDTH, HIDDEN), body.weight(HIDDEN, HIDDEN)
+    left = body.weight(WIDTH, HIDDEN)
+    right = body.weight(HIDDEN, HIDDEN)
     new = body.add(
         "Tanh",
         [

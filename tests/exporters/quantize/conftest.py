@@ -66,11 +66,9 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
     ``edit(graph)`` may change the graph before the manifest goes in.
     """
     rng = np.random.default_rng(0)
-    gates, bound, letters = (
-        GATES[kind] * hidden,
-        1 / np.sqrt(hidden),
-        "hc" if kind == "LSTM" else "h",
-    )
+    gates = GATES[kind] * hidden
+    bound = 1 / np.sqrt(hidden)
+    letters = "hc" if kind == "LSTM" else "h"
     shapes = {
         "W0": (1, gates, features),
         "R0": (1, gates, hidden),

@@ -37,7 +37,8 @@ def _edited(content, name, edit):
 
 
 def _judged(before, after, samples):
-    left, right = load(before), load(after)
+    left = load(before)
+    right = load(after)
     return judge(
         left, right, sample_feeds(samples, left.manifest), samples.targets, real=True
     )
@@ -83,7 +84,9 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
 def _labels(content, samples, *, carried):
     """Return the class at the end of each sample, of one stream through all of them or
     each from reset."""
-    model, state, labels = load(content), None, []
+    model = load(content)
+    state = None
+    labels = []
     for x in samples.inputs["x"]:
         outputs, after = model.run(x[None], state)
         state = after if carried else None
@@ -144,7 +147,8 @@ def test_a_network_without_a_constant_weight_is_refused(network, write):
                 2 + index, helper.make_node("Add", [name, "nought"], [f"{name}_made"])
             )
         lstm = next(node for node in graph.node if node.op_type == "LSTM")
-        lstm.input[1], lstm.input[2] = "W0_made", "R0_made"
+        lstm.input[1] = "W0_made"
+        lstm.input[2] = "R0_made"
 
     with pytest.raises(CheckFailedError, match="nothing recurrent could be quantized"):
         quantize(write(network(edit=edit)), QuantizeConfig(budget=LOOSE))

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.quantize.prepare import prepare
 
-H, WIDTH = 6, 5
+H = 6
+WIDTH = 5
 LSTM = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y", "h", "c"], hidden_size=H)
 _RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -63,10 +64,8 @@ def test_weights_become_initializers_of_their_own_and_results_stay(write, operat
     nodes = [*nodes, LSTM]
     if write is _shared:
         nodes.append(helper.make_node("Add", ["h", "h2"], ["sum"]))
-    info, names = (
-        helper.make_tensor_value_info,
-        [name for name in nodes[-1].output if name],
-    )
+    info = helper.make_tensor_value_info
+    names = [name for name in nodes[-1].output if name]
     inputs = [info("x", TensorProto.FLOAT, ["L", "N", WIDTH])]
     inputs += [
         info(name, TensorProto.FLOAT, array.shape)

@@ -71,7 +71,8 @@ def test_an_lstm_runs_in_int8_and_keeps_its_contract(network, write):
     source = write(network())
     made = quantize(source, QuantizeConfig(budget=LOOSE))
     assert quantize(source, QuantizeConfig(budget=LOOSE)).model == made.model
-    before, after = load(source).manifest, load(made.model).manifest
+    before = load(source).manifest
+    after = load(made.model).manifest
     assert made.counts == {"LSTM int8": 1, "Linear int8": 1}
     assert "LSTM" not in _operators(made.model)
     assert len(made.model) < 0.4 * made.bytes_before
@@ -194,7 +195,8 @@ def test_stored_weights_compute_in_float_whatever_the_batch_mates(
     model = load(made.model)
     x = np.random.default_rng(3).normal(size=(4, 20, 8)).astype(np.float32)
     x[1:] *= 100
-    together, alone = model.run(x)[0]["logits"][0], model.run(x[:1])[0]["logits"][0]
+    together = model.run(x)[0]["logits"][0]
+    alone = model.run(x[:1])[0]["logits"][0]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -248,16 +250,15 @@ class Packed(nn.Module):
 
 def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path):
     torch.manual_seed(0)
-    x, lengths = (
-        np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32),
-        np.array([12, 5, 9]),
-    )
+    x = np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32)
+    lengths = np.array([12, 5, 9])
     made = export(Packed().eval(), (torch.from_numpy(x), torch.from_numpy(lengths)))
     made.save(tmp_path / "float.onnx")
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
     assert "padding would spoil the scales" in small.picked
     assert small.counts == {"LSTM stored": 2}
-    model, results = load(small.model), []
+    model = load(small.model)
+    results = []
     for padding in (0.0, 1e6, np.nan):
         padded = np.where(
             (np.arange(12) < lengths[:, None])[..., None], x, np.float32(padding)

@@ -21,7 +21,8 @@ class Late(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.head = nn.Conv1d(3, 8, 5, padding=2), nn.Linear(32, 3)
+        self.conv = nn.Conv1d(3, 8, 5, padding=2)
+        self.head = nn.Linear(32, 3)
         self.gru = nn.GRU(8, 32, batch_first=True)
 
     def forward(self, x):
@@ -35,11 +36,9 @@ class Strided(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.head, self.last = (
-            nn.Conv1d(3, 8, 6, 4, padding=1),
-            nn.Linear(32, 3),
-            nn.Linear(32, 2),
-        )
+        self.conv = nn.Conv1d(3, 8, 6, 4, padding=1)
+        self.head = nn.Linear(32, 3)
+        self.last = nn.Linear(32, 2)
         self.lstm = nn.LSTM(8, 32, batch_first=True)
 
     def forward(self, x):
@@ -75,7 +74,8 @@ def pair(request, tmp_path_factory):
 
 def test_a_quantized_stream_is_near_the_float_files(pair):
     parent, path = pair
-    before, after = load(parent), load(path)
+    before = load(parent)
+    after = load(path)
     assert path.stat().st_size < 0.75 * parent.stat().st_size
     assert after.selftest().ok
     x = np.random.default_rng(3).standard_normal((90, 3)).astype(np.float32)

@@ -15,7 +15,8 @@ class Causal(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Linear(6, 3)
+        self.enter = nn.Conv1d(WIDTH, 6, 1)
+        self.leave = nn.Linear(6, 3)
         self.layers = nn.ModuleList(
             nn.Conv1d(6, 6, 3, dilation=2**level) for level in range(3)
         )
@@ -33,10 +34,8 @@ class Chomp(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = (
-            nn.Conv1d(WIDTH, 5, 3, padding=4, dilation=2),
-            nn.GRU(5, 7, batch_first=True),
-        )
+        self.conv = nn.Conv1d(WIDTH, 5, 3, padding=4, dilation=2)
+        self.gru = nn.GRU(5, 7, batch_first=True)
 
     def forward(self, x):
         return self.gru(
@@ -49,7 +48,8 @@ class WaveNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Conv1d(6, 3, 1)
+        self.enter = nn.Conv1d(WIDTH, 6, 1)
+        self.leave = nn.Conv1d(6, 3, 1)
         self.filters = nn.ModuleList(
             nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3)
         )
@@ -58,13 +58,15 @@ class WaveNet(nn.Module):
         )
 
     def forward(self, x):
-        y, total = self.enter(x.transpose(1, 2)), 0
+        y = self.enter(x.transpose(1, 2))
+        total = 0
         for level, (layer, gate) in enumerate(
             zip(self.filters, self.gates, strict=True)
         ):
             padded = F.pad(y, (2**level, 0))
             z = torch.tanh(layer(padded)) * torch.sigmoid(gate(padded))
-            y, total = y + z, total + z
+            y = y + z
+            total = total + z
         return self.leave(torch.relu(total)).transpose(1, 2)
 
 
@@ -115,10 +117,8 @@ class PerFrame(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.frame, self.time = (
-            nn.Conv1d(1, 3, 3, padding=1),
-            nn.Conv1d(3 * WIDTH, 5, 3),
-        )
+        self.frame = nn.Conv1d(1, 3, 3, padding=1)
+        self.time = nn.Conv1d(3 * WIDTH, 5, 3)
 
     def forward(self, x):
         rows, steps, width = x.shape
@@ -132,11 +132,10 @@ class SameWearable(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.norm = nn.Conv1d(WIDTH, 8, 5, padding=2), nn.BatchNorm1d(8)
-        self.second, self.lstm = (
-            nn.Conv1d(8, 8, 3, padding=1),
-            nn.LSTM(8, 6, batch_first=True),
-        )
+        self.first = nn.Conv1d(WIDTH, 8, 5, padding=2)
+        self.norm = nn.BatchNorm1d(8)
+        self.second = nn.Conv1d(8, 8, 3, padding=1)
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
         self.head = nn.Linear(6, 3)
         self.norm.running_mean.normal_()
         self.norm.running_var.uniform_(0.5, 2)
@@ -170,11 +169,10 @@ class DeepConvLSTM(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 3, (5, 1)), nn.Conv2d(3, 3, (5, 1))
-        self.lstm, self.head = (
-            nn.LSTM(3 * WIDTH, 6, 2, batch_first=True),
-            nn.Linear(6, 3),
-        )
+        self.first = nn.Conv2d(1, 3, (5, 1))
+        self.second = nn.Conv2d(3, 3, (5, 1))
+        self.lstm = nn.LSTM(3 * WIDTH, 6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, x):
         y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1))))).permute(
@@ -188,14 +186,10 @@ class TwoDelays(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.lstm = (
-            nn.Conv1d(WIDTH, 8, 3, padding=1),
-            nn.LSTM(8, 6, batch_first=True),
-        )
-        self.second, self.gru = (
-            nn.Conv1d(6, 5, 3, padding=1),
-            nn.GRU(5, 4, batch_first=True),
-        )
+        self.first = nn.Conv1d(WIDTH, 8, 3, padding=1)
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.second = nn.Conv1d(6, 5, 3, padding=1)
+        self.gru = nn.GRU(5, 4, batch_first=True)
 
     def forward(self, x):
         y = self.lstm(self.first(x.transpose(1, 2)).transpose(1, 2))[0]
@@ -254,7 +248,8 @@ class LastSteps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.head = nn.Conv1d(WIDTH, 3, 3), nn.Linear(15, 4)
+        self.conv = nn.Conv1d(WIDTH, 3, 3)
+        self.head = nn.Linear(15, 4)
 
     def forward(self, x):
         y = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)[:, -5:]
@@ -267,11 +262,10 @@ class Front(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv1d(WIDTH, 8, 4, 2, padding=1),
-            nn.Conv1d(8, 8, 5, 4, padding=2),
-        )
-        self.lstm, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 3)
+        self.first = nn.Conv1d(WIDTH, 8, 4, 2, padding=1)
+        self.second = nn.Conv1d(8, 8, 5, 4, padding=2)
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, x):
         y = torch.relu(self.second(torch.relu(self.first(x.transpose(1, 2)))))
@@ -289,7 +283,8 @@ class Branches(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
-        self.near, self.far = nn.Conv1d(6, 5, 4, 4), nn.Conv1d(6, 5, 12, 4, padding=4)
+        self.near = nn.Conv1d(6, 5, 4, 4)
+        self.far = nn.Conv1d(6, 5, 12, 4, padding=4)
 
     def forward(self, x):
         y = self.conv(x.transpose(1, 2))
@@ -302,10 +297,8 @@ class TwoRates(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv1d(WIDTH, 6, 5, 2, padding=2),
-            nn.Conv1d(5, 3, 2, 4, padding=1),
-        )
+        self.first = nn.Conv1d(WIDTH, 6, 5, 2, padding=2)
+        self.second = nn.Conv1d(5, 3, 2, 4, padding=1)
         self.lstm = nn.LSTM(6, 5, batch_first=True)
 
     def forward(self, x):
@@ -331,10 +324,8 @@ class UNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down, self.deep = (
-            nn.Conv1d(WIDTH, 6, 4, 2, padding=1),
-            nn.Conv1d(6, 6, 4, 2, padding=1),
-        )
+        self.down = nn.Conv1d(WIDTH, 6, 4, 2, padding=1)
+        self.deep = nn.Conv1d(6, 6, 4, 2, padding=1)
         self.lstm = nn.LSTM(6, 6, batch_first=True)
         self.up, self.last = (
             nn.ConvTranspose1d(6, size, 4, 2, padding=1) for size in (6, WIDTH)
@@ -353,10 +344,8 @@ class Gaps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encode, self.decode = (
-            nn.Conv1d(WIDTH, 8, 6, 3),
-            nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1),
-        )
+        self.encode = nn.Conv1d(WIDTH, 8, 6, 3)
+        self.decode = nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1)
 
     def forward(self, x):
         return torch.tanh(
@@ -381,7 +370,8 @@ class Decoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.up, self.last = nn.ConvTranspose1d(WIDTH, 3, 4, 2), nn.Conv1d(3, 2, 3)
+        self.up = nn.ConvTranspose1d(WIDTH, 3, 4, 2)
+        self.last = nn.Conv1d(3, 2, 3)
 
     def forward(self, x):
         return self.last(self.up(x.transpose(1, 2))).transpose(1, 2)
@@ -392,10 +382,8 @@ class Nearest(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Conv1d(WIDTH, 6, 4, 4),
-            nn.Conv1d(6, WIDTH, 3, padding=1),
-        )
+        self.first = nn.Conv1d(WIDTH, 6, 4, 4)
+        self.second = nn.Conv1d(6, WIDTH, 3, padding=1)
 
     def forward(self, x):
         y = F.interpolate(
@@ -409,10 +397,8 @@ class Reframed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = (
-            nn.Conv1d(WIDTH, 2, 3, padding=1),
-            nn.GRU(24, 5, batch_first=True),
-        )
+        self.conv = nn.Conv1d(WIDTH, 2, 3, padding=1)
+        self.gru = nn.GRU(24, 5, batch_first=True)
 
     def forward(self, x):
         y = self.conv(x.transpose(1, 2)).transpose(1, 2)
@@ -455,10 +441,8 @@ class Given(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gru = (
-            nn.Conv1d(WIDTH, 5, 3, padding=1),
-            nn.GRU(5, 6, batch_first=True),
-        )
+        self.conv = nn.Conv1d(WIDTH, 5, 3, padding=1)
+        self.gru = nn.GRU(5, 6, batch_first=True)
 
     def forward(self, x, h_0=None):
         return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2), h_0)

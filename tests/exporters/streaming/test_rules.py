@@ -16,7 +16,9 @@ from lstm_edge_exporters.streaming.stream import stream
 from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
-LAST, MIDDLE, FIRST = ("N", 4, "L"), ("N", "L", 4), ("L", "N", 4)
+LAST = ("N", 4, "L")
+MIDDLE = ("N", "L", 4)
+FIRST = ("L", "N", 4)
 """Axes of ``x`` by where time is."""
 
 
@@ -24,7 +26,8 @@ class Constants:
     """Collects constants; each call gives a name."""
 
     def __init__(self):
-        self.tensors, self._rng = [], np.random.default_rng(0)
+        self.tensors = []
+        self._rng = np.random.default_rng(0)
 
     def i(self, *numbers):
         return self._add(np.array(numbers, np.int64))
@@ -160,7 +163,8 @@ def test_a_stream_gives_the_frames_of_the_full_sequence(name):
         s.input: np.full(shapes[s.input], s.reset).astype(s.dtype)
         for s in manifest.states
     }
-    want, time = full(feeds)["y"], manifest.time_axes.get("y")
+    want = full(feeds)["y"]
+    time = manifest.time_axes.get("y")
     assert bool(result.need) == (
         unit > 1 or delay > 0 or (time is not None and want.shape[time] != 12)
     )
@@ -171,10 +175,8 @@ def test_a_stream_gives_the_frames_of_the_full_sequence(name):
         assert np.isfinite(got).all()
         if time is not None:
             frames = min(got.shape[time] - delay, want.shape[time])
-            got, want = (
-                got.take(range(delay, delay + frames), time),
-                want.take(range(frames), time),
-            )
+            got = got.take(range(delay, delay + frames), time)
+            want = want.take(range(frames), time)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 

@@ -106,7 +106,8 @@ def last_of(kind, x):
     """Return the result for the newest complete frame, or None, of a network without a
     time axis."""
     module, artifact = made(kind)
-    delay, unit = artifact.manifest.delays.get("output", 0), artifact.manifest.unit
+    delay = artifact.manifest.delays.get("output", 0)
+    unit = artifact.manifest.unit
     if len(x) // unit <= delay:
         return None
     if kind is networks.SameWearable:
@@ -152,7 +153,8 @@ def has_time(kind):
 
 @every_kind
 def test_a_network_has_the_expected_unit_delay_and_states(kind):
-    manifest, expected = made(kind)[1].manifest, NETWORKS[kind]
+    manifest = made(kind)[1].manifest
+    expected = NETWORKS[kind]
     kinds = [
         state.input.rpartition(".")[2].rpartition("_")[0] for state in manifest.states
     ]
@@ -181,7 +183,8 @@ def test_chunks_give_the_frames_of_the_network(kind, engine, cuts):
 @every_kind
 @pytest.mark.parametrize("engine", ENGINES)
 def test_single_steps_give_the_same_and_a_reset_stream_is_a_new_one(kind, engine):
-    x, stream = X[0, :72], opened(kind, engine).stream()
+    x = X[0, :72]
+    stream = opened(kind, engine).stream()
     for _ in range(2):
         steps = [first(result) for result in map(stream.step, x) if result is not None]
         if has_time(kind):
@@ -228,7 +231,8 @@ def test_a_stream_goes_on_from_a_saved_state_on_either_engine(
 @few
 def test_sources_of_a_batch_have_their_own_age(kind, engine, starts, sizes):
     model = opened(kind, engine)
-    batch, streams = model.streams(4), [model.stream() for _ in starts]
+    batch = model.streams(4)
+    streams = [model.stream() for _ in starts]
     ids = [batch.add() for _ in starts]
     for source, stream, start, x in zip(ids, streams, starts, X, strict=True):
         if start:
@@ -281,7 +285,8 @@ class Attends(nn.Module):
 class Reads(nn.Module):
     def __init__(self, read, **options):
         super().__init__()
-        self.lstm, self.read = nn.LSTM(WIDTH, WIDTH, batch_first=True, **options), read
+        self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True, **options)
+        self.read = read
 
     def forward(self, x):
         return self.read(self.lstm(x)[0])

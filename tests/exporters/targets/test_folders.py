@@ -5,7 +5,8 @@ import pytest
 from lstm_edge_exporters.targets.folders import check_folder, write_folder
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
-OLD, NEW = {"a": b"1", "deep/b": b"2"}, {"a": b"3", "deep/b": b"4", "d": b"5"}
+OLD = {"a": b"1", "deep/b": b"2"}
+NEW = {"a": b"3", "deep/b": b"4", "d": b"5"}
 
 
 def content(folder):

@@ -45,7 +45,8 @@ HOSTILE = (
 def hostile_model(turn):
     """Return a network whose names and labels are all hostile and change with ``turn``,
     and its manifest."""
-    model, names = onnx.load(DATA / "lstm.onnx"), dict[str, str]()
+    model = onnx.load(DATA / "lstm.onnx")
+    names = dict[str, str]()
 
     def name(old):
         count = len(names)
@@ -62,7 +63,8 @@ def hostile_model(turn):
         return names.get(value, value) if isinstance(value, str) else value
 
     (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
-    manifest, graph = json.loads(entry.value), model.graph
+    manifest = json.loads(entry.value)
+    graph = model.graph
     for state in manifest["states"]:
         name(state["input"])
     for text in (*manifest["task"]["labels"], *manifest["signal"]["features"]):

@@ -42,11 +42,9 @@ class Scaled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rnn, self.norm, self.head = (
-            nn.GRU(5, 8, batch_first=True),
-            nn.LayerNorm(8),
-            nn.Linear(8, 3),
-        )
+        self.rnn = nn.GRU(5, 8, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
         self.register_buffer("mean", torch.linspace(-1, 2, 5))
         self.register_buffer("std", torch.linspace(0.3, 2, 5))
 
@@ -58,7 +56,8 @@ class Scaled(nn.Module):
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
-        self.table, self.rnn = nn.Embedding(40, 6), nn.LSTM(6, 7, batch_first=True)
+        self.table = nn.Embedding(40, 6)
+        self.rnn = nn.LSTM(6, 7, batch_first=True)
 
     def forward(self, tokens):
         return self.rnn(self.table(tokens))[0]

@@ -133,7 +133,8 @@ def first_steps_only(model):
 
 def rows_mixed(model):
     """Every row takes 0 times the sum of all, which is 0 unless a row is NaN."""
-    name, zero = model.graph.input[0].name, np.zeros(1, np.float32)
+    name = model.graph.input[0].name
+    zero = np.zeros(1, np.float32)
     model.graph.initializer.append(numpy_helper.from_array(zero, "zero"))
     for node in model.graph.node:
         node.input[:] = [

@@ -26,7 +26,8 @@ def wave(gain, *scale, state=False, shift=0.0):
         {{ gained = Mul(x, gain) sine = Sin(gained) scaled = Mul(sine, scale)
            far = Mul(x, shift) sum = Add(scaled, far)
            same = Transpose(z) off = Mul(same, shift) y = Sub(sum, off) }}"""
-    graph, axes = Graph64(ir.from_proto(onnx.parser.parse_model(text))), ("N", 2)
+    graph = Graph64(ir.from_proto(onnx.parser.parse_model(text)))
+    axes = ("N", 2)
     states = (StateSpec("h", "y", "float32", axes, 0.0),) if state else ()
     outputs = () if state else (TensorSpec("y", "float32", axes),)
     return Pair(Manifest((), outputs, states, "N", None), graph, graph, graph)
@@ -73,13 +74,11 @@ def test_a_graph_in_float64_is_its_reference_but_for_rounding(gain, error, same)
 
 
 def test_where_some_elements_say_nothing_the_others_are_compared():
-    pair, x = (
-        wave(1e16, 1, 1),
-        {
-            **X,
-            "x": SIGNAL * np.where(np.arange(50) < 5, 1e-8, 1)[:, None],
-        },
-    )
+    pair = wave(1e16, 1, 1)
+    x = {
+        **X,
+        "x": SIGNAL * np.where(np.arange(50) < 5, 1e-8, 1)[:, None],
+    }
     for row, same in ((3, False), (7, True)):
         assert (
             passes(
@@ -92,7 +91,8 @@ def test_where_some_elements_say_nothing_the_others_are_compared():
 
 
 def test_digits_may_cancel_in_the_graph_or_in_the_reference():
-    plain, shifted = wave(1.0, 1, 1), wave(1.0, 1, 1, shift=1e6)
+    plain = wave(1.0, 1, 1)
+    shifted = wave(1.0, 1, 1, shift=1e6)
     for one, other in ((plain, shifted), (shifted, plain)):
         assert passes(Pair(one.manifest, one.graph, other.graph, one.engine).equal(X))
     assert not passes(plain.within(plain.graph(X), shifted.graph(X), X))

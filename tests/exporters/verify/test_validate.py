@@ -149,7 +149,9 @@ def test_golden_cases_other_than_the_exports_are_found(name, made, examine, tmp_
 
 def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
     torch.manual_seed(0)
-    net, x, config = Ahead().eval(), torch.randn(2, 12, 3), ExportConfig(stream=True)
+    net = Ahead().eval()
+    x = torch.randn(2, 12, 3)
+    config = ExportConfig(stream=True)
     export(net, x, config).save(tmp_path / "stream.onnx")
     file = open_file(tmp_path / "stream.onnx")
     expected = against_module(net, file, x, config=config)
@@ -198,7 +200,8 @@ def test_another_file_is_a_reference(made, tmp_path):
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()
-        self.rnn, self.head = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+        self.rnn = nn.LSTM(3, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
 
     def forward(self, x):
         return self.head(self.rnn(x)[0])
@@ -235,7 +238,8 @@ def test_a_lifted_file_is_compared_with_another_lift_of_its_original(tmp_path):
 
 def test_other_weights_are_said_first(made):
     case = made("scaled")
-    file, other = open_file(case.path), type(case.module)().eval()
+    file = open_file(case.path)
+    other = type(case.module)().eval()
     with torch.no_grad():
         other.head.weight += 1
     report = validate(file, against_module(other, file, case.example), QUICK)
@@ -265,7 +269,8 @@ def smaller(made, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("smaller")
     module = nn.Sequential()
-    module.rnn, module.head = nn.LSTM(6, 48, batch_first=True), nn.Linear(48, 4)
+    module.rnn = nn.LSTM(6, 48, batch_first=True)
+    module.head = nn.Linear(48, 4)
     net = _Headed(module.rnn, module.head).eval()
     export(net, torch.randn(2, 9, 6)).save(folder / "float.onnx")
     paths = {}
@@ -282,7 +287,8 @@ def smaller(made, tmp_path_factory):
 class _Headed(nn.Module):
     def __init__(self, rnn, head):
         super().__init__()
-        self.rnn, self.head = rnn, head
+        self.rnn = rnn
+        self.head = head
 
     def forward(self, x):
         return self.head(self.rnn(x)[0])
@@ -377,7 +383,8 @@ class Codes(nn.Module):
 
 def test_a_table_of_bytes_makes_no_int8_file(tmp_path):
     torch.manual_seed(0)
-    net, example = Codes().eval(), torch.randint(0, 16, (2, 7))
+    net = Codes().eval()
+    example = torch.randint(0, 16, (2, 7))
     export(net, example).save(tmp_path / "m.onnx")
     assert open_file(tmp_path / "m.onnx").precision == "fp32"
     validate(tmp_path / "m.onnx", net, QUICK).require()

@@ -86,7 +86,8 @@ def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     arguments = [argument.format(har=har.path, data=data) for argument in arguments]
-    command, buffered = [*LSTM_EDGE, *arguments], os.environ | {"PYTHONUNBUFFERED": ""}
+    command = [*LSTM_EDGE, *arguments]
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     ran = subprocess.run(
         command,
         stdout=writing,

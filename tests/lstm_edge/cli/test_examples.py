@@ -44,7 +44,8 @@ def test_the_imu_reader_says_each_change_of_activity(imu, tmp_path):
     ).splitlines()
     stream = load(imu.path).stream()
     labels = ("rest", "walk", "run, fast")
-    last, expected = None, []
+    last = None
+    expected = []
     for step, sample in enumerate(samples, start=1):
         label = labels[int(stream.step(sample).argmax())]
         if label != last:

@@ -21,7 +21,9 @@ def data(wide, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 30, wide.features)).astype(np.float32)
     split = np.array(["train"] * 8 + ["test"] * 4)
-    model, state, labels = load(wide.path), None, ["rest"] * 8
+    model = load(wide.path)
+    state = None
+    labels = ["rest"] * 8
     for sample in x[8:]:  # one stream runs through them
         outputs, state = model.run(sample[None], state)
         labels.append(model.manifest.task.labels[outputs["logits"][-1].argmax()])

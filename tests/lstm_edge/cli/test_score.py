@@ -61,10 +61,12 @@ def expected(path, table, reset_every="never"):
     without a frame."""
     model = load(path)
     x = np.stack([table[name].to_numpy() for name in table.column_names[2:]], axis=1)
-    rows, before = [], None
+    rows = []
+    before = None
     for name, sample in zip(table["series"].to_pylist(), x, strict=True):
         if name != before:
-            stream, before = model.stream(reset_every=reset_every), name
+            stream = model.stream(reset_every=reset_every)
+            before = name
         result = stream.step(sample)
         rows.append(next(iter(result.values())) if isinstance(result, dict) else result)
     width = max(np.size(row) for row in rows if row is not None)
@@ -114,12 +116,16 @@ def numbers(table):
 def held_labels(table, labels, hold):
     """Return the events of a table ordered by series: series, start, end, label,
     samples, open."""
-    rows, before = [], None
+    rows = []
+    before = None
     for name, order, new in zip(
         table["series"].to_pylist(), table["order"].to_pylist(), labels, strict=True
     ):
         if name != before:
-            before, held, candidate, count = name, None, None, 0
+            before = name
+            held = None
+            candidate = None
+            count = 0
             rows += [None]  # no event of this series yet
         candidate, count = new, count + 1 if new == candidate else 1
         if count >= hold and new != held:
@@ -159,10 +165,8 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
         3,
         0,
     )
-    got, probabilities = (
-        results(tmp_path / "out"),
-        softmax(expected(har.path, by_series(table))),
-    )
+    got = results(tmp_path / "out")
+    probabilities = softmax(expected(har.path, by_series(table)))
     assert got.column_names == [
         "series",
         "order",
@@ -194,7 +198,8 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
 def test_results_and_events_do_not_depend_on_files_and_partitions(
     har, tmp_path_factory, seed, lengths, files, parts, reset_every, hold
 ):
-    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("split")
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("split")
     table = samples(rng, lengths)
     where = rng.integers(0, files, len(table))
     for index in range(files):
@@ -223,13 +228,15 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
 def test_nights_equal_one_long_run(har, tmp_path, folders):
     table = samples(np.random.default_rng(4), [50, 80, 3, 120, 7, 9, 60, 60])
     night = np.searchsorted([60, 100, 300], table["order"].to_numpy(), side="right")
-    options, outputs = {"events": True, "hold": 2, "reset_every": 7}, []
+    options = {"events": True, "hold": 2, "reset_every": 7}
+    outputs = []
     write(table, tmp_path / "all" / "0.parquet")
     run(tmp_path / "all", har.path, tmp_path / "whole", **options)
     for index in range(4):
         folder = tmp_path / (f"in{index}" if folders else "in")
         write(table.filter(pa.array(night == index)), folder / f"{index}.parquet")
-        output, since = tmp_path / f"out{index}", str(outputs[-1]) if outputs else None
+        output = tmp_path / f"out{index}"
+        since = str(outputs[-1]) if outputs else None
         report = run(folder, har.path, output, since=since, parts=index + 1, **options)
         assert (report.files, report.late) == (1, 0)
         outputs.append(output)
@@ -481,7 +488,8 @@ def test_a_file_with_a_delay_leaves_results_empty_until_it_is_over(har, tmp_path
         since = str(outputs[-1]) if outputs else None
         outputs.append(tmp_path / f"out{index}")
         run(tmp_path / "in", DATA / "late.onnx", outputs[-1], since=since, events=True)
-    got, outputs = results(*outputs), expected(DATA / "late.onnx", by_series(table))
+    got = results(*outputs)
+    outputs = expected(DATA / "late.onnx", by_series(table))
     missing = np.isnan(outputs[:, 0])
     assert got["label"].is_null().to_numpy().tolist() == missing.tolist()
     assert 0 < missing.sum() < len(missing)
@@ -498,10 +506,8 @@ def tagger(tmp_path_factory):
     class Tagger(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.gru, self.head = (
-                torch.nn.GRU(3, 16, batch_first=True),
-                torch.nn.Linear(16, 2),
-            )
+            self.gru = torch.nn.GRU(3, 16, batch_first=True)
+            self.head = torch.nn.Linear(16, 2)
 
         def forward(self, x):
             return self.head(self.gru(x)[0])
@@ -530,7 +536,8 @@ def test_other_files_give_the_bits_of_single_streams(
         (tmp_path / "m.lep").write_bytes(to_native(path))
         path = tmp_path / "m.lep"
     run(tmp_path / "in", path, tmp_path / "out", features=names)
-    outputs, got = expected(path, by_series(table)), results(tmp_path / "out")
+    outputs = expected(path, by_series(table))
+    got = results(tmp_path / "out")
     np.testing.assert_array_equal(
         numbers(got), softmax(outputs) if kind == "int8" else outputs
     )

@@ -20,7 +20,8 @@ from lstm_edge_runtime.ort import sealed
 
 MAIN = "from lstm_edge.cli import main; main()"
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
-WINDOW, WHOLE = Trained(False, 6, 1.0), Trained(False, None, 1.0)
+WINDOW = Trained(False, 6, 1.0)
+WHOLE = Trained(False, None, 1.0)
 
 
 def text(samples=X) -> str:
@@ -42,7 +43,8 @@ def softmax(logits):
 
 def stepped(path, reset_every=1000, x=X):
     """Return the probabilities of each step of a stream, reset by hand."""
-    stream, rows = load(path).stream(reset_every="never"), []
+    stream = load(path).stream(reset_every="never")
+    rows = []
     for step, sample in enumerate(x):
         if step % reset_every == 0:
             stream.reset()
@@ -107,7 +109,8 @@ def test_each_line_is_answered_at_once_and_a_signal_ends_it_with_the_state_saved
 
 
 def test_killed_and_restarted_it_continues_from_the_saved_state(start, har, tmp_path):
-    first, answers = start("--state", tmp_path / "s.npz", "--json"), {}
+    first = start("--state", tmp_path / "s.npz", "--json")
+    answers = {}
     for sample in X[:20]:
         first.stdin.write(text([sample]))
     for _ in range(12):  # killed while it is at work: some answers are never read

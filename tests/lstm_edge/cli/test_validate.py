@@ -133,7 +133,8 @@ def test_samples_of_data_are_compared(job, invoke):
 
 @pytest.mark.system
 def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
-    junit, html = tmp_path / "report.xml", tmp_path / "report.html"
+    junit = tmp_path / "report.xml"
+    html = tmp_path / "report.html"
     code, _, _ = invoke(
         "validate",
         job / "wrong.onnx",

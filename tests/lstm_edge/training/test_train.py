@@ -90,7 +90,8 @@ def test_classes_are_learnt_and_the_file_takes_raw_units(data, tmp_path):
         None,
     )
     with np.load(data) as arrays:
-        x, y = arrays["x"].astype(np.float32), arrays["y"]
+        x = arrays["x"].astype(np.float32)
+        y = arrays["y"]
     with load_model(export(*deployable(run)).model) as model:
         labels = np.array(run.task.labels)[model.run(x)[0]["logits"].argmax(axis=1)]
         assert (labels == y).mean() == 1.0
@@ -148,7 +149,8 @@ def test_a_forecast_that_persistence_beats_names_the_option_that_helps(tmp_path)
 )
 def test_resuming_gives_the_same_bits(tmp_path, options, config):
     path = save_classes(tmp_path / "d.npz", lengths=not options)
-    options, config = DataConfig(**options), replace(QUICK, **config, epochs=4)
+    options = DataConfig(**options)
+    config = replace(QUICK, **config, epochs=4)
     train(path, tmp_path / "whole", data_config=options, config=config)
     train(
         path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2)
@@ -158,7 +160,8 @@ def test_resuming_gives_the_same_bits(tmp_path, options, config):
         path, tmp_path / "parts", data_config=options, config=config, resume=True
     )
     assert more.summary["epochs"] == 4
-    whole, parts = load(tmp_path / "whole").model, load(tmp_path / "parts").model
+    whole = load(tmp_path / "whole").model
+    parts = load(tmp_path / "parts").model
     assert all(
         map(torch.equal, whole.state_dict().values(), parts.state_dict().values())
     )
@@ -386,7 +389,8 @@ def test_the_picked_steps_estimate_the_loss_of_all(data):
 
 
 def test_classes_are_counted_as_scikit_learn_does():
-    predicted, y = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0])
+    predicted = torch.tensor([0, 0, 1, 1, 0])
+    y = torch.tensor([0, 1, 1, 1, 0])
     scores = score_classes(predicted, y, ("a", "b", "c"))
     assert scores["accuracy"] == pytest.approx(0.8)
     assert scores["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
@@ -407,7 +411,8 @@ def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(
     keep, joined, parts, carried
 ):
     torch.manual_seed(0)
-    net, rng = LSTM1(3, 2, 4, 2, 5, readout="last"), np.random.default_rng(0)
+    net = LSTM1(3, 2, 4, 2, 5, readout="last")
+    rng = np.random.default_rng(0)
     xs = rng.normal(size=(2, 8, 2)).astype(np.float32)
     records = [
         Series("", "", "", x, np.zeros(len(x)))

@@ -70,7 +70,8 @@ def lstm() -> None:
     """A classifier of two layers, batch first, and the same file with a state output
     that is missing."""
     torch.manual_seed(7)
-    layers, head = torch.nn.LSTM(3, 8, 2, batch_first=True), torch.nn.Linear(8, 4)
+    layers = torch.nn.LSTM(3, 8, 2, batch_first=True)
+    head = torch.nn.Linear(8, 4)
     weights: dict[str, Any] = {
         "one": [1],
         "last": 1,
@@ -122,7 +123,8 @@ def lstm() -> None:
                 "c_n": c.numpy(),
             }
 
-    exact, plain = run(torch.float64), run(torch.float32)
+    exact = run(torch.float64)
+    plain = run(torch.float32)
     floor = {
         name: float(np.abs(array - exact[name]).max()) for name, array in plain.items()
     }

@@ -25,10 +25,8 @@ class Late(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.lstm = (
-            nn.Conv1d(3, 6, 5, padding=2),
-            nn.LSTM(6, 8, batch_first=True),
-        )
+        self.conv = nn.Conv1d(3, 6, 5, padding=2)
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,11 +39,10 @@ class Strided(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gru = (
-            nn.Conv1d(3, 6, 6, 4, padding=1),
-            nn.GRU(6, 8, batch_first=True),
-        )
-        self.head, self.last = nn.Linear(8, 3), nn.Linear(8, 2)
+        self.conv = nn.Conv1d(3, 6, 6, 4, padding=1)
+        self.gru = nn.GRU(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+        self.last = nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.gru(torch.tanh(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]

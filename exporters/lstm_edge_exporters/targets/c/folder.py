@@ -139,8 +139,10 @@ def _name(source: str | os.PathLike[str], name: str | None) -> str:
 def _render(
     name: str, manifest: Manifest, compiled: Compiled, table: Table
 ) -> dict[str, str]:
-    upper, writer = name.upper(), compiled.writer
-    inputs, outputs = _ports(compiled, "inputs"), _ports(compiled, "outputs")
+    upper = name.upper()
+    writer = compiled.writer
+    inputs = _ports(compiled, "inputs")
+    outputs = _ports(compiled, "outputs")
     parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
     parameters += [f"float *{port.symbol}" for port in outputs]
     bases = [f"{{.from = {port.symbol}}}" for port in inputs]
@@ -181,7 +183,8 @@ def _render(
 
 
 def _ports(compiled: Compiled, kind: str) -> list[_Port]:
-    writer, ports = compiled.writer, compiled.writer.ports(kind)
+    writer = compiled.writer
+    ports = compiled.writer.ports(kind)
     names = c_identifiers(
         writer.constants[port.name].tobytes().decode() for port in ports
     )
@@ -246,7 +249,8 @@ def _state_names(compiled: Compiled) -> list[str]:
 
 def _members(compiled: Compiled, table: Table) -> Iterator[str]:
     """Yield the declarations of the state's members, in the order in which they lie."""
-    writer, sizes = compiled.writer, dict[tuple[str, str], int]()
+    writer = compiled.writer
+    sizes = dict[tuple[str, str], int]()
     parts = zip(
         table.offsets, _state_names(compiled), writer.ports("states"), strict=True
     )
@@ -342,7 +346,8 @@ def _self_test(name: str, files: Mapping[str, str]) -> float:
                 f" {built.stderr.decode(errors='replace')[:300]}"
             )
         test = getattr(ctypes.CDLL(library), f"{name}_selftest")
-        test.restype, passed = ctypes.c_float, ctypes.c_int()
+        test.restype = ctypes.c_float
+        passed = ctypes.c_int()
         difference = float(test(ctypes.byref(passed)))
     if not passed.value:
         raise CheckFailedError(

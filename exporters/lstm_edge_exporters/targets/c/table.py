@@ -150,13 +150,15 @@ class Table:
     """
 
     def __init__(self, writer: ProgramWriter) -> None:
-        self._writer, self._operations = writer, writer.operations
+        self._writer = writer
+        self._operations = writer.operations
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
             raise UnsupportedError(
                 f"{ports} inputs and outputs, expected at most {_MOST_PORTS} in C"
             )
-        self.floats, self.bytes = _Pool("floats", "float"), _Pool("bytes", "int8_t")
+        self.floats = _Pool("floats", "float")
+        self.bytes = _Pool("bytes", "int8_t")
         self.wholes = _Pool("wholes", "int64_t")
         self.lines: list[str] = []
         self._entries: list[str] = []
@@ -184,8 +186,10 @@ class Table:
         """Return the offset of each state, their size and reset values; whole numbers
         come first.
         """
-        ports, writer = self._writer.ports("states"), self._writer
-        offsets, size = [0] * len(ports), 0
+        ports = self._writer.ports("states")
+        writer = self._writer
+        offsets = [0] * len(ports)
+        size = 0
         for number in sorted(
             range(len(ports)), key=lambda i: writer.dtype(ports[i].buffer) != "int64"
         ):
@@ -210,7 +214,9 @@ class Table:
         """Place inputs, outputs and states; return the final copies: from, to, how
         many.
         """
-        writer, last, copies = self._writer, last_reads(self._writer), []
+        writer = self._writer
+        last = last_reads(self._writer)
+        copies = []
         inputs, outputs, states = (
             writer.ports(kind) for kind in ("inputs", "outputs", "states")
         )
@@ -333,10 +339,8 @@ class Table:
 
     def _linear(self, operation: Operation) -> None:
         x, y, numbers, bias, scales, stored = operation.arguments[:6]
-        weights, width = (
-            self._writer.weights(numbers, scales, stored),
-            self._writer.width(y),
-        )
+        weights = self._writer.weights(numbers, scales, stored)
+        width = self._writer.width(y)
         count = width // len(weights.numbers)
         start = self._operand(bias, len(weights.numbers))
         self._product(weights, start, self._refs[x], self._refs[y], count)
@@ -368,7 +372,8 @@ class Table:
         cell = _Cell(self, operation)
         update, reset, fresh, through = map(cell.gate, range(4))
         both = cell.bias.reshape(2, -1)
-        bias, last = both[0] + both[1], slice(2 * cell.hidden, None)
+        bias = both[0] + both[1]
+        last = slice(2 * cell.hidden, None)
         if cell.resets_last:
             bias[last] = both[0, last]
         cell.products(bias, 2)
@@ -426,7 +431,8 @@ class Table:
                 (self._operand(constant), self._writer.constants[constant].size)
             )
         (left, left_width), (right, right_width) = operands[::-1] if swap else operands
-        many, width = (int(left_width > 1), int(right_width > 1)), self._writer.width(y)
+        many = (int(left_width > 1), int(right_width > 1))
+        width = self._writer.width(y)
         if self._writer.dtype(a) != "int64":
             self._pair(
                 Binary(kind).name.lower(), left, right, self._refs[y], width, *many
@@ -502,10 +508,8 @@ class Table:
         x, y, offset_x, offset_y, length, count, step_x, step_y = operation.arguments[
             :8
         ]
-        source, target = (
-            f"{self._refs[x]} + {offset_x}",
-            f"{self._refs[y]} + {offset_y}",
-        )
+        source = f"{self._refs[x]} + {offset_x}"
+        target = f"{self._refs[y]} + {offset_y}"
         self._copy_op(source, target, length, count, step_x, step_y)
 
     def _window(self, operation: Operation) -> None:
@@ -575,7 +579,9 @@ class _Cell:
     """
 
     def __init__(self, table: Table, operation: Operation) -> None:
-        arguments, refs, writer = operation.arguments, table._refs, table._writer
+        arguments = operation.arguments
+        refs = table._refs
+        writer = table._writer
         self._table = table
         self.x, self.h, self.c, self.new_h, self.new_c = (
             refs.get(buffer, "") for buffer in arguments[:5]
@@ -584,7 +590,8 @@ class _Cell:
             writer.weights(*(arguments[first + i] for first in (5, 8, 20)))
             for i in (0, 1)
         )
-        self.hidden, self.resets_last = self.r.numbers.shape[1], bool(arguments[10])
+        self.hidden = self.r.numbers.shape[1]
+        self.resets_last = bool(arguments[10])
         none = np.zeros(2 * len(self.r.numbers), np.float32)
         self.bias = (
             none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
@@ -601,7 +608,8 @@ class _Cell:
         """Add the products of the input and of the old state, of the first ``gates``
         gates or of all.
         """
-        table, sums = self._table, self.gate(0)
+        table = self._table
+        sums = self.gate(0)
         table._product(
             self.w,
             _ref("LE_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])),

@@ -91,7 +91,8 @@ _INT8_PRODUCTS = pattern.RewriteRuleSet(
 
 class _Compiler:
     def __init__(self, model: ir.Model, manifest: Manifest) -> None:
-        self._graph, self._manifest = model.graph, manifest
+        self._graph = model.graph
+        self._manifest = manifest
         self._opset = model.graph.opset_imports.get("", 18)
         self._writer = ProgramWriter(manifest.unit)
         self._memory = Memory(self._writer, int8=manifest.int8_activations)
@@ -125,10 +126,8 @@ class _Compiler:
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
-        shape, time = (
-            self._shape_of(spec.name, spec.axes),
-            self._manifest.time_axis(spec.axes),
-        )
+        shape = self._shape_of(spec.name, spec.axes)
+        time = self._manifest.time_axis(spec.axes)
         if spec.name == self._manifest.lengths:
             return np.ones(shape, spec.dtype)
         if time is None and self._manifest.unit > 1:
@@ -185,10 +184,8 @@ class _Compiler:
         made = next(
             output for output in self._graph.outputs if output.name == state.output
         )
-        joining, slicing = (
-            next((node for node, _ in value.uses()), None),
-            made.producer(),
-        )
+        joining = next((node for node, _ in value.uses()), None)
+        slicing = made.producer()
         if (
             state.dtype != "float32"
             or self._uses[state.input] != 1
@@ -207,7 +204,8 @@ class _Compiler:
         return axis if reads and isinstance(state.axes[axis], int) else None
 
     def _close_output(self, output: TensorSpec) -> None:
-        manifest, value = self._manifest, self._get(output.name)
+        manifest = self._manifest
+        value = self._get(output.name)
         if not isinstance(value, Value):
             raise UnsupportedError(
                 f"output {output.name} is computed of lengths or constants alone"
@@ -224,7 +222,8 @@ class _Compiler:
         )
 
     def _close_state(self, state: StateSpec) -> None:
-        value, writer = self._get(state.output), self._writer
+        value = self._get(state.output)
+        writer = self._writer
         if not isinstance(value, Value) or value.dtype != state.dtype:
             raise UnsupportedError(f"state {state.output} does not depend on the input")
         if state.input in self._pasts:
@@ -242,7 +241,8 @@ class _Compiler:
 
     def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
         """Return the shape of one row at one step, or in one unit."""
-        manifest, unit = self._manifest, self._manifest.unit
+        manifest = self._manifest
+        unit = self._manifest.unit
         sizes = {
             manifest.batch or "": 1,
             manifest.sequence or "": unit,

@@ -29,14 +29,16 @@ from ...verify.compare import Pair, compare_all
 from ...verify.float64 import Graph64
 from .compiler import Compiled, compile_program
 
-_SHARE, _INT8_SHARE = 1e-3, 0.25
+_SHARE = 1e-3
+_INT8_SHARE = 0.25
 """Largest difference from onnxruntime, as a share of an output, where there is no graph
 in float64: a random case shows that every node means the same, the golden case how it
 rounds."""
 _GROWTH = 10
 """Times the effect of a change in the last bits of the inputs that a result may be away
 from another one."""
-_CASES, _INT8_CASES = ((1, 1), (2, 3), (3, 12)), ((1, 1), (1, 12))
+_CASES = ((1, 1), (2, 3), (3, 12))
+_INT8_CASES = ((1, 1), (1, 12))
 """Rows and units of the random cases; onnxruntime quantizes the rows of an int8 file
 together."""
 _CUTS = (1, 1, 4, 6)
@@ -113,8 +115,11 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
     Raises:
         CheckFailedError: onnxruntime does not give what the golden case says.
     """
-    manifest, writer = model.manifest, compiled.writer
-    golden, feeds, rows = manifest.golden, dict[str, Array](), dict[str, Array]()
+    manifest = model.manifest
+    writer = compiled.writer
+    golden = manifest.golden
+    feeds = dict[str, Array]()
+    rows = dict[str, Array]()
     assert golden is not None
     model.selftest().require()
     if steps is None or not manifest.time_axes:
@@ -126,7 +131,8 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
         )
     calls = steps // manifest.unit
     for spec in manifest.data_inputs:
-        array, batch = golden.inputs[spec.name], manifest.batch_axis(spec.axes)
+        array = golden.inputs[spec.name]
+        batch = manifest.batch_axis(spec.axes)
         array = array if batch is None else array.take([0], batch)
         if (time := manifest.time_axis(spec.axes)) is not None:
             array = array.take(range(steps), time, mode="wrap")
@@ -144,8 +150,10 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
     def limited(
         name: str, axes: Axes
     ) -> list[Array]:  # what is expected and its limits, step by step
-        array, limits = outputs[name], golden_limits(golden, name)
-        time, rows = manifest.time_axis(axes), manifest.batch_axis(axes)
+        array = outputs[name]
+        limits = golden_limits(golden, name)
+        time = manifest.time_axis(axes)
+        rows = manifest.batch_axis(axes)
         if limits.ndim == len(axes):  # the least of any row and step
             limits = limits.min(
                 tuple(axis for axis in (time, rows) if axis is not None), keepdims=True
@@ -225,7 +233,8 @@ def _expected(
     if exact is not None:
         return procedure(exact.exact, feeds), exact.limits(feeds, procedure)
     run = runner(model)
-    expected, near = procedure(run, feeds), procedure(run, _shaken(feeds))
+    expected = procedure(run, feeds)
+    near = procedure(run, _shaken(feeds))
     share = _INT8_SHARE if int8 else _SHARE
     return expected, {
         name: (

@@ -90,12 +90,11 @@ def _as_read(taps: Array) -> Array:
 def _conv(
     memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 ) -> Out:
-    value, weights = floats(given), as_array(matrix, "weights").astype("float32")
-    bias, groups, kernel = (
-        optional(added, "a bias"),
-        attribute(node, "group", 1),
-        weights.shape[2:],
-    )
+    value = floats(given)
+    weights = as_array(matrix, "weights").astype("float32")
+    bias = optional(added, "a bias")
+    groups = attribute(node, "group", 1)
+    kernel = weights.shape[2:]
     places = _windows(node, kernel).places(value.places)
     made = weights.shape[0] // groups
     outputs = places.shape[2 : 2 + len(kernel)]
@@ -106,7 +105,8 @@ def _conv(
     taps = spread.reshape(prod(shape) // shape[1], groups, -1)
     parts = []
     for group in range(groups):
-        channels, read = slice(group * made, (group + 1) * made), taps[:, group]
+        channels = slice(group * made, (group + 1) * made)
+        read = taps[:, group]
         order = _as_read(read)
         row = memory.row(Value(read[:, order]))
         flat = weights[channels].reshape(made, -1)[:, order]
@@ -177,11 +177,9 @@ def _depthwise_conv(
 
 @lowers("MaxPool", "AveragePool")
 def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
-    value, kernel, largest = (
-        floats(given),
-        attribute(node, "kernel_shape"),
-        node.op_type == "MaxPool",
-    )
+    value = floats(given)
+    kernel = attribute(node, "kernel_shape")
+    largest = node.op_type == "MaxPool"
     places = _windows(node, kernel).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
@@ -205,12 +203,11 @@ def _conv_transpose(
     """Multiply each frame with the taps' weights and add up what falls on one
     output.
     """
-    value, weights = floats(given), as_array(matrix, "weights").astype("float32")
-    groups, kernel, sizes = (
-        attribute(node, "group", 1),
-        weights.shape[2:],
-        value.shape[2:],
-    )
+    value = floats(given)
+    weights = as_array(matrix, "weights").astype("float32")
+    groups = attribute(node, "group", 1)
+    kernel = weights.shape[2:]
+    sizes = value.shape[2:]
     windows = _windows(node, kernel)
     if bias is not None or attribute(node, "output_shape"):
         raise UnsupportedError("a bias or output_shape")
@@ -221,7 +218,8 @@ def _conv_transpose(
             sizes, windows.strides, windows.reach, more, windows.pads, strict=True
         )
     )
-    made, frames = weights.shape[1], prod(sizes)
+    made = weights.shape[1]
+    frames = prod(sizes)
     products = []  # of each frame with each tap: (frames, taps, made)
     for inputs, part in zip(
         np.split(value.places[0].reshape(-1, frames), groups),

@@ -67,7 +67,8 @@ class Memory:
         """Begin with ``writer``, to which operations are added; ``int8`` layers
         quantize their inputs.
         """
-        self.writer, self.int8 = writer, int8
+        self.writer = writer
+        self.int8 = int8
         self.fused: set[ir.Node] = set()
         """Nodes whose sum a product before them makes."""
         self._starts: list[int] = []
@@ -110,7 +111,8 @@ class Memory:
         """
         new = source.shape[axis]
         row = self.row(Value(np.moveaxis(source.places, axis, 0)))
-        frames, size = ring.frames + new, ring.groups * ring.inner
+        frames = ring.frames + new
+        size = ring.groups * ring.inner
         start = self._add(_Region(past, frames * size, size, row, new))
         places = start + np.arange(frames * size).reshape(
             frames, ring.groups, ring.inner
@@ -126,7 +128,8 @@ class Memory:
             UnsupportedError: it is another value.
         """
         number = int(self._region(value.places.reshape(-1)[:1])[0])
-        region, start = self._regions[number], self._starts[number]
+        region = self._regions[number]
+        start = self._starts[number]
         frames = (
             start + region.new * region.frame + np.arange(ring.frames * region.frame)
         )
@@ -184,7 +187,8 @@ class Memory:
             value = value._replace(places=self.at(buffers[0]).reshape(value.shape))
         places = value.places.copy()
         for buffer in buffers:
-            old, new = self.at(buffer), self.at(function(buffer))
+            old = self.at(buffer)
+            new = self.at(function(buffer))
             mask = (value.places >= old[0]) & (value.places <= old[-1])
             places[mask] += new[0] - old[0]
         return Value(places, dtype or value.dtype)
@@ -206,7 +210,8 @@ class Memory:
 
     def _padded(self, flat: Array, fill: float) -> Array:
         """Return places in which stored numbers replace padding."""
-        padding, index = flat == PADDING, np.arange(flat.size)
+        padding = flat == PADDING
+        index = np.arange(flat.size)
         if not padding.any():
             return flat
         distance = index - np.maximum.accumulate(np.where(padding, -1, index))
@@ -241,11 +246,13 @@ class Memory:
         for number in np.unique(numbers).tolist():
             if not self._regions[number].frame:
                 continue
-            region, mask = self._regions[number], numbers == number
+            region = self._regions[number]
+            mask = numbers == number
             frames, inner = np.divmod(flat[mask] - self._starts[number], region.frame)
             used = np.unique(frames)
             apart = np.unique(np.diff(used))
-            first, dilation = int(used[0]), int(apart[0]) if apart.size == 1 else 1
+            first = int(used[0])
+            dilation = int(apart[0]) if apart.size == 1 else 1
             count = (int(used[-1]) - first) // dilation + 1
             key = (number, first, dilation, count)
             if key not in self._windows:
@@ -286,7 +293,8 @@ def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
     kinds = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
     for kind in np.unique(kinds, axis=0):
         outs = starts[(kinds == kind).all(1)]
-        sources, first = places[outs], 0
+        sources = places[outs]
+        first = 0
         steps = np.stack([np.diff(sources), np.diff(outs)], 1)
         turns = np.append(
             np.flatnonzero((steps[1:] != steps[:-1]).any(1)) + 1, len(steps)

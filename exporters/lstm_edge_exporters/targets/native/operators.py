@@ -308,7 +308,8 @@ def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Ou
 
 @lowers("Cast")
 def _cast(memory: Memory, node: ir.Node, given: In) -> Out:
-    value, to = _value(given), ir.DataType(attribute(node, "to")).numpy().name
+    value = _value(given)
+    to = ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
     if to in ("int64", "int32") and not is_float:
         return value
@@ -356,7 +357,8 @@ def _product(
 def _gemm(
     memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 ) -> Out:
-    source, weights = floats(given), as_array(matrix, "weights")
+    source = floats(given)
+    weights = as_array(matrix, "weights")
     if attribute(node, "transA", 0) or any(
         attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")
     ):
@@ -416,7 +418,8 @@ def _layer_norm(
 
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
-    value, kind = floats(given), node.op_type
+    value = floats(given)
+    kind = node.op_type
     rank = len(value.shape)
     stored = (
         attribute(node, "axes", ())
@@ -444,7 +447,8 @@ def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
 
 @lowers("CumSum")
 def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
-    value, sums = floats(given), list[Value]()
+    value = floats(given)
+    sums = list[Value]()
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
     axis = as_array(along, "an axis").item()
@@ -482,14 +486,16 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     axis = attribute(node, "axis", 0)
     if isinstance(data, Value):
         return data._replace(places=data.places.take(as_array(index, "places"), axis))
-    table, value = as_array(data, "a table"), _value(index)
+    table = as_array(data, "a table")
+    value = _value(index)
     axis %= table.ndim
     inputs = {port.buffer for port in memory.writer.ports("inputs")}
     if value.dtype == "float32" or not inputs.issuperset(memory.buffers(value) or [-1]):
         raise UnsupportedError("an index that is no input: it may be beyond the table")
     rows = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
     gathered = memory.at(memory.writer.gather(memory.row(value), rows))
-    outer, inner = table.shape[:axis], table.shape[axis + 1 :]
+    outer = table.shape[:axis]
+    inner = table.shape[axis + 1 :]
     places = gathered.reshape(*value.shape, *outer, *inner)
     rank = len(value.shape)
     return Value(np.moveaxis(places, range(rank), range(axis, axis + rank)))
@@ -554,7 +560,8 @@ def _recurrent(
         weights if memory.int8 and node.op_type != "LSTM" else ()
     ):
         if (stored := in_int8(weight[0])) is not None:
-            weights[index], scales[index] = stored[0][None], stored[1]
+            weights[index] = stored[0][None]
+            scales[index] = stored[1]
     return _layer(memory, node, node.op_type, x, weights, scales, *rest)
 
 
@@ -563,7 +570,8 @@ def _int8_lstm(
     memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In
 ) -> list[Out]:
     *others, w_scale, w_zero, r_scale, r_zero = rest
-    weights, scales = [], []
+    weights = []
+    scales = []
     for given, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
         raw = as_array(given, "weights")
         weights.append(_shift(raw, zero).transpose(0, 2, 1))
@@ -582,7 +590,8 @@ def _layer(
     lengths: In = None,
     *states: In,
 ) -> list[Out]:
-    hidden, count = weights[1].shape[2], 2 if kind == "LSTM" else 1
+    hidden = weights[1].shape[2]
+    count = 2 if kind == "LSTM" else 1
     for name, expected in {
         "direction": "forward",
         "layout": 0,
@@ -608,7 +617,8 @@ def _layer(
         flags=int(bool(attribute(node, "linear_before_reset", 0))),
         functions=_activations(kind, node),
     )
-    first, steps = len(memory.writer.operations) - 1, [news[0]]
+    first = len(memory.writer.operations) - 1
+    steps = [news[0]]
     for row in rows[1:]:
         news = memory.writer.recurrent_again(first, row, news)
         steps.append(news[0])

@@ -18,11 +18,9 @@ from lstm_edge_runtime.native import TYPES, Past
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
-_HEADER, _CONSTANT, _OPERATION = (
-    struct.Struct("<8sIIQ10I"),
-    struct.Struct("<Q4I"),
-    struct.Struct("<32I"),
-)
+_HEADER = struct.Struct("<8sIIQ10I")
+_CONSTANT = struct.Struct("<Q4I")
+_OPERATION = struct.Struct("<32I")
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
 Code = IntEnum(
@@ -153,7 +151,8 @@ class ProgramWriter:
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
         port = self._port("inputs", name, self.buffer(width, dtype))
-        port.option, port.frames = 0, self.unit
+        port.option = 0
+        port.frames = self.unit
         return port.buffer
 
     def output(
@@ -169,11 +168,9 @@ class ProgramWriter:
         the last one.
         """
         port = self._port("outputs", name, buffer)
-        port.option, port.delay, port.frames = (
-            int(every_step),
-            delay,
-            frames if every_step else 0,
-        )
+        port.option = int(every_step)
+        port.delay = delay
+        port.frames = frames if every_step else 0
 
     def state(
         self, name: str, width: int, reset: Array | None = None, dtype: str = "float32"
@@ -368,15 +365,14 @@ class ProgramWriter:
         """
         dtype = self.dtype(a)
         if isinstance(b, np.ndarray):
-            width, operands = (
-                b.size,
-                (
-                    NONE,
-                    self.constant(np.asarray(b, dtype).reshape(1, -1)),
-                ),
+            width = b.size
+            operands = (
+                NONE,
+                self.constant(np.asarray(b, dtype).reshape(1, -1)),
             )
         else:
-            width, operands = self.width(b), (b, NONE)
+            width = self.width(b)
+            operands = (b, NONE)
         out = self.buffer(max(self.width(a), width), dtype)
         self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))
         return out
@@ -452,7 +448,8 @@ class ProgramWriter:
         offset = (
             _HEADER.size + _CONSTANT.size * len(self.constants) + sum(map(len, tables))
         )
-        constants, data = [], []
+        constants = []
+        data = []
         for array in self.constants:
             padding = -offset % 64
             constants.append(
@@ -521,10 +518,8 @@ def in_int8(weights: Array) -> tuple[Array, Array] | None:
         return None
     peaks = np.abs(weights).max(1, keepdims=True)
     guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
-    stored, scales = (
-        np.zeros(weights.shape, np.int8),
-        np.zeros(len(weights), np.float32),
-    )
+    stored = np.zeros(weights.shape, np.int8)
+    scales = np.zeros(len(weights), np.float32)
     open_rows = np.ones(len(weights), bool)
     for scale in (
         guess,
@@ -533,6 +528,7 @@ def in_int8(weights: Array) -> tuple[Array, Array] | None:
     ):
         whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
         fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
-        stored[fits], scales[fits] = whole[fits], scale[fits, 0]
+        stored[fits] = whole[fits]
+        scales[fits] = scale[fits, 0]
         open_rows &= ~fits
     return None if open_rows.any() else (stored, scales)

@@ -24,7 +24,8 @@ class Demo(nn.Module):
     def __init__(self):
         super().__init__()
         self.lstm = nn.LSTM(6, 32, batch_first=True)
-        self.fc_1, self.fc = nn.Linear(32, 128), nn.Linear(128, 4)
+        self.fc_1 = nn.Linear(32, 128)
+        self.fc = nn.Linear(128, 4)
 
     def forward(self, x):
         _, (h_n, _) = self.lstm((x - 0.5) / 3.0)
@@ -37,7 +38,8 @@ class Tagger(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embedding, self.norm = nn.Embedding(30, 5), nn.LayerNorm(5)
+        self.embedding = nn.Embedding(30, 5)
+        self.norm = nn.LayerNorm(5)
         self.gru = nn.GRU(5, 6, 2, batch_first=True)
         self.start = nn.Parameter(torch.randn(2, 1, 6))
 
@@ -52,7 +54,8 @@ class Cell(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.cell, self.head = nn.LSTMCell(6, 5), nn.Linear(5, 4)
+        self.cell = nn.LSTMCell(6, 5)
+        self.head = nn.Linear(5, 4)
 
     def forward(self, x):
         return self.head(self.cell(x)[0])
@@ -63,7 +66,8 @@ class SmallGru(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.gru, self.head = nn.GRU(6, 24, batch_first=True), nn.Linear(24, 4)
+        self.gru = nn.GRU(6, 24, batch_first=True)
+        self.head = nn.Linear(24, 4)
 
     def forward(self, x):
         return self.head(self.gru(x)[1][-1])
@@ -75,10 +79,8 @@ class Means(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down, self.gru = (
-            nn.Conv1d(3, 5, 3, stride=3),
-            nn.GRU(5, 6, batch_first=True),
-        )
+        self.down = nn.Conv1d(3, 5, 3, stride=3)
+        self.gru = nn.GRU(5, 6, batch_first=True)
 
     def forward(self, x):
         steps = torch.arange(1, x.shape[1] + 1).to(x.dtype)
@@ -93,7 +95,8 @@ class Strided(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(3, 12, 5, stride=2, padding=2)
-        self.gru, self.head = nn.GRU(12, 16, batch_first=True), nn.Linear(16, 4)
+        self.gru = nn.GRU(12, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
 
     def forward(self, x):
         return self.head(
@@ -181,7 +184,9 @@ def driver(folder):
     declared = re.search(
         r"int net_step\(net_state \*state, (.*?)\);", (folder / "src/net.h").read_text()
     )[1]
-    arrays, given, got = [], [], []
+    arrays = []
+    given = []
+    got = []
     for parameter in declared.split(", "):
         c_type, name = parameter.removeprefix("const ").split(" *")
         kind = "INPUTS" if parameter.startswith("const") else "OUTPUTS"
@@ -205,8 +210,10 @@ def driver(folder):
 def calls_of(model, steps):
     """Random inputs for ``steps`` steps of one source: as arrays by name, and as the
     driver reads them."""
-    rng, manifest = np.random.default_rng(1), model.manifest
-    inputs, parts = {}, []
+    rng = np.random.default_rng(1)
+    manifest = model.manifest
+    inputs = {}
+    parts = []
     for spec in manifest.data_inputs:
         shape = [
             {manifest.batch: 1, manifest.sequence: steps}.get(axis, axis)
@@ -229,11 +236,9 @@ def streamed(model, inputs):
     axes = {
         spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs
     }
-    steps, state, rows = (
-        inputs[next(iter(axes))].shape[next(iter(axes.values()))],
-        None,
-        [],
-    )
+    steps = inputs[next(iter(axes))].shape[next(iter(axes.values()))]
+    state = None
+    rows = []
     for step in range(steps):
         part = {name: array.take([step], axes[name]) for name, array in inputs.items()}
         outputs, state = model.run(part, state)

@@ -79,7 +79,8 @@ def instructions(measured):
 def test_steps_take_no_more_instructions_flash_and_ram_than_documented(
     har, demo, on_board
 ):
-    fp32, int8 = on_board("m4f", demo), on_board("m4f", har("int8"))
+    fp32 = on_board("m4f", demo)
+    int8 = on_board("m4f", har("int8"))
     assert instructions(fp32) <= 31_500
     assert instructions(int8) <= 35_000
     assert int8["flash"] <= 14_600
@@ -140,7 +141,8 @@ def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(
     """Plain C, the DSP extension, Helium, and this machine's vectors."""
     for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
         find_program(program)
-    folder, example = har("int8"), tmp_path / "example"
+    folder = har("int8")
+    example = tmp_path / "example"
     shutil.copytree(EXAMPLE, example)
     (example / "main.c").write_text(BITS)
     options = ["-std=c99", "-O3", "-march=native"]

@@ -102,7 +102,8 @@ def test_a_cell_carries_its_states_from_step_to_step(network, folder_of, results
 def test_the_linker_sees_prefixed_names_only_and_nothing_that_allocates(
     folder_of, find_program, run, tmp_path
 ):
-    folder, objects = folder_of("demo"), []
+    folder = folder_of("demo")
+    objects = []
     for source in (folder / "src").glob("*.c"):
         objects.append(tmp_path / f"{source.stem}.o")
         run(
@@ -234,7 +235,8 @@ def test_the_self_test_holds_each_channel_to_its_own_limit(find_program, run, tm
 
         def __init__(self):
             super().__init__()
-            self.lstm, self.fc = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+            self.lstm = nn.LSTM(3, 8, batch_first=True)
+            self.fc = nn.Linear(8, 2)
             self.register_buffer("scale", torch.tensor([500.0, 0.01]))
             self.register_buffer("center", torch.tensor([101325.0, 0.02]))
 
