@@ -20,8 +20,9 @@ class ExportConfig:
     ``{"x": ("N", "L", 8)}``. Of an input left out, those axes are dynamic that a
     recurrent layer sees as batch and time."""
     outputs: tuple[str, ...] = ()
-    """Names of the outputs, flattened in order; empty takes keys and fields, ``h_n``
-    for the next value of a state ``h_0``, and ``output``, ``output_1`` for the rest."""
+    """Names of the outputs, flattened in order. An empty name, or no names at all, takes
+    keys and fields, ``h_n`` for the next value of a state ``h_0``, and ``output``,
+    ``output_1`` for the rest."""
     states: Mapping[str, str] | None = None
     """Input name to output name of all states among the arguments; None finds them by
     graph and names."""
@@ -43,7 +44,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Refuse axes, names and seeds out of range; raises InputError."""
         check_options(self)
-        if isinstance(self.outputs, str) or not all(self.outputs):
+        if isinstance(self.outputs, str):
             raise InputError(
                 f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)'
             )

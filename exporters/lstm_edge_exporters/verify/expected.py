@@ -179,7 +179,10 @@ def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig
 
 
 def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...]:
-    """Return the names of what ``forward`` returns: the file's first outputs."""
+    """Return the name of each tensor that ``forward`` returns: the file's first outputs.
+
+    A last state of a layer is named by ``export``, so its name is empty here.
+    """
     import copy
 
     import torch
@@ -188,7 +191,10 @@ def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...
 
     made = try_example(copy.deepcopy(own_copy(module)), call.as_floats(torch.float32))
     names = [output.name for output in file.proto.graph.output]
-    return tuple(names[: len(made)]) if len(names) >= len(made) else ()
+    if len(names) < len(made):
+        return ()
+    of_layers = {s.output for s in file.manifest.states if s.input not in call.names}
+    return tuple("" if name in of_layers else name for name in names[: len(made)])
 
 
 def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
