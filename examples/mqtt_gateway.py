@@ -31,7 +31,7 @@ import paho.mqtt.client as mqtt
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.errors import InputError, StateError
 from lstm_edge_runtime.files import check_target, replacing
-from lstm_edge_runtime.model import softmax
+from lstm_edge_runtime.results import softmax
 
 NO_FRAME = {"label": None, "p": None}
 CONFIRM_SECONDS = (

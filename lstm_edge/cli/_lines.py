@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
 from lstm_edge_runtime.manifest import Array, Task
-from lstm_edge_runtime.model import softmax
+from lstm_edge_runtime.results import softmax
 
 _LONGEST = 1 << 20
 """Maximum number of bytes of a line, so that memory stays bounded."""

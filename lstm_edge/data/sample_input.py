@@ -99,7 +99,7 @@ def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
     main output.
     """
     if samples.one_step:
-        stream = model.stream()
+        stream = model.stream(reset_every="never")
         main = MainFrames(model)
         steps = enumerate(samples.steps(x.astype(samples.spec.dtype)), 1)
         return np.stack(

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import replacing
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.model import softmax
+from lstm_edge_runtime.results import softmax
 
 from . import sql
 from .events import Events, Spans

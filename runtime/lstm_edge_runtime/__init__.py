@@ -18,7 +18,8 @@ environment says otherwise."""
 
 if _typing.TYPE_CHECKING:
     from .errors import LstmEdgeError
-    from .model import Model, Prediction, load
+    from .model import Model, load
+    from .results import Prediction
     from .state import State
     from .stream import Stream, StreamBatch
 
@@ -41,5 +42,5 @@ __getattr__, __dir__ = _lazy_names(
         "Stream": ".stream",
         "StreamBatch": ".stream",
     }
-    | {"Model": ".model", "Prediction": ".model", "load": ".model"},
+    | {"Model": ".model", "Prediction": ".results", "load": ".model"},
 )

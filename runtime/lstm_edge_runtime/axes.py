@@ -190,6 +190,14 @@ class Layout(NamedTuple):
     """Transpositions from the file's and from the caller's order to the engines'; None
     for none."""
 
+    @property
+    def given_time(self) -> int | None:
+        """The index of the time axis in a result of one source, ``given[1:]``."""
+        if not self.timed:
+            return None
+        order = self.of_given or tuple(range(len(self.given)))
+        return order[1] - 1
+
     def from_file(self, array: Array) -> Array:
         """Return a view in the order of engines; an array without batch axis is one
         row.

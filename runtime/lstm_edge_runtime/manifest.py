@@ -164,6 +164,8 @@ class Manifest(NamedTuple):
     task: Task | None = None
     signal: Signal = Signal()
     trained: Trained | None = None
+    reset_every: int | None = None
+    """Number of steps after which a stream is reset, as in training; None for never."""
     precision: str = "fp32"
     int8_activations: bool = False
     provenance: Mapping[str, Any] = _NOTHING
@@ -286,19 +288,9 @@ class Manifest(NamedTuple):
         """True if training started each window from reset; where unknown, if it had
         windows.
         """
-        started = (
-            self.signal.window is not None
-            if self.trained is None
-            else not self.trained.carry
-        )
-        return started and bool(self.states)
-
-    @property
-    def reset_every(self) -> int | None:
-        """Number of steps after which a stream should be reset, as in training; None
-        for never.
-        """
-        return (self.trained or self.signal).window if self.from_reset else None
+        if self.trained is None:
+            return self.signal.window is not None
+        return not self.trained.carry
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""

@@ -4,12 +4,14 @@ always the caller's.
 
 import mmap
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from . import results
 from .arrays import (
     InputArrays,
     as_lengths,
@@ -21,14 +23,14 @@ from .arrays import (
 from .axes import describe, learn_sizes
 from .engine import Engine
 from .errors import (
-    ContractError,
     FileFormatError,
     InputError,
     ProviderError,
     UnsupportedError,
 )
 from .files import read_content
-from .manifest import KEY, Array, Manifest, StateSpec, Task, TensorSpec
+from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
+from .results import Label, Prediction
 from .state import State
 
 if TYPE_CHECKING:
@@ -128,22 +130,6 @@ def _open_onnx(
     return OrtEngine(session, manifest, device), identity
 
 
-class Prediction(NamedTuple):
-    """Labels or values of each row, according to the task."""
-
-    kind: str
-    """``classification`` or ``regression``."""
-    values: Array
-    """The raw output ``(rows, C)``: logits, or the predicted values."""
-    labels: tuple[str, ...] = ()
-    """The most likely class of each row; its index as text if the file has no class
-    names."""
-    probabilities: Array | None = None
-    """Softmax of the logits ``(rows, C)``; None for regression."""
-    units: tuple[str, ...] = ()
-    """The unit of each predicted value; empty for classification and if unknown."""
-
-
 class Model:
     """A model file opened for running; created by ``load``.
 
@@ -230,7 +216,40 @@ class Model:
         task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
-        return interpret(self.run(x, lengths=lengths)[0][task.output], task)
+        outputs, _ = self.run(x, lengths=lengths)
+        return results.predict(outputs[task.output], task)
+
+    def frames(self, result: Any) -> Array:
+        """Return the frames ``(frames, C)`` of the main output in a stream's result.
+
+        The main output is the task's, or the first one. There are no frames in None. Of
+        an output with one row per layer, a frame is the row of the top layer.
+
+        Raises:
+            InputError: ``result`` is not what ``step`` or ``process`` of a single
+                stream returned.
+            ContractError: the file has no outputs, or frames with several axes.
+        """
+        name = results.main_name(self.manifest)
+        layout = next(out for out in self._engine.outputs if out.name == name)
+        return results.frames_of(result, layout)
+
+    def interpret(self, values: Any) -> Label:
+        """Return the label and the probabilities of the last frame in a stream's
+        result.
+
+        Raises:
+            InputError: the file has no classification; there is no frame in ``values``,
+                as in the None of a step that completes none.
+            ContractError: the file's labels are not as many as the values.
+        """
+        frames = self.frames(values)
+        if not len(frames):
+            raise InputError(
+                "got a result without a frame, expected logits; skip the None that a"
+                " stream returns until its first frame"
+            )
+        return results.label_of(frames[-1], self.manifest.task)
 
     @overload
     def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream": ...
@@ -247,10 +266,10 @@ class Model:
             window: run the last ``window`` samples from the reset state at every step,
                 as in a training on windows; for networks trained on windows from reset,
                 and for bidirectional ones.
-            reset_every: number of steps after which the state is reset, such as
-                ``manifest.reset_every``: a network that was trained on windows from
-                reset was not trained to carry states beyond them. ``"never"`` or None
-                for never.
+            reset_every: number of steps after which the state is reset, or ``"never"``.
+                None takes ``manifest.reset_every``: a network that was trained on
+                windows from reset was not trained to carry states beyond them. A
+                warning tells where this resets.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the
@@ -261,7 +280,7 @@ class Model:
         from .stream import SlidingStream, Stream
 
         if window is None:
-            return Stream(self, reset_every)
+            return Stream(self, self._reset_interval(reset_every))
         if reset_every is not None:
             raise InputError(
                 "a sliding window starts from reset at every step; remove reset_every"
@@ -282,7 +301,21 @@ class Model:
         """
         from .stream import StreamBatch
 
-        return StreamBatch(self, capacity, reset_every)
+        return StreamBatch(self, capacity, self._reset_interval(reset_every))
+
+    def _reset_interval(self, reset_every: ResetEvery | None) -> ResetEvery | None:
+        """Return ``reset_every``, or the manifest's where it is None, with a
+        warning.
+        """
+        interval = self.manifest.reset_every
+        if reset_every is not None or interval is None:
+            return reset_every
+        warnings.warn(
+            f"the state is reset every {interval} steps, the training window; pass"
+            f" reset_every={interval} to confirm, or reset_every='never' to carry it on",
+            stacklevel=3,
+        )
+        return interval
 
     def selftest(self) -> "SelfTest":
         """Replay the golden cases on this device, in chunks with carried states; raises
@@ -324,28 +357,3 @@ def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         )
 
     return run
-
-
-def interpret(values: Array, task: Task) -> Prediction:
-    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for
-    other labels.
-    """
-    if task.kind != "classification":
-        return Prediction(task.kind, values, units=task.units)
-    width = values.shape[-1] if values.ndim else 0
-    names = task.labels or tuple(map(str, range(width)))
-    if len(names) != width or not width:
-        raise ContractError(
-            f"{task.output} has shape {values.shape}, expected a value for each of"
-            f" {names}"
-        )
-    classes = values.reshape(-1, width).argmax(axis=-1)
-    labels = tuple(names[index] for index in classes)
-    return Prediction(task.kind, values, labels, softmax(values))
-
-
-def softmax(logits: Array) -> Array:
-    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
-    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
-    return shares

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.model import interpret
+from lstm_edge_runtime.results import predict
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 from mqtt_devices import Devices
@@ -103,7 +103,7 @@ def _expected(model, samples):
     for sample in samples:
         rows.append(np.atleast_2d(stream.step(sample))[-1])
         states.append(stream.state)
-    result = interpret(np.stack(rows), model.manifest.task)
+    result = predict(np.stack(rows), model.manifest.task)
     shares = result.probabilities.max(axis=-1).tolist()
     answers = {
         n: {"n": n, "label": label, "p": round(p, 6)}

@@ -92,6 +92,8 @@ def build(
         lower_recurrent(model)
         manifest = _describe(exposed, program, config)
         exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
+        if manifest.states:
+            manifest = _with_reset_interval(manifest)
         file = to_float32(exact)
     run = remember(TorchReference(reference, call, exposed.titles))
     arrays = {
@@ -135,6 +137,14 @@ def _pasts(
         for state in states
     )
     return streamed.model, manifest._replace(states=states), streamed.reach, ""
+
+
+def _with_reset_interval(manifest: Manifest) -> Manifest:
+    """Record after how many steps a stream is reset: the training window, if each
+    window started from reset.
+    """
+    window = (manifest.trained or manifest.signal).window
+    return manifest._replace(reset_every=window if manifest.from_reset else None)
 
 
 def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manifest:
@@ -251,7 +261,10 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
     if stream:  # a size that became a count is no size now
         write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
         content, manifest = stream_file(
-            ir.from_proto(built.file), manifest, built.cases, write
+            ir.from_proto(built.file),
+            _with_reset_interval(manifest),
+            built.cases,
+            write,
         )
     else:
         show(0.9, "recording golden cases")

@@ -14,7 +14,7 @@ from .expected import Expected
 from .file import ModelFile
 from .report import Check, answered
 
-_MEANING = ("task", "signal", "trained")
+_MEANING = ("task", "signal", "trained", "reset_every")
 """Fields that only the one who exported knows, if anyone does."""
 _ELSEWHERE = {
     "precision",

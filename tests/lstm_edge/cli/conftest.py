@@ -106,6 +106,8 @@ def make(tmp_path_factory):
             }}""")
         model.graph.initializer.extend(stored)
         path = tmp_path_factory.mktemp("files") / f"{name}.onnx"
+        carried = trained is not None and trained.carry
+        reset_every = None if carried else (trained or Signal(window=6)).window
         if manifest:
             contract = Manifest(
                 inputs=(TensorSpec("x", "float32", ("N", length, features)),),
@@ -121,6 +123,7 @@ def make(tmp_path_factory):
                 ),
                 signal=Signal(feature_names, rate, 6),
                 trained=trained,
+                reset_every=reset_every,
                 provenance={
                     "opset": 17,
                     "checkpoint_sha256": "ab" * 32,

@@ -26,7 +26,7 @@ from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Trained
-from lstm_edge_runtime.model import softmax
+from lstm_edge_runtime.results import softmax
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 AXES = ("ax", "ay", "az")

@@ -22,7 +22,7 @@
  * @property {Record<string, Numbers>} arrays the states by name
  * @property {Record<string, Numbers>} rest by input, the samples that do not fill a unit yet
  */
-/** @typedef {{task: {kind: string, output: string, labels: string[], units: string[]} | null, signal: {features: string[], sampling_rate: number | null, window: number | null}, trained?: {carry: boolean, window: number | null}, precision: string, identity?: string, provenance: Record<string, unknown>}} Manifest */
+/** @typedef {{task: {kind: string, output: string, labels: string[], units: string[]} | null, signal: {features: string[], sampling_rate: number | null, window: number | null}, reset_every: number | null, precision: string, identity?: string, provenance: Record<string, unknown>}} Manifest */
 /** @typedef {WebAssembly.Exports & {memory: WebAssembly.Memory} & Record<string, any>} Library */
 
 const TYPES = [Float32Array, BigInt64Array, Int32Array, Int16Array, Int8Array, Uint8Array];
@@ -121,8 +121,8 @@ export class Model {
   get features() { return this.manifest.signal?.features ?? []; }
   /** Samples per second, if known. @returns {number | null} */
   get samplingRate() { return this.manifest.signal?.sampling_rate ?? null; }
-  /** Steps after which the network was reset in training; call `stream.reset()` that often. @returns {number | null} */
-  get resetEvery() { return this.manifest.trained?.carry === false ? this.manifest.trained.window : null; }
+  /** Steps after which a stream is reset, as in training; null for never. @returns {number | null} */
+  get resetEvery() { return this.manifest.reset_every ?? null; }
   /** sha256 of the `.onnx` file that the program was made from. @returns {string} */
   get identity() { return this.manifest.identity ?? ""; }
   /** Steps of which outputs come at a time: 1 without strides. @returns {number} */

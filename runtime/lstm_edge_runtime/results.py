@@ -1,0 +1,127 @@
+"""Read results: the frames of the main output, and their labels and probabilities."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .axes import Layout, describe
+from .errors import ContractError, InputError
+from .manifest import Array, Manifest, Task
+
+
+class Prediction(NamedTuple):
+    """Labels or values of each row, according to the task."""
+
+    kind: str
+    """``classification`` or ``regression``."""
+    values: Array
+    """The raw output ``(rows, C)``: logits, or the predicted values."""
+    labels: tuple[str, ...] = ()
+    """The most likely class of each row; its index as text if the file has no class
+    names."""
+    probabilities: Array | None = None
+    """Softmax of the logits ``(rows, C)``; None for regression."""
+    units: tuple[str, ...] = ()
+    """The unit of each predicted value; empty for classification and if unknown."""
+
+
+class Label(NamedTuple):
+    """The most likely class of one result, and the probability of each class."""
+
+    label: str
+    """The most likely class; its index as text if the file has no class names."""
+    probabilities: Array
+    """Softmax of the logits ``(C,)``, in the order of the file's labels."""
+
+    @property
+    def probability(self) -> float:
+        """The probability of the label."""
+        return float(self.probabilities.max())
+
+
+def main_name(manifest: Manifest) -> str:
+    """Return the name of the task's output, or of the first one; ``ContractError``
+    without any.
+    """
+    if manifest.task is not None:
+        return manifest.task.output
+    if not manifest.outputs:
+        raise ContractError("this file has no outputs other than its states")
+    return manifest.outputs[0].name
+
+
+def frames_of(result: Any, layout: Layout) -> Array:
+    """Return the frames ``(frames, C)`` of one output in a result of a single stream.
+
+    ``result`` is what ``step`` or ``process`` returned; there are no frames in None. Of
+    an output with one row per layer, a frame is the row of the top layer.
+    """
+    values = result.get(layout.name) if isinstance(result, Mapping) else result
+    if values is None:
+        return np.zeros((0, *layout.inner[-1:]), layout.dtype)
+    array = np.asarray(values)
+    axes = layout.given[1:]
+    time = layout.given_time
+    if time is not None and array.ndim == len(axes):
+        array = np.moveaxis(array, time, 0)
+    elif array.ndim == len(axes) - (time is not None):
+        array = array[None]
+    else:
+        raise InputError(
+            f"{layout.name} has shape {array.shape}, expected a result {describe(axes)}"
+        )
+    if layout.factor:
+        array = array[:, -1]
+    if array.ndim > 2:
+        raise ContractError(
+            f"{layout.name} has frames of shape {array.shape[1:]}, expected one axis"
+        )
+    return array.reshape(len(array), -1)
+
+
+def label_of(values: Array, task: Task | None) -> Label:
+    """Return the label of logits ``(C,)``; ``InputError`` if the task has no
+    classes.
+    """
+    if task is None or task.kind != "classification":
+        kind = "no task" if task is None else f"the task {task.kind!r}"
+        raise InputError(
+            f"this file has {kind}, expected a classification; use the values as they"
+            " are, or export it with labels"
+        )
+    labels = class_names(values, task)
+    return Label(labels[int(values.argmax())], softmax(values))
+
+
+def predict(values: Array, task: Task) -> Prediction:
+    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for
+    other labels.
+    """
+    if task.kind != "classification":
+        return Prediction(task.kind, values, units=task.units)
+    names = class_names(values, task)
+    classes = values.reshape(-1, len(names)).argmax(axis=-1)
+    labels = tuple(names[index] for index in classes)
+    return Prediction(task.kind, values, labels, softmax(values))
+
+
+def class_names(values: Array, task: Task) -> tuple[str, ...]:
+    """Return the name of each class on the last axis of ``values``, its index if the
+    file has no names.
+    """
+    width = values.shape[-1] if values.ndim else 0
+    names = task.labels or tuple(map(str, range(width)))
+    if len(names) != width or not width:
+        raise ContractError(
+            f"{task.output} has shape {values.shape}, expected a value for each of"
+            f" {names}"
+        )
+    return names
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
+    return shares

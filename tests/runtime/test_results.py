@@ -1,0 +1,95 @@
+"""Results as labels, and streams that follow the file's reset interval."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from lstm_edge_runtime import Model
+from lstm_edge_runtime.errors import ContractError, InputError
+
+
+def with_manifest(model: Model, **fields) -> Model:
+    """Return the model with other fields in its manifest."""
+    manifest = model.manifest._replace(**fields)
+    changed = Model(model._engine, model.identity, model.device, check=False)
+    changed.manifest = manifest
+    return changed
+
+
+X = np.random.default_rng(4).normal(size=(30, 3)).astype(np.float32)
+
+
+def test_a_result_is_read_as_label_and_probabilities(model):
+    logits = model.stream().step(X[0])
+    label, probabilities = result = model.interpret(logits)
+    assert label == ("rest", "walk", "run", "fall")[int(logits.argmax())]
+    shares = np.exp(logits - logits.max())
+    np.testing.assert_allclose(probabilities, shares / shares.sum(), rtol=1e-6)
+    assert result.probability == probabilities.max()
+    np.testing.assert_array_equal(
+        model.interpret({"logits": logits}).probabilities, probabilities
+    )
+
+
+def test_a_regression_has_no_label(opened):
+    model = opened("unbatched")
+    with pytest.raises(
+        InputError, match="the task 'regression', expected a classification"
+    ):
+        model.interpret(model.stream().step(X[0]))
+    bare = with_manifest(model, task=None)
+    with pytest.raises(InputError, match="this file has no task"):
+        bare.interpret(bare.stream().step(X[0]))
+
+
+def test_a_result_of_another_shape_is_refused(model):
+    with pytest.raises(
+        InputError, match="without a frame, expected logits; skip the None"
+    ):
+        model.interpret(None)
+    with pytest.raises(
+        InputError, match=r"has shape \(2, 4\), expected a result \(4,\)"
+    ):
+        model.interpret(np.zeros((2, 4)))
+    with pytest.raises(ContractError, match="a value for each of"):
+        model.interpret(np.zeros(3))
+
+
+def test_the_frames_of_a_chunk_come_one_per_row(opened):
+    late = opened("late")
+    steps = [late.frames(late_step) for late_step in map(late.stream().step, X)]
+    whole = late.frames(late.stream().process(X))
+    assert [len(frames) for frames in steps[:3]] == [0, 0, 1]
+    np.testing.assert_allclose(np.concatenate(steps), whole, atol=1e-6)
+
+
+def test_stacked_rows_give_the_top_layer(opened):
+    stacked = opened("gru")
+    frames = stacked.frames({"logits": np.arange(16.0).reshape(2, 8)})
+    np.testing.assert_array_equal(frames, np.arange(8.0, 16)[None])
+
+
+def test_a_stream_follows_the_reset_interval_of_the_file_and_says_so(model):
+    follows = with_manifest(model, reset_every=7)
+    with pytest.warns(UserWarning, match="reset every 7 steps, the training window"):
+        stream = follows.stream()
+    with pytest.warns(UserWarning, match="reset_every='never' to carry it on"):
+        batch = follows.streams(1)
+    source = batch.add()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = follows.stream(reset_every=7)
+        carried = follows.stream(reset_every="never")
+        plain = model.stream()
+    differs = 0
+    for number, x in enumerate(X):
+        expected = told.step(x)
+        np.testing.assert_array_equal(stream.step(x), expected)
+        np.testing.assert_allclose(
+            batch.step(x[None], [source])[0], expected, atol=1e-6
+        )
+        never = carried.step(x)
+        np.testing.assert_array_equal(plain.step(x), never)
+        differs += number >= 7 and not np.array_equal(never, expected)
+    assert differs == len(X) - 7
