@@ -18,12 +18,14 @@ import torch
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-_FOREIGN = (
+_LIBRARIES = (
     f"{Path(torch.__file__).parent}{os.sep}",
     f"{Path(__file__).parents[1]}{os.sep}",
-    "<",
 )
+"""Folders of PyTorch and of this package."""
+_MODULES = f"{Path(torch.__file__).parent / 'nn' / 'modules'}{os.sep}"
 _STANDARD = str(Path(linecache.__file__).parent)
+"""Folder of Python's standard library."""
 _LONGEST = 300
 _KINDS = (
     (
@@ -75,23 +77,26 @@ def refusal(
 
 
 @cache
-def is_own(path: str) -> bool:
-    """Return True if a source file is neither of PyTorch, of this package nor of Python
+def is_library(path: str) -> bool:
+    """Return True if a source file is of PyTorch, of this package or of Python
     itself.
     """
-    standard = str(Path(path).parent).startswith(_STANDARD) and "-packages" not in path
-    return not path.startswith(_FOREIGN) and not standard and Path(path).is_file()
+    is_standard = path.startswith(_STANDARD) and "-packages" not in path
+    return is_standard or path.startswith((*_LIBRARIES, "<frozen "))
 
 
-def _line_at(path: str, number: int) -> str:
-    """Return a line as ``net.py:12: y = self.lstm(x)``; empty if the file is not the
-    user's.
+def _line_at(path: str, number: int, function: str) -> str:
+    """Return a line as ``net.py:12: y = self.lstm(x)``; empty in a library.
+
+    Code without readable source is named by its function: ``line 2 of forward in
+    <stdin>``.
     """
-    return (
-        f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
-        if is_own(path)
-        else ""
-    )
+    if is_library(path):
+        return ""
+    source = linecache.getline(path, number).strip()
+    if source:
+        return f"{Path(path).name}:{number}: {source}"
+    return f"line {number} of {function} in {Path(path).name}"
 
 
 def raising_line(error: BaseException) -> str:
@@ -101,7 +106,7 @@ def raising_line(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         lines = [
-            _line_at(frame.f_code.co_filename, number)
+            _line_at(frame.f_code.co_filename, number, frame.f_code.co_name)
             for frame, number in walk_tb(cause.__traceback__)
         ]
         if named := [line for line in lines if line]:
@@ -110,34 +115,27 @@ def raising_line(error: BaseException) -> str:
     return ""
 
 
-def fixing_line(size: Any) -> str:
-    """Return the user's line that took a traced size for a number; else empty."""
-    slocs = (
-        size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
-    )
-    sloc = slocs.get(size.node._expr) if slocs else None
-    return frame_line(sloc.framework_loc) if sloc is not None else ""
+def frame_line(frame: FrameSummary | None) -> str:
+    """Return the line of a frame that the tracer recorded; empty in a library.
 
-
-def frame_line(frame: object) -> str:
-    """Return the line of a frame that the tracer recorded."""
-    return (
-        _line_at(frame.filename, frame.lineno or 0)
-        if isinstance(frame, FrameSummary)
-        else ""
-    )
+    The tracer does not record frames of code that was compiled from a string. A frame
+    of ``torch.nn`` is the caller of such code: modules of PyTorch do not branch.
+    """
+    if frame is None:
+        return ""
+    if frame.filename.startswith(_MODULES):
+        return "in code that was compiled from a string"
+    return _line_at(frame.filename, frame.lineno or 0, frame.name)
 
 
 def stack_line(meta: Mapping[str, Any]) -> str:
     """Return the user's innermost line in the stack trace of a traced node; else
     empty.
     """
-    frames = re.findall(r'File "([^"]+)", line (\d+)', meta.get("stack_trace") or "")
-    return next(
-        (
-            line
-            for path, number in reversed(frames)
-            if (line := _line_at(path, int(number)))
-        ),
-        "",
+    frames = re.findall(
+        r'File "([^"]+)", line (\d+), in (\w+)', meta.get("stack_trace") or ""
     )
+    for path, number, function in reversed(frames):
+        if line := _line_at(path, int(number), function):
+            return line
+    return ""

@@ -10,30 +10,31 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import Any
-from unittest import mock
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as _tracing
-from torch.utils._sympy.numbers import int_oo
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
 
 from ..pairing import is_called_like_a_state
-from .advice import fixing_line, frame_line, refusal
+from ._torch_internals import (
+    fixing_frame,
+    guards,
+    int_oo,
+    original_symbol,
+    tracing_any_size,
+)
+from .advice import frame_line, refusal
 from .call import Call, flatten_output
+from .conditions import failing_sizes
 from .config import ExportConfig
 from .floats import Floats
 from .record import Recorder, RecurrentCall
 from .replaced import keeping_sizes
-
-_TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
-"""Sizes at which a condition on sizes is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         ]
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
-    # a file has no memory format; choosing one for a convolution of one channel limits
-    # sizes to two or more
-    free = mock.patch.object(
-        torch._C, "_conv_determine_backend_memory_format", return_value=None
-    )
-    oblivious = _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with quietly(), torch.no_grad(), oblivious, keeping_sizes(module), free:
+    with quietly(), torch.no_grad(), tracing_any_size(), keeping_sizes(module):
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder),
@@ -135,6 +130,7 @@ class _Sizes:
                 f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}}, with numbers for'
                 " fixed axes"
             )
+        self._refuse_equal()
         self._refuse_fixed()
         ranges = dict(self._ranges())
         self._refuse_conditions(ranges)
@@ -273,20 +269,28 @@ class _Sizes:
         """Return an expression of sizes in terms of axes; symbols without a name have
         the example's size.
         """
-        axes = {
-            symbol: sympy.Integer(self._example_sizes.get(symbol, 1))
-            for symbol in expression.free_symbols
-        }
-        for symbol in axes:
-            name = self.names.get(
-                str(symbol), LONGEST if str(symbol).startswith("u") else ""
-            )
-            axes[symbol] = (
-                sympy.Symbol(name, integer=True, positive=True)
-                if name
-                else axes[symbol]
-            )
-        return expression.subs(axes)
+        expression = expression.subs(self._replaced)
+        return expression.subs({s: self._axis_of(s) for s in expression.free_symbols})
+
+    def _axis_of(self, symbol: Any) -> Any:
+        """Return the axis that one of the tracer's symbols stands for, else its size in
+        the example.
+        """
+        name = self.names.get(str(symbol), "")
+        if not name and str(symbol).startswith("u"):
+            name = LONGEST
+        if not name:
+            return sympy.Integer(self._example_sizes.get(symbol, 1))
+        return sympy.Symbol(name, integer=True, positive=True)
+
+    @cached_property
+    def _replaced(self) -> dict[Any, Any]:
+        """The symbols of axes that the tracer found equal to another size, with that
+        size.
+        """
+        sizes = [size for _, shape, _ in self._inputs() for size in shape]
+        traced = [size for size in sizes if isinstance(size, torch.SymInt)]
+        return {original_symbol(size): size.node.expr for size in traced}
 
     @cached_property
     def _example_sizes(self) -> dict[Any, int]:
@@ -298,9 +302,23 @@ class _Sizes:
             for _, shape, tensor in self._inputs()
             for axis, size in enumerate(shape)
             if isinstance(size, torch.SymInt)
-            for expression in (size.node.expr, size.node._expr)
+            for expression in (size.node.expr, original_symbol(size))
             if expression.is_symbol
         }
+
+    def _refuse_equal(self) -> None:
+        """Refuse a condition that makes two dynamic axes of one input the same axis."""
+        for name, shape, _ in self._inputs():
+            axes = [axis for axis in map(self.axis, shape) if isinstance(axis, str)]
+            if len(axes) == len({*axes}):
+                continue
+            lines = [frame_line(fixing_frame(size)) for size in shape]
+            line = next(filter(None, lines), "in a library")
+            raise UnsupportedError(
+                f"forward works only where two axes of {name} have the same size, as in"
+                f" the example ({line}); give an example whose dynamic axes differ in"
+                " size"
+            )
 
     def _refuse_fixed(self) -> None:
         """Refuse a size that the user's code takes for a number, where the axis is to
@@ -321,7 +339,7 @@ class _Sizes:
                 len(shape) - tensor.is_floating_point()
             )  # features are no time, tokens have none
             for axis, size in enumerate(map(_fixed, shape)):
-                line = fixing_line(shape[axis])
+                line = frame_line(fixing_frame(shape[axis]))
                 looped = (
                     timeless
                     and (line or all(call.cell for call in calls))
@@ -343,16 +361,11 @@ class _Sizes:
                     )
 
     def _guards(self) -> list[tuple[Any, str]]:
-        """Every condition on sizes that the trace rests on, and the user's line that
-        asked for it.
+        """Return every condition on sizes that the trace rests on, and the user's line
+        that asked for it; empty if a library did.
         """
-        nodes = (
-            getattr(size, "node", None)
-            for shape in self.recorder.shapes
-            for size in shape
-        )
-        guards = next((node.shape_env.guards for node in nodes if node is not None), ())
-        return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
+        sizes = [size for shape in self.recorder.shapes for size in shape]
+        return [(guard.condition, frame_line(guard.frame)) for guard in guards(sizes)]
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis that the tracer promises."""
@@ -366,25 +379,17 @@ class _Sizes:
                 yield name, AxisRange(max(1, least), most)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
-        """Refuse a condition in a line of the user's that fails at a size within
+        """Refuse a condition of the user's code that fails at a size within
         ``ranges``.
         """
-        for condition, line in (
-            (self._named(guard), line) for guard, line in self._guards() if line
-        ):
-            free = sorted(condition.free_symbols, key=str)
-            limits = [ranges.get(str(symbol), AxisRange()) for symbol in free]
-            for sizes in product(
-                *({limit.nearest(size): 0 for size in _TRIED} for limit in limits)
-            ):
-                at = dict(zip(free, sizes, strict=True))
-                if condition.subs(at) != sympy.true:
-                    size = ", ".join(f"{name}={size}" for name, size in at.items())
-                    raise UnsupportedError(
-                        f"at {size} forward does something else than at the example"
-                        f" ({line}); write it with tensor operations that hold at any"
-                        " size"
-                    )
+        for guard, line in self._guards():
+            failing = failing_sizes(self._named(guard), ranges) if line else None
+            if failing is not None:
+                size = ", ".join(f"{name}={size}" for name, size in failing.items())
+                raise UnsupportedError(
+                    f"forward takes another branch at {size} than for the example"
+                    f" ({line}); write it with tensor operations that hold at any size"
+                )
 
     @cached_property
     def _seen(self) -> tuple[list[str], list[str]]:

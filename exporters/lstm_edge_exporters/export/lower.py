@@ -12,17 +12,20 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
-from onnxscript import rewriter
-from onnxscript.optimizer._constant_folding import FoldConstantsPass
-from onnxscript.rewriter.rules.common import _basic_rules
+from onnxscript.rewriter import RewritePass
 from torch.export import ExportedProgram
-from torch.onnx._internal.exporter import _core
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.manifest import LONGEST
 
 from ..graph import constant
+from ._torch_internals import (
+    REWRITE_RULES,
+    FoldConstantsPass,
+    decompose,
+    registry,
+    translate,
+)
 from .advice import refusal, stack_line
 from .capture import Program, quietly
 from .floats import default_dtype
@@ -40,31 +43,20 @@ _NUMBERS = (
     *_ROOTS,
 )
 """Numbers of the translations that no few decimals give."""
-_RULES = tuple(
-    rule
-    for module in (
-        "_broadcast_to_matmul",
-        "_cast_constant_of_shape",
-        "_collapse_slices",
-        "_fuse_batchnorm",
-    )
-    for rule in getattr(rewriter, module).rules
-) + tuple(_basic_rules.basic_optimization_rules())
-"""onnxscript's rules but those that take 1e-8 for 0."""
 _LARGE = 10**8
 """Elements of constants that are computed: norms of weights, batch norms in
 convolutions."""
 
 
 @cache
-def _registry() -> ONNXRegistry:
-    """Return the translations of ``torch.onnx`` and those of sizes; making it takes
+def _translations() -> Any:
+    """Return the translations of ``torch.onnx`` and those of sizes; making them takes
     long.
     """
-    registry = ONNXRegistry.from_torchlib()
+    translations = registry()
     for function, translation in TRANSLATIONS.items():
-        registry.register_op(function, translation)
-    return registry
+        translations.register_op(function, translation)
+    return translations
 
 
 def lower(program: Program, names: Sequence[str]) -> ir.Model:
@@ -72,12 +64,8 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
     decomposed = program.exported
     with quietly(), default_dtype(torch.float64):
         try:
-            decomposed = _core._prepare_exported_program_for_export(
-                program.exported, registry=_registry()
-            )
-            model = _core._exported_program_to_onnx_program(
-                decomposed, registry=_registry(), lower="at_conversion"
-            ).model
+            decomposed = decompose(program.exported, _translations())
+            model = translate(decomposed, _translations())
             common.InlinePass()(model)
             _widen(model, decomposed)
             _name_axes(model, program.symbols)
@@ -124,7 +112,7 @@ def _simplify(model: ir.Model) -> None:
     )
     unused = common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
     steps = ir.passes.PassManager(
-        [folding, rewriter.RewritePass(_RULES), *unused], steps=2, early_stop=True
+        [folding, RewritePass(REWRITE_RULES), *unused], steps=2, early_stop=True
     )
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(

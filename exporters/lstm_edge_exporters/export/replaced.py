@@ -23,7 +23,7 @@ from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from .advice import is_own
+from .advice import is_library
 
 _assume: Any = torch._check
 LARGEST = 512
@@ -71,7 +71,7 @@ def keeping_sizes(module: nn.Module) -> Iterator[None]:
         kind.__module__ for layer in module.modules() for kind in type(layer).__mro__
     }
     spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    users = (space for space in spaces if is_own(str(space.get("__file__"))))
+    users = (space for space in spaces if not is_library(str(space.get("__file__"))))
     added = [
         (space, name) for space in users for name in _STAND_INS if name not in space
     ]

@@ -72,20 +72,95 @@ class DoublesByFloat(Net):
 X = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
 
 
+class DoublesAtOneLength(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y * 2 if x.shape[1] == 50 else y
+
+
+class DoublesAtOneBatch(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y * 2 if x.shape[0] == 32 else y
+
+
+class DoublesAtTwelveFrames(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y * 2 if x.shape[1] // 4 == 12 else y
+
+
+class DoublesAtThisManyElements(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y * 2 if x.numel() == 6400 else y
+
+
+class DoublesWhereSquare(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0][:, -1]
+        return y * 2 if x.shape[0] == x.shape[1] else y
+
+
 @pytest.mark.parametrize(
     ("module", "line"),
     [
         (DoublesByElements, r"x\.numel\(\) > 5000"),
         (DoublesByFloat, r"x\.size\(1\) \* 0\.5 > 1000"),
         (PadsTo4, r"if x\.shape\[1\] % 4:"),
+        (DoublesAtOneLength, r"L=50 .*x\.shape\[1\] == 50"),
+        (DoublesAtOneBatch, r"N=32 .*x\.shape\[0\] == 32"),
+        (DoublesAtTwelveFrames, r"L=48 .*x\.shape\[1\] // 4 == 12"),
+        (DoublesAtThisManyElements, r"x\.numel\(\) == 6400"),
+        (DoublesWhereSquare, r"x\.shape\[0\] == x\.shape\[1\]"),
     ],
 )
 def test_a_condition_on_sizes_is_refused_with_its_line(module, line):
-    with pytest.raises(
-        UnsupportedError,
-        match=rf"forward does something else than at the example.*{line}",
-    ):
+    with pytest.raises(UnsupportedError, match=rf"takes another branch at .*{line}"):
         export(module().eval(), X)
+
+
+def test_two_axes_that_a_condition_makes_one_are_refused_with_its_line():
+    with pytest.raises(
+        UnsupportedError, match=r"two axes of x have the same size.*x\.shape\[0\] =="
+    ):
+        export(DoublesWhereSquare().eval(), X[:, :2])
+
+
+SOURCE = """
+def forward(self, x):
+    y = self.rnn(x)[0]
+    return y * 2 if {condition} else y
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("<string>", "in code that was compiled from a string"),
+        ("<stdin>", "line 4 of forward in <stdin>"),
+        ("frozen.py", "line 4 of forward in frozen.py"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("condition", "sizes"),
+    [
+        ("x.shape[1] == 50", "L=50"),
+        ("x.shape[0] == 32", "N=32"),
+        ("x.size(1) * 0.5 > 1000", "L=4097"),
+        ("x.shape[1] == 40", "fixes axis 1 of x at 40"),
+    ],
+)
+def test_a_condition_counts_if_its_source_can_not_be_read(
+    condition, sizes, file, place
+):
+    names = {}
+    exec(compile(SOURCE.format(condition=condition), file, "exec"), names)
+    module = type("Compiled", (Net,), {"forward": names["forward"]})().eval()
+    with pytest.raises(UnsupportedError) as refusal:
+        export(module, X)
+    assert sizes in str(refusal.value)
+    assert place in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Private names of PyTorch and onnxscript that the export needs, each behind a function
+or constant of ours.
+
+A new version of PyTorch that moves one of them changes this module alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from traceback import FrameSummary
+from typing import Any
+from unittest import mock
+
+import onnx_ir as ir
+import torch
+from onnxscript import rewriter
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
+from onnxscript.rewriter.rules.common import _basic_rules
+from torch.export import ExportedProgram
+from torch.fx.experimental import _config as _tracing
+from torch.onnx._internal.exporter import _core
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.utils._sympy.numbers import int_oo
+
+__all__ = [
+    "REWRITE_RULES",
+    "FoldConstantsPass",
+    "Guard",
+    "decompose",
+    "fixing_frame",
+    "guards",
+    "int_oo",
+    "original_symbol",
+    "registry",
+    "tracing_any_size",
+    "translate",
+]
+
+_RULE_MODULES = (
+    "_broadcast_to_matmul",
+    "_cast_constant_of_shape",
+    "_collapse_slices",
+    "_fuse_batchnorm",
+)
+REWRITE_RULES = (
+    *(rule for name in _RULE_MODULES for rule in getattr(rewriter, name).rules),
+    *_basic_rules.basic_optimization_rules(),
+)
+"""onnxscript's rewrite rules except those that treat 1e-8 as 0."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition on sizes that a trace rests on."""
+
+    condition: Any
+    """A sympy expression of the tracer's symbols."""
+    frame: FrameSummary | None
+    """The Python frame that asked for it."""
+
+
+def guards(sizes: Sequence[Any]) -> list[Guard]:
+    """Return the guards of the trace that ``sizes`` belong to; numbers belong to
+    none.
+    """
+    for size in sizes:
+        if isinstance(size, torch.SymInt):
+            found = size.node.shape_env.guards
+            return [
+                Guard(guard.expr, _frame(guard.sloc.framework_loc)) for guard in found
+            ]
+    return []
+
+
+def original_symbol(size: torch.SymInt) -> Any:
+    """Return the expression that the tracer first gave a size, before it replaced
+    it.
+    """
+    return size.node._expr
+
+
+def fixing_frame(size: Any) -> FrameSummary | None:
+    """Return the frame that made the tracer replace a size, None if it did not."""
+    if not isinstance(size, torch.SymInt):
+        return None
+    sloc = size.node.shape_env.replacements_slocs.get(original_symbol(size))
+    return None if sloc is None else _frame(sloc.framework_loc)
+
+
+def _frame(location: object) -> FrameSummary | None:
+    return location if isinstance(location, FrameSummary) else None
+
+
+@contextmanager
+def tracing_any_size() -> Iterator[None]:
+    """Trace inside without branches for sizes of one and without memory formats.
+
+    A file has no memory format; choosing one for a convolution of one channel limits
+    sizes to two or more.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(
+            _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        )
+        stack.enter_context(
+            mock.patch.object(
+                torch._C, "_conv_determine_backend_memory_format", return_value=None
+            )
+        )
+        yield
+
+
+def registry() -> ONNXRegistry:
+    """Return the translations of ``torch.onnx``; making them takes long."""
+    return ONNXRegistry.from_torchlib()
+
+
+def decompose(program: ExportedProgram, translations: ONNXRegistry) -> ExportedProgram:
+    """Return ``program`` in operators that ``translations`` has."""
+    return _core._prepare_exported_program_for_export(program, registry=translations)
+
+
+def translate(program: ExportedProgram, translations: ONNXRegistry) -> ir.Model:
+    """Return the ONNX graph of a decomposed program."""
+    return _core._exported_program_to_onnx_program(
+        program, registry=translations, lower="at_conversion"
+    ).model

@@ -1,0 +1,91 @@
+"""Conditions on sizes that a trace rests on: the sizes at which one may fail."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+
+from lstm_edge_runtime.manifest import AxisRange
+
+_SIZES = (*range(1, 65), 100, 257, 1000, 4097, 10**6)
+"""Sizes at which a condition on one axis is evaluated, in addition to its roots."""
+_FEW_SIZES = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
+"""Sizes of each axis at which a condition on several axes is evaluated."""
+
+
+def failing_sizes(
+    condition: Any, ranges: Mapping[str, AxisRange]
+) -> dict[str, int] | None:
+    """Return sizes within ``ranges`` at which ``condition`` is false; None if none are
+    found.
+
+    The condition is evaluated at small and large sizes, and next to each size at which
+    it may change: where both sides of an equation or inequality in it are equal.
+
+    Args:
+        condition: a sympy expression whose symbols are called like axes.
+        ranges: the sizes that each axis takes; an axis without an entry takes all.
+    """
+    axes = sorted(condition.free_symbols, key=str)
+    for sizes in _candidates(condition, axes, ranges):
+        if condition.subs(sizes) != sympy.true:
+            return {str(axis): size for axis, size in sizes.items()}
+    return None
+
+
+def _candidates(
+    condition: Any, axes: Sequence[Any], ranges: Mapping[str, AxisRange]
+) -> Iterator[dict[Any, int]]:
+    """Yield the sizes of ``axes`` at which to evaluate ``condition``."""
+    limits = {axis: ranges.get(str(axis), AxisRange()) for axis in axes}
+    tried = _SIZES if len(axes) == 1 else _FEW_SIZES
+    grid = [
+        dict.fromkeys(limits[axis].nearest(size) for size in tried) for axis in axes
+    ]
+    for sizes in product(*grid):
+        yield dict(zip(axes, sizes, strict=True))
+    for index, axis in enumerate(axes):
+        others = [*axes[:index], *axes[index + 1 :]]
+        for sizes in product(*grid[:index], *grid[index + 1 :]):
+            fixed = dict(zip(others, sizes, strict=True))
+            for size in _turning_sizes(condition.subs(fixed), axis):
+                yield fixed | {axis: limits[axis].nearest(size)}
+
+
+def _turning_sizes(condition: Any, axis: Any) -> Iterator[int]:
+    """Yield the sizes of ``axis`` next to which ``condition`` may become true or
+    false.
+    """
+    for relation in condition.atoms(sympy.core.relational.Relational):
+        difference = _without_rounding(relation.lhs - relation.rhs)
+        if difference.is_polynomial(axis) and difference.has(axis):
+            for root in sympy.Poly(difference, axis).nroots():
+                if root.is_real and root > 0:
+                    yield from range(max(1, int(root) - 1), int(root) + 3)
+
+
+def _without_rounding(expression: Any) -> Any:
+    """Return ``expression`` with exact divisions in the place of rounded ones."""
+    arguments = [_without_rounding(argument) for argument in expression.args]
+    kind = type(expression).__name__
+    if kind in ("FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"):
+        return arguments[0] / arguments[1]
+    if kind in _ROUNDING:
+        return arguments[0]
+    return expression.func(*arguments) if arguments else expression
+
+
+_ROUNDING = frozenset(
+    [
+        "CeilToInt",
+        "FloorToInt",
+        "Mod",
+        "PythonMod",
+        "RoundToInt",
+        "ToFloat",
+        "TruncToFloat",
+        "TruncToInt",
+    ]
+)
+"""The tracer's functions of sizes that stay near their first argument, or repeat it."""
