@@ -6,6 +6,8 @@ import re
 
 _LONGEST = 300
 _LONGEST_LINE = 500
+_LONGEST_READ = 2000
+"""Number of characters of a foreign message that are searched for prefixes."""
 
 
 class LstmEdgeError(Exception):
@@ -115,6 +117,7 @@ def first_line(error: BaseException) -> str:
     text = (
         error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     )
+    text = text[:_LONGEST_READ]  # a file may have put millions of letters into it
     line = next(iter(text.strip().splitlines()), "") or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(

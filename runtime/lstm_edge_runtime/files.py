@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import stat
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,13 +85,19 @@ def read_content(source: Any) -> tuple[str, bytes]:
 
 
 def read_arrays(
-    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    wrong: str,
+    advice: str,
+    needed: Sequence[str] = (),
+    *,
+    stored: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no
     pickle is ever opened.
 
     ``wrong`` and ``advice`` complete the messages; the file must contain the arrays
-    ``needed``.
+    ``needed``. With ``stored``, a file that would take more memory than its own size is
+    refused: ``numpy.savez`` compresses nothing. Arrays have the machine's byte order.
 
     Raises:
         NotFoundError: no such file.
@@ -99,11 +106,13 @@ def read_arrays(
     """
     try:
         with open_regular(path) as file:
+            if stored:
+                _check_stored(file)
             loaded = np.load(file, allow_pickle=False)
             arrays: dict[str, Any] = (
                 {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
             )
-        for name in (*needed, *arrays):
+        for name in [*needed, *arrays]:
             array = arrays.get(name)
             if not isinstance(array, np.ndarray) or not array.dtype.itemsize:
                 raise TypeError(f"{name!r} is not an array in it")  # noqa: TRY301  one message for all
@@ -111,6 +120,8 @@ def read_arrays(
                 "".join(
                     array.ravel().tolist()
                 ).encode().decode()  # raises for what is no character
+            if not array.dtype.isnative:
+                arrays[name] = array.astype(array.dtype.newbyteorder("="))
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist; {advice}") from error
     except (
@@ -120,6 +131,17 @@ def read_arrays(
             f"{path} {wrong} ({first_line(error)}); {advice}"
         ) from error
     return arrays
+
+
+def _check_stored(file: BinaryIO) -> None:
+    """Raise ``ValueError`` if the members of a zip file are larger than the file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    file.seek(0)
+    if unpacked > size:
+        raise ValueError(f"{unpacked} bytes of arrays in a file of {size} bytes")
 
 
 def read_json(content: str | bytes) -> Any:

@@ -196,9 +196,11 @@ class Manifest(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, or a field
-        of another type.
+        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, a field of
+        another type, or a value that can't be right.
         """
+        from .checks import check_manifest  # which needs this module
+
         with malformed_as(
             ManifestError, "the manifest is malformed", "export the model again"
         ):
@@ -206,6 +208,7 @@ class Manifest(NamedTuple):
             if raw["schema"] != SCHEMA:
                 raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
             manifest: Manifest = decode(cls, {**raw, **raw["axes"]})
+            check_manifest(manifest)
         return manifest
 
     @property

@@ -95,8 +95,6 @@ def open_content(
     try:
         engine, identity = opened(content, name, device, threads)
     except (FileFormatError, UnsupportedError) as error:
-        if name in str(error):
-            raise
         raise type(error)(f"{name}: {error}") from error
     return Model(engine, identity, device, check=check)
 
@@ -121,12 +119,16 @@ def _open_onnx(
 
     identity = check_seal(content, name)
     session = open_session(
-        content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name
+        content, (CUDA, CPU) if device == "cuda" else (CPU,), threads
     )
-    manifest = Manifest.from_json(
-        session.get_modelmeta().custom_metadata_map.get(KEY, "")
-    )
-    check_graph(session, manifest)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
+        manifest = Manifest.from_json(text)
+        check_graph(session, manifest)
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            "its names or metadata are not UTF-8; export it again"
+        ) from error
     return OrtEngine(session, manifest, device), identity
 
 

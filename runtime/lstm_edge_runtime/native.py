@@ -300,7 +300,10 @@ class NativeEngine(Engine):
                     if frame
                     else None
                 )
-                return _Part(tensor, int(layer) if layered else None, port.width, past)
+                number = None
+                if layered:
+                    number = int(layer) if layer.isdecimal() and len(layer) < 6 else -1
+                return _Part(tensor, number, port.width, past)
         raise FileFormatError(
             f"the native program has a state {name!r} that its manifest does not name"
         )
@@ -330,7 +333,14 @@ class NativeEngine(Engine):
             yield layers == [None] or (
                 layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),)
             )
-        for tensor in (*inputs, *outputs, *(part.layout for part in parts)):
+        tensors = (*inputs, *outputs, *(part.layout for part in parts))
+        with_batch = [tensor for tensor in tensors if tensor.batch is not None]
+        # a call has as many rows of each tensor as the batch axis says
+        yield len(with_batch) in (0, len(tensors))
+        for tensor in inputs:  # a unit takes so many steps of each input
+            yield tensor.frames == manifest.unit
+            yield not tensor.timed or manifest.sequence in tensor.axes
+        for tensor in tensors:
             names = [
                 axis for axis in tensor.given[1:] if isinstance(axis, str)
             ]  # without the batch axis

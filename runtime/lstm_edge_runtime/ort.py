@@ -64,9 +64,13 @@ def check_seal(content: bytes, name: str) -> str:
     """
     identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
     if content[-_SIZE:] != _FRONT + identity.encode():
+        if not _is_whole_model(content):
+            raise FileFormatError(
+                "truncated, or not an ONNX file; export or copy it again"
+            )
         if KEY.encode() not in content:
             command = f"lstm-edge lift {name} -o lifted.onnx"
-            raise ManifestError(f"{name} has no manifest; make one with: {command}")
+            raise ManifestError(f"it has no manifest; make one with: {command}")
         raise FileFormatError(
             "damaged, or edited after it was exported; export or copy it again"
         )
@@ -75,6 +79,44 @@ def check_seal(content: bytes, name: str) -> str:
             "its weights are in another file, but an artifact is one; lift it again"
         )
     return identity
+
+
+def _is_whole_model(content: bytes) -> bool:
+    """Return True if the fields of a message ``ModelProto``, a graph among them, end
+    where ``content`` ends.
+    """
+    position = 0
+    has_graph = False
+    while position < len(content):
+        tag, position = _varint(content, position)
+        number = tag >> 3
+        wire_type = tag & 7
+        size = 0
+        if wire_type == 0:  # a number
+            _, position = _varint(content, position)
+        elif wire_type == 2:  # bytes behind their length
+            size, position = _varint(content, position)
+        else:  # ModelProto has no others
+            return False
+        position += size
+        has_graph = has_graph or (number == 7 and size > 0)
+    return has_graph and position == len(content)
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """Return the number at ``position`` and the position behind it, which is beyond
+    ``content`` where the number is cut.
+    """
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(content):
+            return 0, len(content) + 1
+        byte = content[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    return 0, len(content) + 1
 
 
 def open_session(

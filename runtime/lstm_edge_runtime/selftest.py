@@ -1,7 +1,7 @@
 """The golden cases that a file carries, replayed with states carried between chunks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,14 +161,24 @@ def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]
     joined = dict(outputs[-1])
     for name in manifest.output_names:
         if name in time:
-            joined[name] = np.concatenate(
-                [output[name] for output in outputs], time[name]
-            )
+            joined[name] = _join(name, [output[name] for output in outputs], time[name])
         elif name in manifest.counts:
             joined[name] = np.sum(
                 [output[name] for output in outputs], axis=0, dtype=joined[name].dtype
             )
     return joined if lengths is None else _without_padding(manifest, golden, joined)
+
+
+def _join(name: str, chunks: Sequence[Array], time: int) -> Array:
+    """Join the chunks of an output; ``CheckFailedError`` if their other axes differ."""
+    shapes = {chunk.shape[:time] + chunk.shape[time + 1 :] for chunk in chunks}
+    if len(shapes) > 1:
+        found = " and ".join(str(chunk.shape) for chunk in chunks)
+        raise CheckFailedError(
+            f"the golden case fails on this device: {name} has shapes {found} in two"
+            " chunks"
+        )
+    return np.concatenate(chunks, time)
 
 
 def _without_padding(

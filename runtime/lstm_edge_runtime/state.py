@@ -89,7 +89,9 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
     from .files import read_arrays
 
     advice = "save one first, or reset the stream"
-    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
+    arrays = read_arrays(
+        path, "is not a saved state", advice, ["identity", "age"], stored=True
+    )
     identity = str(arrays.pop("identity"))
     age = arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:

@@ -76,8 +76,34 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
     with pytest.raises(FileFormatError, match=r"empty\.onnx is empty"):
         load(tmp_path / "empty.onnx")
     (tmp_path / "cut.onnx").write_bytes(SEALED[:-1])
-    with pytest.raises(FileFormatError, match=r"cut\.onnx: damaged"):
+    with pytest.raises(FileFormatError, match=r"cut\.onnx: truncated, or not an ONNX"):
         load(tmp_path / "cut.onnx")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SEALED[: len(SEALED) // 2],
+        SEALED[:100],
+        b"\x89PNG\r\n\x1a\n" * 9,
+        b"time,ax\n1,2\n",
+    ],
+)
+def test_a_truncated_or_foreign_file_is_not_said_to_lack_a_manifest(content, tmp_path):
+    (tmp_path / "e").write_bytes(content)
+    with pytest.raises(
+        FileFormatError, match="e: truncated, or not an ONNX file"
+    ) as error:
+        load(tmp_path / "e")
+    assert not isinstance(error.value, ManifestError)
+
+
+def test_an_edited_file_is_named_whatever_its_name(tmp_path):
+    content = bytearray(SEALED)
+    content[content.index(b"Squeeze")] ^= 1
+    (tmp_path / "e").write_bytes(content)
+    with pytest.raises(FileFormatError, match="e: damaged, or edited after it was"):
+        load(tmp_path / "e")
 
 
 @settings(deadline=None, max_examples=100)

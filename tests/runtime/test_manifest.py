@@ -33,7 +33,7 @@ FULL = Manifest(
     equivalence={"max_abs": 1e-7},
     golden=Golden(
         {"x": np.arange(6, dtype=np.float32).reshape(1, 1, 6)},
-        {"logits": np.zeros((2, 4))},
+        {"logits": np.zeros((2, 4), np.float32)},
         {"logits": 1e-8},
     ),
 )
@@ -104,6 +104,54 @@ REFUSED = [
         "malformed",
     ),
 ]
+
+
+WRONG_ARRAY = {"dtype": "float32", "shape": [1, 1, 1], "data": "AAAAAA=="}
+VALUES = [
+    (("unit",), 0, "unit is 0, expected at least 1"),
+    (("unit",), -3, "unit is -3"),
+    (("unit",), 2**40, "unit is 1099511627776"),
+    (("delays",), {"logits": -1}, "the delay of logits is -1"),
+    (("delays",), {"zzz": 1}, r"delays is 'zzz', expected one of \['logits'\]"),
+    (("counts",), ["zzz"], "counts is 'zzz'"),
+    (("axes", "ranges"), {"L": {"multiple": 0}}, "the range of 'L'"),
+    (("axes", "ranges"), {"L": {"least": 0}}, "the range of 'L'"),
+    (("axes", "ranges"), {"L": {"least": 5, "most": 4}}, "the range of 'L' is 5..4"),
+    (("axes", "ranges"), {"L": {"least": 5, "most": 7, "multiple": 4}}, "range of 'L'"),
+    (("axes", "batch"), "", "an empty name"),
+    (("axes", "sequence"), "N", "batch and sequence are both 'N'"),
+    (("task", "output"), "zzz", "task.output is 'zzz'"),
+    (("lengths",), "h_0", "lengths is 'h_0', expected an integer input"),
+    (("lengths",), "x", "lengths is 'x', expected an integer input"),
+    (("inputs", 0, "name"), "", "an input has no name"),
+    (("states", 0, "output"), "logits", "two outputs have the name 'logits'"),
+    (("states", 0, "input"), "x", "two inputs have the name 'x'"),
+    (("inputs", 0, "dtype"), "V8", "x has dtype 'V8'"),
+    (("inputs", 0, "dtype"), "A" * 10**6, "x has dtype 'AAAA"),
+    (("inputs", 0, "axes"), ["N", "L", 0], r"x has axes \(N, L, 0\)"),
+    (("inputs", 0, "axes"), ["N", "L", ""], "x has axes"),
+    (("inputs", 0, "axes"), ["N", "L", "9" * 5000], "x has axes"),
+    (("inputs", 0, "axes"), ["N", "0*L", 6], "x has axes"),
+    (("states", 1, "axes"), ["N", 2**20, 2**20], "c_0 has axes .* too large"),
+    (("states", 1, "axes"), [3, "N", 8], r"reset value of c_0 has shape \(2, 1, 8\), expected \(3, 1, 8\)"),
+    (("signal", "window"), 0, "signal.window is 0"),
+    (("signal", "sampling_rate"), 0.0, "signal.sampling_rate is 0"),
+    (("trained", "window"), -1, "trained.window is -1"),
+    (("reset_every",), 0, "reset_every is 0"),
+    (("golden", "inputs", "x", "shape"), [1, 6, 1], r"has x of shape \(1, 6, 1\), expected \(N, L, 6\)"),
+    (("golden", "outputs", "logits", "shape"), [1, 8], r"has logits of shape \(1, 8\), expected \(2\*N, 4\)"),
+    (("golden", "floor"), {"zzz": 1.0}, "a limit for 'zzz'"),
+    (("golden", "limit"), {"logits": -1.0}, "a negative limit for logits"),
+    (("golden", "limits"), {"logits": WRONG_ARRAY}, "limits of shape"),
+    (("golden", "inputs"), {"zzz": WRONG_ARRAY}, "an array for 'zzz'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "value", "message"), VALUES)
+def test_a_value_that_can_not_be_right_is_refused_with_its_field(keys, value, message):
+    with pytest.raises(ManifestError, match=message) as error:
+        Manifest.from_json(changed(*keys, value=value))
+    assert len(str(error.value)) <= 500
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED, ids=range(len(REFUSED)))

@@ -1,0 +1,188 @@
+"""Check the values of a manifest once, after decoding; what reads it later relies on
+them.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .axes import describe, parse_sum, shape_of, solve
+from .manifest import Array, Axes, AxisRange, Golden, Manifest, StateSpec, TensorSpec
+
+_DTYPES = frozenset({"float16", "float32", "float64", "bool"}) | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
+_MAX_NUMBER = 2**31 - 1
+"""Largest size, unit or delay: above it, products no longer fit into 64 bits."""
+_MAX_STEP = 2**31
+"""Largest number of elements of one tensor at one time step."""
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise ``ValueError`` with the first value that can't be right."""
+    _check_names(manifest)
+    _check_axes(manifest)
+    _check_pace(manifest)
+    _check_meaning(manifest)
+    for state in manifest.states:
+        shape = shape_of(state.axes, {manifest.batch or "": 1})
+        if not _broadcasts(np.shape(state.reset), shape):
+            raise ValueError(
+                f"the reset value of {state.input} has shape {np.shape(state.reset)},"
+                f" expected {shape}"
+            )
+    golden = manifest.golden
+    for case in () if golden is None else (golden, *golden.more):
+        _check_golden(manifest, case)
+
+
+def _check_names(manifest: Manifest) -> None:
+    for side, names in (
+        ("input", manifest.input_names),
+        ("output", manifest.output_names),
+    ):
+        if "" in names:
+            raise ValueError(f"an {side} has no name")
+        if len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two {side}s have the name {twice!r:.40}")
+    _check_known("delays", manifest.delays, manifest)
+    _check_known("counts", manifest.counts, manifest)
+    if manifest.task is not None:
+        _check_known("task.output", [manifest.task.output], manifest)
+
+
+def _check_known(field: str, names: Iterable[str], manifest: Manifest) -> None:
+    """Raise ``ValueError`` if a field names an output that does not exist."""
+    outputs = [spec.name for spec in manifest.outputs]
+    for name in names:
+        if name not in outputs:
+            raise ValueError(f"{field} is {name!r:.40}, expected one of {outputs}")
+
+
+def _check_axes(manifest: Manifest) -> None:
+    if manifest.batch == "" or manifest.sequence == "":
+        raise ValueError("the batch or sequence axis has an empty name")
+    if manifest.batch is not None and manifest.batch == manifest.sequence:
+        raise ValueError(f"batch and sequence are both {manifest.batch!r:.40}")
+    specs: tuple[TensorSpec | StateSpec, ...] = (*manifest.inputs, *manifest.outputs)
+    for spec in (*specs, *manifest.states):
+        name = spec[0]
+        if spec.dtype not in _DTYPES:
+            raise ValueError(f"{name} has dtype {spec.dtype!r:.40}")
+        axes = spec.axes
+        if not all(map(_is_axis, axes)):
+            raise ValueError(f"{name} has axes {describe(axes):.80}")
+        sizes: list[int] = [axis for axis in axes if isinstance(axis, int)]
+        if math.prod(sizes) > _MAX_STEP:
+            raise ValueError(f"{name} has axes {describe(axes):.80}: too large")
+    for axis, allowed in manifest.ranges.items():
+        if not _is_range(allowed):
+            raise ValueError(f"the range of {axis!r:.40} is {allowed!s:.60}")
+    spec_of_lengths = manifest.lengths_input
+    if manifest.lengths is not None and (
+        spec_of_lengths is None or not spec_of_lengths.dtype.startswith(("int", "uint"))
+    ):
+        raise ValueError(
+            f"lengths is {manifest.lengths!r:.40}, expected an integer input"
+        )
+
+
+def _is_axis(axis: int | str) -> bool:
+    """Return True for a size from 1, or for text whose numbers are such sizes."""
+    if isinstance(axis, int):
+        return 1 <= axis <= _MAX_NUMBER
+    digits = "".join(c if c.isdigit() else " " for c in axis).split()
+    if not axis or any(len(number) > 9 for number in digits):
+        return False
+    factors, constant = parse_sum(axis)
+    return constant >= 0 and all(factor > 0 for factor in factors.values())
+
+
+def _is_range(sizes: AxisRange) -> bool:
+    if not 1 <= sizes.least <= _MAX_NUMBER or not 1 <= sizes.multiple <= _MAX_NUMBER:
+        return False
+    smallest = -(-sizes.least // sizes.multiple) * sizes.multiple
+    return sizes.most is None or smallest <= sizes.most
+
+
+def _check_pace(manifest: Manifest) -> None:
+    if not 1 <= manifest.unit <= _MAX_NUMBER:
+        raise ValueError(f"unit is {manifest.unit}, expected at least 1")
+    if manifest.unit > 1 and manifest.sequence is None:
+        raise ValueError(f"unit is {manifest.unit}, but there is no sequence axis")
+    for name, delay in manifest.delays.items():
+        if not 0 <= delay <= _MAX_NUMBER:
+            raise ValueError(f"the delay of {name} is {delay}, expected at least 0")
+
+
+def _check_meaning(manifest: Manifest) -> None:
+    signal = manifest.signal
+    windows = {
+        "signal.window": signal.window,
+        "trained.window": manifest.trained and manifest.trained.window,
+        "reset_every": manifest.reset_every,
+    }
+    for field, window in windows.items():
+        if window is not None and not 1 <= window <= _MAX_NUMBER:
+            raise ValueError(f"{field} is {window}, expected at least 1")
+    rate = signal.sampling_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"signal.sampling_rate is {rate}, expected a positive number")
+
+
+def _check_golden(manifest: Manifest, golden: Golden) -> None:
+    """Check that arrays fit the axes, and limits the arrays."""
+    sizes: dict[str, int] = {}
+    dtypes = {spec[0]: spec.dtype for spec in (*manifest.inputs, *manifest.outputs)}
+    for state in manifest.states:
+        dtypes |= {state.input: state.dtype, state.output: state.dtype}
+    arrays = {**golden.inputs, **golden.outputs}
+    known = manifest.axes
+    for name, array in arrays.items():
+        if name not in known:
+            raise ValueError(f"the golden case has an array for {name!r:.40}")
+        if array.dtype != dtypes[name]:
+            raise ValueError(
+                f"the golden case has {array.dtype} for {name}, expected {dtypes[name]}"
+            )
+    # sums such as "L+P" last, when their names are known
+    for name in sorted(arrays, key=lambda name: "+" in describe(known[name])):
+        solved = solve(known[name], arrays[name].shape, sizes)
+        if solved is None or 0 in arrays[name].shape:
+            raise ValueError(
+                f"the golden case has {name} of shape {arrays[name].shape}, expected"
+                f" {_expected(known[name], sizes)}"
+            )
+        sizes = solved
+    _check_limits(golden)
+
+
+def _expected(axes: Axes, sizes: Mapping[str, int]) -> str:
+    known = ", ".join(f"{axis}={sizes[str(axis)]}" for axis in axes if axis in sizes)
+    return f"{describe(axes)} with {known}" if known else describe(axes)
+
+
+def _check_limits(golden: Golden) -> None:
+    limits: dict[str, Any] = {**golden.floor, **golden.limits, **golden.limit}
+    for name, limit in limits.items():
+        if name not in golden.outputs:
+            raise ValueError(f"the golden case has a limit for {name!r:.40}")
+        array: Array = np.asarray(limit)
+        if array.dtype.kind not in "fiu" or not (array >= 0).all():
+            raise ValueError(f"the golden case has a negative limit for {name}")
+        if not _broadcasts(array.shape, golden.outputs[name].shape):
+            raise ValueError(
+                f"the golden case has limits of shape {array.shape} for {name} of shape"
+                f" {golden.outputs[name].shape}"
+            )
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Return True if an array of ``shape`` can be repeated to ``target``."""
+    if len(shape) > len(target):
+        return False
+    pairs = zip(reversed(shape), reversed(target))  # noqa: B905  the target may be longer
+    return all(size in (1, wanted) for size, wanted in pairs)
