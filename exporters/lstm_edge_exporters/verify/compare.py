@@ -11,7 +11,8 @@ nothing; the others of the channel are compared.
 An engine may differ from the graph by ``ROUNDED`` of a channel's largest value, plus
 ``FLOOR``, plus 8 times what moving inputs and weights by one unit of float32 does. The
 units of a state share one channel per layer. Where the effect of moving is over 10 % of
-a channel, the case leaves no digit of it and says nothing there.
+a channel, the case leaves no digit of it and says nothing there. A move that ends in NaN
+or infinity has no size and allows nothing.
 """
 
 import contextlib
@@ -126,10 +127,8 @@ class Pair:
         unit of float64.
         """
         exact = self._run(feeds, procedure)
-        runs = [
-            (exact, procedure(self.graph.moved(seed, _ULP64), feeds))
-            for seed in range(_DRAWS)
-        ]
+        moves = [self.graph.moved(seed, _ULP64) for seed in range(_DRAWS)]
+        runs = [(exact, moved) for moved in _completed(moves, feeds, procedure)]
         if reference is not None:
             for seed in range(_DRAWS):
                 wide = {
@@ -138,9 +137,9 @@ class Pair:
                 with contextlib.suppress(*REFUSALS):
                     runs.append((want, procedure(reference, wide)))
         return {
-            name: np.max(
-                [distance(run[name], base[name]) for base, run in runs if name in run],
-                axis=0,
+            name: _largest_move(
+                [(base[name], run[name]) for base, run in runs if name in run],
+                array.shape,
             )
             for name, array in want.items()
             if array.dtype.kind == "f"
@@ -169,16 +168,13 @@ class Pair:
     def limits(self, feeds: Feeds, procedure: Procedure = whole) -> dict[str, Array]:
         """Return the limits of an engine; each broadcasts against its output."""
         exact = self._run(feeds, procedure)
-        runs = [procedure(run, feeds) for run in self._moved]
+        runs = _completed(self._moved, feeds, procedure)
         limits = {}
         for name, array in exact.items():
             limits[name] = np.zeros([1] * array.ndim)
             if array.dtype.kind == "f":
-                away = [
-                    self.largest(name, distance(run[name], array), by_layer=True)
-                    for run in runs
-                ]
-                moved = MOVES * np.max(away, axis=0)
+                move = _largest_move([(array, run[name]) for run in runs], array.shape)
+                moved = MOVES * self.largest(name, move, by_layer=True)
                 largest = self.largest(name, array, by_layer=True)
                 limit = ROUNDED * largest + FLOOR + moved
                 chaotic = moved > CHAOTIC * largest
@@ -206,6 +202,30 @@ class Pair:
             )
         finite = np.where(np.isfinite(array), np.abs(array), 0.0)
         return np.asarray(finite.max(axis=tuple(free), keepdims=True, initial=0.0))
+
+
+def _completed(
+    runs: Sequence[Runner], feeds: Feeds, procedure: Procedure
+) -> list[Feeds]:
+    """Return the results of the runs that do not raise: a moved index may leave its
+    table.
+    """
+    results = []
+    for run in runs:
+        with contextlib.suppress(*REFUSALS):
+            results.append(procedure(run, feeds))
+    return results
+
+
+def _largest_move(
+    pairs: Sequence[tuple[Array, Array]], shape: tuple[int, ...]
+) -> Array:
+    """Return the largest finite distance of each element from its base."""
+    largest = np.zeros(shape)
+    for base, moved in pairs:
+        away = distance(moved, base)
+        largest = np.maximum(largest, np.where(np.isfinite(away), away, 0.0))
+    return largest
 
 
 def compare_all(

@@ -5,8 +5,8 @@ Overridden is what the evaluator computes otherwise: recurrent layers with lengt
 clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
 (constants of float32), ``Softplus`` (overflows), ``ConvTranspose`` with groups,
 ``MaxPool`` without strides, ``CumSum`` with an axis of one element, ``GatherElements``
-of more than 64 values, and a ``Loop`` that collects values (along an axis that is
-there).
+of more than 64 values, ``LpNormalization`` (of signed sums), and a ``Loop`` that
+collects values (along an axis that is there).
 """
 
 import math
@@ -24,8 +24,25 @@ from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..chunks import Runner
-from ..graph import is_data_free
+from ..graph import is_data_free, walk
 from .cases import Feeds
+
+
+DECIDING: Mapping[str, frozenset[int]] = {
+    "Equal": frozenset({0, 1}),
+    "Greater": frozenset({0, 1}),
+    "GreaterOrEqual": frozenset({0, 1}),
+    "Less": frozenset({0, 1}),
+    "LessOrEqual": frozenset({0, 1}),
+    "Mod": frozenset({1}),
+    "OneHot": frozenset({1}),
+    "Pow": frozenset({1}),
+    "Range": frozenset({0, 1, 2}),
+    "Resize": frozenset({1, 2, 3}),
+    "Upsample": frozenset({1}),
+}
+"""Operands that decide which function is computed: exponents, thresholds, periods,
+sizes. The function is another one, or has no value, where these are off by rounding."""
 
 
 class Graph64:
@@ -98,15 +115,18 @@ class Graph64:
         """Return the graph with constants and inputs moved up or down at random by
         ``ulp`` of themselves.
 
-        Gates of recurrent layers move by ``ulp``, each unit's at every step alike: a
-        state that leaks slowly adds up that error of sigmoid, near 1 and near 0. The
-        variance of layer norm moves by ``ulp`` of the mean square.
+        Constants that decide instead of measure are not moved, see ``DECIDING``. Gates
+        of recurrent layers move by ``ulp``, each unit's at every step alike: a state
+        that leaks slowly adds up that error of sigmoid, near 1 and near 0. The variance
+        of layer norm moves by ``ulp`` of the mean square.
         """
         if (seed, ulp) not in self._moves:
             rng = np.random.default_rng(seed)
+            initializers = self.model.graph.initializers
             constants = {
                 name: _moved(array, rng, ulp)
                 for name, array in constants_of(self.model)
+                if not _decides(initializers[name])
             }
             graph = self._moves[seed, ulp] = Graph64(self.model, constants)
             for run in graph._evaluator.rt_nodes_:
@@ -140,6 +160,22 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
             and not of_sizes
         ):
             yield name, value.const_value.numpy()
+
+
+def _decides(constant: ir.Value) -> bool:
+    """Return True if a node takes ``constant``, or what is computed of it and of other
+    constants, as a deciding operand.
+    """
+
+    def computed(value: ir.Value) -> Iterator[ir.Value]:
+        for node, _ in value.uses():
+            yield from (output for output in node.outputs if is_data_free(output))
+
+    return any(
+        index in DECIDING.get(node.op_type, ())
+        for value in walk([constant], computed)
+        for node, index in value.uses()
+    )
 
 
 def nudged(array: Array, seed: int, ulp: float) -> Array:
@@ -344,6 +380,11 @@ def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
     return np.take_along_axis(data[within], indices, axis % data.ndim)
 
 
+def _lp_normalization(x: Array, axis: int = -1, p: int = 2) -> Array:
+    norm = np.linalg.norm(x, p, axis, keepdims=True)
+    return np.asarray(x / np.where(norm > 0, norm, 1.0))
+
+
 def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
     index = int(np.asarray(axis).item())
     x = np.flip(x, index) if reverse else x
@@ -495,6 +536,7 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "CumSum": _cum_sum,
     "LayerNormalization": _layer_norm,
+    "LpNormalization": _lp_normalization,
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
