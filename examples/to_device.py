@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig, export, validate
 from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import Model, load
 
 

@@ -31,14 +31,14 @@ from torch import Tensor, nn
 
 from benchmarks.common import parser, print_machine, quiet, run, table
 from benchmarks.networks import Fn, Layers, over_time
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig, export, validate
+from lstm_edge_exporters.targets.native.convert import native_runner
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import Expected, against_module
 from lstm_edge_exporters.verify.cases import full_length
 from lstm_edge_exporters.verify.compare import Pair, compare_all
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import Expected, against_module
 from lstm_edge_exporters.verify.file import ModelFile, open_file
 from lstm_edge_exporters.verify.float64 import Graph64
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime.errors import (
     LstmEdgeError,
     MissingDependencyError,
@@ -330,7 +330,8 @@ def _engines(
 ) -> Iterator[tuple[str, Callable[[Feeds], Feeds]]]:
     yield "onnxruntime", file.runner()
     with contextlib.suppress(UnsupportedError, MissingDependencyError):
-        yield ".lep", file.native_runner()
+        assert file.model is not None
+        yield ".lep", native_runner(file.model, file.proto)
     for python in pythons:
         version = run(
             python, "-c", "import onnxruntime; print(onnxruntime.__version__)"

@@ -34,13 +34,13 @@ from benchmarks.networks import Chain, gru, lstm, over_time
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import ExportConfig, QuantizeConfig, export, quantize
-from lstm_edge_exporters.export.cast import widened
+from lstm_edge_exporters.cast import widened
 from lstm_edge_exporters.graph import UniqueNames, data_inputs, infer_shapes
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import Expected, against_module
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import Expected, against_module
+from lstm_edge_exporters.validate.validation import Validation
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.float64 import Graph64
-from lstm_edge_exporters.verify.validate import Validation
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Trained
 from lstm_edge_runtime.ort import sealed

@@ -11,20 +11,36 @@ from lstm_edge_runtime.lazy import (
 )  # first: it switches telemetry off
 
 from .export import export
+from .lift import lift
 from .quantize import quantize
+from .validate import validate
 
 if _typing.TYPE_CHECKING:
     from .export.config import ExportConfig
     from .export.pipeline import Artifact
+    from .lift.config import LiftConfig
     from .quantize.config import QuantizeConfig
+    from .validate.config import ValidateConfig
 
-__all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
+__all__ = [
+    "Artifact",
+    "ExportConfig",
+    "LiftConfig",
+    "QuantizeConfig",
+    "ValidateConfig",
+    "export",
+    "lift",
+    "quantize",
+    "validate",
+]
 
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
         "Artifact": ".export.pipeline",
         "ExportConfig": ".export.config",
+        "LiftConfig": ".lift.config",
         "QuantizeConfig": ".quantize.config",
+        "ValidateConfig": ".validate.config",
     },
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge_exporters.options import option
-from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Signal
@@ -15,9 +15,9 @@ from ._options import SCALE, is_factory, model_argument, needing, options_of, ve
 from ._output import Report, Show, note
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.verify.expected import Expected
+    from lstm_edge_exporters.validate.expected import Expected
+    from lstm_edge_exporters.validate.report import Report as Validation
     from lstm_edge_exporters.verify.file import ModelFile
-    from lstm_edge_exporters.verify.report import Report as Validation
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def command(
         raise InputError(
             f"--weights requires --against package.module:factory, got {given.against}"
         )
+    from lstm_edge_exporters import validate
     from lstm_edge_exporters.verify.file import open_file
-    from lstm_edge_exporters.verify.validate import validate
 
     if given.html is not None:
         with needing("report", "validate --html"):
-            from lstm_edge_exporters.verify.html import to_html
+            from lstm_edge_exporters.validate.html import to_html
     file = open_file(model)
     reference = (
         _reference(file, given.against, given)
@@ -92,7 +92,7 @@ def command(
         )
     result = validate(file, reference, config, on_progress=show)
     if given.junit is not None:
-        from lstm_edge_exporters.verify.junit import to_junit
+        from lstm_edge_exporters.validate.junit import to_junit
 
         write_bytes(given.junit, to_junit(result))
     if given.html is not None:
@@ -103,7 +103,7 @@ def command(
 
 
 def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expected":
-    from lstm_edge_exporters.verify.expected import against_file, against_module
+    from lstm_edge_exporters.validate.expected import against_file, against_module
 
     if Path(against).suffix == ".onnx":
         return against_file(against, file)

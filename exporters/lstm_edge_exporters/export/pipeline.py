@@ -25,6 +25,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..cast import IR_VERSION, to_float32
 from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
@@ -37,16 +38,15 @@ from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
 from ..verify.indices import index_values
-from ..verify.reference import TorchReference
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
 from .call import Call, own_copy, returned_names, try_example
 from .capture import Program, capture
-from .cast import IR_VERSION, to_float32
 from .config import ExportConfig
 from .floats import TURNS, copy_as
 from .lower import lower
 from .lower_recurrent import lower_recurrent
+from .reference import TorchReference
 from .state_arguments import sources
 from .states import Exposed, expose_states
 

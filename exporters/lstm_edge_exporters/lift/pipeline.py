@@ -88,28 +88,9 @@ class Lifted:
         write_bytes(path, self.model)
 
 
-def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
-    """Return the same network with its hidden states as explicit inputs and outputs.
-
-    Args:
-        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset
-            7 or later.
-        config: see ``LiftConfig``.
-
-    Returns:
-        The lifted file, which computes the original while its states are at reset.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: truncated or foreign, external data that can't be used, or a
-            file that onnxruntime does not run, or ends on.
-        ContractError: there is no state to lift or to recognize; a node reads time
-            backwards, or its state can't be carried; the message names it.
-        InputError: an option that does not fit the file.
-        CheckFailedError: the lifted file does not compute what the original does.
-    """
-    model = read_graph(onnx_file)
-    config = config or LiftConfig()
+def lift_file(source: Source, config: LiftConfig) -> Lifted:
+    """Return a file with explicit states; see ``lift``."""
+    model = read_graph(source)
     fixed = any(
         isinstance(axis, int)
         for value in data_inputs(model.graph)

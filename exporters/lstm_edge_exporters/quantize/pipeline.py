@@ -26,6 +26,7 @@ from lstm_edge_runtime.selftest import selftest
 from ..graph import with_manifest
 from ..progress import Progress
 from ..recurrent import LENGTHS
+from ..targets.native import to_native
 from ..verify.compare import limit_for
 from ..verify.file import open_file
 from ..verify.samples import Samples
@@ -203,8 +204,6 @@ def on_native(content: bytes) -> Model | None:
     """Return a file as a native program; None if it can't be one, or the C library is
     not installed.
     """
-    from ..targets.native import to_native
-
     try:
         return load(to_native(content))
     except LstmEdgeError:

@@ -18,8 +18,8 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..cast import widened
 from ..chunks import Runner
-from ..export.cast import widened
 from ..graph import Builder
 from ..verify.cases import (
     CaseGenerator,

@@ -22,7 +22,6 @@ from lstm_edge_runtime.errors import (
     ManifestError,
 )
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
-from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 
 from ..chunks import Runner
@@ -136,21 +135,6 @@ class ModelFile:
             return run_by_name(session, converted)
 
         return run
-
-    def native_runner(self) -> Runner:
-        """Return the native engine of the file, whose program is not verified as
-        ``convert`` does.
-
-        Raises:
-            UnsupportedError: a part of it is not covered.
-            MissingDependencyError: ``lstm-edge-native`` is not installed.
-        """
-        from ..targets.native.convert import compile_file, open_program
-
-        assert self.model is not None
-        return runner(
-            open_program(self.model, compile_file(self.proto, self.manifest))[1]
-        )
 
 
 def _decodes_int8(node: ir.Node) -> bool:

@@ -27,7 +27,6 @@ from ..chunks import Runner
 from ..graph import is_data_free, walk
 from .cases import Feeds
 
-
 DECIDING: Mapping[str, frozenset[int]] = {
     "Equal": frozenset({0, 1}),
     "Greater": frozenset({0, 1}),

@@ -28,9 +28,8 @@ from .cases import (
     row_by_row,
     whole,
 )
-from .compare import Pair, compare_all
-from .reference import REFUSALS
-from .report import Check, judged
+from .check import Check, judged
+from .compare import REFUSALS, Pair, compare_all
 
 _CHUNKED = 24
 """Steps that are fed in chunks, beside those that states of operators along time

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import export, validate
 from lstm_edge_exporters.quantize import (
     Budget,
     QuantizeConfig,
@@ -19,10 +19,9 @@ from lstm_edge_exporters.quantize import (
     quantize,
 )
 from lstm_edge_exporters.targets.native import to_native
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import against_file
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig, export, validate
 from lstm_edge_exporters.quantize import QuantizeConfig, quantize
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import against_file
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Task
 

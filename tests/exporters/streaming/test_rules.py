@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
+from lstm_edge_exporters.cast import widened
 from lstm_edge_exporters.chunks import join_chunks, run_chunks
-from lstm_edge_exporters.export.cast import widened
 from lstm_edge_exporters.graph import END
 from lstm_edge_exporters.lift.running import measure_shapes
 from lstm_edge_exporters.streaming.rewrite import NotStreamableError

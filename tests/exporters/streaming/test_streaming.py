@@ -10,13 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig, export, validate
 from lstm_edge_exporters.streaming import rules
 from lstm_edge_exporters.streaming.rewrite import Rewriter
 from lstm_edge_exporters.targets.native.convert import to_native
-from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters.validate.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,

@@ -134,9 +134,9 @@ def test_a_quantized_network_goes_from_verb_to_verb(verbs, option):
     ],
 )
 def test_a_network_goes_through_python(verbs, name, tmp_path):
-    from lstm_edge_exporters.verify.expected import against_module
+    from lstm_edge_exporters import validate
+    from lstm_edge_exporters.validate.expected import against_module
     from lstm_edge_exporters.verify.file import open_file
-    from lstm_edge_exporters.verify.validate import validate
 
     module = getattr(_networks(), name)()
     generator = torch.Generator().manual_seed(2)

@@ -23,7 +23,8 @@ from lstm_edge_runtime.model import open_content, runner
 from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
-from ...export.cast import widened
+from ...cast import widened
+from ...chunks import Runner
 from ...verify.cases import CaseGenerator, Feeds, Procedure, in_chunks, whole
 from ...verify.compare import Pair, compare_all
 from ...verify.float64 import Graph64
@@ -100,6 +101,17 @@ def open_program(model: Model, compiled: Compiled) -> tuple[bytes, Model]:
         return program, load(program)
     except FileFormatError as error:  # sizes in the graph that do not fit one another
         raise UnsupportedError(f"a part that is not covered ({error})") from error
+
+
+def native_runner(model: Model, proto: onnx.ModelProto) -> Runner:
+    """Return the native engine on a file, whose program is not verified as ``to_native``
+    does.
+
+    Raises:
+        UnsupportedError: a part of it is not covered.
+        MissingDependencyError: ``lstm-edge-native`` is not installed.
+    """
+    return runner(open_program(model, compile_file(proto, model.manifest))[1])
 
 
 def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:

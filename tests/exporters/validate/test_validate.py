@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from benchmarks.proof.healthy import draw_network
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig, export, validate
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import against_file, against_module
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import against_file, against_module
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import AxisRange
 from lstm_edge_runtime.native import installed

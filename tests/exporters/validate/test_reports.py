@@ -9,9 +9,9 @@ import pytest
 
 from lstm_edge.cli._output import print_report
 from lstm_edge.cli.validate import report_of
-from lstm_edge_exporters.verify.html import to_html
-from lstm_edge_exporters.verify.junit import to_junit
-from lstm_edge_exporters.verify.report import Check, Group, Report
+from lstm_edge_exporters.validate.html import to_html
+from lstm_edge_exporters.validate.junit import to_junit
+from lstm_edge_exporters.validate.report import Check, Group, Report
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.selftest import Comparison
 

@@ -16,13 +16,13 @@ from ..graph import with_manifest
 from ..quantize.config import Budget, QuantizeConfig
 from ..quantize.gate import evidence, judge, over_budget
 from ..quantize.pipeline import on_native, quantized_again, with_limits
-from .compare import FLOOR, compare_all
+from ..verify.check import Check, answered, judged
+from ..verify.compare import FLOOR, compare_all
+from ..verify.file import ModelFile
+from ..verify.float64 import Graph64
 from .config import ValidateConfig
 from .contract import differing
 from .expected import Expected
-from .file import ModelFile
-from .float64 import Graph64
-from .report import Check, answered, judged
 
 _SHOWN = 3
 SLACK = 1.05

@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import Builder, is_data_free, to_proto
+from .graph import Builder, is_data_free, to_proto
 
 IR_VERSION = 8
 """The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and

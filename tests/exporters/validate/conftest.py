@@ -9,11 +9,10 @@ from torch import nn
 
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
-from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.verify.config import ValidateConfig
-from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters import ExportConfig, export, validate
+from lstm_edge_exporters.validate.config import ValidateConfig
+from lstm_edge_exporters.validate.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
-from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime.manifest import Task
 
 LABELS = ("rest", "walk", "<b>run</b>", "fall & lie")

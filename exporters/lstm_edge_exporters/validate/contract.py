@@ -9,10 +9,10 @@ import onnx
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import KEY, AxisRange, Manifest, Signal
 
+from ..verify.check import Check, answered
+from ..verify.file import ModelFile
 from ..versions import LATEST_IR_VERSION, OLDEST_ONNXRUNTIME, OPSETS
 from .expected import Expected
-from .file import ModelFile
-from .report import Check, answered
 
 _MEANING = ("task", "signal", "trained", "reset_every")
 """Fields that only the one who exported knows, if anyone does."""

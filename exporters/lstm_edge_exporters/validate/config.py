@@ -1,13 +1,10 @@
 """The options of a validation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..options import check_options, option, seed_option
-from .samples import Samples
-
-if TYPE_CHECKING:
-    from ..quantize.config import Budget
+from ..quantize.config import Budget
+from ..verify.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -18,7 +15,7 @@ class ValidateConfig:
     seed: int = seed_option()
     data: Samples | None = None
     """Real samples, and their labels or values where known."""
-    budget: "Budget | None" = None
+    budget: Budget | None = None
     """Budget of an int8 or fp16 file; None for the default of ``quantize``."""
 
     def __post_init__(self) -> None:

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from lstm_edge_runtime.errors import (
     InputError,
@@ -26,26 +26,24 @@ from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
 
+from ..cast import widened
 from ..chunks import Runner
-from ..export.cast import widened
 from ..progress import Progress, ignore
+from ..targets.native.convert import native_runner
+from ..verify.cases import Case, Feeds, fill_rows, full_length
+from ..verify.check import Check, answered, asked, judged
+from ..verify.compare import POLICY, REFUSALS, Pair, compare_all
+from ..verify.file import ModelFile, open_file
+from ..verify.float64 import Graph64
+from ..verify.golden import gaps, record_golden
+from ..verify.samples import sample_feeds
+from ..verify.verify import chunk_checks, find_streaming, refused, row_checks
 from ..versions import versions
-from .cases import Case, Feeds, fill_rows, full_length
-from .compare import POLICY, Pair, compare_all
 from .config import ValidateConfig
 from .contract import check_form, check_manifest, differing
 from .expected import Expected, against_module
-from .file import ModelFile, open_file
-from .float64 import Graph64
-from .golden import gaps, record_golden
 from .quantized import SLACK, check_golden, check_quantized
-from .reference import REFUSALS
-from .report import Check, Group, Report, answered, asked, judged
-from .samples import sample_feeds
-from .verify import chunk_checks, find_streaming, refused, row_checks
-
-if TYPE_CHECKING:
-    from torch import nn
+from .report import Group, Report
 
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
 _LONG = (
@@ -103,32 +101,14 @@ _GROUPS = {
 """Title of each group of checks, and what a failure means."""
 
 
-def validate(
-    file: ModelFile | str | os.PathLike[str],
-    against: "Expected | nn.Module | None" = None,
-    config: ValidateConfig | None = None,
-    *,
-    on_progress: Progress | None = None,
+def validate_file(
+    source: ModelFile | str | os.PathLike[str],
+    against: Expected | nn.Module | None,
+    config: ValidateConfig,
+    show: Progress,
 ) -> Report:
-    """Check that a file computes what its reference does, in every way it will be used.
-
-    Args:
-        file: the ONNX file.
-        against: what it must equal (see ``against_module`` and ``against_file``), or a
-            module that takes the file's golden inputs; None only replays its golden
-            cases.
-        config: see ``ValidateConfig``.
-        on_progress: called with the fraction of the work that is done, and the group
-            that begins.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: truncated, foreign or unsafe to read, or onnxruntime ends on
-            it.
-        InputError: there is nothing to compare the file with, or the data does not fit
-            it.
-    """
-    file = file if isinstance(file, ModelFile) else open_file(file)
+    """Return the report on a file; see ``validate``."""
+    file = source if isinstance(source, ModelFile) else open_file(source)
     if against is None and file.model and file.manifest.golden is None:
         raise InputError(
             f"{file.path} carries no golden case and there is nothing to compare it"
@@ -138,9 +118,7 @@ def validate(
         against = None
     elif against is not None and not isinstance(against, Expected):
         against = against_module(against, file)
-    return Validation(
-        file, against, config or ValidateConfig(), on_progress or ignore
-    ).report()
+    return Validation(file, against, config, show).report()
 
 
 @dataclass
@@ -491,7 +469,8 @@ class Validation:
                 chain = (provider,) if provider == CPU else (provider, CPU)
                 yield provider, partial(self.file.runner, 1, chain)
         if installed():
-            yield _NATIVE, self.file.native_runner
+            assert self.file.model is not None
+            yield _NATIVE, partial(native_runner, self.file.model, self.file.proto)
 
     def _golden(self) -> Iterator[Check]:
         """Compare the recorded cases with the graph, and replay them."""

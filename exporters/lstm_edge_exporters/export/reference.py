@@ -9,12 +9,9 @@ from torch import Tensor, nn
 
 from lstm_edge_runtime.manifest import Array
 
-from ..export.call import Call, flatten_output
-from ..export.floats import Floats, one_thread
-from .cases import Feeds
-
-REFUSALS = (RuntimeError, ValueError, IndexError)
-"""Exceptions of a reference that refuses a case."""
+from ..verify.cases import Feeds
+from .call import Call, flatten_output
+from .floats import Floats, one_thread
 
 
 class TorchReference:

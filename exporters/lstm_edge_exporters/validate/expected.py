@@ -2,29 +2,31 @@
 file.
 """
 
+import copy
 import inspect
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
+from torch import nn
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Manifest
 
+from ..cast import widened
 from ..chunks import Runner
-from ..export.cast import widened
-from .cases import CaseGenerator
-from .file import ModelFile, open_file
-from .float64 import Graph64
-from .indices import index_values
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..export.config import ExportConfig
+from ..export import export
+from ..export.call import Call, own_copy, try_example
+from ..export.config import ExportConfig
+from ..export.pipeline import build
+from ..verify.cases import CaseGenerator
+from ..verify.file import ModelFile, open_file
+from ..verify.float64 import Graph64
+from ..verify.indices import index_values
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Expected:
 
 
 def against_module(
-    module: "nn.Module",
+    module: nn.Module,
     file: ModelFile,
     example: Any = None,
     *,
-    config: "ExportConfig | None" = None,
+    config: ExportConfig | None = None,
     about: str = "",
     sha256: str = "",
 ) -> Expected:
@@ -79,10 +81,6 @@ def against_module(
             fit.
         UnsupportedError: the module can't be exported.
     """
-    from ..export import export
-    from ..export.call import Call
-    from ..export.pipeline import build
-
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     example = _example(module, file) if example is None else example
@@ -157,12 +155,10 @@ def against_file(
     return replace(expected, configured=True)
 
 
-def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig":
+def _config_of(file: ModelFile, call: Any, module: nn.Module) -> ExportConfig:
     """Return the names and fixed sizes that the file's graph has, to export the module
     with.
     """
-    from ..export.config import ExportConfig
-
     graph = file.graph_axes
     manifest = file.manifest
     inputs = {
@@ -178,17 +174,11 @@ def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig
     )
 
 
-def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...]:
+def _returned(file: ModelFile, module: nn.Module, call: Any) -> tuple[str, ...]:
     """Return the name of each tensor that ``forward`` returns: the file's first outputs.
 
     A last state of a layer is named by ``export``, so its name is empty here.
     """
-    import copy
-
-    import torch
-
-    from ..export.call import own_copy, try_example
-
     made = try_example(copy.deepcopy(own_copy(module)), call.as_floats(torch.float32))
     names = [output.name for output in file.proto.graph.output]
     if len(names) < len(made):
@@ -197,9 +187,7 @@ def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...
     return tuple("" if name in of_layers else name for name in names[: len(made)])
 
 
-def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
-    import torch
-
+def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
     example = {
