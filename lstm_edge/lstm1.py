@@ -133,9 +133,14 @@ class LSTM1(nn.Module):
             ``(logits, h_n, c_n)``.
 
         Raises:
-            InputError: ``lengths`` don't fit ``x``.
+            InputError: only one of the two states, or ``lengths`` that don't fit ``x``.
         """
-        state = None if h_0 is None or c_0 is None else (h_0, c_0)
+        state = None
+        if h_0 is not None and c_0 is not None:
+            state = (h_0, c_0)
+        elif h_0 is not None or c_0 is not None:
+            got, missing = ("h_0", "c_0") if c_0 is None else ("c_0", "h_0")
+            raise InputError(f"got {got} without {missing}; pass both states, or none")
         _, (h_n, c_n) = self.lstm(self._inputs(x, lengths), state)
         rows = h_n if self.readout == "stacked" else h_n[-self._directions :]
         if self.readout == "last" and self._directions == 2:
@@ -204,24 +209,14 @@ class LSTM1(nn.Module):
         InputError for a scale of another width, not finite, or a standard deviation
         that is not positive.
         """
-        for name, pair, width in (
-            ("x", x, self.lstm.input_size),
-            ("y", y, self.num_classes),
-        ):
-            for part, tensor in zip(("mean", "std"), pair or (), strict=False):
-                if (
-                    tensor.shape != (width,)
-                    or not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all()
-                ):
-                    expected = (
-                        f"{width} finite"
-                        f" numbers{', all positive' if part == 'std' else ''}"
-                    )
-                    raise InputError(
-                        f"the {part} of {name} is {tensor.tolist()}, expected"
-                        f" {expected}"
-                    )
-                setattr(self, f"{name}_{part}", tensor.to(self.fc.weight))
+        if x is not None:
+            _check_scale("x", x, self.lstm.input_size)
+        if y is not None:
+            _check_scale("y", y, self.num_classes)
+        if x is not None:
+            self.x_mean, self.x_std = (values.to(self.fc.weight) for values in x)
+        if y is not None:
+            self.y_mean, self.y_std = (values.to(self.fc.weight) for values in y)
         return self
 
     def _inputs(self, x: Tensor, lengths: Tensor | None) -> Tensor | PackedSequence:
@@ -246,6 +241,21 @@ class LSTM1(nn.Module):
                 )
         return pack_padded_sequence(
             inputs, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+
+
+def _check_scale(name: str, scale: tuple[Tensor, Tensor], width: int) -> None:
+    """Raise InputError for a mean or a standard deviation that can't be used."""
+    mean, std = scale
+    if mean.shape != (width,) or not mean.isfinite().all():
+        raise InputError(
+            f"the mean of {name} is {mean.tolist()}, expected {width} finite numbers"
+        )
+    is_positive = std.isfinite() & (std > 0)
+    if std.shape != (width,) or not is_positive.all():
+        raise InputError(
+            f"the std of {name} is {std.tolist()}, expected {width} finite numbers,"
+            " all positive"
         )
 
 

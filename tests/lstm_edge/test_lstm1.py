@@ -182,6 +182,27 @@ def test_options_and_scales_that_do_not_fit_are_refused(options, scale, message)
         )
 
 
+def test_one_state_without_the_other_is_refused():
+    net = LSTM1(C, INPUTS, H, 1, L)
+    x = torch.randn(N, L, INPUTS, generator=torch.Generator().manual_seed(1))
+    state = torch.ones(1, N, H)
+    with pytest.raises(InputError, match="got h_0 without c_0; pass both states"):
+        net(x, state)
+    with pytest.raises(InputError, match="got c_0 without h_0; pass both states"):
+        net(x, c_0=state)
+
+
+def test_scales_of_which_one_does_not_fit_change_nothing():
+    net = LSTM1(1, 2, H, 1, L)
+    good = torch.tensor([1.0, 2]), torch.tensor([3.0, 4])
+    with pytest.raises(InputError, match="the std of y"):
+        net.set_scales(good, (torch.zeros(1), torch.zeros(1)))
+    with pytest.raises(InputError, match="the std of x"):
+        net.set_scales((good[0], torch.zeros(2)))
+    assert net.x_mean is None
+    assert net.x_std is None
+
+
 def test_a_column_that_only_rounding_varies_keeps_its_scale():
     mean, std = fit_scale(torch.tensor([[1e6, 1.0], [1e6 + 0.06, 3.0]]))
     assert std.tolist() == [1.0, 1.0]
