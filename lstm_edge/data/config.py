@@ -3,11 +3,19 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import InputError
 
-DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".wav")
+TABLE_SUFFIXES = (".csv", ".parquet", ".wav")
+"""Suffixes of files with one row per time step."""
+DATA_SUFFIXES = (".npz", ".npy", *TABLE_SUFFIXES)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a data file, in lower case: ``.csv`` also of ``LOG.CSV``."""
+    return path.suffix.lower()
 
 
 def parse_rate(text: str) -> float:

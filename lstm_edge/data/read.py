@@ -3,10 +3,10 @@ of these as sets.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +16,72 @@ from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.manifest import Array, Signal, Task
 
 from ..run_files import is_run
-from .config import DATA_SUFFIXES, ReadConfig
+from .config import DATA_SUFFIXES, TABLE_SUFFIXES, ReadConfig, suffix_of
 from .series import SETS, Data, Series
 from .tables import Table, read_table
 
 TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
-_TABLES = (".csv", ".parquet", ".wav")
 _KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
-# unreported relative differences of intervals between samples, and of rates
 _JITTER = 0.1
-_RATE = 0.01
+"""Largest relative difference between two intervals of samples that is not
+reported."""
+_RATE_TOLERANCE = 0.01
+"""Largest relative difference between two sampling rates that count as equal."""
+_MIN_GROWTH = 10
+"""Minimum number of steps from which a column that grows at each of them is refused as
+a feature."""
 
 
-class _Meaning(NamedTuple):
-    """Columns of a table, the same in all files. Without a ``label`` the folder is the
-    class.
-    """
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table by their use. They are the same in all files."""
 
     features: tuple[str, ...]
-    named: bool
+    """Names of the features, in order."""
+    have_names: bool
     """False if the names of the features have no meaning."""
-    classes: bool
+    are_chosen: bool
+    """False if the features are all columns that have no other use."""
     label: str | None
-    targets: tuple[str, ...]
-    """Names of the values."""
+    """Column of the class; None for values, or if the folder is the class."""
+    values: tuple[str, ...]
+    """Names of the values to predict."""
+    has_classes: bool
+    """True if classes are read, from a column or the folder."""
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The columns with the classes or values of a table, or the folder of the class."""
+
+    label: str | None = None
+    """Column of the class."""
+    values: tuple[str, ...] = ()
+    """Columns of the values."""
+    by_folder: bool = False
+    """True if the subfolder is the class."""
+
+    @property
+    def exist(self) -> bool:
+        """True if there are classes or values."""
+        return self.by_folder or self.label is not None or bool(self.values)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a table, in the order of the file."""
+
+    x: npt.NDArray[np.float64]
+    """Features, ``(R, I)``; NaN for a missing value."""
+    y: Array
+    """Class as text ``(R,)``, or values ``(R, C)``."""
+    order: npt.NDArray[np.float64]
+    """Position of each row in its series ``(R,)``: seconds, numbers, or row numbers."""
+    is_timed: bool
+    """True if ``order`` is in seconds."""
+    texts: Mapping[str, Array]
+    """Cells of the columns ``series``, ``group`` and ``split`` that exist, ``(R,)``."""
 
 
 def read_data(
@@ -66,7 +107,10 @@ def read_data(
             the array.
     """
     reader = _Reader(config or ReadConfig(), targets, tuple(features))
-    for split, source in {"train" if sets else "": path, **(sets or {})}.items():
+    sources = {"": path}
+    if sets:
+        sources = {"train": path, **sets}
+    for split, source in sources.items():
         for file in _files(source):
             name = file.relative_to(source).as_posix() if source.is_dir() else ""
             reader.add(read_table(file, reader.config.encoding), name, split)
@@ -82,234 +126,293 @@ def _files(path: Path) -> list[Path]:
             f"{path} is a trained run, not data; run lstm-edge export {path} -o"
             " model.onnx"
         )
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix in _TABLES)
-        if path.is_dir()
-        else [path]
-    )
+    files = [path]
+    if path.is_dir():
+        files = sorted(
+            file for file in path.rglob("*") if suffix_of(file) in TABLE_SUFFIXES
+        )
     if not files:
         raise InputError(
             f"{path} contains no .csv, .parquet or .wav files; expected one per"
             " recording"
         )
-    if wrong := [
-        file for file in files if not file.is_file() or file.suffix not in DATA_SUFFIXES
-    ]:
-        raise InputError(f"{wrong[0]} is not a data file; expected {_KINDS}")
+    for file in files:
+        if not file.is_file() or suffix_of(file) not in DATA_SUFFIXES:
+            raise InputError(f"{file} is not a data file; expected {_KINDS}")
     return files
 
 
 @dataclass
 class _Reader:
-    """Series of several files, whose classes are still text, with their known rates and
-    numbers of gaps.
-    """
+    """Series of several files, whose classes are still text."""
 
     config: ReadConfig
     targets: TargetMode
-    preferred: tuple[str, ...]
-    """Names of the features of a model."""
-    meaning: _Meaning | None = None
+    model_features: tuple[str, ...]
+    """Names of the features of a model; empty without a model."""
+    first: Table | None = None
+    """The first table that was read."""
+    columns: _Columns | None = None
+    """The columns of all tables."""
+    grows: npt.NDArray[np.bool_] | None = None
+    """True for each feature that grew at every step of every series, ``(I,)``."""
     series: list[Series] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
+    """Sampling rate of each series that has times, in Hertz."""
     counts: Counter[str] = field(default_factory=Counter)
+    """Numbers of feature values, gaps, steps, intervals, and intervals that differ."""
 
     def add(self, table: Table, name: str, split: str) -> None:
         """Add the series of a table; ``name`` is its path in a folder, whose subfolder
         may be the class.
         """
-        config = self.config
         folder = name.rpartition("/")[0]
-        meaning = self._meaning(table, by_folder=bool(folder))
-        self.meaning = self.meaning or meaning
-        if meaning != self.meaning:
-            names = ", ".join((*self.meaning.features, *self.meaning.targets))
-            raise InputError(
-                f"{table.path} has other features or targets than the first file:"
-                f" {names}"
-            )
-        advice = "; --missing interpolate fills gaps"
-        x = table.numbers(
-            meaning.features, gaps=config.missing != "error", advice=advice
-        )
-        y = _targets(table, meaning, folder, config)
-        order = np.arange(len(x), dtype=np.float64)
-        timed = False
-        columns = _columns(table, config)
-        if "order" in columns:
-            order, timed = table.order(columns["order"])
-        elif table.rate:
-            order = order / table.rate
-            timed = True
-        cells = {
-            key: table.texts(column)
-            for key, column in columns.items()
-            if key != "order"
-        }
-        keys = cells.get("series", np.full(len(x), name or "0", dtype=object))
-        for key, positions in pd.Series(np.arange(len(x))).groupby(keys, sort=False):
-            rows = positions.to_numpy()[np.argsort(order[positions], kind="stable")]
-            if (same := np.flatnonzero(np.diff(order[rows]) == 0)).size:
-                where = table.cell(int(rows[same[0] + 1]), columns["order"])
-                raise InputError(f"{where} twice in series {key!r}")
-            full = f"{name}: {key}" if name not in ("", key) else str(key)
-            group, given = (
-                _constant(table.path, record, key, cells, rows)
-                for record in ("group", "split")
-            )
-            if given and (split or given not in SETS):
-                expected = (
-                    "no split next to --validation-data or --test-data"
-                    if split
-                    else ", ".join(SETS)
-                )
-                raise InputError(
-                    f"{table.path}: split of series {key!r} is {given!r}, expected"
-                    f" {expected}"
-                )
-            suffix = f" ({split})" if split else ""
-            record = Series(
-                full + suffix,
-                (group or full) + suffix,
-                split or given,
-                x[rows],
-                y[rows],
-            )
-            self.series.append(
-                self._finished(table.path, record, order[rows] if timed else None)
-            )
+        columns = self._find_columns(table, has_folder=bool(folder))
+        if self.first is None or self.columns is None:
+            self.first = table
+            self.columns = columns
+        _check_same_kind(table, columns, self.first, self.columns)
+        rows = self._read_rows(table, columns, folder)
+        keys = rows.texts.get("series", np.full(len(rows.x), name or "0", dtype=object))
+        groups = pd.Series(np.arange(len(rows.x))).groupby(keys, sort=False)
+        for key, positions in groups:
+            at = positions.to_numpy()
+            at = at[np.argsort(rows.order[at], kind="stable")]
+            self._check_order(table, rows, str(key), at)
+            record = _make_series(table.path, rows, str(key), at, name, split)
+            self.series.append(self._finish(table.path, record, rows, at))
 
-    def _meaning(self, table: Table, *, by_folder: bool) -> _Meaning:
+    def _find_columns(self, table: Table, *, has_folder: bool) -> _Columns:
         """Return the columns of a table by what the options name, or else by their
         usual names.
         """
-        config = self.config
-        label = self.config.label
-        values = (*self.config.targets, *self.config.forecast)
-        if not (label or values or self.targets == "ignored"):
-            label, values = _defaults(table)
-        by_folder = by_folder and label is None and not values
-        table.require([label, *values, *config.features])
-        if self.targets == "required" and not (label or values or by_folder):
-            advice = (
-                "name the class column with --label, or the value columns with --target"
-                " or --forecast"
-            )
-            table.require(["y" if table.features else "label"], advice)
-        others = {
-            *_columns(table, config).values(),
-            "split",
-            label or "label",
-            *values,
-        } - {*config.forecast}
-        if values:
-            others.discard("label")
-        rest = (name for name in table.frame if name not in others)
-        names = tuple(
-            config.features
-            or (self.preferred if table.named else ())
-            or table.features
-            or rest
+        targets = self._find_targets(table, has_folder=has_folder)
+        features = self._find_features(table, targets)
+        table.require(
+            features,
+            f"the model's features are {', '.join(features)}; name other columns with"
+            " --features",
         )
-        advice = (
-            f"the model's features are {', '.join(names)}; name other columns with"
-            " --features"
-        )
-        table.require(names, advice)
-        if missing := [name for name in config.forecast if name not in names]:
-            raise InputError(
-                f"{table.path}: to forecast {missing[0]!r} it must be a feature"
-            )
-        if not names:
+        for name in self.config.forecast:
+            if name not in features:
+                raise InputError(
+                    f"{table.path}: to forecast {name!r} it must be a feature"
+                )
+        if not features:
             raise InputError(
                 f"{table.path} has no feature column (it has {', '.join(table.frame)})"
             )
-        ignored = self.targets == "ignored"
-        classes = not ignored and (by_folder or label is not None)
-        return _Meaning(
-            names,
-            table.named or bool(config.features),
-            classes,
-            label,
-            () if ignored else values,
+        is_read = self.targets != "ignored"
+        has_classes = targets.by_folder or targets.label is not None
+        return _Columns(
+            features=features,
+            have_names=table.named or bool(self.config.features),
+            are_chosen=bool(self._chosen_features(table)),
+            label=targets.label,
+            values=targets.values if is_read else (),
+            has_classes=is_read and has_classes,
         )
 
-    def _finished(
-        self, path: Path, record: Series, times: npt.NDArray[np.float64] | None
-    ) -> Series:
+    def _find_targets(self, table: Table, *, has_folder: bool) -> _Targets:
+        """Return the columns of classes or values; raises InputError if required ones
+        are missing.
+        """
+        config = self.config
+        targets = _Targets(config.label, (*config.targets, *config.forecast))
+        if not targets.exist and self.targets != "ignored":
+            targets = _usual_targets(table)
+        if not targets.exist and has_folder:
+            targets = _Targets(by_folder=True)
+        table.require([targets.label, *targets.values, *config.features])
+        if self.targets == "required" and not targets.exist:
+            expected = "y" if table.features else "label"
+            table.require(
+                [expected],
+                "name the class column with --label, or the value columns with --target"
+                " or --forecast",
+            )
+        return targets
+
+    def _chosen_features(self, table: Table) -> tuple[str, ...]:
+        """Return the features that the options, the model or the file name."""
+        model_features = self.model_features if table.named else ()
+        return self.config.features or model_features or table.features
+
+    def _find_features(self, table: Table, targets: _Targets) -> tuple[str, ...]:
+        """Return the features: the chosen ones, or all columns that have no other
+        use.
+        """
+        if chosen := self._chosen_features(table):
+            return chosen
+        used = {*_special_columns(table, self.config).values(), "split"}
+        used.update(name for name in targets.values if name not in self.config.forecast)
+        if targets.label:
+            used.add(targets.label)
+        elif not targets.values:
+            used.add("label")
+        return tuple(name for name in table.frame if name not in used)
+
+    def _read_rows(self, table: Table, columns: _Columns, folder: str) -> _Rows:
+        """Return the values of the columns."""
+        config = self.config
+        x = table.numbers(
+            columns.features,
+            gaps=config.missing != "error",
+            advice="; --missing interpolate fills gaps",
+        )
+        special = _special_columns(table, config)
+        order = np.arange(len(x), dtype=np.float64)
+        is_timed = False
+        if "order" in special:
+            order, is_timed = table.order(special["order"])
+        elif table.rate:
+            order = order / table.rate
+            is_timed = True
+        texts = {
+            key: table.texts(column)
+            for key, column in special.items()
+            if key != "order"
+        }
+        y = _read_targets(table, columns, folder, config)
+        return _Rows(x, y, order, is_timed, texts)
+
+    def _check_order(self, table: Table, rows: _Rows, key: str, at: Array) -> None:
+        """Raise InputError if two rows of a series, in order ``at``, have one
+        position.
+        """
+        same = np.flatnonzero(np.diff(rows.order[at]) == 0)
+        if same.size:
+            where = table.cell(int(at[same[0] + 1]), self.config.order)
+            raise InputError(f"{where} twice in series {key!r}")
+
+    def _finish(self, path: Path, record: Series, rows: _Rows, at: Array) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of
         a forecast.
         """
-        assert self.meaning is not None
-        x = record.x
+        assert self.columns is not None
+        order = rows.order[at]
+        x = self._fill_gaps(path, record, order)
+        self._count_growth(x)
         y = record.y
-        wanted = self.config.sampling_rate
-        gaps = np.isnan(x)
-        if gaps.all(axis=0).any():
-            raise InputError(
-                f"{path}: series {record.name!r} has a feature with only missing values"
-            )
-        self.counts.update(gaps=int(gaps.sum()), cells=x.size)
-        if gaps.any():
-            x = pd.DataFrame(x).interpolate(limit_direction="both").to_numpy()
-        if times is not None and len(times) > 1:
-            intervals = np.diff(times)
-            rate = self.rates[record.name] = 1 / float(np.median(intervals))
-            odd = int((np.abs(intervals * rate - 1) > _JITTER).sum())
-            if wanted and (odd or abs(wanted / rate - 1) > _RATE):
-                x, y = resample(x, y, times, wanted)
-            else:
-                self.counts.update(odd=odd, intervals=len(intervals))
-        if self.config.forecast and self.meaning.targets:
+        if rows.is_timed and len(order) > 1:
+            wanted = self._measure_rate(record.name, order)
+            if wanted:
+                x, y = resample(x, y, order, wanted)
+        if self.config.forecast and self.columns.values:
             if len(x) < 2:
                 raise InputError(
                     f"{path}: series {record.name!r} has one row; a forecast needs at"
                     " least two"
                 )
-            y = x[
-                1:,
-                [self.meaning.features.index(name) for name in self.config.forecast],
-            ]
+            features = self.columns.features
+            predicted = [features.index(name) for name in self.config.forecast]
+            y = x[1:, predicted]
             x = x[:-1]
-        y = y.astype(np.float32) if self.meaning.targets else y
+        if self.columns.values:
+            y = y.astype(np.float32)
         return replace(record, x=x.astype(np.float32), y=y)
+
+    def _fill_gaps(
+        self, path: Path, record: Series, order: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """Return the features, missing values interpolated linearly between the nearest
+        positions.
+        """
+        x: npt.NDArray[np.float64] = record.x.copy()
+        gaps = np.isnan(x)
+        self.counts.update(gaps=int(gaps.sum()), cells=x.size)
+        for column in np.flatnonzero(gaps.any(axis=0)):
+            known = ~gaps[:, column]
+            if not known.any():
+                raise InputError(
+                    f"{path}: series {record.name!r} has a feature with only missing"
+                    " values"
+                )
+            x[:, column] = np.interp(order, order[known], x[known, column])
+        return x
+
+    def _count_growth(self, x: npt.NDArray[np.float64]) -> None:
+        """Note the features that grow at every step."""
+        steps = np.diff(x, axis=0)
+        grows = np.asarray((steps > 0).all(axis=0))
+        self.counts.update(steps=len(steps))
+        self.grows = grows if self.grows is None else np.logical_and(self.grows, grows)
+
+    def _measure_rate(self, name: str, times: npt.NDArray[np.float64]) -> float | None:
+        """Note the sampling rate of a series, and return the rate to resample to; None
+        if it has that rate.
+        """
+        intervals = np.diff(times)
+        rate = 1 / float(np.median(intervals))
+        differing = int((np.abs(intervals * rate - 1) > _JITTER).sum())
+        wanted = self.config.sampling_rate
+        self.rates[name] = rate
+        if wanted and (differing or abs(wanted / rate - 1) > _RATE_TOLERANCE):
+            return wanted
+        self.counts.update(differing=differing, intervals=len(intervals))
+        return None
 
     def data(self, path: Path) -> Data:
         """Return all series, with their classes as numbers."""
-        assert self.meaning is not None
+        columns = self.columns
+        assert columns is not None
+        assert self.first is not None
+        self._check_growth(path, columns)
         series = self.series
-        labels = self.meaning.targets
-        counts = self.counts
-        if self.meaning.classes:
-            names = {str(label) for record in series for label in record.y}
-            whole = all(label.removeprefix("-").isdecimal() for label in names)
-            labels = tuple(sorted(names, key=int if whole else str))
-            index = {label: number for number, label in enumerate(labels)}
-            series = [
-                replace(record, y=np.array([index[label] for label in record.y]))
-                for record in series
-            ]
-        missing = odd = ""
-        if counts["gaps"]:
-            missing = (
-                f"{counts['gaps']} of {counts['cells']} feature values were missing and"
-                " interpolated"
-            )
-        if counts["odd"]:
-            odd = (
-                f"{counts['odd']} of {counts['intervals']} intervals between samples"
-                " differ from the usual "
-            )
-            odd += f"one by more than {_JITTER:.0%}; --rate resamples to one rate"
-        kind, output = (
-            ("classification", "logits")
-            if self.meaning.classes
-            else ("regression", "value")
+        task = None
+        if columns.has_classes:
+            labels = _class_names(series)
+            series = _number_classes(series, labels)
+            task = Task("classification", "logits", labels)
+        elif columns.values:
+            task = Task("regression", "value", columns.values)
+        missing = self._describe_gaps()
+        signal = Signal(
+            features=columns.features if columns.have_names else (),
+            sampling_rate=self._rate(path),
+            missing=missing,
+            full_scale=self.first.full_scale,
         )
-        features = self.meaning.features if self.meaning.named else ()
-        task = Task(kind, output, labels) if labels else None
-        signal = Signal(features, self._rate(path), missing=missing)
-        return Data(tuple(series), task, signal, tuple(filter(None, (missing, odd))))
+        notes = filter(None, (missing, self._describe_intervals()))
+        return Data(tuple(series), task, signal, tuple(notes))
+
+    def _check_growth(self, path: Path, columns: _Columns) -> None:
+        """Raise InputError if one of several columns that were not chosen as features
+        only grows.
+        """
+        assert self.grows is not None
+        is_alone = len(columns.features) == 1
+        if columns.are_chosen or is_alone or self.counts["steps"] < _MIN_GROWTH:
+            return
+        for name, grows in zip(columns.features, self.grows, strict=True):
+            if grows and name not in self.config.forecast:
+                others = ",".join(x for x in columns.features if x != name)
+                raise InputError(
+                    f"{path}: column {name!r} grows at every row, as a time or a row"
+                    f" number does; give --order {name}, or choose the features, such"
+                    f" as --features {others}"
+                )
+
+    def _describe_gaps(self) -> str:
+        """Return the number of missing values; empty without any."""
+        gaps = self.counts["gaps"]
+        if not gaps:
+            return ""
+        cells = self.counts["cells"]
+        return f"{gaps} of {cells} feature values were missing and interpolated"
+
+    def _describe_intervals(self) -> str:
+        """Return the number of intervals that differ from the usual one; empty without
+        any.
+        """
+        differing = self.counts["differing"]
+        if not differing:
+            return ""
+        return (
+            f"{differing} of {self.counts['intervals']} intervals between samples"
+            f" differ from the usual one by more than {_JITTER:.0%}; --rate resamples"
+            " to one rate"
+        )
 
     def _rate(self, path: Path) -> float | None:
         """Return the sampling rate of all series; raises InputError if they differ."""
@@ -318,7 +421,7 @@ class _Reader:
             return self.config.sampling_rate
         slowest = min(rates, key=rates.__getitem__)
         fastest = max(rates, key=rates.__getitem__)
-        if rates[fastest] > rates[slowest] * (1 + 2 * _RATE):
+        if rates[fastest] > rates[slowest] * (1 + 2 * _RATE_TOLERANCE):
             raise InputError(
                 f"{path}: {slowest!r} has {rates[slowest]:.4g} samples per second,"
                 f" {fastest!r} has {rates[fastest]:.4g}; --rate {rates[slowest]:.4g}"
@@ -327,7 +430,25 @@ class _Reader:
         return float(f"{np.median(list(rates.values())):.6g}")
 
 
-def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
+def _check_same_kind(
+    table: Table, columns: _Columns, first: Table, expected: _Columns
+) -> None:
+    """Raise InputError for a file with other columns than the first, or another scale
+    of sound.
+    """
+    if columns != expected:
+        names = ", ".join((*expected.features, *expected.values))
+        raise InputError(
+            f"{table.path} has other features or targets than the first file: {names}"
+        )
+    if table.full_scale != first.full_scale:
+        raise InputError(
+            f"{table.path} and {first.path} have different scales: samples of WAV files"
+            " are within -1 and 1; use files of one kind"
+        )
+
+
+def _special_columns(table: Table, config: ReadConfig) -> dict[str, str]:
     """Return the columns of series, order, group and split that a table has."""
     columns = {
         "series": config.series,
@@ -339,44 +460,95 @@ def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
     return {key: name for key, name in columns.items() if name in table.frame}
 
 
-def _defaults(table: Table) -> tuple[str | None, tuple[str, ...]]:
+def _usual_targets(table: Table) -> _Targets:
     """Return the column of classes, or the columns of values, if no option names
     them.
     """
     if not table.features:
-        return ("label" if "label" in table.frame else None), ()
+        return _Targets("label") if "label" in table.frame else _Targets()
     if "y" in table.frame:
-        return (None, ("y",)) if table.frame["y"].dtype.kind == "f" else ("y", ())
+        is_float = table.frame["y"].dtype.kind == "f"
+        return _Targets(values=("y",)) if is_float else _Targets("y")
     names = [name for name in table.frame if name[:1] == "y" and name[1:].isdecimal()]
-    return None, tuple(name for name in names if name not in table.features)
+    return _Targets(values=tuple(name for name in names if name not in table.features))
 
 
-def _targets(table: Table, meaning: _Meaning, folder: str, config: ReadConfig) -> Array:
+def _read_targets(
+    table: Table, columns: _Columns, folder: str, config: ReadConfig
+) -> Array:
     """Return the class as text, or the values, of each row; zeros if these are not in
     the file.
     """
-    if meaning.classes:
-        return (
-            table.texts(meaning.label)
-            if meaning.label
-            else np.full(len(table.frame), folder, object)
-        )
-    if config.forecast or not meaning.targets:
+    if columns.has_classes:
+        if columns.label:
+            return table.texts(columns.label)
+        return np.full(len(table.frame), folder, object)
+    if config.forecast or not columns.values:
         return np.zeros(len(table.frame), np.int64)
-    return table.numbers(meaning.targets, gaps=False)
+    return table.numbers(columns.values, gaps=False)
 
 
-def _constant(
-    path: Path, key: str, series: object, cells: Mapping[str, Array], rows: Array
-) -> str:
-    """Return the only value of a column in these rows, empty without that column."""
-    values = [*dict.fromkeys(cells[key][rows])] if key in cells else [""]
+def _make_series(
+    path: Path, rows: _Rows, key: str, at: Array, name: str, split: str
+) -> Series:
+    """Return the series ``key`` with the rows ``at``, of a table ``name`` in the set
+    ``split``.
+    """
+    full_name = key
+    if name not in ("", key):
+        full_name = f"{name}: {key}"
+    group = _only_value(path, "group", key, rows, at) or full_name
+    given_split = _only_value(path, "split", key, rows, at)
+    if given_split and (split or given_split not in SETS):
+        expected = ", ".join(SETS)
+        if split:
+            expected = "no split next to --validation-data or --test-data"
+        raise InputError(
+            f"{path}: split of series {key!r} is {given_split!r}, expected {expected}"
+        )
+    suffix = f" ({split})" if split else ""
+    return Series(
+        name=full_name + suffix,
+        group=group + suffix,
+        split=split or given_split,
+        x=rows.x[at],
+        y=rows.y[at],
+    )
+
+
+def _only_value(path: Path, column: str, key: str, rows: _Rows, at: Array) -> str:
+    """Return the only value of a column in a series, empty without that column."""
+    if column not in rows.texts:
+        return ""
+    values = list(dict.fromkeys(rows.texts[column][at]))
     if len(values) > 1:
         raise InputError(
-            f"{path}: {key} of series {series!r} is both {values[0]!r} and"
+            f"{path}: {column} of series {key!r} is both {values[0]!r} and"
             f" {values[1]!r}"
         )
     return str(values[0])
+
+
+def _class_names(series: Sequence[Series]) -> tuple[str, ...]:
+    """Return the names of the classes, sorted as numbers if all are integers."""
+    names = {str(label) for label in _labels(series)}
+    are_integers = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(names, key=int if are_integers else str))
+
+
+def _labels(series: Sequence[Series]) -> Iterator[str]:
+    """Yield the class of every step."""
+    for record in series:
+        yield from record.y
+
+
+def _number_classes(series: Sequence[Series], names: Sequence[str]) -> list[Series]:
+    """Return the series with the number of each class in place of its name."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return [
+        replace(record, y=np.array([numbers[label] for label in record.y]))
+        for record in series
+    ]
 
 
 def resample(
@@ -385,11 +557,20 @@ def resample(
     """Interpolate features and values linearly; classes are those of the previous
     sample.
     """
+    has_classes = y.ndim == 1
     count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
     grid = times[0] + np.arange(count) / rate
-    before = np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)
-    columns = x.T if y.ndim == 1 else np.concatenate([x, y], axis=1).T
-    values = np.stack([np.interp(grid, times, column) for column in columns], axis=1)
-    return values[:, : x.shape[1]], (
-        y[before] if y.ndim == 1 else values[:, x.shape[1] :]
-    )
+    if has_classes:
+        before = np.searchsorted(times, grid + 1e-9, side="right") - 1
+        return _interpolate(x, times, grid), y[np.clip(before, 0, None)]
+    return _interpolate(x, times, grid), _interpolate(y, times, grid)
+
+
+def _interpolate(
+    columns: npt.NDArray[np.float64],
+    times: npt.NDArray[np.float64],
+    grid: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return the columns ``(R, K)`` of ``times (R,)`` at the times of ``grid``."""
+    values = [np.interp(grid, times, column) for column in columns.T]
+    return np.asarray(np.stack(values, axis=1))

@@ -13,14 +13,29 @@ import numpy.typing as npt
 import pandas as pd
 
 from lstm_edge.suggest import did_you_mean
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    first_line,
+    install_command,
+)
 from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
+
+from .config import suffix_of
 
 _GAPS = ("", "nan", "na", "null", "none")
 """Cells that are missing, in lower case."""
 _LARGEST = float(np.finfo(np.float32).max)
-_WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}  # by format tag and bits
+_WAV_INTEGERS = 1
+_WAV_FLOATS = 3
+_WAV_EXTENSIBLE = 0xFFFE
+"""Format tag of a WAV file whose format stands in an extension: the first bytes of a
+GUID."""
+_WAV_FORMATS = {_WAV_INTEGERS: "integers", _WAV_FLOATS: "floats"}
+_WAV_INTEGER_SCALE = 32768
+"""Divisor of 16-bit samples, so that all WAV files have samples within -1 and 1."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class Table:
     features: tuple[str, ...] = ()
     named: bool = True
     """False if the names of the features have no meaning."""
+    full_scale: float | None = None
+    """Largest sample of sound; None for other signals."""
 
     def __post_init__(self) -> None:
         """Raise InputError for a table without rows, or with two columns of one
@@ -148,11 +165,10 @@ def read_table(path: Path, encoding: str) -> Table:
     """Read a table in the format that its name ends in; raises FileFormatError and
     InputError.
     """
-    if path.suffix == ".csv":
+    if suffix_of(path) == ".csv":
         return _read_csv(path, encoding)
-    return {".parquet": _read_parquet, ".wav": _read_wav}.get(
-        path.suffix, _read_arrays
-    )(path)
+    readers = {".parquet": _read_parquet, ".wav": _read_wav}
+    return readers.get(suffix_of(path), _read_arrays)(path)
 
 
 def _is_gap(cell: Any) -> bool:
@@ -218,6 +234,10 @@ def _read_csv(path: Path, encoding: str) -> Table:
 def _read_parquet(path: Path) -> Table:
     try:
         frame = pd.read_parquet(path)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path}: Parquet files need pyarrow; {install_command('parquet')}"
+        ) from error
     except Exception as error:  # pyarrow's errors share no base with pandas'
         raise FileFormatError(
             f"{path} can't be read as Parquet ({first_line(error)})"
@@ -225,31 +245,80 @@ def _read_parquet(path: Path) -> Table:
     return Table(path, _rows(frame.rename(columns=lambda name: str(name).strip())))
 
 
+@dataclass(frozen=True)
+class _WavFormat:
+    """Facts from the chunk ``fmt`` of a WAV file."""
+
+    tag: int
+    """Format of the samples, such as ``_WAV_INTEGERS``."""
+    channels: int
+    rate: int
+    """Samples per second."""
+    bits: int
+    """Bits per sample."""
+
+    def __str__(self) -> str:
+        """Return the format for messages: ``24-bit integers``."""
+        kind = _WAV_FORMATS.get(self.tag, f"samples of format {self.tag}")
+        return f"{self.bits}-bit {kind}"
+
+
 def _read_wav(path: Path) -> Table:
-    """Read 16-bit or 32-bit float samples as they are in the file, one column per
-    channel.
+    """Read samples of 16-bit integers or 32-bit floats as values within -1 and 1, one
+    column per channel.
     """
-    content = path.read_bytes()
-    start = 12
+    chunks = _wav_chunks(path.read_bytes())
+    try:
+        form = _wav_format(chunks[b"fmt "])
+        samples = _wav_samples(form, chunks[b"data"])
+    except (KeyError, ValueError, struct.error) as error:
+        raise FileFormatError(
+            f"{path} can't be read as WAV ({first_line(error)}); record or convert it"
+            " again"
+        ) from error
+    if samples is None:
+        raise FileFormatError(
+            f"{path} has {form}, expected 16-bit integers or 32-bit floats; convert"
+            f" it: ffmpeg -i {path} -c:a pcm_s16le {path.stem}-16.wav"
+        )
+    names = ["audio"]
+    if form.channels > 1:
+        names = [f"audio{number}" for number in range(form.channels)]
+    frame = _rows(pd.DataFrame(samples, columns=names))
+    return Table(path, frame, rate=float(form.rate), full_scale=1.0)
+
+
+def _wav_samples(form: _WavFormat, content: bytes) -> npt.NDArray[np.float32] | None:
+    """Return the samples ``(L, channels)``; None for a format that is not supported.
+
+    Raises ValueError for an incomplete last sample.
+    """
+    if (form.tag, form.bits) == (_WAV_INTEGERS, 16):
+        integers = np.frombuffer(content, "<i2").reshape(-1, form.channels)
+        return np.asarray(integers / np.float32(_WAV_INTEGER_SCALE), np.float32)
+    if (form.tag, form.bits) == (_WAV_FLOATS, 32):
+        floats = np.frombuffer(content, "<f4").reshape(-1, form.channels)
+        return floats.astype(np.float32)
+    return None
+
+
+def _wav_chunks(content: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a WAV file by their names; empty for any other file."""
     chunks = dict[bytes, bytes]()
+    start = 12
     while content.startswith(b"RIFF") and start + 8 <= len(content):
         size = int.from_bytes(content[start + 4 : start + 8], "little")
         chunks[content[start : start + 4]] = content[start + 8 : start + 8 + size]
         start += 8 + size + size % 2
-    try:
-        tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
-        samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(
-            -1, channels
-        )
-    except (KeyError, ValueError, struct.error) as error:
-        reason = first_line(error)
-        raise FileFormatError(
-            f"{path} can't be read as WAV of 16 bits or float ({reason})"
-        ) from error
-    names = (
-        ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
-    )
-    return Table(path, _rows(pd.DataFrame(samples, columns=names)), rate=float(rate))
+    return chunks
+
+
+def _wav_format(chunk: bytes) -> _WavFormat:
+    """Read the chunk ``fmt``; raises ``struct.error`` if it is too short."""
+    tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk)
+    if tag == _WAV_EXTENSIBLE:
+        (tag,) = struct.unpack_from("<H", chunk, 24)
+    return _WavFormat(tag, channels, rate, bits)
 
 
 def _read_arrays(path: Path) -> Table:

@@ -118,6 +118,9 @@ class Signal(NamedTuple):
     """Hertz."""
     window: int | None = None
     missing: str = ""
+    full_scale: float | None = None
+    """Largest sample of sound: 1.0 for a network trained on WAV files; None if
+    unknown."""
 
 
 class Trained(NamedTuple):

@@ -1,6 +1,7 @@
 """Data files of every kind: values, notes and refusals."""
 
 import struct
+import sys
 import wave
 
 import numpy as np
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 
 from lstm_edge.data.config import DataConfig, ReadConfig
 from lstm_edge.data.read import read_data, resample
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    MissingDependencyError,
+    NotFoundError,
+)
 
 LOG = "series,order,a,b,label\n1,2,3,30,x\n1,1,2,20,x\n2,1,5,50,y\n2,2,6,60,y\n"
 
@@ -110,8 +116,8 @@ def test_wav_is_read_as_samples(tmp_path):
             file.setparams((2, width, 8000, 0, "NONE", ""))
             file.writeframes(struct.pack("<4h", 1, -2, 300, 4))
     data = read_data(tmp_path / "a.wav", targets="ignored")
-    assert values(data)[0] == [[[1, -2], [300, 4]]]
-    assert data.signal.sampling_rate == 8000
+    assert values(data)[0] == [[[1 / 32768, -2 / 32768], [300 / 32768, 4 / 32768]]]
+    assert (data.signal.sampling_rate, data.signal.full_scale) == (8000, 1)
     samples = struct.pack("<4f", 0.5, -1, 0.25, 0)
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 2, 8000, 64000, 8, 32)
     (tmp_path / "f.wav").write_bytes(
@@ -120,12 +126,108 @@ def test_wav_is_read_as_samples(tmp_path):
     assert values(read_data(tmp_path / "f.wav", targets="ignored"))[0] == [
         [[0.5, -1], [0.25, 0]]
     ]
+    assert read_data(tmp_path / "f.wav", targets="ignored").signal.full_scale == 1
     (tmp_path / "c.wav").write_bytes(b"RIFF1234WAVEjunk")
-    for name in "bc":
-        with pytest.raises(
-            FileFormatError, match="can't be read as WAV of 16 bits or float"
-        ):
+    (tmp_path / "d.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-1])
+    for name, message in (
+        (
+            "b",
+            r"has 8-bit integers, expected 16-bit .*; convert it: ffmpeg -i .*b\.wav",
+        ),
+        ("c", r"c\.wav can't be read as WAV \("),
+        ("d", r"d\.wav can't be read as WAV \("),
+    ):
+        with pytest.raises(FileFormatError, match=message):
             read_data(tmp_path / f"{name}.wav")
+
+
+@pytest.mark.parametrize("tag", [1, 3])
+def test_an_extensible_wav_is_read_as_its_subformat(tmp_path, tag):
+    bits = {1: 16, 3: 32}[tag]
+    width = bits // 8
+    extension = struct.pack("<HHIH14s", 22, bits, 4, tag, b"\0" * 14)
+    head = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 40, 0xFFFE, 1, 8000, 8000 * width, width, bits
+    )
+    samples = (
+        struct.pack("<2h", 16384, -32768) if tag == 1 else struct.pack("<2f", 0.5, -1)
+    )
+    (tmp_path / "x.wav").write_bytes(
+        b"RIFF1234WAVE"
+        + head
+        + extension
+        + b"data"
+        + struct.pack("<I", len(samples))
+        + samples
+    )
+    data = read_data(tmp_path / "x.wav", targets="ignored")
+    assert values(data)[0] == [[[0.5], [-1.0]]]
+
+
+def test_sound_and_a_table_are_not_read_as_one_scale(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(struct.pack("<4h", 1, -2, 300, 4))
+    (tmp_path / "b.csv").write_text("audio\n300\n-200\n")
+    with pytest.raises(InputError, match="different scales"):
+        read_data(tmp_path, targets="ignored")
+
+
+def test_a_missing_pyarrow_is_named_with_its_extra(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match=r"lstm-edge\[parquet\]"):
+        read_data(tmp_path / "x.parquet")
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path):
+    expected = values(table(tmp_path, LOG))
+    assert values(table(tmp_path, LOG, "S.CSV")) == expected
+    assert len(read_data(tmp_path).series) == 4
+
+
+@pytest.mark.parametrize(
+    "positions",
+    ["0 1 10", "2026-01-01T00:00:00 2026-01-01T00:00:01 2026-01-01T00:00:10"],
+)
+def test_a_gap_is_filled_between_its_neighbors_in_order_not_in_rows(
+    tmp_path, positions
+):
+    rows = zip(positions.split(), ("0", "", "10"), strict=True)
+    lines = "".join(f"{at},{cell}\n" for at, cell in rows)
+    (tmp_path / "gap.csv").write_text(f"order,v\n{lines}")
+    data = read_data(
+        tmp_path / "gap.csv", ReadConfig(missing="interpolate"), targets="ignored"
+    )
+    assert values(data)[0] == [[[0], [1], [10]]]
+
+
+def grown(*names, series=2, steps=8):
+    """Return a table whose columns ``names`` grow, by chance equal in no other."""
+    rng = np.random.default_rng(3)
+    lines = []
+    for key in "ab"[:series]:
+        for step in range(steps):
+            cells = {"series": key, "v": rng.normal(), "label": key}
+            cells |= dict.fromkeys(names, 1.7e9 + 0.02 * step)
+            lines.append(cells)
+    return pd.DataFrame(lines).to_csv(index=False)
+
+
+def test_a_column_that_only_grows_is_not_taken_for_a_feature(tmp_path):
+    with pytest.raises(
+        InputError,
+        match=r"column 'time' grows at every row, .*--order time, .*--features v$",
+    ):
+        table(tmp_path, grown("time"))
+    assert table(tmp_path, grown("time"), order="time").signal.features == ("v",)
+    assert table(tmp_path, grown("time"), features=("v",)).signal.features == ("v",)
+    data = table(tmp_path, grown("time"), features=("time", "v"))
+    assert data.signal.features == ("time", "v")
+    text = grown("time").replace("label", "group")
+    assert table(tmp_path, text, forecast=("time",)).signal.features == ("v", "time")
+    few = table(tmp_path, grown("time", series=2, steps=3))
+    assert few.signal.features == ("v", "time")
 
 
 def test_values_and_forecasts_are_targets(tmp_path):
