@@ -55,7 +55,7 @@ test test-system test-docs test-slow: export OMP_NUM_THREADS := 1
 test: check $(VENV)/.native $(WASM)  ## every check, and the tests of every function
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not system"
 
-# the tests that run whole programs, compilers, boards, brokers and clusters
+# the tests that run whole programs, compilers, boards and brokers
 test-system: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "system and not slow"
 

@@ -1,166 +1,153 @@
-"""Interpret the rows of a file's main output, according to its task."""
+"""Frames of a file's main output: the steps that they belong to, and names for their
+values.
+"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstm_edge_runtime.axes import describe, row_factor
 from lstm_edge_runtime.errors import ContractError, counted
 from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.results import class_names, main_name
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Manifest, Task
 
 
-def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
-    """Return the output of the task, or the first one, from the results of a run or a
-    step.
+@dataclass(frozen=True)
+class Frame:
+    """One frame of the main output."""
 
-    Raises ContractError if there is none.
-    """
-    return result[main_name(model)] if isinstance(result, dict) else result
+    step: int
+    """Time step that the frame ends with, from 1."""
+    values: Array
+    """Logits or values, ``(C,)``."""
 
 
 class MainFrames:
-    """The frames of the main output in what a stream's steps return, and which steps
-    they are of.
-    """
+    """The frames of the main output in the results of a stream, with their steps."""
 
     def __init__(self, model: "Model") -> None:
         """Take the unit of the model's stream, and the delay of its main output."""
         manifest = model.manifest
-        self._name = main_name(model)
+        name = main_name(manifest)
         self._model = model
-        self._per_unit = manifest.frames_a_unit.get(self._name, 1)
+        self._per_unit = manifest.frames_a_unit.get(name, 1)
         self._unit = manifest.unit
-        self._delay = manifest.delays.get(self._name, 0)
-        batch = manifest.batch_axis(manifest.axes[self._name])
-        time = frame_axis(model) or 0
-        self._time = time - (batch is not None and batch < time)
+        self._delay = manifest.delays.get(name, 0)
 
-    def of(
-        self, result: "Array | dict[str, Array] | None", steps: int
-    ) -> Iterator[tuple[int, int, Array]]:
-        """Return the number of each frame, the step that it ends with, both from 1, and
-        its values ``(C,)``.
+    def of(self, result: Any, steps: int) -> Iterator[Frame]:
+        """Yield the frames of a result that a stream returned after ``steps`` steps."""
+        rows = self._model.frames(result)
+        for index, values in enumerate(rows):
+            frames_later = len(rows) - 1 - index
+            lag = (self._delay + frames_later) * self._unit // self._per_unit
+            yield Frame(steps - lag, values)
 
-        ``result`` belongs to step ``steps``, the last one.
-        """
-        if result is None or (isinstance(result, dict) and self._name not in result):
-            return
-        values = main_output(self._model, result)
-        rows = (
-            [values]
-            if self._per_unit == 1
-            else list(np.moveaxis(values, self._time, 0))
-        )
-        for later, row in zip(reversed(range(len(rows))), rows, strict=True):
-            step = steps - (self._delay + later) * self._unit // self._per_unit
-            yield (
-                step * self._per_unit // self._unit,
-                step,
-                top_rows(np.atleast_1d(row), 1)[0],
-            )
-
-    def of_whole(self, rows: Array) -> Iterator[tuple[int, Array]]:
-        """Return the step that each frame of a whole run ends with, from 1, and its
-        values ``(C,)``.
-        """
-        for number, row in enumerate(rows, 1):
-            yield number * self._unit // self._per_unit, row
+    def of_sequence(self, rows: Array) -> Iterator[Frame]:
+        """Yield the frames ``(frames, C)`` of a full sequence."""
+        for number, values in enumerate(rows, 1):
+            yield Frame(number * self._unit // self._per_unit, values)
 
 
 def frame_axis(model: "Model") -> int | None:
     """Return the index of the time axis of the main output; None if it is a result of
     the last step alone.
+
+    Raises ContractError if its values lie along an axis of variable size that is not
+    time.
     """
-    return (
-        model.manifest.time_axes.get(main_name(model))
-        if model.manifest.sequence
-        else None
+    manifest = model.manifest
+    name = main_name(manifest)
+    axes = manifest.axes[name]
+    time = manifest.time_axes.get(name) if manifest.sequence else None
+    is_time = time == len(axes) - 1
+    is_rows = row_factor(axes[-1], manifest.batch) is not None
+    if is_time or is_rows or isinstance(axes[-1], int):
+        return time
+    raise ContractError(
+        f"output {name!r} is {describe(axes)}, whose last axis is neither time steps nor"
+        " a fixed number of values; export a stream (--stream), or use load()"
     )
 
 
-def main_name(model: "Model") -> str:
-    """Return the name of the output of the task, or of the first one; raises
-    ContractError without any.
-    """
-    task = model.manifest.task
-    if not (task or model.outputs):
-        raise ContractError(
-            "the file has no outputs other than its states, so there is nothing to show"
-        )
-    return task.output if task else model.outputs[0].name
-
-
-def top_rows(values: Array, rows: int) -> Array:
-    """Return the main output as ``(rows, C)``; of ``(layers*rows, C)`` the rows of the
-    top layer.
-
-    Raises ContractError for another shape than these and ``(rows,)``.
-    """
-    if values.ndim < 2 and values.size % rows == 0:
-        values = values.reshape(rows, -1)
-    if values.ndim != 2 or len(values) % rows:
-        raise ContractError(
-            f"the main output is {values.shape} for {rows} series, not one row each;"
-            " use load()"
-        )
-    return np.asarray(values.reshape(-1, rows, values.shape[-1])[-1])
+def sequence_frames(model: "Model", outputs: dict[str, Array]) -> Array:
+    """Return the frames ``(frames, C)`` of the main output from a run of one series."""
+    manifest = model.manifest
+    name = main_name(manifest)
+    output = outputs[name]
+    frame_axis(model)  # raises for an output without frames
+    batch = manifest.batch_axis(manifest.axes[name])
+    return model.frames(output if batch is None else np.take(output, 0, axis=batch))
 
 
 def is_classification(task: "Task | None") -> bool:
-    """Return whether the main output is class logits."""
+    """Return True if the main output is class logits."""
     return task is not None and task.kind == "classification"
 
 
-def class_names(task: "Task | None", width: int) -> Sequence[str]:
-    """Return the name of each of ``width`` classes; its index if the file has no
-    names.
-    """
+def value_names(task: "Task | None", width: int) -> list[str]:
+    """Return the name of each of ``width`` predicted values, with its unit."""
     labels = task.labels if task else ()
-    return labels if len(labels) == width else tuple(map(str, range(width)))
+    units = task.units if task else ()
+    if len(labels) != width:
+        labels = tuple(f"value_{index}" for index in range(width))
+    if len(units) != width:
+        units = ("",) * width
+    pairs = zip(labels, units, strict=True)
+    return [f"{label} [{unit}]" if unit else label for label, unit in pairs]
+
+
+def class_labels(task: "Task | None", width: int) -> tuple[str, ...]:
+    """Return the name of each of ``width`` classes, its index if the file has no names;
+    empty for values.
+    """
+    if task is None or not is_classification(task):
+        return ()
+    return class_names(np.empty(width), task)
 
 
 def result_names(task: "Task | None", width: int) -> list[str]:
-    """Return a column's name for each of ``width`` outputs: of a probability, or of a
-    value and its unit.
+    """Return a column name for each of ``width`` outputs: of the probability of a
+    class, or of a value and its unit.
     """
     if is_classification(task):
-        return [f"p_{name}" for name in class_names(task, width)]
-    labels, units = (task.labels, task.units) if task else ((), ())
-    names = (
-        labels if len(labels) == width else [f"value_{index}" for index in range(width)]
-    )
-    pairs = zip(names, units if len(units) == width else [""] * width, strict=True)
-    return [name + (f" [{unit}]" if unit else "") for name, unit in pairs]
+        return [f"p_{name}" for name in class_labels(task, width)]
+    return value_names(task, width)
 
 
 def pace(manifest: "Manifest") -> str:
     """Return when a stream gives frames:
     ``one frame every 160 samples, 2 frames (20 ms) delay``.
     """
-    frames = manifest.frames_a_unit
-    name = max(
-        frames,
-        key=lambda common: manifest.delays.get(common, 0) / frames[common],
-        default="",
-    )
-    delay = manifest.delays.get(name, 0)
-    count = frames.get(name, 1)
     unit = manifest.unit
-    common = gcd(count, unit)
-    many = "one frame" if count == common else f"{count // common} frames"
-    rhythm = (
-        f"{many} per step"
-        if unit == common
-        else f"{many} every {unit // common} samples"
-    )
-    at_once = f", {count} per call" if common > 1 else ""
-    rate = manifest.signal.sampling_rate
-    time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-    return (
-        rhythm + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")
+    name = _latest_output(manifest)
+    frames = manifest.frames_a_unit.get(name, 1)
+    calls = gcd(frames, unit)
+    text = "one frame" if frames == calls else f"{frames // calls} frames"
+    text += " per step" if unit == calls else f" every {unit // calls} samples"
+    if calls > 1:
+        text += f", {frames} per call"
+    delay = manifest.delays.get(name, 0)
+    if delay:
+        text += f", {counted(delay, 'frame')}"
+        rate = manifest.signal.sampling_rate
+        if rate:
+            text += f" ({1000 * delay * unit / frames / rate:.3g} ms)"
+        text += " delay"
+    return text
+
+
+def _latest_output(manifest: "Manifest") -> str:
+    """Return the name of the output with the longest delay in steps."""
+    frames = manifest.frames_a_unit
+    return max(
+        frames,
+        key=lambda name: manifest.delays.get(name, 0) / frames[name],
+        default="",
     )

@@ -38,9 +38,7 @@ _VERBS = {
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
     "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
-    "score": (
-        "Run a model on a Parquet data set of any size, in one process or on a cluster."
-    ),
+    "score": "Run a model on a Parquet data set of any size.",
     "stream": "Run a model on samples as they arrive.",
     "inspect": "Show a file's inputs, outputs, states and provenance.",
     "selftest": "Verify a file's results on this device.",

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge.results import class_labels, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
 from lstm_edge_runtime.manifest import Array, Task
-from lstm_edge_runtime.results import softmax
+from lstm_edge_runtime.results import label_of
 
 _LONGEST = 1 << 20
 """Maximum number of bytes of a line, so that memory stays bounded."""
@@ -59,11 +59,15 @@ def read_lines() -> Iterator[bytes]:
             yield line
 
 
+class HeaderError(InputError):
+    """A header without the columns of the model: no line after it can be read."""
+
+
 class LineParser:
     """Reads samples from lines such as ``0.1,0.2``, or with tabs, semicolons or spaces.
 
-    A first line without numbers is a header; if it contains the names, columns are
-    selected by them.
+    A line without numbers before the first sample is a header. If names are known,
+    columns are selected by them.
     """
 
     def __init__(
@@ -72,55 +76,79 @@ class LineParser:
         names: Sequence[str] = (),
         dtype: str = "float32",
         *,
-        required: bool = False,
+        needs_header: bool = False,
     ) -> None:
-        """Expect ``width`` numbers per line, with these names if known; ``required``
-        ones in a header.
-        """
+        """Expect ``width`` numbers per line, and in a header these names if known."""
         self._width = width
         self._names = names
         self._dtype = np.dtype(dtype)
-        self._first = True
-        self._cells = width
-        self._columns = [] if required else [*range(width)]
+        self._needs_header = needs_header
+        self._has_header = False
+        self._has_sample = False
+        self._line_width = width
+        """Number of cells per line."""
+        self._columns: Sequence[int] = range(width)
+        """Index of the cell of each feature."""
 
     def parse(self, line: bytes) -> npt.NDArray[Any] | None:
         """Return the sample ``(I,)`` of a line; None for a blank line and for the
         header.
 
         Raises:
+            HeaderError: the header lacks a column of the model.
             InputError: the line is malformed, or a number is not finite or out of range
                 of the dtype.
         """
         text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
         if not text:
             return None
-        first = self._first
-        self._first = False
         delimiter = next((mark for mark in "\t;," if mark in text), None)
         parts = text.split(delimiter) if delimiter or self._width > 1 else [text]
         cells = [part.strip(' "') for part in parts]
-        if not self._columns or (
-            first and all(_to_float(cell) is None for cell in cells)
-        ):
-            self._read_header(cells)
+        if not self._has_sample and self._is_header(cells):
+            self._columns = self._read_header(cells)
+            self._line_width = len(cells)
+            self._has_header = True
             return None
-        if len(cells) != self._cells:
+        if len(cells) != self._line_width:
             raise InputError(
-                f"expected {counted(self._cells, 'number')}, got {len(cells)}"
+                f"expected {counted(self._line_width, 'number')}, got {len(cells)}"
             )
-        return self._to_sample([cells[column] for column in self._columns])
+        sample = self._to_sample([cells[column] for column in self._columns])
+        self._has_sample = True
+        return sample
 
-    def _read_header(self, cells: list[str]) -> None:
-        if self._names and set(self._names) <= set(cells):
-            self._columns = [cells.index(name) for name in self._names]
-            self._cells = len(cells)
-        elif not self._columns or len(cells) != self._width:
-            wanted = ", ".join(self._names) or counted(self._width, "column")
-            raise InputError(
-                f"the header has {', '.join(cells)[:200]}; expected {wanted}; choose"
-                f" columns, such as --features {','.join(cells[-self._width :])}"
-            )
+    def _is_header(self, cells: list[str]) -> bool:
+        """Return True for a line without numbers that is wide enough, or a required
+        header.
+        """
+        if self._needs_header and not self._has_header:
+            return True
+        has_no_number = all(_to_float(cell) is None for cell in cells)
+        return has_no_number and len(cells) >= self._width
+
+    def _read_header(self, cells: list[str]) -> Sequence[int]:
+        """Return the index of each feature's column: by name, or by position if the
+        model has no names.
+        """
+        shown = ", ".join(cells)[:200]
+        if not self._names:
+            if len(cells) != self._width:
+                raise HeaderError(
+                    f"the header has {shown}, expected"
+                    f" {counted(self._width, 'column')}; choose columns, such as"
+                    f" --features {','.join(cells[-self._width :])}"
+                )
+            return range(self._width)
+        for name in self._names:
+            if cells.count(name) != 1:
+                count = "no column" if name not in cells else "several columns"
+                raise HeaderError(
+                    f"the header has {count} {name!r} (it has {shown}); the model's"
+                    f" features are {', '.join(self._names)}; name other columns with"
+                    " --features"
+                )
+        return [cells.index(name) for name in self._names]
 
     def _to_sample(self, cells: Sequence[str]) -> npt.NDArray[Any]:
         numbers = [_to_float(cell) for cell in cells]
@@ -149,7 +177,7 @@ def _to_float(cell: str) -> float | None:
 
 
 class ResultLines:
-    """Formats rows of a file's main output as lines of CSV with a header, or of JSON.
+    """Formats frames of a file's main output as lines of CSV with a header, or of JSON.
 
     A classification line has the label and the probability of each class (softmax); any
     other line has the values. Floats are the shortest text that reads back as the same
@@ -167,49 +195,61 @@ class ResultLines:
         self._task = task
         self._keys = keys
         self._as_json = as_json
-        self._classes = is_classification(task)
-        self._header_due = not as_json
+        self._has_labels = is_classification(task)
+        self._needs_header = not as_json
 
     def line(self, values: Array, *keys: str | int) -> str:
-        """Return the line for one row ``(C,)``, which begins with these keys; the first
-        has the header.
+        """Return the line for one frame ``(C,)``, which begins with these keys; the
+        first has the header.
         """
-        names = class_names(self._task, len(values))
-        label = self._held(names[int(values.argmax())]) if self._classes else None
-        with np.errstate(invalid="ignore"):  # infinite logits give NaN
-            numbers = softmax(values) if self._classes else values
+        numbers = values
+        label = None
+        if self._has_labels:
+            with np.errstate(invalid="ignore"):  # infinite logits give NaN
+                result = label_of(values, self._task)
+            numbers = result.probabilities
+            label = self._hold(result.label)
         if self._as_json:
-            document: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
-            floats = [
-                float(str(number)) if np.isfinite(number) else None
-                for number in numbers
-            ]
-            labeled = {
-                "label": label,
-                "probabilities": dict(zip(names, floats, strict=True)),
-            }
-            return (
-                json.dumps(
-                    document | (labeled if self._classes else {"values": floats})
-                )
-                + "\n"
-            )
-        rows = [[*keys, *[label] * self._classes, *map(str, numbers)]]
-        if self._header_due:
-            rows.insert(
-                0,
-                [
-                    *self._keys,
-                    *["label"] * self._classes,
-                    *result_names(self._task, len(values)),
-                ],
-            )
-        self._header_due = False
+            return self._json_line(keys, label, numbers)
+        return self._csv_lines(keys, label, numbers)
+
+    def _json_line(
+        self, keys: Sequence[str | int], label: str | None, numbers: Array
+    ) -> str:
+        document: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
+        floats = [
+            float(str(number)) if np.isfinite(number) else None for number in numbers
+        ]
+        if self._has_labels:
+            names = class_labels(self._task, len(numbers))
+            document["label"] = label
+            document["probabilities"] = dict(zip(names, floats, strict=True))
+        else:
+            document["values"] = floats
+        return f"{json.dumps(document)}\n"
+
+    def _csv_lines(
+        self, keys: Sequence[str | int], label: str | None, numbers: Array
+    ) -> str:
+        header: list[str] = [*self._keys]
+        row: list[str | int | None] = [*keys]
+        if self._has_labels:
+            header.append("label")
+            row.append(label)
+        header.extend(result_names(self._task, len(numbers)))
+        row.extend(map(str, numbers))
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        writer = csv.writer(text, lineterminator="\n")
+        if self._needs_header:
+            writer.writerow(header)
+        self._needs_header = False
+        writer.writerow(row)
         return text.getvalue()
 
-    def _held(self, label: str) -> str | None:
+    def _hold(self, label: str) -> str | None:
+        """Return the label that stayed for ``hold`` lines last; None before the
+        first.
+        """
         self._recent.append(label)
         if self._recent.count(label) == self._recent.maxlen:
             self._label = label

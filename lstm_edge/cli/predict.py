@@ -1,13 +1,15 @@
 """``lstm-edge predict``: run a model on whole series."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.data.sample_input import read_for_model, run_series
+from lstm_edge.data.sample_input import SampleInput, read_for_model, run_series
+from lstm_edge.data.series import Data
 from lstm_edge.results import MainFrames, frame_axis, pace
-from lstm_edge_runtime import load
+from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
@@ -56,25 +58,35 @@ def command(
             f"this file streams {pace(manifest)}, which predict does not support; use"
             " lstm-edge stream, or the file of export without --stream"
         )
-    last = manifest.reset_every or 0
-    if last and any(len(record.x) > last for record in data.series):
+    window = manifest.reset_every
+    if window and any(len(record.x) > window for record in data.series):
         note(
-            f"training windows of {last} steps started from reset; only the last {last}"
-            " steps are used"
+            f"training windows of {window} steps started from reset; only the last"
+            f" {window} steps are used"
         )
-    used = [(record, record.x[-last:]) for record in data.series]
-    by_frame = samples.one_step or frame_axis(opened) is not None
-    frames = MainFrames(opened)
-    lines = ResultLines(
-        manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json
-    )
-    text = (
-        lines.line(row, *(record.name, len(record.x) - len(x) + step)[: 1 + by_frame])
-        for record, x in used
-        for step, row in frames.of_whole(run_series(opened, samples, x))
-    )
+    text = _lines(opened, samples, data, as_json=as_json)
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))
         return
     for line in text:
         click.echo(printable(line), nl=False)
+
+
+def _lines(
+    model: Model, samples: SampleInput, data: Data, *, as_json: bool
+) -> Iterator[str]:
+    """Yield one line per series, or one per frame if the model has a result at each."""
+    manifest = model.manifest
+    has_frames = samples.one_step or frame_axis(model) is not None
+    frames = MainFrames(model)
+    keys = ("series", "step") if has_frames else ("series",)
+    lines = ResultLines(manifest.task, *keys, as_json=as_json)
+    for record in data.series:
+        first = 0
+        if manifest.reset_every:
+            first = max(0, len(record.x) - manifest.reset_every)
+        for frame in frames.of_sequence(run_series(model, samples, record.x[first:])):
+            if has_frames:
+                yield lines.line(frame.values, record.name, first + frame.step)
+            else:
+                yield lines.line(frame.values, record.name)

@@ -31,9 +31,6 @@ from ._output import Report, Show
     type=click.IntRange(1),
     help="Number of processes.  [default: one per core]",
 )
-@click.option(
-    "--address", help="Running Ray cluster to use: ray://HOST:PORT, HOST:PORT or auto."
-)
 def command(
     dataset: str,
     model: Path,
@@ -41,7 +38,6 @@ def command(
     config: ScoreConfig,
     reset_every: int | str | None,
     workers: int | None,
-    address: str | None,
     show: Show,
 ) -> Report:
     """Run a model on every series of DATASET, a folder, a file or a glob of Parquet
@@ -56,11 +52,9 @@ def command(
     --since scores1
     """
     from lstm_edge.score.job import score
-    from lstm_edge.score.workers import processes, ray_cluster
+    from lstm_edge.score.workers import processes
 
-    used = (
-        ray_cluster(address) if address else processes(workers or os.cpu_count() or 1)
-    )
+    used = processes(workers or os.cpu_count() or 1)
     report = score(
         dataset, model, output, replace(config, reset_every=reset_every), used, show
     )

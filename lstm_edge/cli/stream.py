@@ -28,7 +28,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import read_state
 from lstm_edge_runtime.stream import SlidingStream
 
-from ._lines import LineParser, ResultLines, read_lines, write_line
+from ._lines import HeaderError, LineParser, ResultLines, read_lines, write_line
 from ._options import ModelOptions, model_argument, options_of, reset_every_option
 from ._output import echo, note
 
@@ -73,10 +73,10 @@ def command(
     and unbuffered.
 
     A line is "0.1,0.2,0.3", or with tabs, semicolons or spaces. A first line without
-    numbers is a header; if it contains the file's feature names, columns are selected
-    by name. A malformed line is reported on standard error and skipped; if no line is
-    valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output end
-    it with the state saved. After a crash, resend the samples after the step printed in
+    numbers is a header; if MODEL has feature names, columns are selected by name. A
+    malformed line is reported on standard error and skipped; if no line is valid, the
+    exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output end it with
+    the state saved. After a crash, resend the samples after the step printed in
     "resumed ... at step".
 
     Example: read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
@@ -97,7 +97,7 @@ def command(
         raise InputError("--hold confirms labels, and the model has none; remove it")
     names = config.features or manifest.signal.features
     parser = LineParser(
-        samples.width, names, samples.spec.dtype, required=bool(config.features)
+        samples.width, names, samples.spec.dtype, needs_header=bool(config.features)
     )
     lines = ResultLines(manifest.task, "step", as_json=as_json, hold=config.hold)
     reset: Any = reset_every or manifest.reset_every or "never"
@@ -124,10 +124,9 @@ def command(
         )
     try:
         for sample in _read_samples(parser):
-            for _, step, values in frames.of(
-                stream.step(samples.steps(sample)), file.steps
-            ):
-                write_line(lines.line(values, step))
+            result = stream.step(samples.steps(sample))
+            for frame in frames.of(result, file.steps):
+                write_line(lines.line(frame.values, frame.step))
             file.save(age=1)
     except BrokenPipeError:  # nobody reads any more
         return
@@ -143,6 +142,8 @@ def _read_samples(parser: LineParser) -> Iterator[Array]:
     for number, line in enumerate(read_lines(), 1):
         try:
             sample = parser.parse(line)
+        except HeaderError:
+            raise
         except InputError as error:
             bad += 1
             if bad <= _REPORTED:

@@ -3,17 +3,19 @@ known.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge.results import MainFrames, frame_axis, main_name, main_output, top_rows
+from lstm_edge.results import sequence_frames
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, counted
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Axes
 
 from .config import ReadConfig
-from .series import Data, windows_of
+from .series import Data, Series, windows_of
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantize import Samples
@@ -22,15 +24,42 @@ if TYPE_CHECKING:
     from .read import TargetMode
 
 
+@dataclass(frozen=True)
+class _Roles:
+    """The index of each axis of an input; None for one that it does not have."""
+
+    batch: int | None
+    sequence: int | None
+    feature: int | None
+
+
+def _find_roles(axes: Axes, batch: int | None, sequence: int | None) -> _Roles | None:
+    """Return the axes by their use; None if they can't be told apart.
+
+    The file names the batch and the time axis if their sizes are variable. Axes of a
+    fixed size are, in this order, batch and time as far as the file does not name them,
+    and last the features.
+    """
+    fixed = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
+    if any(not isinstance(axes[axis], int) for axis in fixed):
+        return None
+    if not fixed:
+        return _Roles(batch, sequence, None)
+    *leading, feature = fixed
+    if leading and batch is None:
+        batch = leading.pop(0)
+    if leading and sequence is None:
+        sequence = leading.pop(0)
+    return None if leading else _Roles(batch, sequence, feature)
+
+
 class SampleInput:
     """The input of a model for samples, of one vector or one value per time step, and
     its axes.
     """
 
     def __init__(self, model: "Model") -> None:
-        """Find the axes, features last if in doubt; raises InputError for several
-        inputs, or other axes.
-        """
+        """Find the axes; raises InputError for several inputs, or other axes."""
         manifest = model.manifest
         if len(manifest.data_inputs) != 1:
             names = ", ".join(spec.name for spec in manifest.data_inputs) or "none"
@@ -40,58 +69,47 @@ class SampleInput:
             )
         self.spec = manifest.data_inputs[0]
         axes = self.spec.axes
-        batch = manifest.batch_axis(axes)
-        sequence = manifest.time_axis(axes)
-        rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
-        while (
-            len(rest) > 1 and len(axes) < 4
-        ):  # a fixed axis has no name; most such have size 1
-            fixed = next((axis for axis in rest if axes[axis] == 1), rest[0])
-            rest.remove(fixed)
-            if batch is None and len(axes) == 3:
-                batch = fixed
-            else:
-                sequence = fixed
-        width = axes[rest[0]] if rest else 1
-        if len(rest) > 1 or not isinstance(width, int):
-            shape = ", ".join(map(str, axes))
-            expected = (
-                "(N, L, features), (N, features, L) or (N, L); run it from Python with"
-                " load()"
+        roles = _find_roles(axes, manifest.batch_axis(axes), manifest.time_axis(axes))
+        if roles is None:
+            raise InputError(
+                f"{self.spec.name} is {describe(axes)}, expected (N, L, features),"
+                " (N, features, L) or (N, L); run it from Python with load()"
             )
-            raise InputError(f"{self.spec.name} is ({shape}), expected {expected}")
-        self.width = width
+        self._roles = roles
+        self.width = 1
         """I, the number of features per time step."""
-        self.batched = batch is not None and isinstance(axes[batch], str)
+        if roles.feature is not None:
+            self.width = int(axes[roles.feature])
+        self.batched = roles.batch is not None and isinstance(axes[roles.batch], str)
         """True if the number of rows per call is variable."""
-        self.one_step = sequence is None or axes[sequence] == 1
+        self.one_step = roles.sequence is None or axes[roles.sequence] == 1
         """True if each call is one time step."""
-        self._batch = batch
-        self._sequence = sequence
-        self._feature = rest[0] if rest else None
 
     def steps(self, x: Array) -> Array:
         """Return steps ``(..., I)`` as ``step`` takes them: ``(...)`` if each is one
         value.
         """
-        return x[..., 0] if self._feature is None else x
+        return x[..., 0] if self._roles.feature is None else x
 
     def rows(self, x: Array) -> Array:
         """Return series ``(N, L, I)`` as the file's input has them, with the batch axis
         first.
         """
         x = self.steps(x)
-        first = self._feature is not None and self._feature < (self._sequence or 0)
-        return x.swapaxes(1, 2) if first else x
+        feature = self._roles.feature
+        sequence = self._roles.sequence
+        if feature is not None and sequence is not None and feature < sequence:
+            x = x.swapaxes(1, 2)
+        return x
 
     def arrange(self, series: Sequence[Array]) -> Array:
         """Return equally long series, ``(L, I)`` each, in the layout of the file's
         input.
         """
         rows = self.rows(np.stack(series))
-        return np.ascontiguousarray(
-            rows[0] if self._batch is None else np.moveaxis(rows, 0, self._batch)
-        )
+        batch = self._roles.batch
+        arranged = rows[0] if batch is None else np.moveaxis(rows, 0, batch)
+        return np.asarray(np.ascontiguousarray(arranged))
 
 
 def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
@@ -100,23 +118,10 @@ def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
     """
     if samples.one_step:
         stream = model.stream(reset_every="never")
-        main = MainFrames(model)
-        steps = enumerate(samples.steps(x.astype(samples.spec.dtype)), 1)
-        return np.stack(
-            [
-                row
-                for number, step in steps
-                for *_, row in main.of(stream.step(step), number)
-            ]
-        )
-    output = main_output(model, model.run(samples.arrange([x]))[0])
-    batch = model.manifest.batch_axis(model.manifest.axes[main_name(model)])
-    time = frame_axis(model)
-    if time is None:
-        return top_rows(output, 1)
-    axes = (time,) if batch is None else (time, batch)
-    frames = np.moveaxis(output, axes, range(len(axes)))
-    return frames.reshape(len(frames), -1)
+        steps = samples.steps(x.astype(samples.spec.dtype))
+        return np.concatenate([model.frames(stream.step(step)) for step in steps])
+    outputs, _ = model.run(samples.arrange([x]))
+    return sequence_frames(model, outputs)
 
 
 def read_for_model(
@@ -146,6 +151,11 @@ def read_for_model(
         raise InputError(f"{path}: {got}, expected {samples.width}; {advice}")
     for note in data.notes:
         tell(note)
+    if data.signal.full_scale and not signal.full_scale:
+        tell(
+            "samples of WAV files are read as -1 to 1; the model does not record the"
+            " scale of its sound"
+        )
     rate = data.signal.sampling_rate
     trained = signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
@@ -169,23 +179,29 @@ def read_samples(
 
     data, samples = read_for_model(path, model, config, targets="optional", tell=tell)
     series = windows_of(data.of("test") or data.series, model.manifest.reset_every)
+    name = samples.spec.name
     if samples.one_step:
-        return Samples(
-            {
-                samples.spec.name: samples.steps(
-                    np.concatenate([record.x for record in series])
-                )
-            }
-        )
-    last = [record.y[-1] for record in series]
-    truth = (
-        np.array([data.classes[index] for index in last] if data.classes else last)
-        if data.task
-        else None
-    )
+        x = np.concatenate([record.x for record in series])
+        return Samples({name: samples.steps(x)})
     lengths = np.array([len(record) for record in series])
     padded = np.zeros((len(series), lengths.max(), samples.width), np.float32)
     for row, record in zip(padded, series, strict=True):
         row[: len(record)] = record.x
-    x = {samples.spec.name: samples.rows(padded)}
-    return Samples(x, truth, lengths if len(set(lengths)) > 1 else None)
+    are_equal = len(set(lengths)) == 1
+    return Samples(
+        {name: samples.rows(padded)},
+        _last_targets(data, series),
+        None if are_equal else lengths,
+    )
+
+
+def _last_targets(data: Data, series: Sequence[Series]) -> Array | None:
+    """Return the class as text, or the values, of the last step of each series; None if
+    these were not read.
+    """
+    if data.task is None:
+        return None
+    last = [record.y[-1] for record in series]
+    if data.classes:
+        last = [data.classes[index] for index in last]
+    return np.array(last)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge.data.sample_input import SampleInput
-from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge.results import class_labels, is_classification, result_names
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import (
     FileFormatError,
@@ -133,7 +133,7 @@ def make_plan(
         files=tuple((path, *_mark(path), count) for path, count in rows.items()),
         known=scored,
         results=tuple(result_names(task, width)),
-        labels=tuple(class_names(task, width)) if is_classification(task) else (),
+        labels=class_labels(task, width),
         types=types,
         work=str(output.resolve().with_name(f".{output.name}.partial")),
         parts=options.parts or _count_parts(rows, options, types[0]),

@@ -1,16 +1,10 @@
-"""Who does the work: this process, several, or a Ray cluster."""
+"""Who does the work: this process, or several."""
 
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from lstm_edge_runtime.errors import (
-    LstmEdgeError,
-    MissingDependencyError,
-    first_line,
-    install_command,
-)
+from lstm_edge_runtime.errors import LstmEdgeError
 
 from .plan import Plan
 
@@ -36,45 +30,5 @@ def processes(count: int) -> Workers:
                 raise LstmEdgeError("a worker ended; run again to continue") from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    return run
-
-
-def ray_cluster(address: str) -> Workers:
-    """Return the workers of a running cluster, whose machines see all files at the same
-    paths.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--address needs ray; {install_command('cluster')}"
-        ) from error
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if host:  # Ray itself waits for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address, log_to_driver=False, configure_logging=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise LstmEdgeError(
-            f"no Ray cluster answers at {address} ({first_line(error)})"
-        ) from error
-
-    def run(stage: Stage, plan: Plan, items: int) -> Iterator[int]:
-        task = ray.remote(max_retries=-1)(stage)  # repeats an item whose worker died
-        waiting = [task.remote(plan, item) for item in range(items)]
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            try:
-                yield ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                is_ours = isinstance(error.cause, LstmEdgeError)
-                raise (
-                    error.cause if is_ours else LstmEdgeError(first_line(error.cause))
-                ) from error
-            except ray.exceptions.RayError as error:
-                raise LstmEdgeError(
-                    f"Ray ended ({first_line(error)}); run again to continue"
-                ) from error
 
     return run

@@ -73,7 +73,8 @@ def frames_of(result: Any, layout: Layout) -> Array:
         )
     if layout.factor:
         array = array[:, -1]
-    if array.ndim > 2:
+    has_rows = any(size != 1 for size in array.shape[1:-1])  # not a fixed batch of one
+    if has_rows:
         raise ContractError(
             f"{layout.name} has frames of shape {array.shape[1:]}, expected one axis"
         )

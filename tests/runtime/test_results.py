@@ -70,6 +70,13 @@ def test_stacked_rows_give_the_top_layer(opened):
     np.testing.assert_array_equal(frames, np.arange(8.0, 16)[None])
 
 
+def test_a_fixed_batch_of_one_is_no_axis_of_a_frame(opened):
+    model = opened("step")
+    result = model.stream().step(np.ones((1, 3), np.float32))
+    assert result.shape == (1, 3)
+    assert model.frames(result).tolist() == result.tolist()
+
+
 def test_a_stream_follows_the_reset_interval_of_the_file_and_says_so(model):
     follows = with_manifest(model, reset_every=7)
     with pytest.warns(UserWarning, match="reset every 7 steps, the training window"):

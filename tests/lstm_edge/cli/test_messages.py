@@ -18,38 +18,41 @@ def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(
 ):
     rows = "time,a,b,c,d\n" + "1,2,3,4,5\n" * 100
     code, _, err = stream(rows, har.path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no column 'ax' (it has time, a, b, c, d)" in err
+    code, _, err = stream(rows.partition("\n")[2], har.path)
     assert (code, err.count("\n")) == (1, 7)
-    assert "choose columns, such as --features b,c,d" in err
-    assert "\n96 more of 101 lines were skipped\n" in err
+    assert "\n95 more of 100 lines were skipped\n" in err
     code, out, err = stream(rows, har.path, "--features", "b,c,d")
     assert (code, out.count("\n"), err) == (0, 101, "")
     assert stream(rows.replace("b,c,d", "ax,ay,az"), har.path)[1] == out
 
 
-def test_wav_is_read_by_predict(make, tmp_path, invoke):
+def wav(tag, samples):
+    """Return a WAV file of one channel at 50 Hz, with integers or floats."""
+    body = samples.astype({1: "<i2", 3: "<f4"}[tag])
+    width = body.dtype.itemsize
+    form = struct.pack("<HHIIHH", tag, 1, 50, 50 * width, width, 8 * width)
+    chunks = [(b"fmt ", form), (b"data", body.tobytes())]
+    content = b"".join(
+        name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(content) + 4) + b"WAVE" + content
+
+
+def test_predict_reads_every_wav_of_a_sound_as_the_same_values(make, tmp_path, invoke):
     made = make("one", features=1, feature_names=(), golden=False)
-    kind = struct.pack("<HHIIHH", 1, 1, 50, 100, 2, 16)
-    body = struct.pack("<6h", *range(6))
-    chunks = (
-        b"fmt "
-        + struct.pack("<I", 16)
-        + kind
-        + b"data"
-        + struct.pack("<I", len(body))
-        + body
-    )
-    (tmp_path / "x.wav").write_bytes(
-        b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks
-    )
-    np.save(tmp_path / "x.npy", np.arange(6.0)[None, :, None])
-    out = [
-        invoke("predict", made.path, tmp_path / name, "--json")
-        for name in ("x.wav", "x.npy")
-    ]
-    assert out[0][0] == out[1][0] == 0
-    assert (
-        json.loads(out[0][1])["probabilities"] == json.loads(out[1][1])["probabilities"]
-    )
+    sound = np.random.default_rng(2).integers(-32768, 32767, 6)
+    (tmp_path / "i.wav").write_bytes(wav(1, sound))
+    (tmp_path / "f.wav").write_bytes(wav(3, sound / 32768))
+    np.save(tmp_path / "x.npy", (sound / 32768)[None, :, None])
+    answers = []
+    for name in ("i.wav", "f.wav", "x.npy"):
+        code, out, err = invoke("predict", made.path, tmp_path / name, "--json")
+        assert code == 0
+        assert ("WAV files are read as -1 to 1" in err) == name.endswith("wav")
+        answers.append(json.loads(out)["probabilities"])
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_file_without_a_reference_says_that_it_was_only_replayed(har, invoke):

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from lstm_edge.checkpoint import Run, deployable
 from lstm_edge.data.sample_input import SampleInput
-from lstm_edge.results import result_names, top_rows
+from lstm_edge.lstm1 import LSTM1
+from lstm_edge.results import result_names
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError, InputError
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec, Trained
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
@@ -118,6 +122,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
         (("N", 4, 3), "N", None, (2, 4, 3), True),
         (("L", 3), None, "L", (4, 3), False),
         (("N", 3, "L"), "N", "L", (2, 3, 4), True),
+        ((2, 4, 3), None, None, (2, 4, 3), False),
         ((1, 3, "L"), None, "L", (2, 3, 4), False),
         ((3, "L"), None, "L", (3, 4), False),
     ],
@@ -138,6 +143,7 @@ def test_series_are_laid_out_as_the_files_axes_ask(
     "model",
     [
         declared(("N", "L", "I")),
+        declared((1, 2, "L", 3), batch=None),
         declared(("N", "L", 3, 3)),
         declared(("N", "L", 3), more=(TensorSpec("y", "float32", ("N", 2)),)),
     ],
@@ -147,14 +153,43 @@ def test_inputs_that_hold_no_plain_samples_are_refused(model):
         SampleInput(model)
 
 
-def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
-    stacked = np.arange(12).reshape(6, 2)  # two series: layer 0, layer 1, layer 2
-    np.testing.assert_array_equal(top_rows(stacked, 2), [[8, 9], [10, 11]])
-    np.testing.assert_array_equal(top_rows(np.arange(3), 1), [[0, 1, 2]])
-    np.testing.assert_array_equal(top_rows(np.arange(3), 3), [[0], [1], [2]])
-    for shape in ((2, 5, 3), (3, 3)):
-        with pytest.raises(ContractError, match="not one row each"):
-            top_rows(np.zeros(shape), 2)
+class Shorter(torch.nn.Module):
+    """A waveform of every fourth sample, ``(N, L//4)``: no frames of steps."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv1d(1, 1, 4, 4)
+
+    def forward(self, x):
+        return self.conv(x[:, None])[:, 0]
+
+
+@pytest.mark.system
+def test_an_output_of_variable_width_is_refused_not_one_line_of_many_columns(
+    invoke, tmp_path
+):
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
+    export(Shorter().eval(), x, ExportConfig(inputs={"x": ("N", "L")})).save(
+        tmp_path / "shorter.onnx"
+    )
+    np.save(tmp_path / "x.npy", np.zeros((1, 16, 1), np.float32))
+    code, out, err = invoke("predict", tmp_path / "shorter.onnx", tmp_path / "x.npy")
+    assert (code, out) == (2, "")
+    assert "last axis is neither time steps nor a fixed number of values" in err
+
+
+def test_a_stacked_readout_gives_the_top_layer(invoke, tmp_path):
+    torch.manual_seed(0)
+    run = Run(LSTM1(3, 3, 8, 2, 9).eval())
+    export(*deployable(run)).save(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=X[:2])
+    code, out, _ = invoke("predict", tmp_path / "m.onnx", tmp_path / "d.npz")
+    with torch.no_grad():
+        expected = run.model(torch.from_numpy(X[:2]))[2:]
+    got = [row[1:] for row in csv.reader(io.StringIO(out))][1:]
+    np.testing.assert_allclose(np.array(got, float), expected, atol=1e-6)
+    assert code == 0
 
 
 @pytest.mark.parametrize("name", ["late", "strided"])

@@ -206,13 +206,15 @@ def test_a_terminal_is_told_what_is_expected(start):
         ("1,2\n", [], 1, "was a valid sample"),
         ("", [], 0, ""),
         ("ax,ay,az\n", [], 0, ""),
+        ("gx,gy,gz\n1,2,3\n", [], 2, "the header has no column 'ax'"),
+        ("1,2,3\n", ["--features", "a,b,c"], 2, "the header has no column 'a'"),
         (b"\xff\xfe\n1,2,3", [], 0, ""),
         (b"9" * (2 << 20), [], 2, "expected one sample per line"),
         (
             "p,q,r\n1,2,3\n",
             ["--features", "a,b,c"],
-            1,
-            "the header has p, q, r; expected a, b, c",
+            2,
+            "the header has no column 'a' (it has p, q, r)",
         ),
     ],
 )

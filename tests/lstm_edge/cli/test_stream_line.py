@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge.cli._lines import LineParser
+from lstm_edge.cli._lines import HeaderError, LineParser
 from lstm_edge_runtime.errors import InputError
 
 finite = st.floats(
@@ -33,7 +33,7 @@ def test_every_form_of_a_line_gives_the_same_sample(values, delimiter):
     [
         (["a", "b"], '"t","b","a"', "99,1,2", [2, 1]),
         (["a", "b"], "t,b,a", "not a time,1,2", [2, 1]),
-        (["a", "b"], "\ufeffp,q", "1,2", [1, 2]),
+        (["", ""], "\ufeffp,q", "1,2", [1, 2]),
         (["speed, left", "load"], "load\tspeed, left\ttime", "1\t2\t3", [2, 1]),
         (["load"], "load", "3", [3]),
     ],
@@ -41,7 +41,7 @@ def test_every_form_of_a_line_gives_the_same_sample(values, delimiter):
 def test_a_header_selects_columns_by_the_names_or_is_skipped(
     names, header, line, expected
 ):
-    parser = LineParser(len(names), names)
+    parser = LineParser(len(names), names if any(names) else ())
     assert parser.parse(b" \n") is None
     assert parser.parse(header.encode()) is None
     np.testing.assert_array_equal(parser.parse(line.encode()), expected)
@@ -70,18 +70,43 @@ def test_an_integer_is_not_made_of_another_number(line):
         ("1e999,1", "finite"),
         ("1e300,1", "finite float32 numbers, got 1e.300"),
         ("1.5;2,5", "got '2,5'"),
-        (
-            "p,q,r",
-            (
-                "the header has p, q, r; expected a, b; choose columns, such as"
-                " --features q,r"
-            ),
-        ),
+        ("p", "expected 2 numbers, got 1"),
     ],
 )
 def test_a_malformed_line_says_how(line, words):
     with pytest.raises(InputError, match=words):
         LineParser(2, ["a", "b"]).parse(line.encode())
+
+
+@pytest.mark.parametrize(
+    ("names", "header", "message"),
+    [
+        (["ax", "ay"], "gx,gy", r"no column 'ax' \(it has gx, gy\); .*--features"),
+        (["ax", "ay"], "ax,az,t", "no column 'ay' .*the model's features are ax, ay"),
+        (["ax", "ay"], "ax,ay,ax", "several columns 'ax'"),
+        ([], "p,q,r", "expected 2 columns; choose columns, such as --features q,r"),
+    ],
+)
+def test_a_header_without_the_columns_is_refused_not_read_by_position(
+    names, header, message
+):
+    for before in (b"", b"# sensor 7\n", b"\xff\n"):
+        parser = LineParser(2, names)
+        if before:
+            with pytest.raises(InputError):
+                parser.parse(before)
+        with pytest.raises(HeaderError, match=message):
+            parser.parse(header.encode())
+
+
+def test_text_after_the_first_sample_is_a_malformed_line_and_no_header():
+    parser = LineParser(2, ["a", "b"])
+    parser.parse(b"b,a")
+    np.testing.assert_array_equal(parser.parse(b"1,2"), [2, 1])
+    with pytest.raises(InputError, match="expected numbers, got 'y'") as caught:
+        parser.parse(b"x,y")
+    assert not isinstance(caught.value, HeaderError)
+    np.testing.assert_array_equal(parser.parse(b"1,2"), [2, 1])
 
 
 @settings(max_examples=200, deadline=None)
