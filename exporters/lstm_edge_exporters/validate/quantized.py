@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
@@ -21,8 +21,8 @@ from ..verify.compare import FLOOR, compare_all
 from ..verify.file import ModelFile
 from ..verify.float64 import Graph64
 from .config import ValidateConfig
-from .contract import differing
 from .expected import Expected
+from .nodes import compare_graphs
 
 _SHOWN = 3
 SLACK = 1.05
@@ -53,7 +53,9 @@ def check_quantized(
     except (LstmEdgeError, TypeError, KeyError) as error:
         yield Check("quantized as recorded", "failed", first_line(error))
         return
-    yield answered("bit for bit", "; ".join(_differences(file.proto, wanted)))
+    differences = compare_graphs(file.inlined, ir.from_proto(wanted))
+    first = [*differences.nodes, *differences.constants][:_SHOWN]
+    yield answered("bit for bit", "; ".join(first))
     manifest = expected.manifest._replace(golden=file.manifest.golden)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
@@ -104,13 +106,3 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
             f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
         )
         yield answered(f"limits of golden case {number}", about)
-
-
-def _differences(proto: onnx.ModelProto, expected: onnx.ModelProto) -> Iterator[str]:
-    """Yield the constants, nodes, inputs and outputs of a file that are not the
-    expected ones.
-    """
-    for role in ("initializer", "node", "input", "output"):
-        if names := differing(proto, expected, role):
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            yield f"{role}s {', '.join(names[:_SHOWN])}{more} differ"

@@ -1,7 +1,7 @@
 """``validate``: a file compared with what it must be; causes come before consequences.
 
 The reference is exported again in memory (see ``expected``). Then the two manifests are
-compared field by field, constants bit for bit, and the graphs in float64 on the same
+compared field by field, the graphs node by node, and what they compute in float64 on the same
 cases; each engine must be near the graph. int8 and fp16 files are made again, see
 ``quantized``. Without a reference the golden cases are replayed.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
+import onnx_ir as ir
 from torch import nn
 
 from lstm_edge_runtime.errors import (
@@ -40,8 +41,9 @@ from ..verify.samples import sample_feeds
 from ..verify.verify import chunk_checks, find_streaming, refused, row_checks
 from ..versions import versions
 from .config import ValidateConfig
-from .contract import check_form, check_manifest, differing
+from .contract import check_form, check_manifest
 from .expected import Expected, against_module
+from .nodes import GraphDifferences, compare_graphs
 from .quantized import SLACK, check_golden, check_quantized
 from .report import Group, Report
 
@@ -71,13 +73,17 @@ _SAMPLES = 16, 256
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _NATIVE = "native engine"
+_NODES = "node by node"
+_SEED = "a factory that draws weights needs a seed (torch.manual_seed) or --weights"
+_SHOWN = 3
+"""Differences of one kind that a message names."""
 _SMALLER = ("int8", "fp16")
 _AGAIN = "the graph computes something else than the reference"
 _GROUPS = {
     "contract": ("Contract", "the manifest is not what the reference has"),
-    "weights": (
-        "Weights",
-        "the file holds other constants than the reference; export again",
+    "graph": (
+        "Graph",
+        "the file holds another graph than the reference; export again",
     ),
     "function": ("Function", f"{_AGAIN}; export again"),
     "states": (
@@ -173,7 +179,7 @@ class Validation:
             return {**contract, "quantized": self._quantized, "golden": self._golden}
         return {
             **contract,
-            "weights": self._weights,
+            "graph": self._graph,
             "function": self._function,
             "states": self._states,
             "inputs": self._inputs,
@@ -220,11 +226,7 @@ class Validation:
     @cached_property
     def pair(self) -> Pair:
         """The file's graph and the reference."""
-        graphs = [
-            proto.graph.SerializeToString(deterministic=True)
-            for proto in (self.file.proto, self.expected.proto)
-        ]
-        if graphs[0] == graphs[1]:
+        if not self._differences:
             return self.truth
         return replace(
             self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact))
@@ -239,36 +241,25 @@ class Validation:
             ).feeds
         }
 
-    def _weights(self) -> Iterator[Check]:
-        names, wanted = (
-            {t.name for t in side.proto.graph.initializer}
-            for side in (self.file, self.expected)
-        )
-        wrong = [
-            name
-            for name in differing(self.file.proto, self.expected.proto, "initializer")
-            if name in wanted
-        ]
-        made = [
-            side.provenance.get("versions")
-            for side in (self.file.manifest, self.expected.manifest)
-        ]
-        if made[0] != made[1] and not names.issuperset(wrong):
-            yield Check(
-                "constants bit for bit",
-                "skipped",
-                "other versions made the file; names differ",
-            )
+    @cached_property
+    def _differences(self) -> GraphDifferences:
+        """Differences of the file's graph from the expected one, node by node."""
+        expected = ir.from_proto(self.expected.proto)
+        return compare_graphs(self.file.inlined, expected)
+
+    def _graph(self) -> Iterator[Check]:
+        """Compare node by node if the same versions made both graphs."""
+        nodes = "; ".join(_first(self._differences.nodes))
+        constants = "; ".join(_first(self._differences.constants))
+        other = _other_versions(self.file.manifest, self.expected.manifest)
+        if self._differences and other:
+            about = f"made with {other}; values are compared instead"
+            yield Check(_NODES, "skipped", f"{about} ({nodes or constants})")
             return
-        advice = (
-            "a factory that draws weights needs a seed (torch.manual_seed) or --weights"
-        )
-        about = (
-            f"{', '.join(wrong[:3])} differ from the reference; {advice}"
-            if wrong
-            else ""
-        )
-        yield answered("constants bit for bit", about)
+        yield answered(_NODES, nodes)
+        if not nodes:
+            advice = f"{constants}; {_SEED}" if constants else ""
+            yield answered("constants bit for bit", advice)
 
     def _cases(self) -> Iterator[Case]:
         yield from self.expected.cases.cases()
@@ -287,28 +278,15 @@ class Validation:
             )
 
     def _equal(self, name: str, feeds: Feeds, reference: Runner | None = None) -> Check:
-        """Compare the file's graph with the reference if that takes a case; name the
-        first other node.
-        """
+        """Compare the file's graph with the reference if that takes a case."""
         run = reference or self.expected.reference
         if reason := refused(run, feeds):
             return Check(name, "skipped", reason)
         return asked(name, partial(self._compare, name, feeds, run))
 
     def _compare(self, name: str, feeds: Feeds, run: Runner) -> Check:
-        check = judged(
-            name,
-            self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run),
-        )
-        if check.status == "passed" or not self._changed_nodes:
-            return check
-        node = f"node {self._changed_nodes[0]!r} is not the reference's"
-        return replace(check, message=f"{node}; {check.message}")
-
-    @cached_property
-    def _changed_nodes(self) -> Sequence[str]:
-        """Return the names of nodes that are not the expected ones."""
-        return differing(self.file.proto, self.expected.proto, "node")
+        got = self.pair.exact(feeds)
+        return judged(name, self.truth.within(got, run(feeds), feeds, reference=run))
 
     def _states(self) -> Iterator[Check]:
         """Run rows alone, with NaN in one row, padded rows, and chunks with states
@@ -530,6 +508,22 @@ class Validation:
         assert self.file.model is not None
         if self.file.manifest.golden is not None:
             yield _selftested("self-test", self.file.model.selftest)
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    """Return the first texts, and the number of others."""
+    others = len(texts) - _SHOWN
+    return [*texts[:_SHOWN], *([f"{others} more"] if others > 0 else [])]
+
+
+def _other_versions(manifest: Manifest, expected: Manifest) -> str:
+    """Return the versions that made a file where they are not the expected ones."""
+    made = manifest.provenance.get("versions") or {}
+    wanted = expected.provenance.get("versions") or {}
+    names = [name for name in {**wanted, **made} if made.get(name) != wanted.get(name)]
+    return ", ".join(
+        f"{name} {made.get(name)} (here {wanted.get(name)})" for name in names
+    )
 
 
 def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:

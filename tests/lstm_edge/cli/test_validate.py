@@ -74,7 +74,7 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert len(rows) >= 4
     for group in (
         "Contract",
-        "Weights",
+        "Graph",
         "Function",
         "States and rows",
         "Inputs",
@@ -89,6 +89,7 @@ def test_a_wrong_file_exits_1_and_shows_the_worst_element(job, invoke):
         "validate", job / "wrong.onnx", "--against", job / "run", *SHORT
     )
     assert code == 1
+    assert re.search(r"FAILED Graph: .*fc\.bias is \S+ at \[1\], expected", out)
     assert re.search(r"FAILED Function: .*logits differs by 0\.3 at \[\d+, 1\]", out)
     assert "FAILED: " in out.splitlines()[-1]
 

@@ -1,0 +1,250 @@
+"""Two graphs compared node by node, in any order of nodes and under any names.
+
+Values are paired from the outputs on, which have names, to what computes them: the same
+operator with the same attributes, and operands that are paired likewise. If nothing
+differs, both graphs are the same function.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
+
+from ..graph import constant
+
+
+@dataclass(frozen=True)
+class GraphDifferences:
+    """Where a graph is not the expected one, nearest to the inputs first."""
+
+    nodes: Sequence[str]
+    """Operators, attributes and wiring."""
+    constants: Sequence[str]
+    """Constants that are not equal bit for bit."""
+
+    def __bool__(self) -> bool:
+        """Return True if there is any difference."""
+        return bool(self.nodes or self.constants)
+
+
+def compare_graphs(model: ir.Model, expected: ir.Model) -> GraphDifferences:
+    """Compare two models without functions; what no output needs is left out."""
+    return _Comparison(model, expected).differences()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two values that should be the same one."""
+
+    value: ir.Value | None
+    expected: ir.Value | None
+    place: str
+    """The output or operand that they are."""
+    reader: ir.Node | None = None
+    """The node of the compared graph that reads ``value``."""
+
+
+@dataclass
+class _Comparison:
+    """The pairs of values of two graphs that are still to be compared."""
+
+    model: ir.Model
+    expected: ir.Model
+    _waiting: list[_Pair] = field(default_factory=list)
+    _seen: set[tuple[ir.Value, ir.Value]] = field(default_factory=set)
+    _formal: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    """Inputs of bodies, and the expected ones."""
+    _nodes: list[tuple[int, str]] = field(default_factory=list)
+    _constants: dict[str, int] = field(default_factory=dict)
+    """Differences with the position of the node that has, or reads, them."""
+
+    def differences(self) -> GraphDifferences:
+        """Compare all pairs."""
+        self._position = {
+            node: i for i, node in enumerate(self.model.graph.all_nodes())
+        }
+        opsets = self.model.opset_imports, self.expected.opset_imports
+        for domain in sorted({*opsets[0], *opsets[1]}):
+            version, wanted = (imports.get(domain) for imports in opsets)
+            if version != wanted:
+                name = domain or "ai.onnx"
+                self._nodes.append(
+                    (-1, f"opset {version} of {name}, expected {wanted}")
+                )
+        outputs = {str(value.name): value for value in self.expected.graph.outputs}
+        for value in self.model.graph.outputs:
+            if value.name in outputs:
+                wanted_value = outputs[str(value.name)]
+                place = f"output {value.name!r}"
+                self._waiting.append(_Pair(value, wanted_value, place))
+        while self._waiting:
+            self._compare(self._waiting.pop())
+        by_position = sorted(self._nodes, key=lambda entry: entry[0])
+        constants = sorted(self._constants, key=lambda text: self._constants[text])
+        return GraphDifferences(
+            tuple(dict.fromkeys(text for _, text in by_position)), tuple(constants)
+        )
+
+    def _compare(self, pair: _Pair) -> None:
+        value = pair.value
+        expected = pair.expected
+        if value is None or expected is None:
+            if value is not expected:
+                self._report(pair, _origin(value), _origin(expected))
+            return
+        if (value, expected) in self._seen:
+            return
+        self._seen.add((value, expected))
+        if value in self._formal:
+            if self._formal[value] is not expected:
+                self._report(pair, _origin(value), _origin(expected))
+            return
+        node = value.producer()
+        wanted = expected.producer()
+        if node is not None and wanted is not None:
+            self._compare_nodes(pair, node, wanted)
+        elif node is not None or wanted is not None:
+            self._report(pair, _origin(value), _origin(expected))
+        elif value.is_initializer() and expected.is_initializer():
+            self._compare_constants(pair, value, expected)
+        elif _origin(value) != _origin(expected):
+            self._report(pair, _origin(value), _origin(expected))
+
+    def _compare_nodes(self, pair: _Pair, node: ir.Node, wanted: ir.Node) -> None:
+        assert pair.value is not None
+        assert pair.expected is not None
+        same_operator = node.op_identifier() == wanted.op_identifier()
+        if not same_operator or pair.value.index() != pair.expected.index():
+            self._report(pair, _origin(pair.value), _origin(pair.expected))
+            return
+        position = self._position[node]
+        title = _title(node)
+        for name in dict.fromkeys([*wanted.attributes, *node.attributes]):
+            attribute = node.attributes.get(name)
+            wanted_attribute = wanted.attributes.get(name)
+            bodies = _bodies(attribute)
+            wanted_bodies = _bodies(wanted_attribute)
+            if bodies and len(bodies) == len(wanted_bodies):
+                for body, wanted_body in zip(bodies, wanted_bodies, strict=True):
+                    self._enter(body, wanted_body, f"{name} of {title}", node)
+            elif _written(attribute) != _written(wanted_attribute):
+                shown = f"{_shown(attribute)}, expected {_shown(wanted_attribute)}"
+                self._nodes.append((position, f"{title}: {name} is {shown}"))
+        inputs = _trimmed(node.inputs)
+        wanted_inputs = _trimmed(wanted.inputs)
+        for index in range(max(len(inputs), len(wanted_inputs))):
+            value = inputs[index] if index < len(inputs) else None
+            expected = wanted_inputs[index] if index < len(wanted_inputs) else None
+            place = f"{title}: operand {index}"
+            self._waiting.append(_Pair(value, expected, place, node))
+
+    def _enter(
+        self, body: ir.Graph, expected: ir.Graph, place: str, node: ir.Node
+    ) -> None:
+        """Pair inputs and outputs of a body by their position."""
+        sizes = (len(body.inputs), len(body.outputs))
+        wanted = (len(expected.inputs), len(expected.outputs))
+        if sizes != wanted:
+            text = f"{place}: {sizes} inputs and outputs, expected {wanted}"
+            self._nodes.append((self._position[node], text))
+            return
+        self._formal |= dict(zip(body.inputs, expected.inputs, strict=True))
+        for value, wanted_value in zip(body.outputs, expected.outputs, strict=True):
+            self._waiting.append(_Pair(value, wanted_value, place, node))
+
+    def _compare_constants(
+        self, pair: _Pair, value: ir.Value, expected: ir.Value
+    ) -> None:
+        array = constant(value)
+        wanted = constant(expected)
+        about = _unequal(array, wanted)
+        if about:
+            position = -1 if pair.reader is None else self._position[pair.reader]
+            self._constants.setdefault(f"{value.name} {about}", position)
+
+    def _report(self, pair: _Pair, found: str, wanted: str) -> None:
+        node = None if pair.value is None else pair.value.producer()
+        known = node or pair.reader
+        position = -1 if known is None else self._position[known]
+        self._nodes.append((position, f"{pair.place} is {found}, expected {wanted}"))
+
+
+def _title(node: ir.Node) -> str:
+    """Return a node's name and operator."""
+    name = node.name or node.outputs[0].name
+    return f"node {name!r} ({node.op_type})"
+
+
+def _origin(value: ir.Value | None) -> str:
+    """Return where a value comes from."""
+    if value is None:
+        return "left out"
+    node = value.producer()
+    if node is None:
+        kind = "constant" if value.is_initializer() else "input"
+        return f"{kind} {value.name!r}"
+    index = value.index()
+    return f"output {index} of {_title(node)}" if index else _title(node)
+
+
+def _bodies(attribute: ir.Attr | None) -> Sequence[ir.Graph]:
+    if attribute is None:
+        return ()
+    if attribute.type is ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    if attribute.type is ir.AttributeType.GRAPHS:
+        return tuple(attribute.as_graphs())
+    return ()
+
+
+def _written(attribute: ir.Attr | None) -> bytes:
+    """Return an attribute as a file has it, under no name."""
+    if attribute is None:
+        return b""
+    if attribute.type is ir.AttributeType.TENSOR:
+        array = attribute.as_tensor().numpy()
+        return repr((array.dtype, array.shape)).encode() + array.tobytes()
+    proto = ir.to_proto(attribute)
+    proto.doc_string = ""
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _shown(attribute: ir.Attr | None) -> str:
+    if attribute is None:
+        return "none"
+    is_tensor = attribute.type is ir.AttributeType.TENSOR
+    value = attribute.as_tensor().numpy() if is_tensor else attribute.value
+    return " ".join(str(value).split())[:60]
+
+
+def _trimmed(values: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    """Return operands without those that are left out at the end."""
+    trimmed = list(values)
+    while trimmed and trimmed[-1] is None:
+        trimmed.pop()
+    return trimmed
+
+
+def _unequal(array: Array | None, expected: Array | None) -> str:
+    """Return how a constant differs from the expected one; empty if it does not."""
+    if array is None or expected is None:
+        return "" if array is expected else "has no values"
+    if array.dtype != expected.dtype or array.shape != expected.shape:
+        return (
+            f"is {array.dtype} {array.shape}, expected {expected.dtype}"
+            f" {expected.shape}"
+        )
+    if array.tobytes() == expected.tobytes():
+        return ""
+    size = array.dtype.itemsize
+    shape = (*array.shape, size)
+    pieces = (
+        np.frombuffer(x.tobytes(), np.uint8).reshape(shape) for x in (array, expected)
+    )
+    places = np.argwhere(np.not_equal(*pieces).any(-1))
+    place = tuple(map(int, places[0]))
+    more = f" and at {len(places) - 1} more" if len(places) > 1 else ""
+    return f"is {array[place]!s} at {list(place)}{more}, expected {expected[place]!s}"
