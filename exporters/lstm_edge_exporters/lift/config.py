@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
 from ..options import check_options, option, parse_axes, seed_option, stream_option
@@ -44,3 +46,23 @@ class LiftConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "LiftConfig":
+        """Return the options that a lifted file records; raises InputError for others."""
+        try:
+            inputs = {name: tuple(axes) for name, axes in record["inputs"].items()}
+            return cls(**{**record, "inputs": inputs})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the file records {record!r} as the options of its lift; lift it again"
+            ) from error
+
+    def record(self) -> dict[str, Any]:
+        """Return the options for the manifest, with which a lift can be repeated."""
+        return {
+            "inputs": {name: list(axes) for name, axes in self.inputs.items()},
+            "constants": dict(self.constants),
+            "states": dict(self.states),
+            "stream": self.stream,
+        }

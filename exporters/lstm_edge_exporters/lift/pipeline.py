@@ -176,7 +176,11 @@ def _lift(
     golden = record_golden(
         replace(pair, manifest=manifest, reference=pair.graph), cases
     )
-    manifest = manifest._replace(equivalence=verified.figures(), golden=golden)
+    manifest = manifest._replace(
+        equivalence=verified.figures(),
+        golden=golden,
+        provenance={**manifest.provenance, "lift": config.record()},
+    )
     content = with_manifest(to_proto(model), manifest)
     if config.stream:
         if not need and manifest.unstreamable:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from ..export import export
 from ..export.call import Call, own_copy, try_example
 from ..export.config import ExportConfig
 from ..export.pipeline import build
+from ..lift import lift
+from ..lift.config import LiftConfig
 from ..verify.cases import CaseGenerator
 from ..verify.file import ModelFile, open_file
 from ..verify.float64 import Graph64
@@ -128,30 +131,53 @@ def _of_file(
     return Expected(about, manifest, exact, proto, graph, cases, sha256=sha256)
 
 
-def against_file(
-    path: str | os.PathLike[str], file: ModelFile | None = None
-) -> Expected:
-    """Compare ``file`` with another float file that has a manifest.
+def against_file(path: str | os.PathLike[str], file: ModelFile) -> Expected:
+    """Compare ``file`` with another float file that has a manifest, or with the original
+    that it was lifted from.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign.
-        InputError: it has no manifest, or one that contradicts its graph.
+        InputError: it can be neither of these.
         UnsupportedError: it can't be evaluated in float64.
     """
+    options = _lift_options(file)
     other = open_file(path)
-    manifest = None if file is None or file.model is None else file.manifest
+    is_original = other.model is None and not other.has_manifest
+    if is_original and options is None:
+        raise InputError(
+            f"{path} has no manifest, and {file.path} was not lifted from it; give a"
+            " file that export, lift or quantize made, or the PyTorch module"
+        )
+    if is_original or (options is not None and _lift_options(other) is None):
+        return _against_original(path, file, LiftConfig.of_record(options))
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
+    manifest = file.manifest if file.model is not None else None
     if other.precision == "int8":
         raise UnsupportedError(
             f"{path} is int8 and has no float64 run; compare with the float file or the"
             " PyTorch module that it was made from"
         )
     sha256 = str(other.manifest.provenance.get("checkpoint_sha256") or "")
-    expected = _of_file(
-        f"{other.path.name} (ONNX)", other.manifest, other.proto, manifest, sha256
-    )
+    title = f"{other.path.name} (ONNX)"
+    expected = _of_file(title, other.manifest, other.proto, manifest, sha256)
+    return replace(expected, configured=True)
+
+
+def _lift_options(file: ModelFile) -> Any:
+    """Return the options that a lifted file records; None for any other file."""
+    return None if file.model is None else file.manifest.provenance.get("lift")
+
+
+def _against_original(
+    path: str | os.PathLike[str], file: ModelFile, config: LiftConfig
+) -> Expected:
+    """Compare with another lift of the original, which that verifies."""
+    lifted = lift(path, config)
+    proto = onnx.load_from_string(lifted.model)
+    title = f"{Path(path).name}, lifted again"
+    expected = _of_file(title, lifted.manifest, proto, file.manifest, "")
     return replace(expected, configured=True)
 
 

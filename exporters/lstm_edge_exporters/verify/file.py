@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import (
     InputError,
     ManifestError,
 )
-from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 
 from ..chunks import Runner
@@ -40,9 +40,9 @@ class ModelFile:
     path: Path
     sha256: str
     model: Model | None
-    """None where the manifest and the graph contradict one another."""
+    """None if the manifest is missing or contradicts the graph."""
     broken: str
-    """In what they do; empty where they agree."""
+    """Why the manifest contradicts the graph; empty if it does not."""
 
     @property
     def manifest(self) -> Manifest:
@@ -56,6 +56,11 @@ class ModelFile:
         model = ir.from_proto(self.proto)
         ir.passes.Sequential(InlinePass(), RemoveUnusedNodesPass())(model)
         return model
+
+    @property
+    def has_manifest(self) -> bool:
+        """True if the file has a manifest, if only a broken one."""
+        return any(entry.key == KEY for entry in self.proto.metadata_props)
 
     @property
     def operators(self) -> set[str]:

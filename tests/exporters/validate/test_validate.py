@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.proof.healthy import draw_network
 from lstm_edge_exporters import ExportConfig, export, validate
-from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_exporters.validate.expected import against_file, against_module
@@ -284,6 +284,17 @@ class Plain(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
+class Causal(Plain):
+    """Look two steps back by a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 3)
+
+    def forward(self, x):
+        return super().forward(self.conv(nn.functional.pad(x.mT, (2, 0))).mT)
+
+
 class Ahead(Plain):
     """Look one step ahead."""
 
@@ -295,21 +306,52 @@ class Ahead(Plain):
         return super().forward(self.conv(x.mT).mT)
 
 
-def test_a_lifted_file_is_compared_with_another_lift_of_its_original(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A file without a manifest, as other exporters write it."""
     torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("original") / "original.onnx"
     config = ExportConfig(inputs={"x": ("N", "L", 3)}, stateless=True)
-    original = tmp_path / "original.onnx"
     model = onnx.load_model_from_string(
         export(Plain().eval(), torch.randn(2, 6, 3), config).model
     )
     del model.metadata_props[:]
-    onnx.save(model, original)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_lifted_file_is_compared_with_its_original(original, tmp_path):
     lift(original).save(tmp_path / "lifted.onnx")
     lift(original).save(tmp_path / "again.onnx")
     file = open_file(tmp_path / "lifted.onnx")
-    report = validate(file, against_file(tmp_path / "again.onnx", file), QUICK)
+    for against in (original, tmp_path / "again.onnx"):
+        report = validate(file, against_file(against, file), QUICK)
+        assert report.ok, report.verdict
+    model = onnx.load(file.path)
+    faults.one_ulp_of_a_bias(model)
+    file = open_file(faults.save(model, tmp_path / "m.onnx"))
+    report = validate(file, against_file(original, file), QUICK)
+    assert report.headlines[0][0].key == "graph"
+
+
+def test_a_file_lifted_with_options_is_compared_with_its_original(original, tmp_path):
+    config = LiftConfig(inputs={"x": ("rows", "time", 3)})
+    lift(original, config).save(tmp_path / "lifted.onnx")
+    file = open_file(tmp_path / "lifted.onnx")
+    report = validate(file, against_file(original, file), QUICK)
     assert report.ok, report.verdict
-    with pytest.raises(InputError, match="can't be a reference"):
+    model = onnx.load(file.path)
+    faults.restate(
+        model, provenance=lambda provenance: {**provenance, "lift": {"inputs": 3}}
+    )
+    file = open_file(faults.save(model, tmp_path / "m.onnx"))
+    with pytest.raises(InputError, match="as the options of its lift; lift it again"):
+        against_file(original, file)
+
+
+def test_a_file_without_a_manifest_is_no_reference_of_an_export(original, made):
+    file = open_file(made("plain").path)
+    with pytest.raises(InputError, match=r"has no manifest, and .* was not lifted"):
         against_file(original, file)
 
 
