@@ -9,14 +9,12 @@ from pathlib import Path
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
-# the best weights; the metadata describe the network, the task and the signal
 MODEL = "model.safetensors"
-RESUME = (  # state of the training after its last whole epoch that was saved
-    "resume.safetensors"
-)
-METRICS = (  # scores on each set, facts about the data, and the history of the epochs
-    "metrics.json"
-)
+"""The best weights; the metadata describe the network, the task and the signal."""
+RESUME = "resume.safetensors"
+"""State of the training after its last whole epoch that was saved."""
+METRICS = "metrics.json"
+"""Scores on each set, facts about the data, and the history of the epochs."""
 REPORT = "report.html"
 CURVES = "curves.png"
 LOCK = ".lock"
@@ -60,6 +58,11 @@ def check_run_folder(
             f"{folder} already contains a run; --resume or --overwrite it, or use"
             " another folder"
         )
+    if other := _other_file(folder):
+        raise InputError(
+            f"{folder} contains {other}, which is not of a training; -o is a folder for"
+            f" the run alone, such as {folder / 'run'}"
+        )
     if folder.suffix in (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv"):
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as"
@@ -77,6 +80,8 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = make_folder(folder) / LOCK
+    if lock.is_symlink():
+        raise InputError(f"{lock} is a link, expected a file; remove it")
     try:
         with FileLock(lock, timeout=0):
             try:
@@ -90,10 +95,31 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def remove_run(folder: Path) -> None:
-    """Remove the files of a run and temporary files of a killed process, but not the
-    folder.
+def _other_file(folder: Path) -> str:
+    """Return a name in a folder that no training wrote; empty for a new or empty
+    folder, or one with the state of a training.
     """
-    for name in (MODEL, RESUME, METRICS, REPORT, CURVES):
-        for path in (folder / name, *folder.glob(f".{name}.*.tmp")):
-            path.unlink(missing_ok=True)
+    if (folder / RESUME).is_file() or not folder.is_dir():
+        return ""
+    ours = {LOCK, *(path.name for path in _temporary_files(folder))}
+    others = {path.name for path in folder.iterdir()} - ours
+    return min(others, default="")
+
+
+def _temporary_files(folder: Path) -> list[Path]:
+    """Return the temporary files of a killed training."""
+    patterns = [f".{name}.*.tmp" for name in (MODEL, RESUME, METRICS, REPORT, CURVES)]
+    files: list[Path] = []
+    for pattern in patterns:
+        files.extend(folder.glob(pattern))
+    return files
+
+
+def remove_reports(folder: Path) -> None:
+    """Remove the scores and reports of an earlier run, and temporary files of a killed
+    process. The weights remain until new ones replace them.
+    """
+    for name in (METRICS, REPORT, CURVES):
+        (folder / name).unlink(missing_ok=True)
+    for path in _temporary_files(folder):
+        path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from ..data.read import read_data
 from ..data.series import SETS, Data, Series, are_joined, windows_of
 from ..data.split import Split, fold_series, split_series
 from ..lstm1 import LSTM1, fit_scale
-from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_run
+from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_reports
 from .batches import (
     STREAM_WINDOWS,
     Batch,
@@ -381,11 +381,10 @@ def train(
         training = Training(split, data_config, config)
         if resume:
             training.resume(folder)
-        else:
-            remove_run(folder)
-        run = save(
-            training.finish(_run(training, folder, on_epoch), Path(data).name), folder
-        )
+        stopped = _run(training, folder, on_epoch)
+        finished = training.finish(stopped, Path(data).name)
+        remove_reports(folder)
+        run = save(finished, folder)
         if folds and run.summary["stopped"] != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):
                 run.summary["cross_validation"] = _cross_validate(

@@ -222,6 +222,54 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
     assert (read_state(tmp_path / "run")[1].seed, half.exists()) == (3, False)
 
 
+def test_overwrite_keeps_the_old_run_until_the_new_one_is_written(data, tmp_path):
+    folder = tmp_path / "run"
+    train(data, folder, config=QUICK)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"model.safetensors", "metrics.json"} <= set(before)
+    with pytest.raises(InputError, match="the loss is nan in epoch 1"):
+        train(
+            data,
+            folder,
+            config=replace(QUICK, learning_rate=1e20, epochs=5),
+            overwrite=True,
+        )
+
+    def stop(_epoch, _epochs):
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(data, folder, config=QUICK, overwrite=True, on_epoch=stop)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "report.html").write_text("old")
+    run = train(data, folder, config=replace(QUICK, seed=3), overwrite=True)
+    assert load(folder).sha256 == run.sha256
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "names", [["report.html"], ["model.safetensors", "config.json"]]
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_refused(data, tmp_path, names, overwrite):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("precious")
+    with pytest.raises(InputError, match=r"contains|already contains"):
+        train(data, folder, config=QUICK, overwrite=overwrite)
+    assert [(folder / name).read_text() for name in names] == ["precious"] * len(names)
+
+
+def test_a_link_in_place_of_the_lock_is_refused(data, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match=r"\.lock is a link"):
+        train(data, tmp_path / "run", config=QUICK)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 @pytest.mark.system
 def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
     program = (
