@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pyarrow import parquet
@@ -22,20 +23,26 @@ Show = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class ScoreSummary:
     """Result of a run."""
 
     rows: int
+    """Number of rows with a result."""
     late: int
     """Number of rows that were left out, because later rows of their series had been
     scored."""
     series: int
     """Number of series, those of the earlier runs included."""
     events: int | None
+    """Number of events; None if these were not asked for."""
     files: int
+    """Number of files of the data set."""
     skipped: dict[str, str]
+    """The error of each file that was left out."""
     reset_every: int | str
+    """Number of steps after which a series is reset, or ``"never"``."""
     seconds: float
+    """Duration of the run."""
 
 
 def score(
@@ -45,7 +52,7 @@ def score(
     options: ScoreConfig,
     workers: Workers,
     show: Show = lambda *_: None,
-) -> Report:
+) -> ScoreSummary:
     """Score a Parquet data set; write the folder ``output`` with the results,
     ``STATES`` and ``EVENTS``.
 
@@ -81,7 +88,7 @@ def score(
             file.read_text("utf-8").split("\n", 1)
             for file in work.glob(f"_rows/*/{SKIPPED}")
         )
-        report = Report(
+        summary = ScoreSummary(
             rows=rows,
             late=sum(count for path, _, _, count in plan.files if path not in skipped)
             - rows,
@@ -93,7 +100,7 @@ def score(
             seconds=time.monotonic() - begun,
         )
         _publish(plan, output)
-    return report
+    return summary
 
 
 def _rows(folder: Path) -> list[int]:
@@ -106,14 +113,45 @@ def _working(plan: Plan) -> Iterator[None]:
     other removed.
     """
     work = Path(plan.work)
+    _check_working_folder(work)
     with locked(work):
-        if (
-            not (work / PLAN).exists()
-            or (work / PLAN).read_text(encoding="utf-8") != plan.to_json()
-        ):
+        is_continued = _read_text(work / PLAN) == plan.to_json()
+        if not is_continued:
             _remove(path for path in work.iterdir() if path.name != LOCK)
             write_bytes(work / PLAN, plan.to_json().encode())
         yield
+
+
+def _check_working_folder(work: Path) -> None:
+    """Raise InputError for a folder that no run made: a link, or one with other
+    files.
+    """
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
+        raise InputError(
+            f"{work} is not a folder of a killed run, whose name it has; move it, or"
+            " name another output"
+        )
+    if not work.exists():
+        return
+    names = {path.name for path in work.iterdir()}
+    patterns = (LOCK, PLAN, f".{PLAN}.*.tmp", "_*", "part-*", ".part-*")
+    others = [name for name in names if not _matches(name, patterns)]
+    is_begun = PLAN in names or names <= {LOCK}
+    if others or not is_begun:
+        name = min(others or names)
+        raise InputError(
+            f"{work} contains {name}, which no run wrote; move it, or name another"
+            " output"
+        )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file; empty without it."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _publish(plan: Plan, output: Path) -> None:
@@ -134,4 +172,7 @@ def _publish(plan: Plan, output: Path) -> None:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -20,7 +21,7 @@ from lstm_edge_runtime.errors import (
     NotFoundError,
     first_line,
 )
-from lstm_edge_runtime.files import open_regular
+from lstm_edge_runtime.files import malformed_as, open_regular, read_json
 
 from . import sql
 from .config import ScoreConfig
@@ -34,6 +35,8 @@ maximum of partitions."""
 PLAN = "_plan.json"
 STATES = "_states"
 EVENTS = "_events"
+EVENT_COLUMNS = ("start", "end", "label", "samples", "open")
+"""Columns of ``EVENTS`` after the series."""
 KEY = "a key in the path"
 _NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
 _ORDERS = (
@@ -120,6 +123,9 @@ def make_plan(
     options = _resolve(options, opened)
     task = opened.manifest.task
     width = Pool(opened, 1, "never", options.window).width
+    results = tuple(result_names(task, width))
+    labels = class_labels(task, width)
+    _check_output_columns(options, results, labels)
     paths = find_files(dataset)
     types, scored = (
         _read_earlier(options, opened.identity) if options.since else (("", ""), ())
@@ -132,13 +138,33 @@ def make_plan(
         groups=tuple(_groups(rows, 0 if options.skip_bad else ROWS)),
         files=tuple((path, *_mark(path), count) for path, count in rows.items()),
         known=scored,
-        results=tuple(result_names(task, width)),
-        labels=class_labels(task, width),
+        results=results,
+        labels=labels,
         types=types,
         work=str(output.resolve().with_name(f".{output.name}.partial")),
         parts=options.parts or _count_parts(rows, options, types[0]),
     )
     return plan, skipped
+
+
+def _check_output_columns(
+    options: ScoreConfig, results: Sequence[str], labels: Sequence[str]
+) -> None:
+    """Raise InputError if a table of the output would have two columns of one name."""
+    columns = [options.series, options.order, *results]
+    if labels:
+        columns.append("label")
+    tables = [columns]
+    if options.events:
+        tables.append([options.series, *EVENT_COLUMNS])
+    for table in tables:
+        for name in table:
+            if table.count(name) > 1:
+                raise InputError(
+                    f"the output would have two columns {name!r} (it has"
+                    f" {', '.join(table)}); rename the column of the data set that"
+                    " --series or --order names, or the model's labels"
+                )
 
 
 def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
@@ -208,28 +234,37 @@ def _read_earlier(options: ScoreConfig, identity: str) -> tuple[Types, Files]:
     continued.
     """
     path = Path(str(options.since)) / PLAN
-    try:
+    what = f"{options.since} is no output of lstm-edge score"
+    with malformed_as(FileFormatError, what, "score without --since"):
         with open_regular(path) as file:
-            before = json.load(file)
+            before = read_json(file.read())
         pairs = {
             name: (before["options"][name], asdict(options)[name]) for name in _SAME
         }
         pairs["model"] = before["identity"], identity
-        files = [
-            (str(name), int(a), int(b), int(c))
-            for name, a, b, c in before["known"] + before["files"]
-        ]
+        files = tuple(_read_file(entry) for entry in before["known"] + before["files"])
         series, order = map(str, before["types"])
-    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-        why = f"{options.since} is no output of lstm-edge score ({first_line(error)})"
-        raise FileFormatError(f"{why}; score without --since") from error
+        _check_series_type(series)
     for name, (old, new) in pairs.items():
         if json.dumps(old) != json.dumps(new):
             raise InputError(
                 f"the earlier run had {name} {old}, this one has {new}; score without"
                 " --since"
             )
-    return (series, order), tuple(files)
+    return (series, order), files
+
+
+def _read_file(entry: Any) -> tuple[str, int, int, int]:
+    """Return an item of ``Files`` from JSON; raises TypeError and ValueError."""
+    path, size, modified, rows = entry
+    return str(path), int(size), int(modified), int(rows)
+
+
+def _check_series_type(name: str) -> None:
+    """Raise ValueError if ``name`` is not the type of a series in ``Types``."""
+    if name in (KEY, "", "string") or pa.types.is_integer(pa.type_for_alias(name)):
+        return
+    raise ValueError(f"a series can't be {name}")
 
 
 def _check_files(

@@ -2,10 +2,13 @@
 be repeated.
 """
 
+import contextlib
 import shutil
 import tempfile
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +16,21 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.files import replacing
+from lstm_edge_runtime.files import malformed_as, replacing
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.results import softmax
 
 from . import sql
-from .events import Events, Spans
+from .events import NONE, Events, Spans
 from .plan import EVENTS, KEY, STATES, Plan, open_model
 from .pool import Pool
 
 SKIPPED = "_skipped"
 _BLOCK = 131_072
+"""Maximum number of results per table that is written."""
 _ORDERS = ("start", "end", "last")
+"""Columns of the states that are orders."""
+_MAX_INT64 = 2**63 - 1
 
 
 def read_group(plan: Plan, group: int) -> int:
@@ -83,6 +89,34 @@ def score_part(plan: Plan, part: int) -> int:
     return partition.write_results(target)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """The next rows of some series, one series after another."""
+
+    owners: Array
+    """Number of the series of each row, ``(R,)``."""
+    order: Array
+    """Order of each row, ``(R,)``."""
+    x: Array
+    """Features, float32 ``(R, I)``."""
+    series: Array
+    """Number of each series, ``(K,)``."""
+    counts: Array
+    """Number of rows of each series, ``(K,)``."""
+
+    @property
+    def starts(self) -> Array:
+        """Index of the first row of each series, ``(K,)``."""
+        starts: Array = np.cumsum(self.counts) - self.counts
+        return starts
+
+    @property
+    def last_order(self) -> Array:
+        """Order of the last row of each series, ``(K,)``."""
+        last: Array = self.order[self.starts + self.counts - 1]
+        return last
+
+
 class Partition:
     """The series of one partition, by number: the order of their names."""
 
@@ -90,39 +124,37 @@ class Partition:
         """Take the series of the rows and those of the earlier run."""
         self._plan = plan
         self._part = part
-        since = plan.options.since
         rows = sql.series_of(plan.work, part)
-        before = (
-            sql.states_of(Path(since) / STATES, part, plan.parts) if since else None
-        )
-        scored = before.column("series").to_pylist() if before else []
-        self._names = sorted({*scored, *rows})
+        before = _read_states(plan, part)
+        names_before = before.column("series").to_pylist() if before else []
+        self._names = sorted({*names_before, *rows})
         self._numbers = {name: number for number, name in enumerate(self._names)}
         size = len(self._names)
         self.total = sum(rows.values())
-        model = open_model(plan.model, plan.identity)
         self._pool = Pool(
-            model, max(size, 1), plan.options.reset_every, plan.options.window
+            open_model(plan.model, plan.identity),
+            max(size, 1),
+            plan.options.reset_every,
+            plan.options.window,
         )
-        self._seen = np.zeros(size, bool)
-        self._known = np.zeros(size, bool)
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
         self._first = np.cumsum(counts) - counts
+        """Index of the first result of each series."""
         self._done = np.zeros(size, np.int64)
-        self._order, self._values = (
-            self._file(np.int64, 1),
-            self._file(np.float32, len(plan.results)),
-        )
+        """Number of results of each series."""
+        self._seen = np.zeros(size, bool)
+        """True for a series that has a result."""
+        self._known = np.zeros(size, bool)
+        """True for a series of the earlier run."""
+        self._order = self._file(np.int64, 1)
+        self._values = self._file(np.float32, len(plan.results))
         self._ended = list[Events]()
-        self._order_type = before.column("last").type if before else pa.int64()
-        if plan.files:
-            self._order_type = (
-                parquet.read_schema(plan.files[0][0]).field(plan.options.order).type
-            )
-        floats = pa.types.is_floating(self._order_type)
-        self._spans = Spans.empty(size, np.dtype(np.float64 if floats else np.int64))
+        self._order_type = _order_type(plan, before)
+        is_float = pa.types.is_floating(self._order_type)
+        self._spans = Spans.empty(size, np.dtype(np.float64 if is_float else np.int64))
         if before:
-            self._restore(before)
+            with _damaged_states(plan):
+                self._restore(before)
 
     def _file(self, dtype: npt.DTypeLike, width: int) -> Array:
         """Return an array for all rows of the partition, in a file that the system
@@ -132,75 +164,81 @@ class Partition:
             return np.memmap(file, dtype, "w+", shape=(max(self.total, 1), width))
 
     def _restore(self, before: pa.Table) -> None:
-        try:
-            numbers = np.array(
-                [self._numbers[name] for name in before.column("series").to_pylist()]
-            )
-            for number, row in zip(
-                numbers.tolist(), before.drop_columns(_ORDERS).to_pylist(), strict=True
-            ):
-                self._pool.restore(number, row)
-            for name, values in vars(self._spans).items():
-                column = before.column(name).combine_chunks()
-                values[numbers] = (
-                    _as_numbers(column) if name in _ORDERS else column.to_numpy()
-                )
-            self._known[numbers] = True
-        except (
-            pa.ArrowException,
-            LookupError,
-            TypeError,
-            ValueError,
-            EOFError,
-            OSError,
-        ) as error:
-            why = f"{self._plan.options.since} has damaged states ({first_line(error)})"
-            raise FileFormatError(f"{why}; score without --since") from error
+        """Continue the series of the earlier run."""
+        names = before.column("series").to_pylist()
+        numbers = np.array([self._numbers[name] for name in names])
+        states = before.drop_columns(_ORDERS).to_pylist()
+        for number, row in zip(numbers.tolist(), states, strict=True):
+            self._pool.restore(number, row)
+        for name, values in vars(self._spans).items():
+            column = before.column(name).combine_chunks()
+            is_order = name in _ORDERS
+            values[numbers] = _as_numbers(column) if is_order else column.to_numpy()
+        self._known[numbers] = True
 
-    def score(self, batch: pa.RecordBatch) -> None:
+    def score(self, rows: pa.RecordBatch) -> None:
         """Process the next rows, which are sorted by order."""
-        plan = self._plan
-        spans = self._spans
-        names = batch.column("series").dictionary_encode()
-        order = _as_numbers(batch.column("order"))
-        numbers = np.array(
-            [self._numbers[name] for name in names.dictionary.to_pylist()]
-        )
-        owners = numbers[names.indices.to_numpy()]
-        rows = np.flatnonzero(
-            ~self._known[owners] | self._seen[owners] | (order > spans.last[owners])
-        )
-        rows = rows[np.argsort(owners[rows], kind="stable")]
-        owners = owners[rows]
-        order = order[rows]
-        if not len(rows):
+        batch = self._select(rows)
+        if not len(batch.owners):
             return
-        features = (
-            batch.column(f"x{i}").to_numpy()[rows]
-            for i in range(len(plan.options.features))
-        )
-        x = np.stack(list(features), axis=1)
-        series, counts = np.unique(owners, return_counts=True)
-        starts = np.cumsum(counts) - counts
-        self._check_order(owners, order, series, starts)
-        values = self._pool.run(series, counts, x)
-        if plan.labels:
+        self._check_order(batch)
+        values = self._pool.run(batch.series, batch.counts, batch.x)
+        if self._plan.labels:
             values = softmax(values)
-        at = np.arange(len(owners)) + np.repeat(
-            self._first[series] + self._done[series] - starts, counts
+        self._store(batch, values)
+        self._spans.last[batch.series] = batch.last_order
+        if self._plan.options.events:
+            self._add_events(batch, values)
+
+    def _select(self, rows: pa.RecordBatch) -> _Batch:
+        """Return the rows by their series, without those that come before the last
+        scored one.
+        """
+        names = rows.column("series").dictionary_encode()
+        numbers = [self._numbers[name] for name in names.dictionary.to_pylist()]
+        owners = np.array(numbers, np.int64)[names.indices.to_numpy()]
+        order = _as_numbers(rows.column("order"))
+        is_first = ~self._known[owners] | self._seen[owners]
+        selected = np.flatnonzero(is_first | (order > self._spans.last[owners]))
+        selected = selected[np.argsort(owners[selected], kind="stable")]
+        features = [
+            rows.column(f"x{index}").to_numpy()[selected]
+            for index in range(len(self._plan.options.features))
+        ]
+        series, counts = np.unique(owners[selected], return_counts=True)
+        return _Batch(
+            owners=owners[selected],
+            order=order[selected],
+            x=np.stack(features, axis=1),
+            series=series,
+            counts=counts,
         )
-        self._order[at, 0] = order.view(np.int64)
-        self._values[at] = values
-        self._done[series] += counts
-        self._seen[series] = True
-        spans.last[series] = order[starts + counts - 1]
-        framed = ~np.isnan(values[:, 0])
-        if plan.options.events and framed.any():
-            series, counts = np.unique(owners[framed], return_counts=True)
-            labels = values[framed].argmax(axis=1)
-            self._ended.append(
-                spans.extend(series, counts, order[framed], labels, plan.options.hold)
+
+    def _store(self, batch: _Batch, values: Array) -> None:
+        """Keep the results of a batch, behind the earlier ones of each series."""
+        first_result = self._first[batch.series] + self._done[batch.series]
+        shift = np.repeat(first_result - batch.starts, batch.counts)
+        results = np.arange(len(batch.owners)) + shift
+        self._order[results, 0] = batch.order.view(np.int64)
+        self._values[results] = values
+        self._done[batch.series] += batch.counts
+        self._seen[batch.series] = True
+
+    def _add_events(self, batch: _Batch, values: Array) -> None:
+        """Add the labels of the rows that have a result."""
+        has_result = ~np.isnan(values[:, 0])
+        if not has_result.any():
+            return
+        series, counts = np.unique(batch.owners[has_result], return_counts=True)
+        self._ended.append(
+            self._spans.extend(
+                series=series,
+                counts=counts,
+                order=batch.order[has_result],
+                labels=values[has_result].argmax(axis=1),
+                hold=self._plan.options.hold,
             )
+        )
 
     def write_results(self, target: Path) -> int:
         """Write the results, ordered by series and step; return their number."""
@@ -243,47 +281,46 @@ class Partition:
         return pa.table(columns)
 
     def _series(self, numbers: Array) -> pa.Array:
-        kind = pa.type_for_alias(
-            "string" if self._plan.types[0] in (KEY, "") else self._plan.types[0]
-        )
+        """Return the names of series in the type of the data set."""
+        name = self._plan.types[0]
+        kind = pa.string() if name in (KEY, "") else pa.type_for_alias(name)
         return pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(kind)
 
     def write(self) -> None:
         """Write the states of all series, and their events."""
-        states = {"series": pa.array(self._names, pa.string())} | self._pool.columns(
-            range(len(self._names))
-        )
+        states: dict[str, Any] = {"series": pa.array(self._names, pa.string())}
+        states |= self._pool.columns(range(len(self._names)))
         for name, values in vars(self._spans).items():
-            states[name] = (
-                _as_orders(values, self._order_type)
-                if name in _ORDERS
-                else pa.array(values)
-            )
-        tables = [self._events(ended, is_open=False) for ended in self._ended]
-        tables.append(self._events(self._spans.open_events(), is_open=True))
-        events = pa.concat_tables(tables)
-        by = [(name, "ascending") for name in events.column_names[:2]]
-        for kind, table in ((STATES, pa.table(states)), (EVENTS, events.sort_by(by))):
-            if kind == STATES or self._plan.options.events:
-                (target := self._plan.part_file(self._part, kind)).parent.mkdir(
-                    exist_ok=True
-                )
-                with replacing(target) as path:
-                    parquet.write_table(table, path)
+            column = pa.array(values)
+            if name in _ORDERS:
+                column = _as_orders(values, self._order_type)
+            states[name] = column
+        self._write_table(STATES, pa.table(states))
+        if self._plan.options.events:
+            tables = [self._events(ended, is_open=False) for ended in self._ended]
+            tables.append(self._events(self._spans.open_events(), is_open=True))
+            events = pa.concat_tables(tables)
+            by = [(name, "ascending") for name in events.column_names[:2]]
+            self._write_table(EVENTS, events.sort_by(by))
 
-    def _check_order(
-        self, owners: Array, order: Array, series: Array, starts: Array
-    ) -> None:
+    def _write_table(self, kind: str, table: pa.Table) -> None:
+        target = self._plan.part_file(self._part, kind)
+        target.parent.mkdir(exist_ok=True)
+        with replacing(target) as path:
+            parquet.write_table(table, path)
+
+    def _check_order(self, batch: _Batch) -> None:
         """Raise ``InputError`` if a series has one order twice."""
-        twice = 1 + np.flatnonzero(
-            (owners[1:] == owners[:-1]) & (order[1:] == order[:-1])
-        )
-        again = starts[self._seen[series] & (self._spans.last[series] == order[starts])]
-        for row in (*again[:1], *twice[:1]):
+        order = batch.order
+        is_same_series = batch.owners[1:] == batch.owners[:-1]
+        repeats = 1 + np.flatnonzero(is_same_series & (order[1:] == order[:-1]))
+        is_last = self._spans.last[batch.series] == order[batch.starts]
+        repeats_last = batch.starts[self._seen[batch.series] & is_last]
+        for row in (*repeats_last[:1], *repeats[:1]):
             value = _as_orders(order[row : row + 1], self._order_type)[0]
             raise InputError(
-                f"series {self._names[owners[row]]!r} has {self._plan.options.order}"
-                f" {value} twice"
+                f"series {self._names[batch.owners[row]]!r} has"
+                f" {self._plan.options.order} {value} twice"
             )
 
     def _events(self, events: Events, *, is_open: bool) -> pa.Table:
@@ -296,6 +333,67 @@ class Partition:
             "open": pa.array(np.full(len(events.series), is_open)),
         }
         return pa.table(columns)
+
+
+def _order_type(plan: Plan, before: pa.Table | None) -> pa.DataType:
+    """Return the type of the orders in the data set, or in the earlier run."""
+    if plan.files:
+        schema = parquet.read_schema(plan.files[0][0])
+        return schema.field(plan.options.order).type
+    return before.column("last").type if before else pa.int64()
+
+
+def _damaged_states(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Return a context whose errors say that the states of the earlier run are
+    damaged.
+    """
+    what = f"{plan.options.since} has damaged states"
+    return malformed_as(FileFormatError, what, "score without --since")
+
+
+def _read_states(plan: Plan, part: int) -> pa.Table | None:
+    """Return the states of the series of a partition from the earlier run; None without
+    any.
+    """
+    if not plan.options.since:
+        return None
+    with _damaged_states(plan):
+        folder = Path(plan.options.since) / STATES
+        table = sql.states_of(folder, part, plan.parts)
+        if table is not None:
+            _check_states(table, len(plan.labels))
+        return table
+
+
+def _check_states(table: pa.Table, classes: int) -> None:
+    """Raise KeyError, TypeError or ValueError for values that no run wrote."""
+    for name in _ORDERS:
+        column = table.column(name)
+        if not (pa.types.is_temporal(column.type) or _is_number(column.type)):
+            raise TypeError(f"{name} is {column.type}, expected an order")
+    names = table.column("series").to_pylist()
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("a series has no name")
+    if len(set(names)) < len(names):
+        raise ValueError("a series is there twice")
+    ranges = {
+        "label": (NONE, classes - 1),
+        "candidate": (NONE, classes - 1),
+        "count": (0, _MAX_INT64),
+        "samples": (0, _MAX_INT64),
+        "age": (0, _MAX_INT64),
+    }
+    for name, (low, high) in ranges.items():
+        column = table.column(name)
+        if not pa.types.is_integer(column.type) or column.null_count:
+            raise TypeError(f"{name} is {column.type}, expected integers")
+        values = column.to_numpy()
+        if len(values) and not (low <= values.min() and values.max() <= high):
+            raise ValueError(f"{name} is out of range")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _as_numbers(order: pa.Array) -> Array:

@@ -24,7 +24,7 @@ from lstm_edge.score.job import score
 from lstm_edge.score.workers import processes
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError
 from lstm_edge_runtime.manifest import Trained
 from lstm_edge_runtime.results import softmax
 
@@ -339,6 +339,76 @@ def test_a_run_that_can_not_be_continued_is_one_line(
     ), err
 
 
+ODD = (None, -1, 1e308, "", "int99", "\ud800", [], {}, [None], True, 2**70)
+
+
+def _edits(value, path=()):
+    """Yield the path of every entry of a JSON document."""
+    items = []
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, entry in items:
+        yield (*path, key)
+        yield from _edits(entry, (*path, key))
+
+
+def _edited(document, path, value):
+    copy = json.loads(json.dumps(document))
+    place = copy
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return copy
+
+
+@pytest.mark.system
+def test_a_damaged_since_is_one_error_or_the_right_result(har, tmp_path):
+    """The plan and the states of an earlier run, each entry replaced by odd values."""
+    rng = np.random.default_rng(6)
+    write(samples(rng, [20, 9]), tmp_path / "in" / "0.parquet")
+    earlier = tmp_path / "out"
+    run(tmp_path / "in", har.path, earlier, events=True)
+    plan = json.loads((earlier / "_plan.json").read_text())
+    (states_path,) = (earlier / "_states").iterdir()
+    states = parquet.ParquetFile(states_path).read()
+    refused = []
+
+    def attempt(number):
+        try:
+            run(
+                tmp_path / "in",
+                har.path,
+                tmp_path / f"next{number}",
+                since=str(earlier),
+                events=True,
+            )
+        except LstmEdgeError as error:
+            refused.append(str(error))
+
+    edits = [(path, value) for path in _edits(plan) for value in ODD]
+    for number in rng.choice(len(edits), 60, replace=False):
+        path, value = edits[number]
+        (earlier / "_plan.json").write_text(json.dumps(_edited(plan, path, value)))
+        attempt(number)
+    (earlier / "_plan.json").write_text(json.dumps(plan))
+    for index, name in enumerate(states.column_names):
+        for column in (
+            pa.array([None, None]),
+            pa.array([-7, 99]),
+            pa.array([0.5, float("nan")]),
+            pa.array(["x", "x"]),
+            pa.array([b"", b"\0" * 32]),
+        ):
+            parquet.write_table(states.set_column(index, name, column), states_path)
+            attempt(1000 + 10 * index + len(str(column)))
+        parquet.write_table(states.drop_columns([name]), states_path)
+        attempt(2000 + index)
+    assert len(refused) > 60
+    assert [message for message in refused if "\n" in message] == []
+
+
 def _damage_pages(path):
     content = bytearray(path.read_bytes())
     content[8 : len(content) // 2] = bytes(len(content) // 2 - 8)
@@ -640,6 +710,44 @@ def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
     assert names == {"_plan.json", "_states", "_events"}
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_no_run_made_is_left_alone(har, tmp_path, is_link):
+    write(samples(np.random.default_rng(14), [30]), tmp_path / "in" / "0.parquet")
+    folder = tmp_path / ".out.partial"
+    if is_link:
+        folder.symlink_to(tmp_path / "victim")
+        folder = tmp_path / "victim"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "thesis.txt").write_text("precious")
+    (folder / "sub" / "b.txt").write_text("precious")
+    with pytest.raises(InputError, match="move it, or name another output"):
+        run(tmp_path / "in", har.path, tmp_path / "out")
+    assert (folder / "thesis.txt").read_text() == "precious"
+    assert (folder / "sub" / "b.txt").read_text() == "precious"
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "in", har.path, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        ({"series": "label"}, {"series": "label"}),
+        ({"order": "p_walk"}, {"order": "p_walk"}),
+        ({"series": "start"}, {"series": "start", "events": True}),
+    ],
+)
+def test_a_column_named_like_a_result_is_refused_and_not_lost(
+    har, tmp_path, columns, options
+):
+    table = samples(np.random.default_rng(14), [30])
+    names = [columns.get(name, name) for name in table.column_names]
+    write(table.rename_columns(names), tmp_path / "in" / "0.parquet")
+    (name,) = columns.values()
+    with pytest.raises(InputError, match=f"the output would have two columns '{name}'"):
+        run(tmp_path / "in", har.path, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
 def test_another_run_with_the_same_output_is_refused(har, tmp_path):
     write(samples(np.random.default_rng(14), [30]), tmp_path / "in" / "0.parquet")
     with (
@@ -672,7 +780,7 @@ def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypa
         ("in -o out --series device", "0 columns 'device'"),
         (
             "in -o out --order series",
-            "column 'series' is string, expected numbers, dates or times",
+            "would have two columns 'series'",
         ),
         (
             "in -o out --window 6 --reset-every 6",
