@@ -67,17 +67,23 @@ def describe_value(value: ir.Value) -> str:
 
 
 def operands(value: ir.Value) -> Iterator[ir.Value]:
-    """Return what the node that computes ``value`` reads, its bodies' captures
-    included.
-    """
+    """Yield the values that the node which computes ``value`` reads."""
     node = value.producer()
-    if node is None:
-        return
+    if node is not None:
+        yield from values_read(node)
+
+
+def values_read(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield the inputs of a node, and the values that its bodies read."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
-            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (value for value in inner.inputs if value is not None)
+            body = attribute.as_graph()
+            for graph in (body, *body.subgraphs()):
+                for inner in graph:
+                    yield from (value for value in inner.inputs if value is not None)
+                # a result of a body may be a value from outside
+                yield from graph.outputs
 
 
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:

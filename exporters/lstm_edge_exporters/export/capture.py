@@ -49,8 +49,11 @@ class Program:
     """Name (or empty) and axes of each output."""
     ranges: Mapping[str, AxisRange]
     """The sizes of each dynamic axis that does not take all."""
-    symbols: Mapping[str, str]
+    symbols: Mapping[sympy.Symbol, sympy.Expr]
     """The meaning of each of the tracer's symbols: an axis, or the example's size."""
+    carried: tuple[bool, ...]
+    """For each of ``calls``, True if its states continue in the next call of the
+    file."""
     batch: str | None
     sequence: str | None
 
@@ -145,7 +148,8 @@ class _Sizes:
             | {**self.given},
             tuple((name, tuple(map(self.axis, shape))) for name, shape in outputs),
             {name: limits for name, limits in ranges.items() if limits != AxisRange()},
-            {str(symbol): str(self._named(symbol)) for symbol in self._example_sizes},
+            {symbol: self._named(symbol) for symbol in self._example_sizes},
+            tuple(self._is_carried(call) for call in calls),
             self._first(rows, "N"),
             self._first(times, "L"),
         )
@@ -261,9 +265,24 @@ class _Sizes:
         """
         if (number := _fixed(size)) is not None:
             return number
-        axis = self._named(size.node.expr)
-        text = re.sub(r"\(\((\w+//\d+)\)\)", r"(\1)", str(axis).replace(" ", ""))
-        return int(axis) if axis.is_number else text
+        return axis_text(self._named(size.node.expr))
+
+    def _is_carried(self, call: RecurrentCall) -> bool:
+        """Return True if a layer makes steps of time, on rows that are the batch."""
+        rows, times = self._seen
+        steps_names = self._axis_names(call.steps)
+        rows_names = self._axis_names(call.rows)
+        over_time = _fixed(call.steps) == 1 or bool(
+            steps_names & {self._first(times, "L"), LONGEST}
+        )
+        over_batch = _fixed(call.rows) == 1 or rows_names == {self._first(rows, "N")}
+        return over_time and over_batch
+
+    def _axis_names(self, size: Any) -> set[str]:
+        """Return the names of the axes in a traced size."""
+        if not isinstance(size, torch.SymInt):
+            return set()
+        return {str(symbol) for symbol in self._named(size.node.expr).free_symbols}
 
     def _named(self, expression: Any) -> Any:
         """Return an expression of sizes in terms of axes; symbols without a name have
@@ -413,6 +432,17 @@ class _Sizes:
         return next(
             (self.names[symbol] for symbol in symbols if symbol in self.names), None
         )
+
+
+def axis_text(size: sympy.Expr) -> int | str:
+    """Return a size in terms of axes as a manifest has it: a number, a name, or a
+    text.
+    """
+    if size.is_number:
+        return int(size)
+    if size.is_symbol:
+        return str(size)
+    return re.sub(r"\(\((\w+//\d+)\)\)", r"(\1)", str(size).replace(" ", ""))
 
 
 def _symbols(size: Any) -> list[str]:

@@ -5,20 +5,21 @@ one node each.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import sympy  # type: ignore[import-untyped]
 import torch
 from onnx_ir.passes import common
 from onnxscript.rewriter import RewritePass
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from lstm_edge_runtime.manifest import LONGEST
-
-from ..graph import constant
+from ..graph import axes_of, constant, infer_shapes
+from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ._torch_internals import (
     REWRITE_RULES,
     FoldConstantsPass,
@@ -27,7 +28,7 @@ from ._torch_internals import (
     translate,
 )
 from .advice import refusal, stack_line
-from .capture import Program, quietly
+from .capture import Program, axis_text, quietly
 from .floats import default_dtype
 from .replaced import TRANSLATIONS
 
@@ -59,7 +60,17 @@ def _translations() -> Any:
     return translations
 
 
-def lower(program: Program, names: Sequence[str]) -> ir.Model:
+@dataclass(frozen=True)
+class Lowered:
+    """A translated program."""
+
+    model: ir.Model
+    """The graph, in float64."""
+    sizes: Mapping[str, sympy.Expr]
+    """Sizes in terms of axes, by the names that the graph has for them."""
+
+
+def lower(program: Program, names: Sequence[str]) -> Lowered:
     """Translate ``program`` to a graph in float64 whose inputs are called ``names``."""
     decomposed = program.exported
     with quietly(), default_dtype(torch.float64):
@@ -68,7 +79,8 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
             model = translate(decomposed, _translations())
             common.InlinePass()(model)
             _widen(model, decomposed)
-            _name_axes(model, program.symbols)
+            traced = _sizes_by_text(program, decomposed)
+            _name_axes(model, traced)
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.shape = ir.Shape(program.axes[name])
             _simplify(model)
@@ -80,27 +92,80 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
                 for node in decomposed.graph.nodes
             }
             raise refusal("has no translation to ONNX", error, lines) from error
-    _name_axes(model, program.symbols)
-    return model
+    sizes = {str(axis_text(size)): size for size in traced.values()}
+    return Lowered(model, sizes)
 
 
-def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
-    """Write the names of axes in the place of the tracer's symbols."""
+def record_time_axes(
+    model: ir.Model, sizes: Mapping[str, sympy.Expr], sequence: str | None
+) -> None:
+    """Record the axes of every value that grow with time, in place."""
+    infer_shapes(model)
+    set_input_axes(model.graph, sequence)
+    growing = {
+        text: size
+        for text, size in sizes.items()
+        if sequence in {str(symbol) for symbol in size.free_symbols}
+    }
+    known: dict[tuple[int, str], TimeAxis] = {}
+    for node in model.graph:
+        for value in node.outputs:
+            axes = []
+            for index, text in enumerate(axes_of(value)):
+                if text not in growing:
+                    continue
+                key = (index, str(text))
+                if key not in known:
+                    known[key] = _time_axis(index, growing[str(text)], str(sequence))
+                axes.append(known[key])
+            set_time_axes(value, axes)
+
+
+def _time_axis(index: int, size: sympy.Expr, sequence: str) -> TimeAxis:
+    """Return the axis of this size, which grows with time."""
+    others = {symbol: 1 for symbol in size.free_symbols if str(symbol) != sequence}
+    per_row = size.subs(others)
+    (time,) = per_row.free_symbols
+
+    def frames(steps: int) -> int:
+        return int(per_row.subs(time, steps))
+
+    return TimeAxis.of(index, frames, is_merged=bool(others))
+
+
+def _sizes_by_text(
+    program: Program, decomposed: ExportedProgram
+) -> dict[str, sympy.Expr]:
+    """Return the sizes in terms of axes by the text that the translation has for
+    each.
+    """
+    tensors = pytree.tree_leaves(
+        [node.meta.get("val") for node in decomposed.graph.nodes]
+    )
+    sizes = {}
+    for tensor in tensors:
+        for size in getattr(tensor, "shape", ()):
+            if isinstance(size, torch.SymInt):
+                sizes[str(size.node)] = size.node.expr.subs(program.symbols)
+    return sizes
+
+
+def _name_axes(model: ir.Model, sizes: Mapping[str, sympy.Expr]) -> None:
+    """Write sizes in terms of axes in the place of the tracer's texts."""
+    texts = {text: axis_text(size) for text, size in sizes.items()}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             if value.shape is not None:
-                value.shape = ir.Shape([_axis(axis, symbols) for axis in value.shape])
+                value.shape = ir.Shape([_axis(axis, texts) for axis in value.shape])
 
 
-def _axis(axis: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:
-    if isinstance(axis, int) or axis.value is None:
-        return axis if isinstance(axis, int) else None
-    text = re.sub(r"\bu\d+\b", LONGEST, axis.value)
-    text = re.sub(
-        r"\bs\d+\b", lambda match: f"({symbols.get(match[0], match[0])})", text
-    )
-    text = re.sub(r"\((\w+)\)", r"\1", text) if "(" not in axis.value else text
-    return int(text) if text.isdecimal() else text
+def _axis(
+    axis: int | ir.SymbolicDim, texts: Mapping[str, int | str]
+) -> int | str | None:
+    """Return a number or name of an axis; one that is not traced has none."""
+    if isinstance(axis, int):
+        return axis
+    return None if axis.value is None else texts.get(axis.value)
 
 
 def _simplify(model: ir.Model) -> None:

@@ -29,9 +29,9 @@ from ..cast import IR_VERSION, to_float32
 from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
-from ..recurrent import is_reversed, recurrent_nodes
+from ..sizes import copy_time_axes
 from ..streaming.file import stream_file
-from ..streaming.rewrite import NotStreamableError
+from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import stream
 from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
@@ -44,7 +44,7 @@ from .call import Call, own_copy, returned_names, try_example
 from .capture import Program, capture
 from .config import ExportConfig
 from .floats import TURNS, copy_as
-from .lower import lower
+from .lower import lower, record_time_axes
 from .lower_recurrent import lower_recurrent
 from .reference import TorchReference
 from .state_arguments import sources
@@ -86,10 +86,13 @@ def build(
         reference = copy_as(plain, torch.float64)
         call = narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
-        model = lower(program, call.names)
+        lowered = lower(program, call.names)
         returned = returned_names(plain, len(outputs))
-        exposed = expose_states(model, program, call, config=config, returned=returned)
-        lower_recurrent(model)
+        exposed = expose_states(
+            lowered.model, program, call, config=config, returned=returned
+        )
+        lower_recurrent(lowered.model)
+        record_time_axes(lowered.model, lowered.sizes, program.sequence)
         manifest = _describe(exposed, program, config)
         exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
         if manifest.states:
@@ -121,14 +124,10 @@ def _pasts(
         return model, manifest, 0, ""
     try:
         streamed = stream(model, manifest)
+    except UndecidedError as error:
+        return model, manifest, 0, str(error)
     except NotStreamableError as error:
-        backwards = any(map(is_reversed, recurrent_nodes(model)))
-        return (
-            model,
-            manifest._replace(unstreamable=str(error) if backwards else ""),
-            0,
-            str(error),
-        )
+        return model, manifest._replace(unstreamable=str(error)), 0, ""
     states = streamed.manifest.states
     if streamed.need or states == manifest.states:
         return model, manifest._replace(unstreamable=streamed.need), 0, ""
@@ -258,10 +257,12 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
     manifest = find_streaming(pair, built.cases, built.reach, built.refused)
-    if stream:  # a size that became a count is no size now
+    if stream:
         write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
+        full = ir.from_proto(built.file)
+        copy_time_axes(built.exact.graph, full.graph)
         content, manifest = stream_file(
-            ir.from_proto(built.file),
+            full,
             _with_reset_interval(manifest),
             built.cases,
             write,

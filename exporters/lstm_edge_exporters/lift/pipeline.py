@@ -6,7 +6,7 @@ A file of fixed sizes is tried with its axes made dynamic, then as declared.
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -20,7 +20,6 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from ..graph import (
     axes_of,
     data_inputs,
-    dynamic_axes,
     forget_shapes,
     spec_of,
     to_proto,
@@ -28,7 +27,7 @@ from ..graph import (
 )
 from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
-from ..streaming.rewrite import NotStreamableError
+from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import stream
 from ..verify.cases import Feeds
 from ..verify.golden import record_golden
@@ -139,9 +138,7 @@ def _lift(
     if not (declared or lifted or axes.sequence):
         raise ContractError(f"there is no state to lift: {_NO_STATE}")
     sized = measure_shapes(model, axes.batch, axes.sequence)
-    outputs = [
-        _output(value, dynamic_axes(model.graph)) for value in model.graph.outputs
-    ]
+    outputs = [spec_of(value) for value in model.graph.outputs]
     past = tuple[StateSpec, ...]()
     need = ""
     reach = 0
@@ -156,8 +153,10 @@ def _lift(
         if past:
             model = streamed.model
             reach = streamed.reach
-    except NotStreamableError as error:
+    except UndecidedError as error:
         refused = str(error)
+    except NotStreamableError as error:
+        need = str(error)
     states = (*declared, *lifted, *past)
     if not states and not (need and config.stream):
         raise ContractError(
@@ -199,21 +198,6 @@ def _lift(
     return Lifted(content, manifest, report)
 
 
-def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
-    """Return an output whose axes are numbers, names of the inputs' axes, and multiples
-    of these.
-    """
-    spec = spec_of(value)
-    named = [
-        isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes
-    ]
-    axes = (
-        axis if named[index] else f"{spec.name}.{index}"
-        for index, axis in enumerate(spec.axes)
-    )
-    return spec._replace(axes=tuple(axes))
-
-
 def _describe(
     model: ir.Model,
     axes: NamedAxes,
@@ -228,11 +212,10 @@ def _describe(
     entering = {state.input for state in states}
     leaving = {state.output for state in states}
     declared = {spec.name: spec.axes for spec in outputs}
+    declared |= {state.output: state.axes for state in states}
     forget_shapes(model)  # an exporter's example sizes may be among them
     for value in model.graph.outputs:
-        value.shape = (
-            ir.Shape(declared[str(value.name)]) if value.name in declared else None
-        )
+        value.shape = ir.Shape(declared[str(value.name)])
     return Manifest(
         inputs=tuple(
             spec_of(value)

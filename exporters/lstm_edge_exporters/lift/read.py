@@ -1,13 +1,16 @@
 """From an ONNX file to a graph that can be lifted, or one line that says why not."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.external_data_helper import (
+    ExternalDataInfo,
     _get_all_tensors,
     load_external_data_for_model,
     uses_external_data,
@@ -15,6 +18,7 @@ from onnx.external_data_helper import (
 from onnx_ir.passes.common import InlinePass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
@@ -26,6 +30,7 @@ from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.ort import open_session
 
 from ..graph import RANDOM, data_inputs, describe_value, to_bytes
+from ..options import is_axis_name
 from ..recurrent import label
 
 _OLDEST_OPSET = 7
@@ -55,6 +60,7 @@ def read_graph(source: Source) -> ir.Model:
             model.graph
         )  # initializers may be among them before version 4
         model.ir_version = max(model.ir_version, 4)
+        _rename_axes(model)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     open_session(to_bytes(model), name="the file")
@@ -71,6 +77,51 @@ def read_graph(source: Source) -> ir.Model:
     return model
 
 
+def _rename_axes(model: ir.Model) -> None:
+    """Make the name of every axis an identifier, in place: ``seq-len`` is ``seq_len``.
+
+    A sum such as ``P+L`` stays as it is; a name without letters and digits is none.
+    """
+    sized = [value for value in _values(model) if value.shape is not None]
+    dims = [dim for value in sized for dim in value.shape or ()]
+    names = {dim.value for dim in dims if not isinstance(dim, int) and dim.value}
+    new_names: dict[str | None, str | None] = {name: name for name in names}
+    for name in sorted(names):
+        if not (is_axis_name(name) or _is_sum(name)):
+            new_names[name] = _unused_name(name, new_names.values())
+    for value in sized:
+        value.shape = ir.Shape(
+            [
+                dim if isinstance(dim, int) else new_names.get(dim.value)
+                for dim in value.shape or ()
+            ]
+        )
+
+
+def _unused_name(name: str, taken: Collection[str | None]) -> str | None:
+    """Return an identifier like ``name`` that is not taken; None if it has no word."""
+    stem = "_".join(re.findall(r"[A-Za-z0-9]+", name))
+    if not stem:
+        return None
+    stem = stem if is_axis_name(stem) else f"axis_{stem}"
+    while stem in taken:
+        stem += "_"
+    return stem
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield the inputs and computed values of a graph and of its bodies."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        yield from graph.inputs
+        for node in graph:
+            yield from node.outputs
+
+
+def _is_sum(name: str) -> bool:
+    """Return True for a sum of names and numbers, as manifests have it."""
+    return parse_sum(name) != ({name: 1}, 0)
+
+
 def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Replace inputs by numbers, in place; return them as arrays, or raise
     ``InputError``.
@@ -82,15 +133,25 @@ def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, 
         if value is None or value.dtype is None:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
         shape = [size if isinstance(size, int) else 1 for size in value.shape or ()]
-        if np.prod(shape) != 1 or (value.dtype.is_integer() and number % 1):
+        if np.prod(shape) != 1 or not _holds(value.dtype.numpy(), number):
             raise InputError(
                 f"input {describe_value(value)} can't be the number {number:g}"
             )
-        arrays[name] = np.full(shape, number, value.dtype.numpy())
+        arrays[name] = np.full(shape, number).astype(value.dtype.numpy())
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(arrays[name], name=name)
         model.graph.register_initializer(value)
     return arrays
+
+
+def _holds(dtype: np.dtype[Any], number: float) -> bool:
+    """Return True if an array of this dtype can hold the number, a float rounded."""
+    if dtype.kind == "b":
+        return number in (0, 1)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return float(number).is_integer() and limits.min <= number <= limits.max
+    return dtype.kind == "f" and abs(number) <= np.finfo(dtype).max
 
 
 def decide_branches(model: ir.Model) -> None:
@@ -122,17 +183,43 @@ def _is_about_sizes(node: ir.Node) -> bool | None:
     )
 
 
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that hold weights of the file ``path``, beside itself.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: it is not an ONNX file.
+    """
+    name, content = read_content(path)
+    tensors = _get_all_tensors(_parse(name, content))
+    infos = [
+        ExternalDataInfo(tensor) for tensor in tensors if uses_external_data(tensor)
+    ]
+    files = [path.parent / info.location for info in infos]
+    return [file for file in dict.fromkeys(files) if file.exists()]
+
+
+def _parse(name: str, content: bytes) -> onnx.ModelProto:
+    """Return the content of a file, without weights in other files."""
+    try:
+        return onnx.load_from_string(content)
+    except Exception as error:  # protobuf's DecodeError is in no public module
+        raise FileFormatError(
+            f"{name} is truncated or not an ONNX file ({first_line(error)}); copy it"
+            " again, whole"
+        ) from error
+
+
 def _read(source: Source) -> onnx.ModelProto:
     name, content = read_content(source)
+    model = _parse(name, content)
     try:
-        model = onnx.load_from_string(content)
         if not isinstance(source, bytes):
             load_external_data_for_model(model, str(Path(source).resolve().parent))
-    # protobuf's DecodeError, onnx's checker's errors, OSError and ValueError
-    except Exception as error:
+    except Exception as error:  # onnx's checker's errors, OSError and ValueError
         raise FileFormatError(
-            f"{name} is truncated, not an ONNX file, or its weights in another file"
-            f" can't be read ({first_line(error)}); copy it again, whole"
+            f"{name}: its weights in another file can't be read ({first_line(error)});"
+            " copy both again, whole"
         ) from error
     if any(map(uses_external_data, _get_all_tensors(model))):
         raise FileFormatError("its weights are in another file; load it by its path")

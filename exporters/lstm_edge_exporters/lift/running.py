@@ -3,6 +3,7 @@ of its shapes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
 
@@ -20,12 +21,14 @@ from ..graph import (
     constant,
     data_inputs,
     dynamic_axes,
+    forget_shapes,
     is_data_free,
     readers,
     spec_of,
     to_bytes,
 )
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
 
@@ -194,47 +197,109 @@ def _guard(model: ir.Model) -> ir.Model:
 def measure_shapes(
     model: ir.Model, batch: str | None, sequence: str | None
 ) -> ir.Model:
-    """Give every value a dtype and a symbolic size for every axis, in place; return a
-    copy for streaming.
+    """Measure dtype, shape and time axes of every value, in place; return a copy for
+    streaming.
 
-    In the copy, small whole numbers that are the same at every size are constants.
-    Raises ``FileFormatError`` if the graph runs at no size that is tried, or an output
-    has not one rank.
+    In the copy, small integers that are the same at every size are constants.
+
+    Raises:
+        FileFormatError: the graph runs at no size that was tried, or the rank of an
+            output depends on the run.
     """
-    values = [value for node in model.graph for value in node.outputs if value.name]
-    values = [
-        value
-        for value in values
-        if value.type is None or isinstance(value.type, ir.TensorType)
-    ]
+    forget_shapes(model)
+    computed = [value for node in model.graph for value in node.outputs if value.name]
+    values = [value for value in computed if _is_tensor(value)]
     runs = evaluate(model, values, _cases(model, batch, sequence), all_sizes=True)
-    cases = [sizes for sizes, _ in runs]
+    names = _Names(batch, sequence, [sizes for sizes, _ in runs])
+    set_input_axes(model.graph, sequence)
     for value in values:
         arrays = [run[value] for _, run in runs]
-        value.shape = _shape(
-            value, [array.shape for array in arrays], cases, batch, sequence
-        )
         value.dtype = value.dtype or ir.DataType.from_numpy(arrays[0].dtype)
+        names.describe(value, [array.shape for array in arrays])
     for value in model.graph.outputs:
         if value.shape is None:
             raise FileFormatError(
                 f"output {value.name!r} has not the same number of axes in every run; "
                 "decide the branches with --branch INPUT=NUMBER"
             )
+    return _with_known_integers(model, runs)
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    """Return True if a value is a tensor, not a sequence of tensors."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _with_known_integers(model: ir.Model, runs: Runs) -> ir.Model:
+    """Return a copy in which small integers that are the same in all runs are
+    constants.
+    """
     copy = model.clone()
     twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
     for value, array in runs[0][1].items():
-        small = (
-            array.dtype.kind in "iu"
-            and array.size <= _MOST_KEPT
-            and constant(value) is None
-        )
-        same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
-        if same and value.uses() and is_data_free(value):
-            measured = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
-            copy.graph.register_initializer(measured)
-            ir.convenience.replace_all_uses_with(twins[value.name], measured)
+        is_small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT
+        if not is_small or constant(value) is not None:
+            continue
+        is_same = all(np.array_equal(run[value], array) for _, run in runs[1:])
+        if is_same and value.uses() and is_data_free(value):
+            known = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
     return copy
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names of the axes of a graph, and the sizes at which it ran.
+
+    The first runs differ in the number of steps alone, the next one has more rows.
+    """
+
+    batch: str | None
+    sequence: str | None
+    sizes: Sequence[Sizes]
+
+    def describe(self, value: ir.Value, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Record the shape and the time axes of a value that had ``shapes``.
+
+        Its shape stays unknown if its rank depends on the run.
+        """
+        set_time_axes(value, ())
+        if len({len(shape) for shape in shapes}) > 1:
+            return
+        names: list[int | str] = []
+        time_axes = []
+        for index, lengths in enumerate(zip(*shapes, strict=True)):
+            time = self._time_axis(index, lengths)
+            if time is None:
+                name = self._name(lengths)
+            else:
+                time_axes.append(time)
+                name = time.title(str(self.sequence))
+            names.append(f"{value.name}.{index}" if name is None else name)
+        value.shape = ir.Shape(names)
+        set_time_axes(value, time_axes)
+
+    def _time_axis(self, index: int, lengths: Sequence[int]) -> TimeAxis | None:
+        """Return the axis if its length depends on the number of steps."""
+        by_steps = lengths[: len(_FURTHER)]
+        if self.sequence is None or len({*by_steps}) == 1:
+            return None
+        more_rows = lengths[len(_FURTHER)]
+        is_merged = self.batch is not None and more_rows != lengths[0]
+        rows = self.sizes[0][self.batch] if self.batch and is_merged else 1
+        points = [
+            (sizes[self.sequence], Fraction(length, rows))
+            for sizes, length in zip(self.sizes, by_steps, strict=False)
+        ]
+        return TimeAxis.through(index, points, is_merged=is_merged)
+
+    def _name(self, lengths: Sequence[int]) -> int | str | None:
+        """Name an axis whose length does not depend on the number of steps."""
+        runs = [0, *range(len(_FURTHER), len(lengths))]
+        return name_axis(
+            [lengths[run] for run in runs], [self.sizes[run] for run in runs]
+        )
 
 
 def _cases(
@@ -278,53 +343,3 @@ def _strides(graph: ir.Graph) -> int:
         )
         products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
     return lcm(1, *set(products.values()))
-
-
-def _shape(
-    value: ir.Value,
-    shapes: Sequence[tuple[int, ...]],
-    cases: Sequence[Mapping[str, int]],
-    batch: str | None,
-    sequence: str | None,
-) -> ir.Shape | None:
-    """Return the symbolic shape of a value of these shapes; None if its rank
-    changes.
-    """
-    if len({*map(len, shapes)}) > 1:
-        return None
-    runs = [0, *range(len(_FURTHER), len(shapes))]
-    others = [cases[index] for index in runs]
-    titles = (
-        name_axis(sizes, others)
-        for sizes in zip(*(shapes[index] for index in runs), strict=True)
-    )
-    named = [
-        f"{value.name}.{index}" if axis is None else axis
-        for index, axis in enumerate(titles)
-    ]
-    for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
-        if sequence is not None and len({first, second, third}) > 1:
-            rows = cases[0][batch] if batch and wide != first else 1
-            lengths = [case[sequence] for case in cases[:3]]
-            named[axis] = _size((first, second, third), lengths, rows, sequence, batch)
-    return ir.Shape(named)
-
-
-def _size(
-    sizes: Sequence[int],
-    lengths: Sequence[int],
-    rows: int,
-    sequence: str,
-    batch: str | None,
-) -> str:
-    """Return the size of an axis that grows with time: ``L``, ``L/4``, ``2*L + 3``,
-    ``N*(L - 2)``.
-    """
-    rate = Fraction(sizes[2] - sizes[0], rows * (lengths[2] - lengths[0]))
-    more = Fraction(sizes[0], rows) - rate * lengths[0]
-    if Fraction(sizes[1], rows) != rate * lengths[1] + more:
-        return f"uneven*{sequence}*{sequence}"  # no rule gives such a rate
-    text = f"{rate.numerator}*{sequence}" if rate.numerator != 1 else sequence
-    text += f"/{rate.denominator}" if rate.denominator > 1 else ""
-    text += f" + {more}" if more > 0 else f" - {-more}" if more < 0 else ""
-    return text if rows == 1 else f"{batch}*({text})"

@@ -5,11 +5,10 @@ A step counter in the graph says where the frames in front of the first real one
 padding and recurrent layers ignore them.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, lcm
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,19 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import END, UniqueNames, axes_of, constant, data_inputs
-
-_MANY = 2**10 * 3**4 * 5**2 * 7 * 11
-"""Number of steps at which sizes are evaluated: a multiple of usual strides."""
-_FUNCTIONS = {"IntTrueDiv": Fraction, "Max": max, "Min": min, "max": max, "min": min}
-_FUNCTIONS |= {"CeilToInt": ceil, "FloorToInt": floor, "ceiling": ceil, "floor": floor}
-"""Functions in sizes, as PyTorch, onnx-ir and onnxruntime write them."""
-
+from ..graph import END, UniqueNames, axes_of, constant, data_inputs, operands, walk
+from ..recurrent import label
+from ..sizes import TimeAxis, set_time_axes, time_axes_of
 
 Operand = ir.Value | None
 
 
 class NotStreamableError(UnsupportedError):
     """A part of the graph can't be fed in chunks; the message names its node."""
+
+
+class UndecidedError(NotStreamableError):
+    """No rule says whether a node can be fed in chunks; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +48,6 @@ class Flow:
     fill: float | None = None
     """Value of every element in front of frame 0, before the reset too; None if
     unknown."""
-
-
-def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
-    """Return the names in a size."""
-    return set(re.findall(r"[A-Za-z_]\w*", str(size))) - _FUNCTIONS.keys()
-
-
-def size_at(size: int | ir.SymbolicDim, symbol: str, number: int) -> int:
-    """Return a size where ``symbol`` is ``number`` and others are 1.
-
-    Raises:
-        NotStreamableError: it is not arithmetic.
-    """
-    if not re.fullmatch(
-        r"[\w\s()+*/,-]+", text := str(size)
-    ):  # no attribute, string or index
-        raise NotStreamableError(f"can't read the symbolic size {text}")
-    names = {
-        name: Fraction(number if name == symbol else 1) for name in symbols_of(size)
-    } | _FUNCTIONS
-    return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
 
 
 class Rewriter:
@@ -101,68 +78,55 @@ class Rewriter:
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no
         golden case can have."""
-        self.rates = {Fraction(1)}
+        self.unit = 1
+        """Number of steps that a call takes a multiple of."""
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         """Constants, pasts, counters and masks; each is made once."""
         self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
-            if (
-                value.name not in entering
-                and (axis := self.time_axis(value)) is not None
-            ):
-                self.flows[value] = Flow(axis)
+            time = self.time_of(value)
+            if value.name not in entering and time is not None:
+                self.flows[value] = Flow(time.index)
 
-    def time_axis(self, value: ir.Value) -> int | None:
-        """Return the axis whose symbolic size contains the time axis's name."""
-        axes = [
-            axis
-            for axis, size in enumerate(value.shape or ())
-            if self.sequence in symbols_of(size)
-        ]
+    def time_of(self, value: ir.Value) -> TimeAxis | None:
+        """Return the axis of ``value`` that grows with time, None without one."""
+        axes = time_axes_of(value)
         if len(axes) > 1:
             raise self.refusal("relates frames with frames, as attention does")
         return axes[0] if axes else None
 
-    def rate_of(self, value: ir.Value, axis: int) -> Fraction:
-        """Return the frames of a value per step and row."""
-        assert value.shape is not None
-        once, twice = (
-            size_at(value.shape[axis], self.sequence, times * _MANY) for times in (1, 2)
-        )
-        return Fraction(twice - once, _MANY)
-
-    def surplus(self, value: ir.Value, axis: int) -> int:
-        """Return how many frames a value has besides those of its rate; negative if
-        some are missing.
-        """
-        assert value.shape is not None
-        frames = size_at(value.shape[axis], self.sequence, _MANY)
-        return int(frames - self.rate_of(value, axis) * _MANY)
-
-    def is_merged(self, value: ir.Value, axis: int) -> bool:
+    def is_merged(self, value: ir.Value) -> bool:
         """Return True if the frames of all rows are on one axis."""
-        return value.shape is not None and not symbols_of(value.shape[axis]) <= {
-            self.sequence
-        }
+        time = self.time_of(value)
+        return time is not None and time.is_merged
+
+    def is_from_state(self, value: ir.Value) -> bool:
+        """Return True if ``value`` is computed from a state."""
+        entering = {state.input for state in self.states}
+        above = walk([value], operands)
+        return any(value.is_graph_input() and value.name in entering for value in above)
 
     def refusal(self, reason: str) -> NotStreamableError:
-        """Return an error that names the node."""
-        node = self.node
-        where = (
-            ""
-            if node is None
-            else f"{node.op_type} {node.name or node.outputs[0].name!r} "
-        )
-        return NotStreamableError(f"{where}{reason}")
+        """Return an error that names the node: it can't be fed in chunks."""
+        return NotStreamableError(self._about(reason))
+
+    def undecided(self, reason: str) -> UndecidedError:
+        """Return an error that names the node: rules can't tell."""
+        return UndecidedError(self._about(reason))
+
+    def _about(self, reason: str) -> str:
+        """Return a reason behind the node's name."""
+        return reason if self.node is None else f"{label(self.node)} {reason}"
 
     def set(self, value: ir.Value, flow: Flow) -> None:
         """Record the flow of a result; its symbolic size, where known, must agree."""
         if value.shape is not None:
-            axis = self.time_axis(value)
-            if axis is None or self.rate_of(value, axis) != flow.rate:
+            time = self.time_of(value)
+            if time is None or time.rate != flow.rate:
                 raise self.refusal("selects frames, or changes their number")
-        self.rates.add(flow.rate)
+            self.unit = lcm(self.unit, time.period)
+        self.unit = lcm(self.unit, flow.rate.denominator)
         self.flows[value] = flow
 
     def take_last(
@@ -171,7 +135,9 @@ class Rewriter:
         """Record that ``results`` are computed from the last ``frames`` of ``read``;
         its flow is settled.
         """
-        ahead = self.surplus(read, flow.axis) + flow.delay
+        time = self.time_of(read)
+        assert time is not None
+        ahead = time.offset + flow.delay
         leaving = {state.output for state in self.states}
         for value in results:
             self.last[value] = int((flow.delay + frames - 1) / flow.rate)
@@ -196,7 +162,9 @@ class Rewriter:
             model.dtype is not None
         ):  # a type is changed by the dtype of any value that shares it
             result.type = ir.TensorType(model.dtype)
-        result.shape = None if like is None else like.shape
+        if like is not None:
+            result.shape = like.shape
+            set_time_axes(result, time_axes_of(like))
         node.name = self.names.unique(f"stream.{op}")
         result.name = self.names.unique(f"{node.name}.out")
         if self.node is None:
@@ -260,7 +228,7 @@ class Rewriter:
         """Return ``value`` behind its last ``frames`` of earlier calls, which become a
         state.
         """
-        if self.is_merged(value, flow.axis):
+        if self.is_merged(value):
             raise self.refusal("looks along time where rows are merged with it")
         reset = flow.fill or 0.0
         key: tuple[Any, ...] = (value, frames, reset)
@@ -361,7 +329,7 @@ class Rewriter:
         ``value``.
         """
         axes = axes_of(value)
-        if self.batch not in (*axes, None) or self.is_merged(value, flow.axis):
+        if self.batch not in (*axes, None) or self.is_merged(value):
             raise self.refusal("lags where rows are merged with time")
         if (key := ("count", flow.rate)) not in self._made:
             count = self.state(

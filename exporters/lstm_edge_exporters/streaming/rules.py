@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,8 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     frames = [axes_of(part)[flow.axis] for part in before]
     if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
+    if any(map(work.is_from_state, before)):
+        raise work.undecided("puts a state in front of the frames")
     if (
         None in fills
         or len(fills) > 1
@@ -142,7 +145,7 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     step = numbers(work, node, 4, [1])[0]
     end = elements(node.inputs[2], 1)[0]
     to_the_end = (
-        end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
+        end is not None and end >= 2**31 - 1 and work.time_of(node.outputs[0]) is None
     )
     if start < 0 and step == 1 and to_the_end:
         last_frames(work, node, value, flow, -start)
@@ -245,16 +248,18 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         "coordinate_transformation_mode": "asymmetric",
         "nearest_mode": "floor",
     }
-    rate = work.rate_of(node.outputs[0], flow.axis)
-    ratio = rate / flow.rate
+    time = work.time_of(node.outputs[0])
+    ratio = Fraction(0) if time is None or time.rate is None else time.rate / flow.rate
     usual = all(
         node.attributes.get_string(name, "") == mode for name, mode in modes.items()
     )
-    if ratio.denominator > 1 or not usual:
+    if ratio == 0 or ratio.denominator > 1 or not usual:
         raise work.refusal("interpolates between frames")
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, value)
-    work.set(node.outputs[0], Flow(flow.axis, flow.delay * int(ratio), rate))
+    work.set(
+        node.outputs[0], Flow(flow.axis, flow.delay * int(ratio), flow.rate * ratio)
+    )
 
 
 def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -277,6 +282,9 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in
     front of frame 0.
     """
+    if flow.axis == 1 and node.inputs[0] is value:  # runs over another axis
+        per_frame(work, node, value, flow)
+        return
     if (
         flow.axis != 0
         or node.inputs[0] is not value
@@ -356,10 +364,13 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """
     result = node.outputs[0]
     sizes = node.inputs[1]
-    axis = work.time_axis(result)
-    if axis is None or sizes is None:
+    time = work.time_of(result)
+    if time is None or sizes is None:
         raise work.refusal("reads all time")
-    ratio = work.rate_of(result, axis) / flow.rate
+    if time.rate is None:
+        raise work.refusal("selects frames, or changes their number")
+    axis = time.index
+    ratio = time.rate / flow.rate
     if ratio != 1:
         if axes_of(value)[: flow.axis] != axes_of(result)[:axis]:
             raise work.refusal("joins frames with other axes")
@@ -385,10 +396,10 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
     behind it.
     """
     for result in node.outputs:
-        axis = work.time_axis(result)
-        if axis is None:
+        time = work.time_of(result)
+        if time is None:
             raise work.refusal("does not keep time")
-        work.set(result, replace(flow, axis=axis))
+        work.set(result, replace(flow, axis=time.index))
 
 
 def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
@@ -411,9 +422,9 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
         )
     work.undefined |= delay > 0 and node.op_type in _PARTIAL
     for result in node.outputs:
-        axis = work.time_axis(result)
-        if axis is not None:
-            work.set(result, Flow(axis, delay, flow.rate))
+        time = work.time_of(result)
+        if time is not None:
+            work.set(result, Flow(time.index, delay, flow.rate))
         elif result.uses() or result.is_graph_output():
             raise work.refusal("reads all time")
 

@@ -10,7 +10,6 @@ by their delays, and the frames that it looks back at are states.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import lcm
 from typing import Any
 
 import onnx_ir as ir
@@ -23,8 +22,15 @@ from onnx_ir.passes.common import (
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
-from ..graph import axes_of, constant, data_inputs, infer_shapes, is_data_free
-from .rewrite import NotStreamableError, Rewriter, fill_of
+from ..graph import (
+    axes_of,
+    constant,
+    data_inputs,
+    is_data_free,
+    values_read,
+)
+from ..sizes import time_axes_of
+from .rewrite import NotStreamableError, Rewriter, UndecidedError, fill_of
 from .rules import RULES, axes_read, layout, per_frame, reshape
 
 _OLDEST_OPSET = 13
@@ -59,6 +65,7 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
 
     Raises:
         NotStreamableError: a node can't be fed in chunks; the message names it.
+        UndecidedError: a node has no rule; chunks may equal the full sequence or not.
     """
     model = model.clone()
     sequence = manifest.sequence
@@ -67,11 +74,11 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
     ):
         return Streamed(model, manifest, 0, {}, "")
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
-        raise NotStreamableError(
+        raise UndecidedError(
             f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later"
         )
-    infer_shapes(model)
     work = Rewriter(model, manifest.states, manifest.batch, sequence)
+    _refuse_branches(work)
     for node in list(model.graph):
         _visit(work, node)
     work.node = None
@@ -81,28 +88,58 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
 def _visit(work: Rewriter, node: ir.Node) -> None:
     """Rewrite one node and set the flows of its results."""
     work.node = node
-    moving = [value for value in node.inputs if value in work.flows]
-    readers = {use.node.op_type for value in node.outputs for use in value.uses()}
-    returned = any(value.is_graph_output() for value in node.outputs)
-    if node.op_type in _SIZES or (readers and readers <= _SIZES and not returned):
+    if _is_size(node):
         return
+    read = [*values_read(node)]
+    moving = [value for value in read if value in work.flows]
     if not moving:
-        steps = [work.last[value] for value in node.inputs if value in work.last]
-        work.last.update(dict.fromkeys(node.outputs, max(steps)) if steps else {})
+        steps = [work.last[value] for value in read if value in work.last]
+        if steps:
+            work.last.update(dict.fromkeys(node.outputs, max(steps)))
         return
     rule = RULES.get(node.op_type) if node.domain == "" else None
     if rule is None:
-        raise work.refusal("has no rule for streaming")
+        raise work.undecided("has no rule for streaming")
     for index, value in enumerate(node.inputs):
-        if value is None or value in work.flows:
-            continue
-        if value in work.last:
-            raise work.refusal(
-                f"combines frames with {value.name}, which is of the last frame alone"
-            )
-        if work.time_axis(value) is not None and fill_of(value) is None:
-            node.replace_input_with(index, count_on(work, value, moving[0]))
+        if value is not None and value not in work.flows:
+            _check_operand(work, node, index, moving[0])
     rule(work, node, moving[0], work.flows[moving[0]])
+
+
+def _refuse_branches(work: Rewriter) -> None:
+    """Refuse an If whose condition or branches read frames."""
+    for node in work.graph:
+        work.node = node
+        if node.op_type == "If" and any(map(time_axes_of, values_read(node))):
+            raise work.refusal(
+                "reads frames in its branches; choose one by --branch INPUT=NUMBER, or"
+                " compute both and select by Where"
+            )
+
+
+def _is_size(node: ir.Node) -> bool:
+    """Return True if a node computes a size, or only the sizes of its results count."""
+    users = {use.node.op_type for value in node.outputs for use in value.uses()}
+    returned = any(value.is_graph_output() for value in node.outputs)
+    only_sized = bool(users) and users <= _SIZES and not returned
+    return node.op_type in _SIZES or only_sized
+
+
+def _check_operand(
+    work: Rewriter, node: ir.Node, index: int, partner: ir.Value
+) -> None:
+    """Refuse an operand of the last frame, and let one that counts go on counting.
+
+    ``partner`` is an operand of the node that has frames.
+    """
+    value = node.inputs[index]
+    assert value is not None
+    if value in work.last:
+        raise work.refusal(
+            f"combines frames with {value.name}, which is of the last frame alone"
+        )
+    if work.time_of(value) is not None and fill_of(value) is None:
+        node.replace_input_with(index, count_on(work, value, partner))
 
 
 def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
@@ -110,7 +147,7 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     leaving = {state.output for state in work.states}
     delays = dict[str, int]()
     axes = dict[str, Axes]()
-    unit = lcm(*(rate.denominator for rate in work.rates))
+    unit = work.unit
     ordinary = unit == 1
     for index, value in enumerate(list(work.graph.outputs)):
         name = str(value.name)
@@ -118,14 +155,13 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
         if flow is None:
             delays |= {} if name in leaving else {name: work.last.get(value, 0) // unit}
             continue
-        if work.is_merged(value, flow.axis):
+        if work.is_merged(value):
             raise NotStreamableError(
                 f"output {name} has rows and steps on one axis; return an axis for"
                 " each, such as output.view(L, N, -1)"
             )
-        ordinary &= flow.rate == 1 and not (
-            value.shape and work.surplus(value, flow.axis)
-        )
+        time = work.time_of(value)
+        ordinary &= flow.rate == 1 and (time is None or time.offset == 0)
         settled, flow = work.settle(value, flow)
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
@@ -203,14 +239,14 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
             one.
     """
     flow = work.flows[partner]
-    time = work.time_axis(value)
+    time = work.time_of(value)
     offset = flow.axis - len(
         axes_of(partner)
     )  # elementwise operands are aligned at their last axes
     if (
         time is None
-        or time - len(axes_of(value)) != offset
-        or work.rate_of(value, time) != flow.rate
+        or time.index - len(axes_of(value)) != offset
+        or time.rate != flow.rate
     ):
         raise work.refusal(
             f"combines frames with {value.name}, which counts other frames"
@@ -238,7 +274,7 @@ def _counted(
     instead of a Range.
     """
     node = value.producer()
-    time = work.time_axis(value)
+    time = work.time_of(value)
     if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
         return value
     if node is not None and node.op_type == "Range":
@@ -258,7 +294,7 @@ def _counted(
         raise work.refusal(
             f"combines frames with {value.name}, which restarts with every call"
         )
-    aligned = time - len(axes_of(value)) == offset
+    aligned = time.index - len(axes_of(value)) == offset
     attributes = dict[str, Any](node.attributes)
     operands = [
         x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs

@@ -89,3 +89,43 @@ def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(net
 )
 def test_an_axis_is_named_by_its_length_at_every_size(lengths, name):
     assert name_axis(lengths, [{"N": 2}, {"N": 5}]) == name
+
+
+def conv_and_layer(network, axes):
+    """A convolution over the frames so far, then a GRU."""
+    net = network()
+    channels = net.add("Transpose", ["x"], perm=[0, 2, 1])
+    frames = net.add("Conv", [channels, net.weight(4, 3, 3)], pads=[2, 0])
+    steps = net.add("Transpose", [frames], perm=[2, 0, 1])
+    y = net.squeeze(net.recurrent("GRU", steps, 4, 4, outputs=("Y",))[0], 1)
+    net.add("Transpose", [y], ["y"], perm=[1, 0, 2])
+    return net.model({"x": [*axes, 3]}, ["y"]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"),
+    [
+        (("batch", "seq_len"), ("batch", "seq_len")),
+        (
+            ("DynamicDimension.0", "DynamicDimension.1"),
+            ("DynamicDimension_0", "DynamicDimension_1"),
+        ),
+        (("batch-size", "seq-len"), ("batch_size", "seq_len")),
+        (("N", "sequence length"), ("N", "sequence_length")),
+        (("1", "time.0"), ("axis_1", "time_0")),
+        (("?", "?"), ("N", "L")),
+        (("a.b", "a-b"), ("a_b_", "a_b")),
+    ],
+)
+def test_the_result_does_not_depend_on_how_axes_are_called(network, axes, names):
+    lifted = lift(conv_and_layer(network, axes))
+    manifest = lifted.manifest
+    assert (manifest.batch, manifest.sequence) == names
+    assert [state.input for state in manifest.states] == ["h_0", "past_0"]
+    assert manifest.unstreamable == ""
+    model = load(lifted.model)
+    x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    whole = model.run(x[None])[0]["y"][0]
+    stream = model.stream()
+    steps = np.concatenate([stream.process(x[i : i + 1]) for i in range(9)])
+    np.testing.assert_allclose(steps, whole, rtol=0, atol=1e-6)

@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from lstm_edge_exporters.graph import is_data_free
+from lstm_edge_exporters.graph import is_data_free, values_read
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError
 
 INT = TensorProto.INT64
 
@@ -101,3 +102,30 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(
     stream = load(lifted.model).stream()
     stream.step(fed["input"][0])
     assert np.any(stream.state["state"] != 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_frames_that_a_branch_captures_are_read_by_the_rules(seed):
+    """With the branch drawn at random, chunks would show it for some seeds only."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,L] x, bool flag) => (float[N,3,L] y) {
+        a = Conv <pads = [2, 0]> (x, k)
+        y = If (flag) <
+            then_branch = t () => (float[N,3,L] p) { p = Neg(a) },
+            else_branch = e () => (float[N,3,L] q) { q = Softmax <axis = 2> (a) }>
+        }"""
+    model = onnx.parser.parse_model(text)
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "k"))
+    with pytest.raises(ContractError, match="If 'y' reads frames in its branches"):
+        lift(model.SerializeToString(), LiftConfig(seed=seed))
+
+
+def test_a_branch_may_pass_frames_on_that_it_does_not_compute():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,L] x, bool flag) => (float[N,3,L] y) {
+        y = If (flag) <then_branch = t () => (x) { },
+                       else_branch = e () => (float[N,3,L] q) { q = Neg(x) }> }"""
+    graph = ir.from_proto(onnx.parser.parse_model(text)).graph
+    node = next(iter(graph))
+    assert set(values_read(node)) >= {graph.inputs[0], graph.inputs[1]}

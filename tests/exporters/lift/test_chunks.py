@@ -2,6 +2,7 @@
 difference."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -76,6 +77,7 @@ def test_an_operator_along_time_keeps_its_past_and_streams_behind_by_what_it_loo
     )
     lifted = lift(content, LiftConfig(stream=bool(ahead)))
     assert not lifted.manifest.unstreamable
+    onnx.checker.check_model(onnx.load_from_string(lifted.model), full_check=True)
     assert lifted.report.past[0].axes == (
         "N",
         3,

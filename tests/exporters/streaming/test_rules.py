@@ -99,6 +99,8 @@ STREAMS = {
     "GRU": (FIRST, lambda k: layer(k, "GRU", 3, "h"), 1, 1),
     "GRU, reset last": (FIRST, lambda k: layer(k, "GRU", 3, "h", options=", linear_before_reset = 1"), 1, 1),
     "RNN": (FIRST, lambda k: layer(k, "RNN", 1, "h"), 1, 1),
+    "over features": ((5, "L", 4), lambda k: f"y = RNN<hidden_size = 3, direction = "
+                      f"\"reverse\">(x, {k.w(1, 3, 4)}, {k.w(1, 3, 3)})", 1, 0),
 }  # fmt: skip
 """Axes of ``x``, the nodes of a graph, and unit and delay of its stream."""
 
@@ -197,7 +199,6 @@ REFUSED = {
     "products": (LAST, lambda k: "a = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, a)", "reads all time"),
     "sums of time": (LAST, lambda k: f"y = ReduceSum(x, {k.i(2)})", "reads all time"),
     "norm": (LAST, lambda k: f"y = LayerNormalization<axis = 1>(x, {k.w(1)})", "reads all time"),
-    "rows": (MIDDLE, lambda k: f"y = RNN<hidden_size = 3>(x, {k.w(1, 3, 4)}, {k.w(1, 3, 3)})", "first axis"),
     "clip": (FIRST, lambda k: layer(k, "GRU", 3, "h", options=", clip = 1.0"), "lags, and has"),
     "reset to one": (FIRST, lambda k: layer(k, "GRU", 3, "one"), "not zero at the start"),
 }  # fmt: skip
