@@ -6,6 +6,7 @@ in Python.
 
 import dataclasses
 from collections.abc import Callable
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import InputError
@@ -112,6 +113,11 @@ def seed_option() -> Any:
     return option(0, "Random seed of the verification data.", low=0)
 
 
+def is_axis_name(text: str) -> bool:
+    """Return True if an axis may be called ``text``: an identifier, and not ``None``."""
+    return text.isidentifier() and not iskeyword(text)
+
+
 def parse_axes(text: str) -> tuple[int | str, ...]:
     """Read axes such as ``N,L,8``: numbers, and names of dynamic axes.
 
@@ -122,7 +128,7 @@ def parse_axes(text: str) -> tuple[int | str, ...]:
     if wrong := [
         axis
         for axis in axes
-        if not (axis.isidentifier() or (axis.isdecimal() and int(axis)))
+        if not (is_axis_name(axis) or (axis.isdecimal() and int(axis)))
     ]:
         raise InputError(
             f"axis {wrong[0]!r} is neither a positive number nor a valid name"

@@ -42,6 +42,7 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
     def decorate(function: Command) -> click.Command:
         @functools.wraps(function)
         def command(*, as_json: bool, **given: Any) -> None:
+            _refuse_replacing(given)
             with needing(extra, name):
                 if "show" in inspect.signature(function).parameters:
                     with progress(quiet=as_json) as show:
@@ -57,6 +58,22 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
         return click.command(name)(command)
 
     return decorate
+
+
+def _refuse_replacing(given: Mapping[str, Any]) -> None:
+    """Refuse an output that is one of the files that the command reads."""
+    files: dict[bool, list[Path]] = {True: [], False: []}
+    for name, value in given.items():
+        paths = value if isinstance(value, tuple) else (value,)
+        is_output = name in ("output", "outputs")
+        files[is_output] += [path for path in paths if isinstance(path, Path)]
+    for output in files[True]:
+        for source in files[False]:
+            if output.exists() and source.exists() and output.samefile(source):
+                raise InputError(
+                    f"{output} is read by this command and would be replaced; use"
+                    " another name for -o"
+                )
 
 
 @contextlib.contextmanager

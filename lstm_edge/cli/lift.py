@@ -2,7 +2,6 @@
 outputs.
 """
 
-import os
 from pathlib import Path
 
 from lstm_edge.results import pace
@@ -32,18 +31,14 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
           --input input=N,512
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
+    from lstm_edge_exporters.lift.read import weight_files
 
-    lifted = lift(model, config)
-    weights = os.path.relpath(output, model.parent).encode()
-    if (
-        output.is_file()
-        and b"\x08location\x12%c%b" % (len(weights) % 128, weights)
-        in model.read_bytes()
-    ):
+    if output.exists() and any(map(output.samefile, weight_files(model))):
         raise InputError(
             f"{output} has the weights of {model} and would be replaced; use another"
             " name"
         )
+    lifted = lift(model, config)
     lifted.save(output)
     report = lifted.report
     manifest = lifted.manifest

@@ -85,9 +85,7 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
 
 
-def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(
-    invoke, gru, tmp_path
-):
+def test_neither_a_file_nor_its_weights_are_replaced(invoke, gru, tmp_path):
     path = tmp_path / "split.onnx"
     onnx.save(
         onnx.load(gru()),
@@ -100,6 +98,16 @@ def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(
     code, _, err = invoke("lift", path, "-o", tmp_path / "weights.onnx")
     assert (code, "has the weights of" in err) == (2, True)
     assert (tmp_path / "weights.onnx").read_bytes() == before
-    assert invoke("lift", path, "-o", path)[0] == 0
+    content = path.read_bytes()
+    (tmp_path / "link.onnx").symlink_to(path)
+    for output in (path, tmp_path / "link.onnx"):
+        code, _, err = invoke("lift", path, "-o", output)
+        assert (code, "is read by this command and would be replaced" in err) == (
+            2,
+            True,
+        )
+    assert path.read_bytes() == content
+    assert invoke("lift", path, "-o", tmp_path / "out.onnx")[0] == 0
     (tmp_path / "weights.onnx").unlink()
-    assert [state.input for state in load(path).states] == ["h_0"]
+    states = load(tmp_path / "out.onnx").states
+    assert [state.input for state in states] == ["h_0"]

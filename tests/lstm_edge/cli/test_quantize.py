@@ -64,3 +64,10 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(
     assert out == ""
     assert "drifts by" in err
     assert output.read_bytes() == b"old"
+
+
+def test_a_file_is_not_replaced_by_its_quantized_form(invoke, wide):
+    content = wide.path.read_bytes()
+    code, _, err = invoke("quantize", wide.path, "-o", wide.path)
+    assert (code, "is read by this command and would be replaced" in err) == (2, True)
+    assert wide.path.read_bytes() == content
