@@ -25,8 +25,8 @@ from lstm_edge_runtime.errors import (
     StateError,
 )
 from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.sliding import SlidingStream
 from lstm_edge_runtime.state import read_state
-from lstm_edge_runtime.stream import SlidingStream
 
 from ._lines import HeaderError, LineParser, ResultLines, read_lines, write_line
 from ._options import ModelOptions, model_argument, options_of, reset_every_option

@@ -17,11 +17,12 @@ too: it is set before any other module of the three packages runs, unless the
 environment says otherwise."""
 
 if _typing.TYPE_CHECKING:
+    from .batch import StreamBatch
     from .errors import LstmEdgeError
     from .model import Model, load
     from .results import Prediction
     from .state import State
-    from .stream import Stream, StreamBatch
+    from .stream import Stream
 
 __all__ = [
     "LstmEdgeError",
@@ -40,7 +41,7 @@ __getattr__, __dir__ = _lazy_names(
         "LstmEdgeError": ".errors",
         "State": ".state",
         "Stream": ".stream",
-        "StreamBatch": ".stream",
+        "StreamBatch": ".batch",
     }
     | {"Model": ".model", "Prediction": ".results", "load": ".model"},
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .axes import Layout, describe, resolve, shape_of, solve
+from .axes import Layout, describe, layouts, resolve, shape_of, solve
 from .errors import InputError, StateError, first_line
 from .manifest import Array, Manifest, TensorSpec
 from .state import State
@@ -142,7 +142,7 @@ def check_state(
     state: State, manifest: Manifest, identity: str, rows: int
 ) -> dict[str, Array]:
     """Return the arrays of ``state``; ``StateError`` if it is of another model or
-    another number of rows.
+    another number of rows, or its samples are not those of an incomplete unit.
     """
     if not isinstance(state, State):
         raise StateError(
@@ -168,4 +168,28 @@ def check_state(
             raise StateError(
                 f"got a state without {expected}; nothing is reset automatically"
             )
+    _check_samples(state, manifest)
     return dict(state)
+
+
+def _check_samples(state: State, manifest: Manifest) -> None:
+    """Raise ``StateError`` if the samples of an incomplete unit do not fit the age."""
+    steps = state.age % manifest.unit
+    timed = {
+        layout.name: layout
+        for layout in layouts(manifest.data_inputs, manifest)
+        if layout.timed and steps
+    }
+    if state.samples.keys() != timed.keys():
+        raise StateError(
+            f"got a state of age {state.age} with samples of {sorted(state.samples)},"
+            f" expected {sorted(timed)}, as a unit has {manifest.unit} steps"
+        )
+    for name, layout in timed.items():
+        array = state.samples[name]
+        expected = (steps, *layout.inner)
+        if array.shape != expected or array.dtype != layout.dtype:
+            raise StateError(
+                f"got a state with {array.dtype} samples {array.shape} of {name},"
+                f" expected {layout.dtype} {expected}"
+            )

@@ -5,7 +5,7 @@ the layout of the file.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from .axes import layouts
 from .errors import LstmEdgeError
@@ -24,6 +24,37 @@ class Call(NamedTuple):
     """Runs the steps, or raises; a true result is a refusal, and ``Engine.refusal``
     returns its error."""
     outputs: dict[str, Array]
+    sizes: Mapping[str, int]
+    """The sizes of the named axes."""
+
+
+class States(Protocol):
+    """The states of some sources, for one thread at a time."""
+
+    @property
+    def in_place(self) -> bool:
+        """True if a step of all sources is faster as a bound call than by ``run``."""
+        ...
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        """Return a call of all sources for named axes of these sizes."""
+        ...
+
+    def run(
+        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]
+    ) -> dict[str, Array]:
+        """Take steps of the sources at ``rows (K,)``, or raise and change no state;
+        return the outputs.
+        """
+        ...
+
+    def read(self, rows: Array) -> dict[str, Array]:
+        """Return copies of the states of some sources, in the layout of the file."""
+        ...
+
+    def write(self, rows: Array, states: Arrays) -> None:
+        """Set the states of some sources."""
+        ...
 
 
 class Engine:
@@ -47,10 +78,8 @@ class Engine:
         """
         raise NotImplementedError
 
-    def states(self, rows: int | None) -> Any:
-        """Return the states of ``rows`` sources at reset, see ``OrtStates``; None for a
-        single one.
-        """
+    def states(self, rows: int | None) -> States:
+        """Return the states of ``rows`` sources at reset; None for a single one."""
         raise NotImplementedError
 
     def refusal(self) -> LstmEdgeError:

@@ -26,6 +26,7 @@ from .errors import (
     FileFormatError,
     InputError,
     ProviderError,
+    StateError,
     UnsupportedError,
 )
 from .files import read_content
@@ -34,8 +35,10 @@ from .results import Label, Prediction
 from .state import State
 
 if TYPE_CHECKING:
+    from .batch import StreamBatch
     from .selftest import SelfTest
-    from .stream import SlidingStream, Stream, StreamBatch
+    from .sliding import SlidingStream
+    from .stream import Stream
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["never"]
@@ -203,6 +206,11 @@ class Model:
             feeds |= reset_states(manifest, rows)
         else:
             feeds |= check_state(state, manifest, self.identity, rows)
+            if state.samples:
+                raise StateError(
+                    "the state has samples of an incomplete unit; restore it in a"
+                    " stream, which keeps them"
+                )
         results = self._engine.call(feeds, sizes)
         steps = manifest.steps(feeds) if valid is None else int(np.max(valid))
         age = steps + (state.age if state else 0)
@@ -279,7 +287,8 @@ class Model:
             InputError: ``window`` or ``reset_every`` is none of these; or a window for
                 a file that takes one step a call or has several inputs.
         """
-        from .stream import SlidingStream, Stream
+        from .sliding import SlidingStream
+        from .stream import Stream
 
         if window is None:
             return Stream(self, self._reset_interval(reset_every))
@@ -301,7 +310,7 @@ class Model:
             ContractError, InputError: as ``stream``; or an input, output or state has
                 no batch axis.
         """
-        from .stream import StreamBatch
+        from .batch import StreamBatch
 
         return StreamBatch(self, capacity, self._reset_interval(reset_every))
 

@@ -36,6 +36,8 @@ TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 """Types of elements; the index in this list is the number of the type in the
 library."""
 _WIDE = np.dtype(np.uintp).itemsize == 8
+_OLD = 2**40
+"""An age above every delay."""
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take
 less than 5 us."""
@@ -374,12 +376,9 @@ class NativeStates:
         reset.
         """
         self._engine = engine
-        # a stream of the library keeps steps and drops frames by itself
-        self._stream = (
-            _Stream(engine)
-            if rows is None and not engine.manifest.is_buffered
-            else None
-        )
+        # a stream of the library would keep the steps of a unit by itself
+        is_alone = rows is None and engine.manifest.unit == 1
+        self._stream = _Stream(engine) if is_alone else None
         self._inputs, self._outputs = (
             (Rows * len(side))() for side in (engine.inputs, engine.outputs)
         )
@@ -420,6 +419,7 @@ class NativeStates:
             _by_name(layouts[INPUT], arrays[INPUT]),
             run,
             _by_name(layouts[OUTPUT], arrays[OUTPUT]),
+            sizes,
         )
 
     def run(
@@ -480,6 +480,8 @@ class _Stream:
         self.handle: int | None = engine.library.lstm_edge_stream_new(engine.handle)
         if not self.handle:
             raise MemoryError("no memory for another stream")
+        # old enough that the library drops no first frames, which the caller does
+        engine.library.lstm_edge_set_age(self.handle, _OLD)
 
     def __del__(self) -> None:
         if self.handle:

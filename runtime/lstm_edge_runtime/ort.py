@@ -324,14 +324,14 @@ class OrtStates:
         engine = self._engine
         manifest = self._engine.manifest
         steps = sizes.get(manifest.sequence or "", 1)
-        sizes = {
+        all_sizes = {
             **sizes,
             **manifest.time_sizes(steps),
             LONGEST: steps,
             manifest.batch or "": self._rows,
         }
         shapes = {
-            spec.name: resolve(spec.axes, sizes)
+            spec.name: resolve(spec.axes, all_sizes)
             for spec in (*manifest.inputs, *manifest.outputs)
         }
         if unknown := [name for name, shape in shapes.items() if shape is None]:
@@ -372,7 +372,7 @@ class OrtStates:
             layout.name: layout.from_file(outputs[layout.name])
             for layout in engine.outputs
         }
-        return Call(inputs, run, results)
+        return Call(inputs, run, results, sizes)
 
     def run(
         self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]

@@ -9,6 +9,9 @@ from .axes import Layout, describe
 from .errors import ContractError, InputError
 from .manifest import Array, Manifest, Task
 
+Result = Any
+"""The only output that is not a state; a mapping by name where there are several."""
+
 
 class Prediction(NamedTuple):
     """Labels or values of each row, according to the task."""
@@ -79,6 +82,15 @@ def frames_of(result: Any, layout: Layout) -> Array:
             f"{layout.name} has frames of shape {array.shape[1:]}, expected one axis"
         )
     return array.reshape(len(array), -1)
+
+
+def only(results: dict[str, Any], outputs: int) -> Result | None:
+    """Return the value of a single output; of several ``outputs``, all by name; None if
+    there are no values.
+    """
+    if not results:
+        return None
+    return next(iter(results.values())) if outputs == 1 else results
 
 
 def label_of(values: Array, task: Task | None) -> Label:

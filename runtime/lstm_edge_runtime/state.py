@@ -13,6 +13,8 @@ from .manifest import Array
 
 _PREFIX = "state/"
 """Prefix of the names of states in a file."""
+_SAMPLES = "samples/"
+"""Prefix of the names of inputs whose samples do not fill a unit yet."""
 
 
 class State(Mapping[str, Array]):
@@ -23,17 +25,20 @@ class State(Mapping[str, Array]):
     model file that it came from: a model refuses the state of another one.
     """
 
-    __slots__ = ("_arrays", "age", "identity")
+    __slots__ = ("_arrays", "age", "identity", "samples")
 
     def __init__(
-        self, arrays: Mapping[str, Array], identity: str, age: int = 0
+        self,
+        arrays: Mapping[str, Array],
+        identity: str,
+        age: int = 0,
+        samples: Mapping[str, Array] | None = None,
     ) -> None:
-        """Copy ``arrays``; the copies can't be written to."""
-        self._arrays = {
-            name: np.array(array, order="C") for name, array in arrays.items()
-        }
-        for array in self._arrays.values():
-            array.flags.writeable = False
+        """Copy ``arrays`` and ``samples``; the copies can't be written to."""
+        self._arrays = _read_only(arrays)
+        self.samples: Mapping[str, Array] = _read_only(samples or {})
+        """The samples of an incomplete unit by input, ``(steps, I)``; empty between
+        units."""
         self.identity = identity
         """The sha256 of the model file, in hex."""
         self.age = age
@@ -50,7 +55,7 @@ class State(Mapping[str, Array]):
         return len(self._arrays)
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
-        return State, (self._arrays, self.identity, self.age)
+        return State, (self._arrays, self.identity, self.age, self.samples)
 
     def __repr__(self) -> str:
         shapes = ", ".join(
@@ -65,6 +70,7 @@ class State(Mapping[str, Array]):
         from .files import replacing
 
         arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
+        arrays |= {_SAMPLES + name: array for name, array in self.samples.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
@@ -80,6 +86,14 @@ class State(Mapping[str, Array]):
         other file.
         """
         return read_state(path)[0]
+
+
+def _read_only(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return copies that can't be written to."""
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+    for copy in copies.values():
+        copy.flags.writeable = False
+    return copies
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
@@ -98,9 +112,14 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
         raise FileFormatError(
             f"{path} is not a saved state (age {age!r:.60}); {advice}"
         )
-    states = {
-        name.removeprefix(_PREFIX): arrays.pop(name)
-        for name in [*arrays]
-        if name.startswith(_PREFIX)
-    }
-    return State(states, identity, int(age)), arrays
+    states = _pop(arrays, _PREFIX)
+    samples = _pop(arrays, _SAMPLES)
+    return State(states, identity, int(age), samples), arrays
+
+
+def _pop(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """Take the arrays out whose names begin with ``prefix``; return them without
+    it.
+    """
+    names = [name for name in arrays if name.startswith(prefix)]
+    return {name.removeprefix(prefix): arrays.pop(name) for name in names}

@@ -1,364 +1,81 @@
-"""Streams: one source of samples, or many that are advanced together, a call into the
-engine per tick.
+"""A stream: one source of samples, which owns its states.
 
-Steps that do not fill a unit are kept for the next call; the first frames of an output,
-its delay, go.
+A unit is one bound call into the engine, whose input is also where the samples of an
+incomplete unit are kept. The first ``delay`` frames of each output are dropped.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from .arrays import (
-    InputArrays,
-    as_array,
-    by_name,
-    check_state,
-    refuse_not_finite,
-    reset_states,
-)
-from .axes import Layout, layouts, learn_sizes, resolve
-from .engine import Arrays, Engine
-from .errors import ContractError, InputError, StateError
+from .arrays import InputArrays, check_state, reset_states
+from .axes import Layout
+from .engine import Arrays, Call
+from .errors import InputError
 from .manifest import Array
+from .results import Result, only
+from .rules import NEVER, Entry, check_streamable, in_use, reset_interval
+from .samples import WRONG_SAMPLE, SampleReader, Samples, as_given, copier
 from .state import State
 
-Result = Any
-"""The only output that is not a state; a mapping by name where there are several."""
-Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
-_WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
-"""Exceptions of a memory view for an object of another shape or dtype, or that is not
-an array."""
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
-_NEVER = sys.maxsize
-_ONE = np.zeros(1, np.int64)
+_ROW = np.zeros(1, np.int64)
 """The row of a single source."""
-_NOTHING: tuple[Any, dict[str, int], dict[str, Any]] = (), {}, {}
-"""No shapes that were checked, with the sizes of named axes and the shapes in full."""
 
 
-class _Streams:
-    """The parts that one source and many have in common; for one thread at a time."""
-
-    __slots__ = (
-        "__weakref__", "_advice", "_age", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
-        "_manifest", "_plain", "_ranges", "_rest", "_settled", "_states", "_step", "_unit",
-    )  # fmt: skip
-    _many = False
-
-    def __init__(self, model: Any, reset_every: Any, rows: int | None) -> None:
-        engine: Engine = model._engine
-        manifest = self._manifest = engine.manifest
-        _check_streamable(engine, many=rows is not None)
-        if reset_every is None or reset_every == "never":
-            reset_every = _NEVER
-        elif type(reset_every) is not int or reset_every < 1:
-            raise InputError(
-                f"reset_every is {reset_every!r}, expected a positive integer or"
-                " 'never'"
-            )
-        self._engine = engine
-        self._identity = model.identity
-        self._every = reset_every
-        self._states = engine.states(rows)
-        self._unit = manifest.unit
-        self._ranges = dict(manifest.ranges)
-        self._advice = "clean the samples first" if model._check else ""
-        if rows is not None and engine.couples_rows and not model._check:
-            self._advice = (
-                "with an int8 file it would affect the other sources; omit this one"
-                " from the tick"
-            )
-        if self._unit > 1:  # it keeps steps, so that a chunk has any number
-            self._ranges.pop(manifest.sequence or "", None)
-        self._settled = manifest.unit * max(
-            (output.delay for output in engine.outputs), default=0
-        )
-        self._even = manifest.unit == 1 and all(
-            output.frames == 1 for output in engine.outputs
-        )
-        self._plain = self._even and not self._settled and reset_every == _NEVER
-        """True if every call is one of the engine."""
-        self._rest = {
-            layout.name: np.zeros(
-                (rows or 1, manifest.unit, *layout.inner), layout.dtype
-            )
-            for layout in engine.inputs
-            if layout.timed and manifest.unit > 1
-        }
-        """The last steps of each source that do not fill a unit,
-        ``(rows, unit, ...)``."""
-        self._age = np.zeros(rows or 1, np.int64)
-        """Steps of each source since its reset."""
-        self._entry = _Entry()
-        self._checked = _NOTHING
-        self._step: _Bound | None = None
-
-    def _arrays(
-        self, x: InputArrays, rows: int, *, step: bool
-    ) -> tuple[dict[str, Array], dict[str, int]]:
-        """Return samples in the order of engines, and the sizes of the named axes."""
-        manifest = self._manifest
-        inputs = self._engine.inputs
-        arrays = by_name(x, inputs)
-        if self._advice:
-            refuse_not_finite(arrays, self._advice)
-        shapes = (step, rows, *[array.shape for array in arrays.values()])
-        if shapes != self._checked[0]:
-            time = {manifest.sequence: 1} if step and manifest.sequence else {}
-            sizes = {manifest.batch or "": rows, **time}
-            for layout in sorted(inputs, key=lambda layout: "+" in str(layout.axes)):
-                name = layout.name
-                shape = arrays[layout.name].shape
-                axes = tuple(
-                    axis for axis in layout.given[not self._many :] if axis not in time
-                )
-                bare = tuple(axis for axis in axes if axis != 1)
-                learn_sizes(
-                    name,
-                    bare if len(shape) == len(bare) else axes,
-                    shape,
-                    sizes,
-                    self._ranges,
-                )
-            full = {
-                layout.name: (rows, *(resolve(layout.given[1:], sizes) or ()))
-                for layout in inputs
-            }
-            self._checked = shapes, sizes, full
-        _, sizes, full = self._checked
-        if not self._many:  # a single stream is small
-            self._checked = _NOTHING
-        shaped = {name: array.reshape(full[name]) for name, array in arrays.items()}
-        return {
-            layout.name: layout.from_given(shaped[layout.name]) for layout in inputs
-        }, sizes
-
-    def _steps(self, sizes: Mapping[str, int]) -> int:
-        return sizes.get(self._manifest.sequence or "", 1)
-
-    def _ready(self, least: int, most: int, steps: int) -> bool:
-        """Tell whether steps of sources of these ages, whole units, are one call
-        without a first frame.
-        """
-        return (
-            not steps % self._unit
-            and least >= self._settled
-            and most + steps <= self._every
-        )
-
-    def _filled(
-        self,
-        bound: "_Bound | None",
-        arrays: Arrays,
-        sizes: Mapping[str, int],
-        *,
-        step: bool,
-    ) -> "_Bound":
-        """Return the bound call for these sizes with samples in it: ``bound`` where it
-        fits.
-        """
-        if bound is None or bound.sizes != sizes:
-            engine, (inputs, run, outputs) = self._engine, self._states.bind(sizes)
-            cells = [
-                self._seen(inputs[layout.name], layout, step=step)
-                for layout in engine.inputs
-            ]
-            views = {
-                out.name: self._seen(outputs[out.name], out, step=step)
-                for out in engine.outputs
-            }
-            result = (
-                partial(_copies, views)
-                if len(views) > 1
-                else next(iter(views.values())).copy
-            )
-            cell = cells[0] if len(cells) == 1 and not self._advice else None
-            bound = _Bound(sizes, self._steps(sizes), inputs, run, result, cell)
-        for name, array in arrays.items():
-            bound.inputs[name][...] = array
-        return bound
-
-    def _seen(self, array: Array, layout: Layout, *, step: bool) -> Array:
-        """Return an array as callers see it: without the time axis of a step, the row
-        of a single source.
-        """
-        array = (
-            array[:, 0]
-            if step and layout.timed and layout.frames == 1
-            else layout.to_given(array)
-        )
-        return array if self._many else array[0, ...]  # a view of a single number, too
-
-    def _pieces(
-        self, rows: Array, arrays: Arrays, sizes: Mapping[str, int]
-    ) -> list[dict[str, Any]]:
-        """Take steps in pieces, so that no source is reset within one; return its
-        frames by output.
-
-        An output without a time axis gives the last result, None if there is none.
-        """
-        steps = self._steps(sizes)
-        start = 0
-        layouts = self._engine.outputs
-        parts: list[dict[str, list[Array]]] = [
-            {layout.name: [] for layout in layouts} for _ in rows
-        ]
-        with self._kept(rows):
-            while start < steps:
-                due = rows[self._age[rows] >= self._every]
-                if due.size:
-                    self._reset(due)
-                end = min(steps, start + self._every - int(self._age[rows].max()))
-                given = self._cut(arrays, slice(None), slice(start, end))
-                self._take_piece(rows, given, sizes, end - start, parts)
-                start = end
-        frames: list[dict[str, Any]] = []
-        for part in parts:
-            frames.append(
-                {
-                    layout.name: next(iter(part[layout.name][-1:]), None)
-                    for layout in layouts
-                }
-            )
-            for layout in layouts:
-                if layout.name in self._manifest.counts:
-                    total = np.sum(part[layout.name], axis=0, dtype=layout.dtype)
-                    frames[-1][layout.name] = np.asarray(total)
-                elif layout.timed:
-                    none = np.zeros((0, *layout.inner), layout.dtype)
-                    frames[-1][layout.name] = np.concatenate(
-                        part[layout.name] or [none]
-                    )
-        return frames
-
-    def _take_piece(
-        self,
-        rows: Array,
-        given: Arrays,
-        sizes: Mapping[str, int],
-        size: int,
-        parts: Sequence[Any],
-    ) -> None:
-        """Take steps behind those that are kept, and keep those that do not fill a
-        unit.
-        """
-        unit = self._unit
-        ages = self._age[rows]
-        each_row = np.arange(len(rows))[:, None]
-        counts = ages % unit
-        sequence = self._manifest.sequence or ""
-        units = (counts + size) // unit
-        joined = dict(given)
-        for (
-            name,
-            kept,
-        ) in (
-            self._rest.items()
-        ):  # behind the kept steps, with room for a unit at the end
-            joined[name] = np.zeros(
-                (len(rows), size + 2 * unit, *kept.shape[2:]), kept.dtype
-            )
-            joined[name][:, :unit] = kept[rows]
-            joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
-        for number in np.unique(units[units > 0]).tolist():  # two at the most
-            live = np.flatnonzero(units == number)
-            taken = {
-                **sizes,
-                sequence: number * unit,
-            }
-            outputs = self._states.run(
-                rows[live], self._cut(joined, live, slice(number * unit)), taken
-            )
-            for index, row in enumerate(live.tolist()):
-                for output in self._engine.outputs:
-                    dropped = max(
-                        0, output.delay - int(ages[row]) // unit * output.frames
-                    )
-                    if output.timed or dropped < number:
-                        array = outputs[output.name][index]
-                        parts[row][output.name].append(
-                            array[dropped:] if output.timed else array
-                        )
-        for name, kept in self._rest.items():
-            kept[rows] = joined[name][
-                each_row, (units * unit)[:, None] + np.arange(unit)
-            ]
-        self._age[rows] += size
-
-    def _cut(self, arrays: Arrays, rows: Any, time: slice) -> dict[str, Array]:
-        """Return some rows and steps of inputs."""
-        inputs = self._engine.inputs
-        return {
-            x.name: arrays[x.name][(rows, time) if x.timed else rows] for x in inputs
-        }
-
-    def _state_of(self, rows: Array) -> State:
-        """Return a copy of one source's state; ``StateError`` between units, as steps
-        are kept then.
-        """
-        age = int(self._age[rows][0])
-        if missing := -age % self._unit:
-            raise StateError(
-                f"a unit of {self._unit} steps is not complete; take {missing} more"
-                " steps first"
-            )
-        return State(self._states.read(rows), self._identity, age)
-
-    def _restore(self, rows: Array, state: State) -> None:
-        """Continue a source from a state; ``StateError`` if it is another model's."""
-        self._states.write(rows, check_state(state, self._manifest, self._identity, 1))
-        self._age[rows] = state.age
-
-    def _reset(self, rows: Array) -> None:
-        self._states.write(rows, reset_states(self._manifest, len(rows)))
-        self._age[rows] = 0
-
-    @contextmanager
-    def _kept(self, rows: Array) -> Iterator[None]:
-        """Put states, ages and kept steps back if the block raises."""
-        states = self._states.read(rows)
-        ages = self._age[rows]
-        rest = {name: array[rows] for name, array in self._rest.items()}
-        try:
-            yield
-        except BaseException:
-            self._states.write(rows, states)
-            self._age[rows] = ages
-            for name, array in rest.items():
-                self._rest[name][rows] = array
-            raise
-
-
-class Stream(_Streams):
+class Stream:
     """One source of samples, for one thread at a time; created by ``Model.stream``.
 
     An exception leaves its state as it was.
     """
 
     __slots__ = (
+        "__weakref__",
         "_chunk",
         "_due",
+        "_engine",
+        "_entry",
+        "_every",
         "_free",
+        "_identity",
+        "_manifest",
+        "_reader",
         "_result",
         "_run",
         "_seen_steps",
+        "_settled",
         "_start",
+        "_states",
+        "_unit",
+        "_unit_call",
         "_window",
+        "_windows",
     )
 
     def __init__(self, model: Any, reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
-        super().__init__(model, reset_every, None)
+        self._engine = model._engine
+        self._manifest = self._engine.manifest
+        check_streamable(self._manifest)
+        self._every = reset_interval(reset_every)
+        self._identity = model.identity
+        self._reader = SampleReader(model, many=False)
+        self._states = self._engine.states(None)
+        self._unit = self._manifest.unit
+        self._settled = max((out.delay for out in self._engine.outputs), default=0)
+        """Number of units after which every unit gives all its frames, at most."""
+        self._entry = Entry()
         self._free = self._entry.free
+        self._unit_call: Call | None = None
+        """The call of a unit; its inputs hold the samples of an incomplete unit."""
+        self._windows = [_CLOSED] * self._unit
+        """For each step of a unit, a view that accepts its sample as it is."""
         self._window = _CLOSED
-        self._chunk: _Bound | None = None
+        """The first of them."""
+        self._chunk: _Chunk | None = None
         self._begin(0, 0)
 
     @property
@@ -370,12 +87,10 @@ class Stream(_Streams):
 
     @property
     def state(self) -> State:
-        """A copy of the state, to keep, pickle, save or restore elsewhere;
-        ``StateError`` between units.
-        """
+        """A copy of the state, to keep, pickle, save or restore elsewhere."""
         with self._entry:
-            self._age[0] = self._seen_steps - self._start
-            return self._state_of(_ONE)
+            arrays = self._states.read(_ROW)
+            return State(arrays, self._identity, self._age, self._samples())
 
     def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
@@ -397,14 +112,14 @@ class Stream(_Streams):
         try:
             self._free.pop()
         except IndexError:
-            raise _in_use() from None
+            raise in_use() from None
         try:
             if self._seen_steps >= self._due:
-                return self._slow(*self._arrays(sample, 1, step=True), step=True)
+                return self._general_step(sample)
             try:
                 self._window[:] = sample  # type: ignore[assignment]
-            except _WRONG_SAMPLE:
-                self._fill(sample)
+            except WRONG_SAMPLE:
+                self._write(sample, 0)
             if self._run():
                 raise self._engine.refusal()
             self._seen_steps += 1
@@ -423,25 +138,23 @@ class Stream(_Streams):
 
         Raises:
             InputError, StateError: as ``step``; an empty chunk; a file that takes one
-                step a call.
+                step per call.
         """
         with self._entry:
             if self._manifest.sequence is None:
-                raise InputError("this file takes one step a call; use step()")
+                raise InputError("this file takes one step per call; use step()")
             bound = self._chunk
-            age = self._seen_steps - self._start
-            age = -1 if age % self._unit else age  # in the middle of a unit
             if (
                 bound is not None
                 and bound.fits(chunk)
-                and self._ready(age, age, bound.steps)
+                and self._is_one_call(bound.steps)
             ):
                 bound.cell[...] = chunk
             else:
-                arrays, sizes = self._arrays(chunk, 1, step=False)
-                if not self._ready(age, age, self._steps(sizes)):
-                    return self._slow(arrays, sizes, step=False)
-                bound = self._chunk = self._filled(bound, arrays, sizes, step=False)
+                samples = self._reader.read(chunk, 1, step=False)
+                if not self._is_one_call(samples.steps):
+                    return self._process_pieces(samples)
+                bound = self._chunk = self._fill(bound, samples)
             if bound.run():
                 raise self._engine.refusal()
             self._seen_steps += bound.steps
@@ -450,7 +163,7 @@ class Stream(_Streams):
     def reset(self) -> None:
         """Reset all states."""
         with self._entry:
-            self._reset(_ONE)
+            self._states.write(_ROW, reset_states(self._manifest, 1))
             self._begin(0, 0)
 
     def restore(self, state: State) -> None:
@@ -458,306 +171,259 @@ class Stream(_Streams):
         stream keeps its own.
         """
         with self._entry:
-            self._restore(_ONE, state)
+            arrays = check_state(state, self._manifest, self._identity, 1)
+            if state.samples:
+                self._put_samples(state.samples)
+            self._states.write(_ROW, arrays)
             self._begin(0, state.age)
 
-    def _fill(self, sample: InputArrays) -> None:
-        """Write a sample that the window does not take as it is; bind the call if it
-        has another shape.
-        """
-        bound = self._step = self._filled(
-            self._step, *self._arrays(sample, 1, step=True), step=True
-        )
-        self._run = bound.run
-        self._result = bound.result
-        self._window = (
-            memoryview(bound.cell)
-            if bound.cell is not None and bound.cell.ndim == 1
-            else _CLOSED
-        )
-
-    def _slow(
-        self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool
-    ) -> Result | None:
-        """Take steps in pieces."""
-        self._age[0] = self._seen_steps - self._start
-        (frames,) = self._pieces(_ONE, arrays, sizes)
-        self._begin(self._seen_steps + self._steps(sizes), int(self._age[0]))
-        for output in self._engine.outputs:
-            array = frames[output.name]
-            if step and (array is None or (output.timed and not len(array))):
-                del frames[output.name]
-            elif output.timed:
-                frames[output.name] = self._seen(array[None], output, step=step)
-        return _only(frames, len(self._engine.outputs))
+    @property
+    def _age(self) -> int:
+        """The number of steps since the reset."""
+        return self._seen_steps - self._start
 
     def _begin(self, seen: int, age: int) -> None:
-        """Count from so many steps and an age on."""
+        """Count from ``seen`` steps and an age on."""
         self._seen_steps = seen
         self._start = seen - age
-        plain = self._even and age >= self._settled
-        self._due = min(self._start + self._every, _NEVER) if plain else -1
-        """Steps after which a single step is none of the engine alone."""
+        is_even = self._unit == 1 and age >= self._settled
+        self._due = min(self._start + self._every, NEVER) if is_even else -1
+        """Number of steps seen from which ``step`` is not one call with all frames."""
 
+    # --- One step
 
-class StreamBatch(_Streams):
-    """Many sources, each with its own id and state, for one thread at a time;
-    ``Model.streams`` creates it.
+    def _general_step(self, sample: InputArrays) -> Result | None:
+        """Take a step that may follow a reset, be kept, or drop first frames."""
+        if self._age >= self._every:
+            with self._unchanged_by_errors():
+                self._reset_states()
+                return self._general_step(sample)
+        position = self._age % self._unit
+        try:
+            self._windows[position][:] = sample
+        except WRONG_SAMPLE:
+            self._write(sample, position)
+        if position + 1 < self._unit:
+            self._seen_steps += 1
+            return None
+        return self._complete_unit()
 
-    Sources come and go while it runs. A tick takes any of them, in any order, and
-    touches only their states. An exception leaves every state as it was.
-    """
+    def _complete_unit(self) -> Result | None:
+        """Run the unit whose last sample was written; return its frames."""
+        if self._run():
+            raise self._engine.refusal()
+        units = self._age // self._unit
+        self._seen_steps += 1
+        if units >= self._settled:
+            if self._unit == 1:
+                self._begin(self._seen_steps, self._age)
+            return self._result()
+        call = self._bound_unit
+        frames: dict[str, Any] = {}
+        for output in self._engine.outputs:
+            kept = _without_delay(call.outputs[output.name][0], output, units, 1)
+            if kept is not None and len(kept):
+                frames[output.name] = _frames_as_given(kept, output, step=True)
+        return only(frames, len(self._engine.outputs))
 
-    _many = True
+    def _write(self, sample: InputArrays, position: int) -> None:
+        """Write a sample that its window does not take as it is."""
+        samples = self._reader.read(sample, 1, step=True)
+        self._bind_unit(samples.sizes, position)
+        self._copy_samples(samples.arrays, position, 1)
 
-    def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
-        """Reserve states for ``capacity`` sources, none of which exists yet; see
-        ``Model.streams``.
-        """
-        if type(capacity) is not int or capacity < 1:
-            raise InputError(f"capacity is {capacity!r}, expected a positive integer")
-        super().__init__(model, reset_every, capacity)
-        self._all = np.arange(capacity)
-        self._owner = np.full(capacity, -1, dtype=np.int64)
-        """The id in each slot, -1 where it is free; an id is its slot plus a multiple
-        of the capacity."""
-        self._next = np.arange(capacity, dtype=np.int64)
-        self._unused = list(range(capacity - 1, -1, -1))
-        self._place = np.zeros(capacity, dtype=np.int64)
+    def _copy_samples(self, arrays: Arrays, position: int, steps: int) -> None:
+        """Copy samples of ``steps`` steps into the unit, from ``position`` on."""
+        inputs = self._bound_unit.inputs
+        for layout in self._engine.inputs:
+            target = inputs[layout.name]
+            if layout.timed and steps < self._unit:
+                target = target[:, position : position + steps]
+            target[...] = arrays[layout.name]
 
     @property
-    def ids(self) -> tuple[int, ...]:
-        """The ids of the sources."""
-        return tuple(self._owner[self._owner >= 0].tolist())
+    def _bound_unit(self) -> Call:
+        assert self._unit_call is not None
+        return self._unit_call
 
-    def __len__(self) -> int:
-        return len(self._owner) - len(self._unused)
-
-    def add(self) -> int:
-        """Add a source at reset and return its id, which no other ever had;
-        ``StateError`` if it is full.
-        """
-        with self._entry:
-            if not self._unused:
-                raise StateError(
-                    f"all {len(self)} slots are in use; remove a source, or open a"
-                    " larger batch"
-                )
-            slot = self._unused.pop()
-            self._owner[slot] = self._next[slot]
-            self._next[slot] += len(self._owner)
-            self._reset(np.array([slot]))
-            return int(self._owner[slot])
-
-    def remove(self, source: int) -> None:
-        """Remove a source, so that its slot is free for another; ``StateError`` if it
-        is not in the batch.
-        """
-        with self._entry:
-            (slot,) = self._slots([source]).tolist()
-            self._owner[slot] = -1
-            self._unused.append(slot)
-
-    def reset(self, source: int) -> None:
-        """Reset one source's states; ``StateError`` if it is not in the batch."""
-        with self._entry:
-            self._reset(self._slots([source]))
-
-    def state(self, source: int) -> State:
-        """Return a copy of one source's state, for any stream; ``StateError`` if it is
-        not in the batch.
-        """
-        with self._entry:
-            return self._state_of(self._slots([source]))
-
-    def restore(self, source: int, state: State) -> None:
-        """Continue one source from the ``state`` of any stream; ``StateError`` as for
-        ``Stream.restore``.
-        """
-        with self._entry:
-            self._restore(self._slots([source]), state)
-
-    def step(self, samples: InputArrays, ids: Ids) -> Result:
-        """Take one time step of some sources.
-
-        Args:
-            samples: ``(K, I)``, by name where there are several inputs.
-            ids: the source of each row, each once.
-
-        Returns:
-            The outputs ``(K, C)``, by name where there are several. Each row equals
-            what the source's own ``Stream.step`` gives, NaN where that is None.
-
-        Raises:
-            InputError: as ``Stream.step``; no source; NaN in an int8 ``.onnx`` file,
-                whose rows share scales.
-            StateError: a source that is not in the batch, or given twice; another
-                thread is using the batch.
-        """
-        with self._entry:
-            return self._tick(samples, ids, step=True)
-
-    def process(self, chunks: InputArrays, ids: Ids) -> Result:
-        """Take many time steps ``(K, L, I)`` of some sources in one call; as ``step``.
-
-        An output with a time axis keeps it. NaN is in front of the frames of a source
-        that completes fewer than others.
-        """
-        if self._manifest.sequence is None:
-            raise InputError("this file takes one step a call; use step()")
-        with self._entry:
-            return self._tick(chunks, ids, step=False)
-
-    def _tick(self, samples: Any, ids: Ids, *, step: bool) -> Result:
-        """Check everything, call the engine, and only then change the states of
-        ``ids``.
-        """
-        slots = self._slots(ids)
-        arrays, sizes = self._arrays(samples, len(slots), step=step)
-        steps = self._steps(sizes)
-        layouts = self._engine.outputs
-        if not self._plain and (
-            ((ages := self._age[slots]) % self._unit).any()
-            or not self._ready(int(ages.min()), int(ages.max()), steps)
-        ):
-            parts = self._pieces(slots, arrays, sizes)
-            return _only(
-                {layout.name: _stacked(layout, parts, step=step) for layout in layouts}
+    def _bind_unit(self, sizes: Mapping[str, int], position: int) -> None:
+        """Bind the call of a unit for axes of these sizes, unless it is bound."""
+        call = self._unit_call
+        if call is not None and call.sizes == sizes:
+            return
+        sizes = dict(sizes)
+        if self._manifest.sequence is not None:
+            sizes[self._manifest.sequence] = self._unit
+        if call is not None and call.sizes == sizes:
+            return
+        if position:
+            raise InputError(
+                f"the sizes of axes changed within a unit of {self._unit} steps; give"
+                " all its samples in one size"
             )
-        if step and slots is self._all and self._states.in_place:
-            bound = self._step = self._filled(self._step, arrays, sizes, step=True)
-            if bound.run():
-                raise self._engine.refusal()
-            self._age += 1
-            return bound.result()
-        outputs = self._states.run(slots, arrays, sizes)
-        self._age[slots] += steps
-        return _only(
-            {
-                layout.name: self._seen(outputs[layout.name], layout, step=step)
-                for layout in layouts
-            }
+        call = self._unit_call = self._states.bind(sizes)
+        self._run = call.run
+        self._result = copier(call.outputs, self._engine.outputs, step=True, row=0)
+        self._windows = [_CLOSED] * self._unit
+        if len(self._engine.inputs) == 1 and not self._reader.checks_values:
+            self._windows = _windows(call, self._engine.inputs[0], self._unit)
+        self._window = self._windows[0]
+
+    # --- Chunks
+
+    def _is_one_call(self, steps: int) -> bool:
+        """Return True if whole units follow whole units, without a reset or a dropped
+        frame.
+        """
+        age = self._seen_steps - self._start
+        unit = self._unit
+        return (
+            not steps % unit
+            and not age % unit
+            and age >= self._settled * unit
+            and age + steps <= self._every
         )
 
-    def _slots(self, ids: Ids) -> Array:
-        """Return the slots of ``ids``; each must be in the batch and given once."""
-        sources = as_array("ids", ids, "int64")
-        if sources.ndim != 1 or not sources.size:
-            raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
-        if (
-            not self._unused
-            and len(sources) == len(self._all)
-            and sources.tobytes() == self._owner.tobytes()
-        ):
-            return self._all
-        slots: Array = np.remainder(sources, len(self._all), dtype=np.int64)
-        absent = (sources < 0) | (self._owner[slots] != sources)
-        if np.count_nonzero(absent):  # a fifth of the time of any()
-            raise StateError(
-                f"source {sources[absent][0]} is not in this batch; add() gives ids"
-            )
-        order = np.arange(len(slots))
-        self._place[slots] = order
-        twice = self._place[slots] != order
-        if np.count_nonzero(twice):
-            raise StateError(
-                f"got source {sources[twice][0]} twice in one tick; give it in the next"
-            )
-        return slots
-
-
-class SlidingStream:
-    """One source of samples for one thread; created by ``Model.stream(window=...)``.
-
-    Every result is computed from the last ``window`` samples and the reset state, as in
-    training on windows. A step costs a run of the full window.
-    """
-
-    def __init__(self, model: Any, window: int) -> None:
-        """Open a stream without samples; see ``Model.stream``."""
-        manifest = model.manifest
-        self._engine = model._engine
-        if type(window) is not int or window < 1:
-            raise InputError(f"window is {window!r}, expected a whole number from 1")
-        if manifest.sequence is None or len(manifest.data_inputs) != 1:
-            raise InputError(
-                "a window requires a file with one input that has a sequence axis"
-            )
-        (self._input,), self._run, self._window = self._engine.inputs, model.run, window
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all samples."""
-        self._samples: Array = np.zeros((0, *self._input.inner), self._input.dtype)
-        self.steps_seen = 0
-        """Time steps taken since it was opened or reset."""
-
-    def step(self, sample: npt.ArrayLike) -> Result | None:
-        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are
-        several.
-
-        None until the window is full; ``InputError`` for another width, and the samples
-        before stay.
+    def _fill(self, bound: "_Chunk | None", samples: Samples) -> "_Chunk":
+        """Return the call for chunks of this size with samples in it: ``bound`` where
+        it fits.
         """
-        return self.process(np.asarray(sample)[None])
-
-    def process(self, chunk: npt.ArrayLike) -> Result | None:
-        """Take many time steps ``(L, I)`` and return what the last of them gives; as
-        ``step``.
-        """
-        array = np.asarray(chunk, self._input.dtype)
-        if not len(array) or array.shape[1:] != self._input.inner:
-            raise InputError(
-                f"got samples {array.shape[1:]}, expected {self._input.inner}"
+        if bound is None or bound.sizes != samples.sizes:
+            inputs = self._engine.inputs
+            call = self._states.bind(samples.sizes)
+            cell = None
+            if len(inputs) == 1 and not self._reader.checks_values:
+                cell = as_given(call.inputs[inputs[0].name], inputs[0], step=False)[0]
+            result = copier(call.outputs, self._engine.outputs, step=False, row=0)
+            bound = _Chunk(
+                call.sizes, samples.steps, call.inputs, call.run, result, cell
             )
-        self._samples = np.concatenate([self._samples, array])[-self._window :]
-        self.steps_seen += len(array)
-        if len(self._samples) < self._window:
-            return None
-        outputs, _ = self._run(
-            np.ascontiguousarray(self._input.to_file(self._samples[None]))
-        )
-        rows = {
-            layout: layout.from_file(outputs[layout.name])[0]
-            for layout in self._engine.outputs
+        for name, array in samples.arrays.items():
+            bound.inputs[name][...] = array
+        return bound
+
+    def _process_pieces(self, samples: Samples) -> Result | None:
+        """Take steps in pieces: up to the next whole unit, whole units, and up to a
+        reset.
+        """
+        outputs = self._engine.outputs
+        pieces: dict[str, list[Array]] = {output.name: [] for output in outputs}
+        age = self._age
+        resets = age + samples.steps > self._every
+        calls = (age % self._unit + samples.steps) // self._unit
+        if resets or calls > 1:
+            with self._unchanged_by_errors():
+                self._take_pieces(samples, pieces)
+        else:
+            self._take_pieces(samples, pieces)
+        frames: dict[str, Any] = {}
+        for output in outputs:
+            arrays = pieces[output.name]
+            if output.name in self._manifest.counts:
+                frames[output.name] = np.asarray(sum(arrays), output.dtype)
+            elif output.timed:
+                none = np.zeros((0, *output.inner), output.dtype)
+                joined = np.concatenate(arrays or [none])
+                frames[output.name] = _frames_as_given(joined, output, step=False)
+            elif arrays:
+                frames[output.name] = arrays[-1]
+        return only(frames, len(outputs))
+
+    def _take_pieces(self, samples: Samples, pieces: Mapping[str, list[Array]]) -> None:
+        """Take all steps; append frames, or the last result, to ``pieces`` by output."""
+        unit = self._unit
+        start = 0
+        while start < samples.steps:
+            if self._age >= self._every:
+                self._reset_states()
+            age = self._age
+            steps = min(samples.steps - start, self._every - age)
+            position = age % unit
+            if position == 0 and steps >= unit:
+                steps -= steps % unit
+                sizes = {**samples.sizes, self._manifest.sequence or "": steps}
+                arrays = self._cut(samples, start, steps)
+                outputs = self._states.run(_ROW, arrays, sizes)
+            else:
+                steps = min(steps, unit - position)
+                self._bind_unit(samples.sizes, position)
+                taken = self._cut(samples, start, steps)
+                self._copy_samples(taken, position, steps)
+                outputs = {}
+                if position + steps == unit:
+                    if self._run():
+                        raise self._engine.refusal()
+                    outputs = self._bound_unit.outputs
+            for output in self._engine.outputs if outputs else ():
+                units = (position + steps) // unit
+                array = np.array(outputs[output.name][0])
+                kept = _without_delay(array, output, age // unit, units)
+                if kept is not None:
+                    pieces[output.name].append(kept if output.timed else kept[-1])
+            self._begin(self._seen_steps + steps, age + steps)
+            start += steps
+
+    def _cut(self, samples: Samples, start: int, steps: int) -> dict[str, Array]:
+        """Return the inputs of some steps."""
+        arrays = {}
+        for layout in self._engine.inputs:
+            array = samples.arrays[layout.name]
+            timed = array[:, start : start + steps] if layout.timed else array
+            arrays[layout.name] = timed
+        return arrays
+
+    # --- States
+
+    def _reset_states(self) -> None:
+        self._states.write(_ROW, reset_states(self._manifest, 1))
+        self._begin(self._seen_steps, 0)
+
+    def _samples(self) -> dict[str, Array]:
+        """Return copies of the samples of an incomplete unit, ``(steps, ...)``."""
+        position = self._age % self._unit
+        if not position:
+            return {}
+        inputs = self._bound_unit.inputs
+        return {
+            layout.name: inputs[layout.name][0, :position].copy()
+            for layout in self._engine.inputs
+            if layout.timed
         }
-        return _only(
-            {
-                layout.name: row[-1] if layout.timed else row
-                for layout, row in rows.items()
-            }
-        )
 
+    def _put_samples(self, samples: Arrays) -> None:
+        """Write samples of an incomplete unit, as of ``_samples``."""
+        batch = self._manifest.batch or ""
+        self._bind_unit({batch: 1}, 0)
+        for name, array in samples.items():
+            self._bound_unit.inputs[name][0, : len(array)] = array
 
-class _Entry:
-    """A context for one thread at a time; a second one is refused at once and never
-    waits.
-    """
-
-    __slots__ = ("free",)
-
-    def __init__(self) -> None:
-        self.free = [None]
-        """Empty while a thread is inside: ``pop`` is atomic and takes half the time of
-        a lock."""
-
-    def __enter__(self) -> None:
+    @contextmanager
+    def _unchanged_by_errors(self) -> Iterator[None]:
+        """Put states, age and kept samples back if the block raises."""
+        states = self._states.read(_ROW)
+        seen = self._seen_steps
+        age = self._age
+        samples = self._samples()
         try:
-            self.free.pop()
-        except IndexError:
-            raise _in_use() from None
+            yield
+        except BaseException:
+            self._states.write(_ROW, states)
+            self._begin(seen, age)
+            if samples:
+                self._put_samples(samples)
+            raise
 
-    def __exit__(self, *error: object) -> None:
-        self.free.append(None)
 
-
-class _Bound(NamedTuple):
-    """A bound call, and the views through which samples go in and results come out."""
+class _Chunk(NamedTuple):
+    """The bound call of a chunk."""
 
     sizes: Mapping[str, int]
+    """The sizes of the named axes."""
     steps: int
+    """The number of time steps."""
     inputs: dict[str, Array]
     run: Callable[[], object]
+    """Runs the steps; see ``Call``."""
     result: Callable[[], Result]
     """Returns copies of the outputs, which the next call overwrites."""
     cell: Any
@@ -765,7 +431,7 @@ class _Bound(NamedTuple):
     checked."""
 
     def fits(self, x: object) -> bool:
-        """Tell whether ``x`` is an array of just the shape and dtype of the only
+        """Return True if ``x`` is an array of just the shape and dtype of the only
         input.
         """
         cell = self.cell
@@ -777,73 +443,31 @@ class _Bound(NamedTuple):
         )
 
 
-def _check_streamable(engine: Engine, *, many: bool) -> None:
-    """Raise ``ContractError`` if there are no states, chunks are not the whole, or rows
-    are no axis.
+def _windows(call: Call, layout: Layout, unit: int) -> list[memoryview]:
+    """Return for each step of a unit a view that accepts its sample as it is, if
+    samples have one axis.
     """
-    manifest = engine.manifest
-    reason = manifest.unstreamable or (
-        "" if manifest.states or manifest.is_buffered else "it has no states"
-    )
-    if reason:
-        raise ContractError(
-            f"this file can't be streamed: {reason}; use run() on whole sequences"
-        )
-    for layout in (
-        (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest))
-        if many
-        else ()
-    ):
-        rows = layout.batch is not None and (
-            layout in engine.outputs or not layout.factor
-        )
-        blanks = manifest.is_buffered and layout in engine.outputs
-        axis = manifest.batch or "N"
-        if not rows or (blanks and np.dtype(layout.dtype).kind != "f"):
-            reason = (
-                f"is {layout.dtype}, which has no NaN"
-                if rows
-                else f"has no axis {axis}"
-            )
-            raise ContractError(
-                f"{layout.name} {reason}; open one stream() a source instead"
-            )
+    array = call.inputs[layout.name][0]
+    cells = [array[step] if layout.timed else array for step in range(unit)]
+    return [memoryview(cell) if cell.ndim == 1 else _CLOSED for cell in cells]
 
 
-def _stacked(
-    layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool
-) -> Array:
-    """Return the frames of all sources, NaN in front of fewer ones."""
-    rows: list[Any] = [part[layout.name] for part in parts]
-    if not layout.timed:
-        return np.stack(
-            [
-                np.full(layout.inner, np.nan, layout.dtype) if row is None else row
-                for row in rows
-            ]
-        )
-    longest = max(*map(len, rows), int(step))
-    blank: Any = np.nan if np.dtype(layout.dtype).kind == "f" else 0
-    stacked = np.full((len(rows), longest, *rows[0].shape[1:]), blank, layout.dtype)
-    for target, row in zip(stacked, rows, strict=True):
-        target[longest - len(row) :] = row
-    return stacked[:, 0] if step and layout.frames == 1 else layout.to_given(stacked)
+def _without_delay(
+    array: Array, output: Layout, units_before: int, units: int
+) -> Array | None:
+    """Return the frames ``(frames, ...)`` of one source's output behind its delay.
 
-
-def _only(results: dict[str, Any], outputs: int | None = None) -> Any:
-    """Return the value of a single output; of several, all by name; None if there is
-    none of any.
+    ``array`` is the output of ``units`` units that follow ``units_before`` others. An
+    output without a time axis has one frame, None if it is within the delay.
     """
-    if not results:
-        return None
-    return next(iter(results.values())) if (outputs or len(results)) == 1 else results
+    dropped = max(0, output.delay - units_before * output.frames)
+    if output.timed:
+        return array[dropped:]
+    return array[None] if dropped < units else None
 
 
-def _copies(views: Arrays) -> dict[str, Array]:
-    return {name: view.copy() for name, view in views.items()}
-
-
-def _in_use() -> StateError:
-    return StateError(
-        "another thread is using this stream; use one per thread, or take turns"
-    )
+def _frames_as_given(frames: Array, output: Layout, *, step: bool) -> Array:
+    """Return frames ``(frames, ...)`` of one source as callers see them."""
+    if not output.timed:
+        return np.array(frames[-1])
+    return np.array(as_given(frames[None], output, step=step)[0])

@@ -5,7 +5,6 @@ The oracle runs all samples since the last reset in one call, and knows nothing 
 streams.
 """
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -201,14 +200,13 @@ def test_one_source(name, engine, actions, reset_every, seed):
                     step=False,
                 )
         elif action == "keep":
-            if len(oracle.past) % manifest.unit:
-                with pytest.raises(StateError, match=r"take \d more steps first"):
-                    _ = stream.state
-                continue
             kept = stream.state, list(oracle.past), oracle.state
             assert kept[0].age == len(oracle.past)
         elif action == "restore":
-            stream.restore(State(dict(kept[0]), model.identity, kept[0].age))
+            before = kept[0]
+            stream.restore(
+                State(dict(before), model.identity, before.age, before.samples)
+            )
             oracle.past = list(kept[1])
             oracle.state = kept[2]
         elif action == "reset":
@@ -248,10 +246,8 @@ def test_many_sources(name, engine, data, reset_every, seed):
             target, source = (
                 data.draw(st.sampled_from(sorted(alone))) for _ in range(2)
             )
-            with contextlib.suppress(StateError):  # between units
-                state = alone[source].state
-                batch.restore(target, state)
-                alone[target].restore(batch.state(source))
+            batch.restore(target, alone[source].state)
+            alone[target].restore(batch.state(source))
         ids = data.draw(
             st.lists(st.sampled_from(sorted(alone)), min_size=1, unique=True)
         )
@@ -308,14 +304,28 @@ def test_a_state_moves_between_both_files(name):
         assert (plain is None) == (native is None)
         for key in plain if isinstance(plain, dict) else ():
             np.testing.assert_allclose(native[key], plain[key], rtol=1e-4, atol=3e-5)
-        if (at + 1) % opened(name).manifest.unit:
-            continue
         states = [stream.state for stream in streams]
         streams[0].restore(states[1])
         streams[1].restore(states[0])
 
 
 X = np.zeros(3, np.float32)
+
+
+def restore_strided(age, **samples):
+    """Restore a state of the network with a unit of four steps."""
+    model = opened("strided")
+    state = State(dict(model.stream().state), model.identity, age, samples)
+    model.stream().restore(state)
+
+
+def run_strided():
+    model = opened("strided")
+    stream = model.stream()
+    stream.step(X)
+    model.run(np.zeros((1, 4, 3)), stream.state)
+
+
 REFUSED = [
     (lambda m: m.stream().step(np.zeros(4, np.float32)), InputError, r"x has shape \(4,\), expected \(3,\)"),
     (lambda m: m.stream().step([[1, 2], [3]]), InputError, "x is not a regular array"),
@@ -328,6 +338,10 @@ REFUSED = [
     (lambda m: m.stream().restore("state"), StateError, "got a str, expected the State"),
     (lambda m: m.stream().restore(State({}, "x" * 64)), StateError, "got a state of model xxxx"),
     (lambda m: m.stream().restore(State({}, m.identity)), StateError, "without float32 h_0"),
+    (lambda m: restore_strided(2), StateError, r"samples of \[\], expected \['x'\]"),
+    (lambda m: restore_strided(2, x=X[None]), StateError, r"samples \(1, 3\) of x, expected .* \(2, 3\)"),
+    (lambda m: restore_strided(4, x=X[None]), StateError, r"samples of \['x'\], expected \[\]"),
+    (lambda m: run_strided(), StateError, "the state has samples of an incomplete unit"),
     (lambda m: m.stream().restore(m.run(np.zeros((2, 1, 3)))[1]), StateError, "nothing is reset"),
     (lambda m: opened("gru").selftest(), InputError, "has no golden case; export it again"),
     (lambda m: m.streams(0), InputError, "capacity is 0, expected a positive integer"),

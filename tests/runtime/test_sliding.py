@@ -1,12 +1,15 @@
 """A sliding window gives at every step what the window alone gives from reset."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, StateError
+from lstm_edge_runtime.native import installed
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -50,11 +53,96 @@ def test_a_network_that_can_not_be_streamed_runs_over_a_window(content):
 def test_a_sample_that_does_not_fit_is_refused_and_leaves_no_trace(model):
     stream = model.stream(window=2)
     stream.step(np.zeros(3, np.float32))
-    for sample in (np.zeros(4, np.float32), np.zeros((1, 3), np.float32)):
-        with pytest.raises(InputError, match="got samples"):
+    for sample in (
+        np.zeros(4, np.float32),
+        np.zeros((1, 3), np.float32),
+        "abc",
+        [1, [2], 3],
+    ):
+        with pytest.raises(InputError, match="x "):
             stream.step(sample)
+    with pytest.raises(InputError, match="x has shape"):
+        stream.process(5.0)
     assert stream.steps_seen == 1
     with pytest.raises(InputError, match="window is 0, expected a whole number from 1"):
         model.stream(window=0)
     with pytest.raises(InputError, match="remove reset_every"):
         model.stream(window=2, reset_every=3)
+
+
+def test_a_refused_sample_leaves_the_window_as_it_was(path):
+    model = load(path("lstm"), check=True)
+    x = np.random.default_rng(8).normal(size=(9, 3)).astype(np.float32)
+    stream = model.stream(window=3)
+    with pytest.raises(InputError, match="x is nan"):  # also before the window is full
+        stream.step([np.nan, 0, 0])
+    for sample in x[:4]:
+        stream.step(sample)
+    with pytest.raises(InputError, match="x is nan"):
+        stream.step([0, np.nan, 0])
+    assert stream.steps_seen == 4
+    expected = model.run(x[None, 2:5])[0]["logits"][0]
+    np.testing.assert_array_equal(stream.step(x[4]), expected)
+
+
+def tokens(engine):
+    """Return a model of tokens: an embedding with five rows, and a running sum."""
+    return load(TOKENS.with_suffix(f".{engine}"))
+
+
+TOKENS = Path(__file__).parent / "data" / "tokens.onnx"
+WRONG_TOKENS = {
+    "a fraction": 1.7,
+    "no number": np.nan,
+    "text": "3",
+    "a bool": True,
+    "too large for the dtype": 2**70,
+    "unsigned beyond the dtype": np.uint64(2**63 + 1),
+    "outside the table": 99,
+    "below the table": -6,
+}
+
+
+@pytest.mark.parametrize("engine", ["onnx", "lep"] if installed() else ["onnx"])
+@pytest.mark.parametrize("token", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
+def test_a_window_refuses_the_tokens_that_a_stream_refuses(engine, token):
+    model = tokens(engine)
+    with pytest.raises(LstmEdgeError):
+        model.stream().step(token)
+    stream = model.stream(window=3)
+    fresh = model.stream(window=3)
+    for number in range(6):  # before the window is full, and after
+        with pytest.raises(LstmEdgeError):
+            stream.step(token)
+        expected = fresh.step(number % 5)
+        np.testing.assert_array_equal(stream.step(number % 5), expected)
+        assert (expected is None) == (number < 2)
+
+
+def test_a_window_within_the_delay_is_refused_and_one_in_units_is_not(opened):
+    with pytest.raises(InputError, match="has a delay of 2 frames; use at least 3"):
+        opened("late").stream(window=2)
+    with pytest.raises(InputError, match="expected a multiple of 4, the unit"):
+        opened("strided").stream(window=6)
+    strided = opened("strided")
+    x = np.random.default_rng(9).normal(size=(17, 3)).astype(np.float32)
+    stream = strided.stream(window=8)
+    steps = [stream.step(sample) for sample in x]
+    assert [step is None for step in steps] == [True] * 7 + [False] * 10
+    outputs, _ = strided.run(x[None, -8:])
+    for name, array in outputs.items():
+        np.testing.assert_allclose(
+            steps[-1][name], array[0, -1] if array.ndim > 2 else array[0], atol=1e-6
+        )
+
+
+def test_a_second_thread_is_refused_in_a_window(model):
+    stream = model.stream(window=2)
+    with stream._entry:
+        for call in (
+            lambda: stream.step(np.zeros(3)),
+            lambda: stream.process(np.zeros((2, 3))),
+            stream.reset,
+        ):
+            with pytest.raises(StateError, match="another thread is using this stream"):
+                call()

@@ -1,5 +1,5 @@
-"""Make ``late.onnx`` (a delay), ``strided.onnx`` (a frame every 4 samples) and
-``motions-int8.onnx``.
+"""Make ``late.onnx`` (a delay), ``strided.onnx`` (a frame every 4 samples),
+``tokens.onnx`` (indices of a table) and ``motions-int8.onnx``.
 
 Run it from the repository's root, with the ``export`` extra installed. The bytes depend
 on the versions of torch, onnx and onnxruntime, which the manifests name.
@@ -49,6 +49,19 @@ class Strided(nn.Module):
         return self.head(y), self.last(y[:, -1])
 
 
+class Tokens(nn.Module):
+    """Three values for each token of five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 4)
+        self.gru = nn.GRU(4, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.gru(self.table(tokens))[0])
+
+
 def small() -> None:
     """Train on the demo's data, export, and quantize for ARM."""
     data = HERE.parents[2] / "lstm_edge" / "data" / "basic_motions.npz"
@@ -79,6 +92,18 @@ def main() -> None:
         config = ExportConfig(outputs=names, signal=signal, task=task, stream=True)
         made = export(module.eval(), torch.randn(2, 40, 3), config)
         made.save(HERE / f"{type(module).__name__.lower()}.onnx")
+    tokens()
+
+
+def tokens() -> None:
+    """Export the network of tokens."""
+    torch.manual_seed(3)
+    made = export(
+        Tokens().eval(),
+        torch.randint(0, 5, (2, 9)),
+        ExportConfig(inputs={"tokens": ("N", "L")}, outputs=("logits",)),
+    )
+    made.save(HERE / "tokens.onnx")
 
 
 if __name__ == "__main__":

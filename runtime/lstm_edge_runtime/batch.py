@@ -1,0 +1,392 @@
+"""A batch: many sources, each with its own id and state, and one call into the engine
+per tick.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import InputArrays, as_array, check_state, reset_states
+from .axes import Layout
+from .engine import Arrays, Call
+from .errors import InputError, StateError
+from .manifest import Array
+from .results import Result, only
+from .rules import NEVER, Entry, check_batched, check_streamable, reset_interval
+from .samples import SampleReader, Samples, as_given, copier
+from .state import State
+
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+class StreamBatch:
+    """Many sources, each with its own id and state, for one thread at a time;
+    ``Model.streams`` creates it.
+
+    Sources come and go while it runs. A tick takes any of them, in any order, and
+    touches only their states. An exception leaves every state as it was.
+    """
+
+    def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
+        """Reserve states for ``capacity`` sources, none of which exists yet; see
+        ``Model.streams``.
+        """
+        if type(capacity) is not int or capacity < 1:
+            raise InputError(f"capacity is {capacity!r}, expected a positive integer")
+        self._engine = model._engine
+        self._manifest = self._engine.manifest
+        check_streamable(self._manifest)
+        check_batched(self._engine)
+        self._every = reset_interval(reset_every)
+        self._identity = model.identity
+        self._reader = SampleReader(model, many=True)
+        self._states = self._engine.states(capacity)
+        self._unit = self._manifest.unit
+        self._settled = self._unit * max(
+            (output.delay for output in self._engine.outputs), default=0
+        )
+        """Steps after which every unit gives all its frames, at most."""
+        self._is_plain = self._unit == 1 and not self._settled and self._every == NEVER
+        """True if every tick is one call with all frames."""
+        self._entry = Entry()
+        self._age = np.zeros(capacity, np.int64)
+        """Steps of each source since its reset."""
+        self._kept = {
+            layout.name: np.zeros((capacity, self._unit, *layout.inner), layout.dtype)
+            for layout in self._engine.inputs
+            if layout.timed and self._unit > 1
+        }
+        """The samples of each source that do not fill a unit yet,
+        ``(capacity, unit, ...)``."""
+        self._tick_of_all: Call | None = None
+        self._copies: Callable[[], Result]
+        """Copies the outputs of that call."""
+        self._all = np.arange(capacity)
+        self._owner = np.full(capacity, -1, dtype=np.int64)
+        """The id in each slot, -1 where it is free; an id is its slot plus a multiple
+        of the capacity."""
+        self._next = np.arange(capacity, dtype=np.int64)
+        self._unused = list(range(capacity - 1, -1, -1))
+        self._place = np.zeros(capacity, dtype=np.int64)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of the sources."""
+        return tuple(self._owner[self._owner >= 0].tolist())
+
+    def __len__(self) -> int:
+        return len(self._owner) - len(self._unused)
+
+    def add(self) -> int:
+        """Add a source at reset and return its id, which no other ever had;
+        ``StateError`` if it is full.
+        """
+        with self._entry:
+            if not self._unused:
+                raise StateError(
+                    f"all {len(self)} slots are in use; remove a source, or open a"
+                    " larger batch"
+                )
+            slot = self._unused.pop()
+            self._owner[slot] = self._next[slot]
+            self._next[slot] += len(self._owner)
+            self._reset(np.array([slot]))
+            return int(self._owner[slot])
+
+    def remove(self, source: int) -> None:
+        """Remove a source, so that its slot is free for another; ``StateError`` if it
+        is not in the batch.
+        """
+        with self._entry:
+            (slot,) = self._slots([source]).tolist()
+            self._owner[slot] = -1
+            self._unused.append(slot)
+
+    def reset(self, source: int) -> None:
+        """Reset one source's states; ``StateError`` if it is not in the batch."""
+        with self._entry:
+            self._reset(self._slots([source]))
+
+    def state(self, source: int) -> State:
+        """Return a copy of one source's state, for any stream; ``StateError`` if it is
+        not in the batch.
+        """
+        with self._entry:
+            slots = self._slots([source])
+            age = int(self._age[slots][0])
+            count = age % self._unit
+            samples = {}
+            if count:
+                for name, kept in self._kept.items():
+                    samples[name] = kept[slots[0], :count]
+            return State(self._states.read(slots), self._identity, age, samples)
+
+    def restore(self, source: int, state: State) -> None:
+        """Continue one source from the ``state`` of any stream; ``StateError`` as for
+        ``Stream.restore``.
+        """
+        with self._entry:
+            slots = self._slots([source])
+            arrays = check_state(state, self._manifest, self._identity, 1)
+            self._states.write(slots, arrays)
+            self._age[slots] = state.age
+            for name, array in state.samples.items():
+                self._kept[name][slots[0], : len(array)] = array
+
+    def step(self, samples: InputArrays, ids: Ids) -> Result:
+        """Take one time step of some sources.
+
+        Args:
+            samples: ``(K, I)``, by name where there are several inputs.
+            ids: the source of each row, each once.
+
+        Returns:
+            The outputs ``(K, C)``, by name where there are several. Each row equals
+            what the source's own ``Stream.step`` gives, NaN where that is None.
+
+        Raises:
+            InputError: as ``Stream.step``; no source; NaN in an int8 ``.onnx`` file,
+                whose rows share scales.
+            StateError: a source that is not in the batch, or given twice; another
+                thread is using the batch.
+        """
+        with self._entry:
+            return self._tick(samples, ids, step=True)
+
+    def process(self, chunks: InputArrays, ids: Ids) -> Result:
+        """Take many time steps ``(K, L, I)`` of some sources in one call; as ``step``.
+
+        An output with a time axis keeps it. NaN is in front of the frames of a source
+        that completes fewer than others.
+        """
+        if self._manifest.sequence is None:
+            raise InputError("this file takes one step per call; use step()")
+        with self._entry:
+            return self._tick(chunks, ids, step=False)
+
+    def _tick(self, x: InputArrays, ids: Ids, *, step: bool) -> Result:
+        """Check everything, call the engine, and only then change the states of
+        ``ids``.
+        """
+        slots = self._slots(ids)
+        samples = self._reader.read(x, len(slots), step=step)
+        if not self._is_plain and not self._is_one_call(slots, samples.steps):
+            return self._tick_in_pieces(slots, samples, step=step)
+        if step and slots is self._all and self._states.in_place and self._unit == 1:
+            return self._step_all(samples)
+        outputs = self._states.run(slots, samples.arrays, samples.sizes)
+        self._age[slots] += samples.steps
+        return self._as_given(outputs, step=step)
+
+    def _step_all(self, samples: Samples) -> Result:
+        """Take one step of every source in place."""
+        call = self._tick_of_all
+        if call is None or call.sizes != samples.sizes:
+            call = self._tick_of_all = self._states.bind(samples.sizes)
+            self._copies = copier(call.outputs, self._engine.outputs, step=True)
+        for name, array in samples.arrays.items():
+            call.inputs[name][...] = array
+        if call.run():
+            raise self._engine.refusal()
+        self._age += 1
+        return self._copies()
+
+    def _as_given(self, outputs: Arrays, *, step: bool) -> Result:
+        """Return outputs as callers see them."""
+        results = {
+            output.name: as_given(outputs[output.name], output, step=step)
+            for output in self._engine.outputs
+        }
+        return only(results, len(results))
+
+    def _is_one_call(self, slots: Array, steps: int) -> bool:
+        """Return True if whole units follow whole units of all sources, without a
+        reset or a dropped frame.
+        """
+        ages = self._age[slots]
+        return (
+            not steps % self._unit
+            and int(ages.min()) >= self._settled
+            and int(ages.max()) + steps <= self._every
+            and not np.count_nonzero(ages % self._unit)
+        )
+
+    # --- Pieces
+
+    def _tick_in_pieces(self, slots: Array, samples: Samples, *, step: bool) -> Result:
+        """Take steps in pieces, so that no source is reset within one."""
+        ages = self._age[slots]
+        units = (ages % self._unit + samples.steps) // self._unit
+        is_reset = int(ages.max()) + samples.steps > self._every
+        completed = _Frames(self._engine.outputs, len(slots))
+        if is_reset or len(np.unique(units[units > 0])) > 1:
+            with self._unchanged_by_errors(slots):
+                self._take_pieces(slots, samples, completed)
+        else:
+            self._take_pieces(slots, samples, completed)
+        counts = self._manifest.counts
+        results = {
+            output.name: completed.stacked(
+                output, step=step, is_count=output.name in counts
+            )
+            for output in self._engine.outputs
+        }
+        return only(results, len(results))
+
+    def _take_pieces(
+        self, slots: Array, samples: Samples, completed: "_Frames"
+    ) -> None:
+        """Take steps up to the next reset of a source, until all are taken."""
+        start = 0
+        while start < samples.steps:
+            due = slots[self._age[slots] >= self._every]
+            if due.size:
+                self._reset(due)
+            until_reset = self._every - int(self._age[slots].max())
+            steps = min(samples.steps - start, until_reset)
+            arrays = {}
+            for layout in self._engine.inputs:
+                array = samples.arrays[layout.name]
+                part = array[:, start : start + steps] if layout.timed else array
+                arrays[layout.name] = part
+            self._take_piece(slots, Samples(arrays, samples.sizes, steps), completed)
+            start += steps
+
+    def _take_piece(self, slots: Array, samples: Samples, completed: "_Frames") -> None:
+        """Take steps behind those that are kept, and keep those that do not fill a
+        unit.
+        """
+        steps = samples.steps
+        ages = self._age[slots]
+        counts = ages % self._unit
+        units = (counts + steps) // self._unit
+        joined = self._join_kept(slots, counts, samples)
+        for number in np.unique(units[units > 0]).tolist():  # two at the most
+            rows = np.flatnonzero(units == number)
+            taken = number * self._unit
+            given = {}
+            for layout in self._engine.inputs:
+                array = joined[layout.name][rows]
+                given[layout.name] = array[:, :taken] if layout.timed else array
+            sizes = {**samples.sizes, self._manifest.sequence or "": taken}
+            outputs = self._states.run(slots[rows], given, sizes)
+            completed.add(rows, outputs, ages[rows] // self._unit, number)
+        each_row = np.arange(len(slots))[:, None]
+        last = (units * self._unit)[:, None] + np.arange(self._unit)
+        for name, kept in self._kept.items():
+            kept[slots] = joined[name][each_row, last]
+        self._age[slots] += steps
+
+    def _join_kept(
+        self, slots: Array, counts: Array, samples: Samples
+    ) -> dict[str, Array]:
+        """Return the kept samples with the new ones behind them, and room for a unit at
+        the end.
+        """
+        joined = dict(samples.arrays)
+        each_row = np.arange(len(slots))[:, None]
+        behind_kept = counts[:, None] + np.arange(samples.steps)
+        for name, kept in self._kept.items():
+            shape = (len(slots), samples.steps + 2 * self._unit, *kept.shape[2:])
+            joined[name] = np.zeros(shape, kept.dtype)
+            joined[name][:, : self._unit] = kept[slots]
+            joined[name][each_row, behind_kept] = samples.arrays[name]
+        return joined
+
+    # --- States
+
+    def _reset(self, slots: Array) -> None:
+        self._states.write(slots, reset_states(self._manifest, len(slots)))
+        self._age[slots] = 0
+
+    @contextmanager
+    def _unchanged_by_errors(self, slots: Array) -> Iterator[None]:
+        """Put states, ages and kept samples back if the block raises."""
+        states = self._states.read(slots)
+        ages = self._age[slots]
+        kept = {name: array[slots] for name, array in self._kept.items()}
+        try:
+            yield
+        except BaseException:
+            self._states.write(slots, states)
+            self._age[slots] = ages
+            for name, array in kept.items():
+                self._kept[name][slots] = array
+            raise
+
+    def _slots(self, ids: Ids) -> Array:
+        """Return the slots of ``ids``; each must be in the batch and given once."""
+        sources = as_array("ids", ids, "int64")
+        if sources.ndim != 1 or not sources.size:
+            raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
+        if (
+            not self._unused
+            and len(sources) == len(self._all)
+            and sources.tobytes() == self._owner.tobytes()
+        ):
+            return self._all
+        slots: Array = np.remainder(sources, len(self._all), dtype=np.int64)
+        absent = (sources < 0) | (self._owner[slots] != sources)
+        if np.count_nonzero(absent):  # a fifth of the time of any()
+            raise StateError(
+                f"source {sources[absent][0]} is not in this batch; add() gives ids"
+            )
+        order = np.arange(len(slots))
+        self._place[slots] = order
+        twice = self._place[slots] != order
+        if np.count_nonzero(twice):
+            raise StateError(
+                f"got source {sources[twice][0]} twice in one tick; give it in the next"
+            )
+        return slots
+
+
+class _Frames:
+    """The frames that the sources of a tick complete."""
+
+    def __init__(self, outputs: Sequence[Layout], rows: int) -> None:
+        """Collect frames of ``outputs`` for ``rows`` sources."""
+        self._outputs = outputs
+        self._arrays: dict[str, list[list[Array]]] = {
+            output.name: [[] for _ in range(rows)] for output in outputs
+        }
+        """By output and row, the frames ``(frames, ...)`` of each piece; the result of
+        the last unit for an output without a time axis."""
+
+    def add(
+        self, rows: Array, outputs: Arrays, units_before: Array, units: int
+    ) -> None:
+        """Add the outputs of ``units`` units of some rows, without the delay."""
+        for output in self._outputs:
+            arrays = self._arrays[output.name]
+            dropped = np.maximum(0, output.delay - units_before * output.frames)
+            for index, row in enumerate(rows.tolist()):
+                array = outputs[output.name][index]
+                if output.timed:
+                    arrays[row].append(array[dropped[index] :])
+                elif dropped[index] < units:
+                    arrays[row].append(array)
+
+    def stacked(self, output: Layout, *, step: bool, is_count: bool) -> Array:
+        """Return an output of all sources, NaN in front of those with fewer frames."""
+        rows = self._arrays[output.name]
+        dtype = np.dtype(output.dtype)
+        if is_count:
+            return np.stack([np.asarray(sum(row), dtype) for row in rows])
+        blank: Any = np.nan if dtype.kind == "f" else 0
+        if not output.timed:
+            result = np.full((len(rows), *output.inner), blank, dtype)
+            for index, row in enumerate(rows):
+                if row:
+                    result[index] = row[-1]
+            return result
+        lengths = [sum(map(len, row)) for row in rows]
+        longest = max(*lengths, int(step))
+        result = np.full((len(rows), longest, *output.inner), blank, dtype)
+        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if length:
+                np.concatenate(row, out=result[index, longest - length :])
+        return as_given(result, output, step=step)
