@@ -115,8 +115,14 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     from lstm_edge.checkpoint import deployable, load, with_scales
 
     run = load(against)
+    hint = ""
     if given.scale is not None:
         with_scales(run.model, given.scale)
+    elif run.model.x_mean is None:
+        hint = (
+            f"{against} has no scales: if --scale was given to export, give it here"
+            " as well"
+        )
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
     if not Path(
         against
@@ -133,7 +139,8 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
         )
         config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
-    return against_module(module, file, example, config=config, about=about)
+    expected = against_module(module, file, example, config=config, about=about)
+    return replace(expected, hint=hint)
 
 
 def report_of(result: "Validation") -> Report:

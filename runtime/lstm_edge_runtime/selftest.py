@@ -35,6 +35,8 @@ class Comparison(NamedTuple):
     limit: float = 0.0
     """The difference of the worst element as a fraction of its limit, its index, and
     its limit."""
+    problem: str = ""
+    """Why no elements were compared; empty if they were."""
 
     @property
     def ok(self) -> bool:
@@ -43,6 +45,8 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         """Return in one line what differs, where and by how much."""
+        if self.problem:
+            return f"{self.name} {self.problem}"
         return (
             f"{self.name} differs by {self.max_abs:.3g} at {list(self.where)} (limit"
             f" {self.limit:.3g})"
@@ -215,7 +219,8 @@ def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison
     away.
     """
     if got.shape != expected.shape:
-        return Comparison(name, np.inf, np.inf, ())
+        about = f"has shape {got.shape}, expected {expected.shape}"
+        return Comparison(name, np.inf, np.inf, (), problem=about)
     left = np.asarray(got, np.float64)
     right = np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):

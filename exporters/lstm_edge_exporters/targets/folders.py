@@ -1,12 +1,11 @@
 """Write a folder whole or not at all."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lstm_edge_runtime.errors import InputError, LstmEdgeError, NotFoundError
+from lstm_edge_runtime.errors import InputError, NotFoundError
 
 
 def check_folder(
@@ -41,43 +40,45 @@ def check_folder(
 def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
     """Write a folder with ``contents``, each file's content by its path in the folder.
 
-    It is written beside the target and renamed; an existing one of the same files is
-    moved aside before.
+    It is written in a working folder with a random name next to the target, and
+    renamed. An existing folder of the same files is moved into the working folder.
 
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no
             permission, a full disk).
     """
-    if outside := [
-        name
-        for name in contents
-        if Path(name).is_absolute() or ".." in Path(name).parts
-    ]:
-        raise InputError(
-            f"{outside[0]!r} is not a file in {target}; expected a relative path"
-            " without '..'"
-        )
+    for name in contents:
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{name!r} is not a file in {target}; expected a relative path without"
+                " '..'"
+            )
     folder = Path(os.path.realpath(target))
-    aside = folder.with_name(f".{folder.name}.old")
+    check_folder(folder, contents.__contains__)
     try:
-        if aside.is_dir() and not folder.exists():
-            aside.rename(folder)
-        check_folder(folder, contents.__contains__)
-        shutil.rmtree(aside, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"
-        ) as room:
-            fresh = Path(room) / folder.name
+        ) as working:
+            new = Path(working) / "new"
             for name, content in contents.items():
-                path = fresh / name
+                path = new / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            if folder.exists():
-                folder.rename(aside)
-            fresh.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    except LstmEdgeError:
-        raise
+            _swap(new, folder, Path(working) / "old")
     except OSError as error:
         raise InputError(f"{folder} can't be written: {error.strerror}") from error
     return folder
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Rename ``new`` to ``folder``, which becomes ``old`` if it exists."""
+    exists = folder.exists()
+    if exists:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if exists:
+            old.rename(folder)
+        raise

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import MissingDependencyError
+from lstm_edge_runtime.files import read_content
 
 from .native import to_native
 
@@ -41,10 +42,11 @@ def to_site(
         CheckFailedError: the golden case fails.
     """
     path = Path(model)
-    program = path.read_bytes() if path.suffix == ".lep" else to_native(path)
+    is_program = path.suffix == ".lep"
+    program = read_content(path)[1] if is_program else to_native(path)
     with load(program) as opened:
         signal = opened.manifest.signal
-        if path.suffix == ".lep":
+        if is_program:
             opened.selftest().require()
     files = {_MODEL: program, **_page()}
     version = hashlib.sha256(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 
 from lstm_edge_runtime.errors import first_line
@@ -135,6 +136,8 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     bare = manifest._replace(golden=None, provenance={}, equivalence={}, ranges={})
     stated: dict[str, Any] = json.loads(bare.to_json())
     entries = {name: stated.pop(name) for name in ("inputs", "outputs", "states")}
+    for entry, state in zip(entries["states"], manifest.states, strict=True):
+        entry["reset"] = np.asarray(state.reset).tolist()
     fields = {
         f"order of {side}": [entry.get("name", entry.get("input")) for entry in part]
         for side, part in entries.items()
@@ -152,12 +155,38 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 
 def _same(name: str, file: Any, expected: Any) -> Check:
-    shown = [
-        ("none" if value in (None, [], {}) else str(value))[:_SHOWN]
-        for value in (file, expected)
-    ]
-    about = f"the file has {shown[0]}, expected {shown[1]}; export again"
-    return answered(name, "" if file == expected else about)
+    if file == expected:
+        return answered(name, "")
+    part, found, wanted = _first_difference(file, expected)
+    where = f"{part.removeprefix('.')} is" if part else "the file has"
+    about = f"{where} {_shown(found)}, expected {_shown(wanted)}; export again"
+    return answered(name, about)
+
+
+def _first_difference(file: Any, expected: Any) -> tuple[str, Any, Any]:
+    """Return the first entry of two plain values that differs, by its path, and both."""
+    if isinstance(file, dict) and isinstance(expected, dict):
+        keys = list({**expected, **file})
+        pairs = [(f".{key}", file.get(key), expected.get(key)) for key in keys]
+    elif _are_lists_of_one_size(file, expected):
+        pairs = [
+            (f"[{index}]", value, wanted)
+            for index, (value, wanted) in enumerate(zip(file, expected, strict=True))
+        ]
+    else:
+        return "", file, expected
+    name, value, wanted = next(pair for pair in pairs if pair[1] != pair[2])
+    inner, value, wanted = _first_difference(value, wanted)
+    return name + inner, value, wanted
+
+
+def _are_lists_of_one_size(file: Any, expected: Any) -> bool:
+    are_lists = isinstance(file, list) and isinstance(expected, list)
+    return are_lists and len(file) == len(expected)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, [], {}) else str(value)[:_SHOWN]
 
 
 def _is_narrower(sizes: AxisRange, wider: AxisRange) -> bool:

@@ -55,6 +55,8 @@ class Expected:
     file."""
     sha256: str = ""
     """Of the checkpoint, if there is one."""
+    hint: str = ""
+    """What the reference may lack if its graph is another one."""
 
 
 def against_module(

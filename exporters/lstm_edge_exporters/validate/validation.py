@@ -256,7 +256,8 @@ class Validation:
             about = f"made with {other}; values are compared instead"
             yield Check(_NODES, "skipped", f"{about} ({nodes or constants})")
             return
-        yield answered(_NODES, nodes)
+        hint = f"; {self.expected.hint}" if nodes and self.expected.hint else ""
+        yield answered(_NODES, nodes + hint)
         if not nodes:
             advice = f"{constants}; {_SEED}" if constants else ""
             yield answered("constants bit for bit", advice)

@@ -235,11 +235,15 @@ def compare_all(
     """Compare every output in ``want``; one that ``got`` lacks is infinitely far
     away.
     """
-    lacking = np.zeros((0, 0, 0))
-    return tuple(
-        compare(name, got.get(name, lacking), array, limits.get(name, np.zeros(())))
-        for name, array in want.items()
-    )
+    comparisons = []
+    for name, array in want.items():
+        if name in got:
+            limit = limits.get(name, np.zeros(()))
+            comparisons.append(compare(name, got[name], array, limit))
+        else:
+            missing = Comparison(name, np.inf, np.inf, (), problem="is missing")
+            comparisons.append(missing)
+    return tuple(comparisons)
 
 
 def distance(first: Array, other: Array) -> Array:

@@ -1,5 +1,7 @@
 """A folder is written whole or not at all, and no file of someone else's is lost."""
 
+from pathlib import Path
+
 import pytest
 
 from lstm_edge_exporters.targets.folders import check_folder, write_folder
@@ -14,12 +16,38 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_an_old_folder_is_replaced_also_one_that_a_killed_process_moved_aside(tmp_path):
-    write_folder(tmp_path / "f", OLD).rename(tmp_path / ".f.old")
-    with pytest.raises(InputError, match="contains a, which would be lost"):
-        write_folder(tmp_path / "f", {"b": b""})
-    assert content(tmp_path / "f") == OLD
+def test_an_old_folder_is_replaced_and_folders_beside_it_are_not_touched(tmp_path):
+    write_folder(tmp_path / "f", OLD)
+    for name in (".f.old", ".f.tmp", ".f.partial"):
+        write_folder(tmp_path / name, {"thesis": b"precious"})
     assert content(write_folder(tmp_path / "f", NEW)) == NEW
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"f", ".f.old", ".f.tmp", ".f.partial"}
+    for name in names - {"f"}:
+        assert content(tmp_path / name) == {"thesis": b"precious"}
+
+
+def test_a_folder_of_another_name_is_never_taken_over(tmp_path):
+    write_folder(tmp_path / ".f.old", OLD)
+    assert content(write_folder(tmp_path / "f", NEW)) == NEW
+    assert content(tmp_path / ".f.old") == OLD
+
+
+def test_an_old_folder_is_back_if_the_new_one_can_not_take_its_place(
+    tmp_path, monkeypatch
+):
+    write_folder(tmp_path / "f", OLD)
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(InputError, match="can't be written: No space left"):
+        write_folder(tmp_path / "f", NEW)
+    assert content(tmp_path / "f") == OLD
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 

@@ -181,6 +181,37 @@ def test_a_claim_of_the_manifest_that_does_not_hold_is_found(
     assert not examine(made("plain"), faults.save(model, tmp_path / "m.onnx")).ok
 
 
+class Started(nn.Module):
+    """Start from a learned state."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 40, batch_first=True)
+        self.start = nn.Parameter(torch.randn(1, 1, 40))
+
+    def forward(self, x):
+        return self.rnn(x, self.start.expand(-1, len(x), -1).contiguous())[0]
+
+
+def test_the_first_number_of_a_reset_value_that_differs_is_named(tmp_path):
+    torch.manual_seed(0)
+    net = Started().eval()
+    x = torch.randn(2, 6, 3)
+    export(net, x).save(tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+
+    def changed(states):
+        reset = np.array(states[0].reset)
+        reset[0, 0, 31] = 7
+        return (states[0]._replace(reset=reset),)
+
+    faults.restate(model, states=changed)
+    file = open_file(faults.save(model, tmp_path / "changed.onnx"))
+    report = validate(file, against_module(net, file, x), QUICK)
+    about = r"state h_0: reset\[0\]\[0\]\[31\] is 7.0, expected -?\d\.\d+; export again"
+    assert re.search(about, report.verdict), report.verdict
+
+
 def _golden(**changes):
     return {
         "golden": lambda golden: golden._replace(

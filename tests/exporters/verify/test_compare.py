@@ -126,5 +126,11 @@ def test_the_units_of_a_state_share_a_limit_in_float32():
 
 def test_an_output_that_is_missing_or_has_another_shape_differs():
     pair = wave(1.0, 1, 1)
-    for other in ({}, {"y": pair.graph(X)["y"][:1]}):
-        assert not passes(pair.within(other, pair.graph(X), X))
+    others = {
+        "y is missing": {},
+        "y has shape (1, 2), expected (50, 2)": {"y": pair.graph(X)["y"][:1]},
+    }
+    for words, other in others.items():
+        (comparison,) = pair.within(other, pair.graph(X), X)
+        assert not comparison.ok
+        assert str(comparison) == words

@@ -104,6 +104,19 @@ def test_a_bare_checkpoint_and_another_file_are_references_too(job, invoke):
     )
 
 
+def test_scales_that_only_export_was_given_are_named(job, invoke, tmp_path):
+    scale = tmp_path / "scale.json"
+    scale.write_text(json.dumps({"x_mean": [1.0, 2.0, 3.0], "x_std": [2.0, 3.0, 4.0]}))
+    options = ("--scale", scale)
+    path = tmp_path / "scaled.onnx"
+    assert invoke("export", job / "bare.pt", *options, "-o", path)[0] == 0
+    against = ("--against", job / "bare.pt", *SHORT)
+    assert invoke("validate", path, *against, *options)[0] == 0
+    code, out, _ = invoke("validate", path, *against)
+    assert code == 1
+    assert re.search(r"FAILED Graph: node by node: .*bare.pt has no scales: if", out)
+
+
 def test_a_factory_is_a_reference_and_its_lifted_states_are_found(
     job, invoke, tmp_path, monkeypatch
 ):

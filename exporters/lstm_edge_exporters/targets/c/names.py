@@ -17,6 +17,8 @@ unsigned using virtual void volatile wchar_t while xor xor_eq
 assert complex ctype errno fenv limits locale math setjmp signal stddef stdint stdio stdlib string time wchar
 """
 """The keywords of C23 and C++20, and headers."""
+_OURS = ("le", "lstm_edge_core")
+"""Prefix and file of the core that comes with each network."""
 
 
 def c_string(text: str) -> str:
@@ -67,7 +69,8 @@ def model_name(given: str) -> str:
     ``_``.
 
     Raises:
-        InputError: it is no identifier, or a keyword or header of C or C++.
+        InputError: it is no identifier, a keyword or header of C or C++, or a name of
+            the core.
     """
     name = re.sub(r"[-. ]", "_", given)
     why = None
@@ -75,6 +78,8 @@ def model_name(given: str) -> str:
         why = "no C identifier (ASCII letters, digits and '_', a letter first)"
     elif name in _KEYWORDS.split():
         why = "a keyword or a header of C or C++"
+    elif name in _OURS:
+        why = "a name of the core that comes with it"
     if why is not None:
         raise InputError(
             f"the model's name is {name!r}, which is {why}; rename the file or give"
