@@ -10,7 +10,7 @@ import pytest
 
 from lstm_edge_exporters.targets.folders import write_folder
 from lstm_edge_exporters.targets.web import to_site
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, NotFoundError
 from lstm_edge_runtime.ort import sealed
 
 pytestmark = pytest.mark.usefixtures("wasm")
@@ -52,6 +52,11 @@ def test_a_site_holds_the_file_as_it_is_and_names_every_file_to_keep_offline(
     assert {"index.html", "lstm-edge/index.js", "lstm-edge/lstm_edge.wasm"} <= set(
         site["files"]
     )
+
+
+def test_a_program_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(NotFoundError, match=r"nope\.lep"):
+        to_site(tmp_path / "nope.lep", [])
 
 
 def test_a_site_replays_one_held_out_recording_of_each_activity(made, site_of):
