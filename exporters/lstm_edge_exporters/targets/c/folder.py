@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from lstm_edge_runtime.manifest import Manifest
 from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
 from ..native.convert import compile_file, read, record
-from ..native.program import ProgramWriter
+from ..native.program import NONE, ProgramWriter
 from .names import c_identifiers, c_string, member, model_name
 from .table import Table, literals
 
@@ -154,7 +155,9 @@ def _render(
         "upper": upper,
         "macros": "\n".join(_macros(upper, writer.unit, inputs, outputs, manifest)),
         "members": "\n".join(f"    {line};" for line in _members(compiled, table)),
-        "counters": "".join(f" state->{counter};" for counter in _counters(compiled)),
+        "counters": "".join(
+            f" state->{counter};" for counter in _counters(compiled, table)
+        ),
         "memory": str(table.memory),
         "quantized": str(max(1, table.quantized)),
         "parameters": ", ".join(parameters),
@@ -263,16 +266,22 @@ def _members(compiled: Compiled, table: Table) -> Iterator[str]:
         yield "float le_nothing"
 
 
-def _counters(compiled: Compiled) -> Iterator[str]:
+def _counters(compiled: Compiled, table: Table) -> Iterator[str]:
+    """Yield the assignments that reset whole numbers, one per number."""
     writer = compiled.writer
-    for name, port in zip(_state_names(compiled), writer.ports("states"), strict=True):
-        if writer.dtype(port.buffer) == "int64":
-            value = (
-                writer.constants[port.option].reshape(-1)
-                if port.option < len(writer.constants)
-                else [0]
-            )
-            yield f"{name}[0] = {literals(np.array(value, np.int64))}"
+    parts = zip(
+        table.offsets, _state_names(compiled), writer.ports("states"), strict=True
+    )
+    following = Counter[str]()
+    for _, name, port in sorted(parts):
+        if writer.dtype(port.buffer) != "int64":
+            continue
+        values = np.zeros(writer.width(port.buffer), np.int64)
+        if port.option != NONE:
+            values[...] = writer.constants[port.option].reshape(-1)
+        for value in values[:, None]:
+            yield f"{name}[{following[name]}] = {literals(value)}"
+            following[name] += 1
 
 
 def _self_test_values(

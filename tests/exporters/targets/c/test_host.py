@@ -5,14 +5,18 @@ import re
 from itertools import product
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Manifest
 
 from .conftest import NETWORKS, calls_of, driver, sources, streamed
 
@@ -97,6 +101,50 @@ def test_a_cell_carries_its_states_from_step_to_step(network, folder_of, results
         expected = np.stack([stream.step(row) for row in x])
     got = results(folder_of("cell"), x.tobytes(), *SANITIZED).reshape(expected.shape)
     assert np.abs(got - expected).max() <= limit_for(expected, 1e-6)
+
+
+class Counting(nn.Module):
+    """Counts steps in two whole numbers, and adds them to the input."""
+
+    def forward(self, x, n):
+        return x + n.to(x.dtype), n + 1
+
+
+RESETS = {"two numbers": [[3, -5]], "one number for both": 4}
+
+
+@pytest.mark.parametrize("name", RESETS)
+def test_a_state_of_whole_numbers_starts_at_its_reset_value(
+    name, find_program, results, tmp_path
+):
+    find_program("gcc")
+    config = ExportConfig(
+        inputs={"x": ("N", 2), "n": ("N", 2)},
+        outputs=("y", "n_next"),
+        states={"n": "n_next"},
+    )
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    n = torch.zeros(3, 2, dtype=torch.int64)
+    proto = onnx.load_from_string(export(Counting(), (x, n), config).model)
+    manifest = Manifest.from_json(proto.metadata_props[0].value)
+    reset = np.array(RESETS[name])
+    (state,) = manifest.states
+    states = (state._replace(reset=reset if reset.ndim else int(reset)),)
+    path = tmp_path / "counting.onnx"
+    path.write_bytes(with_manifest(proto, manifest._replace(states=states)))
+    rows = np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
+    with load(path) as model:
+        stream = model.stream()
+        expected = np.stack([stream.step(row) for row in rows])
+    folder = to_c(path, name="net").save(tmp_path / "net")
+    got = results(folder, rows.tobytes(), *SANITIZED).reshape(expected.shape)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["le", "lstm_edge_core"])
+def test_a_name_of_the_core_is_refused(name, network):
+    with pytest.raises(InputError, match="a name of the core that comes with it"):
+        to_c(network("demo"), name=name)
 
 
 def test_the_linker_sees_prefixed_names_only_and_nothing_that_allocates(
