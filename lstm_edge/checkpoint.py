@@ -3,17 +3,18 @@
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,
     NotFoundError,
+    counted,
     first_line,
 )
 from lstm_edge_runtime.files import malformed_as, read_arrays, read_json, write_bytes
@@ -33,14 +35,33 @@ if TYPE_CHECKING:
     from lstm_edge_exporters import ExportConfig
 
 _KEY = "lstm-edge"
+"""Key of the facts in the metadata of a ``.safetensors`` file."""
 _EXPECTED_SCALES = (
-    "expected x_mean and x_std, or x_min and x_max, and those of y, as JSON or in an"
-    " .npz"
+    "expected mean and std, or min and max, of x, and y_mean and y_std, or y_min and"
+    " y_max, if the outputs are scaled, as JSON or in an .npz"
 )
+_MEAN_AND_STD = (("mean", "std"), ("mean_", "scale_"))
+"""Names of a mean and a standard deviation, the second as in scikit-learn."""
+_MIN_AND_MAX = (("min", "max"), ("data_min_", "data_max_"))
+"""Names of a range, the second as in scikit-learn."""
+_SCALE_PREFIXES = {"": "x", "x_": "x", "y_": "y"}
+"""What the values of a scale with this prefix belong to: features or outputs."""
 _NEEDED = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc_1.weight", "fc.weight")
 _WRAPPERS = ("model_state_dict", "state_dict")
 """Keys under which training scripts save the ``state_dict``."""
 _LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file."""
+
+    tensors: dict[str, Tensor]
+    """The tensors by name."""
+    facts: dict[str, Any]
+    """What ``write_tensors`` wrote; empty for other files."""
+    sha256: str
+    """Hash of the file."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +141,12 @@ def load(path: str | os.PathLike[str]) -> Run:
         raise FileFormatError(
             f"{path} is a file of a run; the run is the folder: {path.parent}"
         )
-    tensors, facts = read_tensors(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint = read_tensors(path)
     with malformed_as(
         FileFormatError, f"the metadata of {path} are malformed", "train again"
     ):
+        facts = checkpoint.facts
+        tensors = fit_names(checkpoint.tensors, _NEEDED, path)
         model = _build(facts["network"] if facts else {}, tensors, path)
         kinds = {"task": Task, "signal": Signal, "trained": Trained}
         recorded = {
@@ -132,7 +154,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             for name, kind in kinds.items()
             if facts and facts[name]
         }
-        return Run(model, **recorded, sha256=sha256)
+        return Run(model, **recorded, sha256=checkpoint.sha256)
 
 
 def deployable(
@@ -201,16 +223,12 @@ def write_tensors(
     return content
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> Checkpoint:
     """Read a ``.safetensors`` file, or a ``state_dict`` saved by ``torch.save``,
     without running code.
 
-    It may be under the key ``model_state_dict`` or ``state_dict``. The prefix
-    ``module.`` of ``nn.DataParallel`` is removed.
-
-    Returns:
-        The tensors by name, and the facts that ``write_tensors`` wrote; {} for other
-        files.
+    It may be under the key ``model_state_dict`` or ``state_dict``, as in the checkpoint
+    of a training.
 
     Raises:
         NotFoundError, FileFormatError: no such file; truncated, foreign, or with more
@@ -220,21 +238,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise NotFoundError(
             f"{path} does not exist; expected a run folder or a checkpoint file"
         )
-    with path.open("rb") as opened:
-        if opened.read(len(_LFS)) == _LFS:
-            raise FileFormatError(
-                f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull"
-            )
-    facts = None
+    content = path.read_bytes()
+    if content.startswith(_LFS):
+        raise FileFormatError(
+            f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull"
+        )
+    is_safetensors = path.suffix == ".safetensors"
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                facts = (file.metadata() or {}).get(_KEY)
-                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about old formats
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = from_bytes(content) if is_safetensors else _load_pickle(content)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = f"can't be read as a checkpoint ({first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
@@ -243,36 +254,88 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 " refused"
             )
         raise FileFormatError(f"{path} {reason}; save model.state_dict()") from error
-    tensors = _unwrapped(content, path)
+    tensors = _unwrap(loaded, path)
     with malformed_as(
         FileFormatError, f"the metadata of {path} are malformed", "train again"
     ):
-        return tensors, dict(read_json(facts)) if facts else {}
+        facts = _read_facts(content) if is_safetensors else {}
+    return Checkpoint(tensors, facts, hashlib.sha256(content).hexdigest())
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a checkpoint, by their names in the module itself."""
+def _load_pickle(content: bytes) -> Any:
+    """Return what ``torch.save`` saved; raises for anything but data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about old formats
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _read_facts(content: bytes) -> dict[str, Any]:
+    """Return the facts in the header of a valid ``.safetensors`` file: its size, and
+    JSON.
+    """
+    size = int.from_bytes(content[:8], "little")
+    metadata = read_json(content[8 : 8 + size]).get("__metadata__", {})
+    return dict(read_json(metadata[_KEY])) if _KEY in metadata else {}
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a checkpoint."""
     if isinstance(content, Mapping):
-        content = next(
-            (content[name] for name in _WRAPPERS if name in content), content
-        )
-    dense = all(
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        for tensor in (content.values() if isinstance(content, Mapping) else [None])
-    )
-    if not dense:
+        wrappers = [name for name in _WRAPPERS if name in content]
+        if wrappers:
+            content = content[wrappers[0]]
+    if not isinstance(content, Mapping) or not all(map(_is_dense, content.values())):
         raise FileFormatError(
             f"{path} contains more than named dense tensors; save only"
             " model.state_dict()"
         )
-    prefix = (
-        "module."
-        if content and all(str(name).startswith("module.") for name in content)
-        else ""
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    """Return True for a tensor with values in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
     )
-    return {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def fit_names(
+    tensors: dict[str, Tensor], expected: Collection[str], path: Path
+) -> dict[str, Tensor]:
+    """Return tensors by the names that a network expects, without the prefix that a
+    wrapper added.
+
+    Lightning adds the name of an attribute (``model.``), ``nn.DataParallel`` adds
+    ``module.`` and ``torch.compile`` adds ``_orig_mod.``. A warning names the prefix
+    that was removed. Tensors without it are not those of the network.
+    """
+    if not expected or any(name in tensors for name in expected):
+        return tensors
+    first = next(iter(expected))
+    candidates = [
+        name.removesuffix(first) for name in tensors if name.endswith(f".{first}")
+    ]
+    prefixes = [
+        prefix
+        for prefix in candidates
+        if all(prefix + name in tensors for name in expected)
+    ]
+    if len(prefixes) != 1:
+        return tensors
+    prefix = prefixes[0]
+    fitting = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    text = f"{path}: took the tensors whose names begin with {prefix!r}, without it"
+    if len(fitting) < len(tensors):
+        others = len(tensors) - len(fitting)
+        text += f"; left out {counted(others, 'other tensor')}"
+    warnings.warn(text, stacklevel=3)
+    return fitting
 
 
 def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
@@ -370,22 +433,37 @@ def with_scales(model: LSTM1, path: Path) -> LSTM1:
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist; {_EXPECTED_SCALES}")
     with malformed_as(FileFormatError, f"{path} is not a scale", _EXPECTED_SCALES):
-        is_json = path.suffix != ".npz"
-        content = (
-            dict(read_json(path.read_bytes()))
-            if is_json
-            else read_arrays(path, "can't be read", "")
-        )
+        if path.suffix == ".npz":
+            content: Mapping[str, Any] = read_arrays(path, "can't be read", "")
+        else:
+            content = dict(read_json(path.read_bytes()))
         values = {
-            name: torch.tensor(entry, dtype=torch.float64)
+            name: torch.tensor(entry, dtype=torch.float64).reshape(-1)
             for name, entry in content.items()
         }
-        scales = {}
-        for side in {name[0] for name in values}:
-            names = ("mean", "std") if f"{side}_mean" in values else ("min", "max")
-            first, spread = (values.pop(f"{side}_{name}").reshape(-1) for name in names)
-            spread = spread if names[0] == "mean" else spread - first
-            scales[side] = first, torch.where(spread == 0, 1.0, spread)
-        if values or not scales:
-            raise ValueError(f"it has {', '.join(content) or 'nothing'}")
-        return model.set_scales(**scales)
+        return model.set_scales(**_find_scales(values))
+
+
+def _find_scales(values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return offset and divisor of the features ``x`` and the outputs ``y``.
+
+    Raises ValueError for other names, or two scales of one side.
+    """
+    scales: dict[str, tuple[Tensor, Tensor]] = {}
+    used: set[str] = set()
+    for prefix, side in _SCALE_PREFIXES.items():
+        for first, second in (*_MEAN_AND_STD, *_MIN_AND_MAX):
+            names = {prefix + first, prefix + second}
+            if not names <= values.keys():
+                continue
+            if side in scales:
+                raise ValueError(f"it has two scales of {side}")
+            offset = values[prefix + first]
+            divisor = values[prefix + second]
+            if (first, second) in _MIN_AND_MAX:
+                divisor = divisor - offset
+            scales[side] = offset, torch.where(divisor == 0, 1.0, divisor)
+            used |= names
+    if not scales or used != values.keys():
+        raise ValueError(f"it has {', '.join(values) or 'nothing'}")
+    return scales

@@ -3,7 +3,6 @@ inputs.
 """
 
 import copy
-import hashlib
 import importlib
 import inspect
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lstm_edge.checkpoint import read_tensors
+from lstm_edge.checkpoint import fit_names, read_tensors
 from lstm_edge.suggest import did_you_mean
 from lstm_edge_exporters.export.advice import raising_line
 from lstm_edge_exporters.verify.cases import CaseGenerator, InputSpec
@@ -101,13 +100,16 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     module.eval()
     if weights is None:
         return module, None
+    checkpoint = read_tensors(weights)
     try:
-        module.load_state_dict(read_tensors(weights)[0])
+        module.load_state_dict(
+            fit_names(checkpoint.tensors, module.state_dict().keys(), weights)
+        )
     except RuntimeError as error:
         raise FileFormatError(
             f"{weights} does not fit {source}: {_in_one_line(error)}"
         ) from error
-    return module, hashlib.sha256(weights.read_bytes()).hexdigest()
+    return module, checkpoint.sha256
 
 
 def _in_one_line(error: BaseException) -> str:

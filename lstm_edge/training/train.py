@@ -413,7 +413,9 @@ def read_state(
     NotFoundError, FileFormatError.
     """
     check_run_folder(folder, resume=True)
-    tensors, facts = read_tensors(folder / RESUME)
+    checkpoint = read_tensors(folder / RESUME)
+    tensors = checkpoint.tensors
+    facts = checkpoint.facts
     with malformed_as(
         FileFormatError, f"{folder} has no state of a training", "use --overwrite"
     ):

@@ -118,8 +118,11 @@ def test_the_sizes_of_a_bare_checkpoint_are_inferred(tmp_path, options, suffix):
 
 
 @pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", None])
-def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper):
-    tensors = {f"module.{name}": tensor for name, tensor in net().state_dict().items()}
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "a.b.", "model.net."]
+)
+def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper, prefix):
+    tensors = {f"{prefix}{name}": tensor for name, tensor in net().state_dict().items()}
     optimizer = torch.optim.Adam(net().parameters()).state_dict()
     content = (
         {wrapper: tensors, "epoch": 3, "optimizer_state_dict": optimizer}
@@ -127,7 +130,29 @@ def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper):
         else tensors
     )
     torch.save(content, tmp_path / "a.pt")
-    assert_same(load(tmp_path / "a.pt").model, net())
+    message = f"a.pt: took the tensors whose names begin with '{prefix}', without it$"
+    with pytest.warns(UserWarning, match=message):
+        assert_same(load(tmp_path / "a.pt").model, net())
+
+
+def test_tensors_beside_the_prefix_are_left_out_with_their_number(tmp_path):
+    """As of a Lightning module with a loss of its own."""
+    tensors = {f"model.{name}": tensor for name, tensor in net().state_dict().items()}
+    tensors["criterion.weight"] = torch.ones(3)
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="left out 1 other tensor"):
+        assert_same(load(tmp_path / "a.ckpt").model, net())
+
+
+def test_two_networks_in_one_checkpoint_are_not_guessed(tmp_path):
+    tensors = {
+        f"{prefix}.{name}": tensor
+        for prefix in ("student", "teacher")
+        for name, tensor in net().state_dict().items()
+    }
+    torch.save(tensors, tmp_path / "a.pt")
+    with pytest.raises(FileFormatError, match=r"no matrix lstm\.weight_ih_l0"):
+        load(tmp_path / "a.pt")
 
 
 class Runs:

@@ -41,11 +41,13 @@ def folder(tmp_path, monkeypatch):
     return network
 
 
+@pytest.mark.filterwarnings("default:.*took the tensors")
 def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invoke):
     code, out, err = invoke(
         "export", "lstm1.pth", *DESCRIBED, "--scale", "scale.json", "-o", "m.onnx"
     )
     assert code == 0, err
+    assert "note: lstm1.pth: took the tensors whose names begin with 'module.'" in err
     x = (
         np.random.default_rng(0)
         .normal((100, 5), (10, 1), (3, 20, 2))
@@ -76,7 +78,12 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
         ({"y_min": [1.0], "y_max": [1.0]}, {"y_mean": 1, "y_std": 1}),
         ({"x_mean": [1.0]}, None),
         ({"x_mean": [1.0], "x_max": [1.0]}, None),
-        ({"mean": [1.0], "std": [1.0]}, None),
+        ({"mean": [1.0], "std": [3.0]}, {"x_mean": 1, "x_std": 3}),
+        ({"min": [1.0], "max": [4.0]}, {"x_mean": 1, "x_std": 3}),
+        ({"mean_": [1.0], "scale_": [3.0]}, {"x_mean": 1, "x_std": 3}),
+        ({"data_min_": [1.0], "data_max_": [4.0]}, {"x_mean": 1, "x_std": 3}),
+        ({"x_mean": [1.0], "x_std": [2.0], "mean": [1.0], "std": [1.0]}, None),
+        ({"x_mean": [1.0], "x_std": [2.0], "n_samples_seen_": 7}, None),
         ({}, None),
     ],
 )
