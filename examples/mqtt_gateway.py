@@ -15,6 +15,7 @@ docs/deploy.md has the guarantees.
 
 import argparse
 import json
+import operator
 import os
 import signal
 import sys
@@ -29,14 +30,21 @@ import numpy as np
 import paho.mqtt.client as mqtt
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
-from lstm_edge_runtime.errors import InputError, StateError
-from lstm_edge_runtime.files import check_target, replacing
-from lstm_edge_runtime.results import softmax
-
-NO_FRAME = {"label": None, "p": None}
-CONFIRM_SECONDS = (
-    5  # maximum time to wait for the confirmation of answers before a save is postponed
+from lstm_edge_runtime.errors import FileFormatError, InputError, StateError
+from lstm_edge_runtime.files import (
+    check_target,
+    malformed_as,
+    read_arrays,
+    replacing,
 )
+from lstm_edge_runtime.results import main_name
+
+NO_FRAME: dict[str, Any] = {"label": None, "p": None}
+CONFIRM_SECONDS = 5
+"""Maximum time to wait for the confirmation of answers before a save is postponed."""
+_SAVED = ("identity", "devices", "last", "age")
+_PREFIX = "state/"
+"""Arrays in the file of the states, and the prefix of the states' names there."""
 
 
 @dataclass
@@ -56,13 +64,10 @@ class Gateway:
     """
 
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
+        manifest = model.manifest
         inputs = model.inputs
-        interface = model.manifest
-        if (
-            len(inputs) != 1
-            or not isinstance(inputs[0].axes[-1], int)
-            or interface.unit > 1
-        ):
+        has_features = len(inputs) == 1 and isinstance(inputs[0].axes[-1], int)
+        if not has_features or manifest.unit > 1:
             raise InputError(
                 "expected a file with one input of a fixed number of features, and a"
                 " unit of 1"
@@ -74,10 +79,13 @@ class Gateway:
         )
         self.model = model
         self.options = options
-        self.batch = model.streams(options.devices, reset_every=interface.reset_every)
-        self.task = interface.task
+        self.batch = model.streams(
+            options.devices, reset_every=manifest.reset_every or "never"
+        )
+        self.task = manifest.task
         self.width = inputs[0].axes[-1]
-        self.output = self.task.output if self.task else model.outputs[0].name
+        self.dtype = np.dtype(inputs[0].dtype)
+        self.output = main_name(manifest)
         self.devices: dict[str, Device] = {}
         self.connection = 0
         self.inbox = deque[Any]()
@@ -85,7 +93,7 @@ class Gateway:
         self.taken = list[tuple[int, int]]()
         self.unconfirmed = set[int]()
         if options.state.exists():
-            self._restore(dict(np.load(options.state)))
+            self._restore(options.state)
 
     def connect(self) -> None:
         """Connect the client in a thread of its own, which passes on what arrives."""
@@ -164,24 +172,41 @@ class Gateway:
         return not self.unconfirmed
 
     def _parse(self, payload: bytes) -> tuple[int, np.ndarray]:
+        """Return the number and the sample ``(I,)`` of a message; raises InputError."""
         try:
             document = json.loads(payload)
             number = document["n"]
-            sample = np.array(document["x"], np.float32)
-            valid = (
-                type(number) is int
-                and 0 <= number < 2**63
-                and sample.shape == (self.width,)
-            )
-            if valid and np.isfinite(sample).all():
-                return number, sample
+            sample = self._to_sample(document["x"])
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            pass
-        got = payload[:40].decode(errors="replace")
-        raise InputError(
-            f'got {got!r}, expected {{"n": 0 or more, "x": {self.width} finite'
-            " numbers}"
-        )
+            number = sample = None
+        if sample is None or type(number) is not int or not 0 <= number < 2**63:
+            got = payload[:40].decode(errors="replace")
+            kind = "whole" if self.dtype.kind in "iu" else "finite"
+            raise InputError(
+                f'got {got!r}, expected {{"n": 0 or more, "x": {self.width} {kind}'
+                " numbers}"
+            )
+        return number, sample
+
+    def _to_sample(self, values: Any) -> np.ndarray | None:
+        """Return a list of numbers as a sample of the model's dtype; None if they don't
+        fit it.
+        """
+        if not all(type(value) in (int, float) for value in values):
+            return None
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            fits = all(
+                limits.min <= value <= limits.max and value == int(value)
+                for value in values
+            )
+            numbers = [int(value) for value in values] if fits else []
+            sample = np.array(numbers, self.dtype)
+        else:
+            with np.errstate(over="ignore"):
+                sample = np.array(values, np.float64).astype(self.dtype)
+        is_valid = sample.shape == (self.width,) and np.isfinite(sample).all()
+        return sample if is_valid else None
 
     def _step(self, ready: dict[str, Device]) -> None:
         """Process the first waiting sample of each device in one call, and answer
@@ -195,19 +220,18 @@ class Gateway:
         )
         rows = result[self.output] if isinstance(result, dict) else result
         for name, number, row in zip(ready, numbers, rows, strict=True):
-            self._publish(name, {"n": number, **self._describe(np.atleast_2d(row)[-1])})
+            self._publish(name, {"n": number, **self._describe(row)})
 
-    def _describe(self, values: np.ndarray) -> dict[str, Any]:
-        complete = not np.isnan(values).any()
+    def _describe(self, result: np.ndarray) -> dict[str, Any]:
+        """Return the answer for a device's row of a result; NaN stands for no frame."""
+        has_frame = not np.isnan(result).any()
         if self.task is None or not self.task.labels:
-            return {"y": values.tolist() if complete else None}
-        p = softmax(values[None])[0]
-        best = int(values.argmax())
-        return (
-            {"label": self.task.labels[best], "p": round(float(p[best]), 6)}
-            if complete
-            else NO_FRAME
-        )
+            frame = self.model.frames(result)[-1]
+            return {"y": frame.tolist() if has_frame else None}
+        if not has_frame:
+            return NO_FRAME
+        answer = self.model.interpret(result)
+        return {"label": answer.label, "p": round(answer.probability, 6)}
 
     def _publish(self, name: str, answer: dict[str, Any]) -> None:
         info = self.client.publish(
@@ -223,24 +247,34 @@ class Gateway:
             "last": np.array([device.last for device in self.devices.values()]),
             "age": np.array([state.age for state in states]),
         } | {
-            f"state/{name}": np.stack([state[name] for state in states])
+            _PREFIX + name: np.stack([state[name] for state in states])
             for name in (states or [{}])[0]
         }
 
-    def _restore(self, saved: dict[str, np.ndarray]) -> None:
+    def _restore(self, path: Path) -> None:
+        """Continue the devices of an earlier process; raises FileFormatError for a
+        damaged file, StateError for another model's.
+        """
+        advice = "move it, or use --state"
+        what = f"{path} is not a state of this gateway"
+        saved = read_arrays(path, "is not a state of this gateway", advice, _SAVED)
         if str(saved["identity"]) != self.model.identity:
-            raise StateError(
-                f"{self.options.state} contains another model's states; move it, or use"
-                " --state"
-            )
-        keys = [key for key in saved if key.startswith("state/")]
-        for row, name in enumerate(saved["devices"]):
-            source = self.batch.add()
-            arrays = {key.removeprefix("state/"): saved[key][row] for key in keys}
-            self.batch.restore(
-                source, State(arrays, self.model.identity, int(saved["age"][row]))
-            )
-            self.devices[str(name)] = Device(source, int(saved["last"][row]))
+            raise StateError(f"{path} contains another model's states; {advice}")
+        with malformed_as(FileFormatError, what, advice):
+            names = saved["devices"]
+            numbers = zip(names, saved["last"], saved["age"], strict=True)
+            for row, (name, last, age) in enumerate(numbers):
+                arrays = {
+                    key.removeprefix(_PREFIX): values[row]
+                    for key, values in saved.items()
+                    if key.startswith(_PREFIX)
+                }
+                if str(name) in self.devices or age < 0 or last < -1:
+                    raise ValueError(f"device {name} with {last} and {age}")
+                source = self.batch.add()
+                state = State(arrays, self.model.identity, operator.index(age))
+                self.batch.restore(source, state)
+                self.devices[str(name)] = Device(source, operator.index(last))
 
 
 def main() -> None:

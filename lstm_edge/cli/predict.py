@@ -10,7 +10,7 @@ from lstm_edge.data.sample_input import SampleInput, read_for_model, run_series
 from lstm_edge.data.series import Data
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import UnsupportedError, printable
+from lstm_edge_runtime.errors import InputError, UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._lines import ResultLines
@@ -50,6 +50,7 @@ def command(
     """  # noqa: D301
     if output is not None:
         check_target(output)
+        _check_format(output, as_json=as_json)
     opened = load(model, **vars(options))
     data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
@@ -70,6 +71,26 @@ def command(
         return
     for line in text:
         click.echo(printable(line), nl=False)
+
+
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+
+
+def _check_format(output: Path, *, as_json: bool) -> None:
+    """Raise InputError for a file whose name ends in another format than it would
+    have.
+    """
+    suffix = output.suffix.lower()
+    if as_json and suffix == ".csv":
+        raise InputError(
+            f"{output} would contain JSON Lines; remove --json, or use -o"
+            f" {output.with_suffix('.jsonl')}"
+        )
+    if suffix in _JSON_SUFFIXES and not as_json:
+        raise InputError(
+            f"{output} would contain CSV; add --json, or use -o"
+            f" {output.with_suffix('.csv')}"
+        )
 
 
 def _lines(

@@ -153,6 +153,20 @@ def test_inputs_that_hold_no_plain_samples_are_refused(model):
         SampleInput(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("p.json", [], "p.json would contain CSV; add --json, or use -o"),
+        ("p.csv", ["--json"], "p.csv would contain JSON Lines; remove --json"),
+    ],
+)
+def test_a_file_whose_name_ends_in_another_format_is_refused(
+    invoke, har, data, tmp_path, name, options, message
+):
+    code, _, err = invoke("predict", har.path, data, "-o", tmp_path / name, *options)
+    assert (code, message in err, (tmp_path / name).exists()) == (2, True, False)
+
+
 class Shorter(torch.nn.Module):
     """A waveform of every fourth sample, ``(N, L//4)``: no frames of steps."""
 
