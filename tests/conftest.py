@@ -54,3 +54,22 @@ def wasm() -> Path:
                 [sys.executable, native / "build_wasm.py", built], check=True
             )
     return built
+
+
+@pytest.fixture(scope="session")
+def invoke():
+    """Run a verb in this process; gives its exit code, standard output and standard
+    error."""
+    from click.testing import CliRunner
+
+    from lstm_edge.cli import cli, run
+
+    def call(*arguments):
+        with CliRunner().isolation() as (out, err, _):
+            try:
+                code = run(cli, [str(argument) for argument in arguments])
+            except SystemExit as stop:
+                code = stop.code
+            return code, out.getvalue().decode(), err.getvalue().decode()
+
+    return call
