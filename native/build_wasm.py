@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 SOURCES = (
     "program",
     "stream",
+    "state",
     "memory",
     "workspace",
     "error",

@@ -79,7 +79,7 @@ def command(
     the state saved. After a crash, resend the samples after the step printed in
     "resumed ... at step".
 
-    Example: read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
+    Example: read-sensor | lstm-edge stream har.onnx --state har.state --json
     """
     window = config.window
     if window and (config.state or reset_every):

@@ -67,7 +67,8 @@ typedef enum {
     LSTM_EDGE_BAD_ARGUMENT = 5, /* a null pointer, an index or a size out of range */
     LSTM_EDGE_BAD_INDEX = 6,    /* an input that indexes a table is outside the table */
     LSTM_EDGE_NO_ISA = 7,       /* LSTM_EDGE_ISA is an instruction set that this machine does not have */
-    LSTM_EDGE_NO_GOLDEN = 8     /* the program has no golden case */
+    LSTM_EDGE_NO_GOLDEN = 8,    /* the program has no golden case */
+    LSTM_EDGE_BAD_STATE = 9     /* a saved stream is damaged, or of another model */
 } lstm_edge_status;
 
 /* The type of an element. Inputs may be of any, outputs are float32, states are float32 or int64 (counters of steps). */
@@ -136,7 +137,10 @@ LSTM_EDGE_API size_t lstm_edge_count(const lstm_edge_program *program, lstm_edge
 LSTM_EDGE_API lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_kind kind,
                                                   size_t index, lstm_edge_port *port);
 
-/* Return the number of steps for which there is a result at a time: 1 without strides. */
+/* Return the index of the input, output or state of this name; the count if there is none. */
+LSTM_EDGE_API size_t lstm_edge_find(const lstm_edge_program *program, lstm_edge_kind kind, const char *name);
+
+/* Return the number of steps per result: 1 without strides. */
 LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
 
 /* Return the delay of a stream's results in samples, rounded up: its latency. */
@@ -210,9 +214,15 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const v
 LSTM_EDGE_API void lstm_edge_reset(lstm_edge_stream *stream);
 
 /*
- * Return the number of steps since the reset. With the states and the first (age % unit) rows of lstm_edge_rest of each
- * input it is all that a stream goes on from: to restore one, write these and set the age.
+ * Write everything that a stream continues from (states, age, samples that don't fill a unit) to `buffer`, if `size` is
+ * large enough; return the bytes that it takes, 0 for a null stream. Python and JavaScript read and write the same bytes.
  */
+LSTM_EDGE_API size_t lstm_edge_save(const lstm_edge_stream *stream, void *buffer, size_t size);
+
+/* Continue from a saved stream of the same model. After an error (BAD_STATE) the stream is unchanged. */
+LSTM_EDGE_API lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const void *data, size_t size);
+
+/* Return the number of steps since the reset, or set it for states that were written. */
 LSTM_EDGE_API uint64_t lstm_edge_age(const lstm_edge_stream *stream);
 LSTM_EDGE_API lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age);
 

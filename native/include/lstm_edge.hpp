@@ -56,6 +56,10 @@ class Program {
     /* Steps for which there is a result at a time, and the delay of results in steps; see lstm_edge_delay. */
     std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
     std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
+    /* The index of an input, output or state by its name; count() if there is none. */
+    std::size_t find(lstm_edge_kind kind, const char *name) const noexcept {
+        return lstm_edge_find(handle_.get(), kind, name);
+    }
     /* The manifest of the ONNX file (JSON), or a null pointer. */
     const char *manifest() const noexcept { return lstm_edge_manifest(handle_.get()); }
     /* Replay the golden case: the largest difference as a fraction of its limit. Throws Error without one. */
@@ -114,6 +118,12 @@ class Stream {
     std::size_t frames(std::size_t output = 0) const noexcept { return lstm_edge_frames(handle_.get(), output); }
     /* Delay of the results, in steps. */
     std::size_t latency() const noexcept { return lstm_edge_delay(program_); }
+    /* Save everything that the stream continues from; see lstm_edge_save. */
+    std::size_t save(void *buffer, std::size_t size) const noexcept { return lstm_edge_save(handle_.get(), buffer, size); }
+    /* Continue from a saved stream; after an error the stream is unchanged. */
+    lstm_edge_status restore(const void *data, std::size_t size) noexcept {
+        return lstm_edge_restore(handle_.get(), data, size);
+    }
     /* Put every state back to its reset value. */
     void reset() noexcept { lstm_edge_reset(handle_.get()); }
 

@@ -177,4 +177,34 @@ typedef enum {
     LE_BINARIES /* how many there are */
 } le_binary;
 
+/*
+ * A saved stream, which C, Python and JavaScript write and read: a header, then its arrays one after another. Each is an
+ * le_saved_array, its shape (dims numbers of 64 bits), its name (UTF-8) and its elements, both padded with zeros to 8
+ * bytes. A state is one row in the order of the ONNX file; its shape may have a batch axis of 1, or be flat. Samples are
+ * those of an input that do not fill a unit yet, (age % unit, width). Readers ignore arrays of other kinds.
+ */
+#define LE_SAVED_MAGIC "LSTMSAVE"
+#define LE_SAVED_FRONT 12u /* bytes that the checksum leaves out */
+#define LE_IDENTITY_SIZE 64u
+
+typedef struct {
+    char magic[8];
+    uint32_t crc;    /* CRC-32 of all bytes behind it */
+    uint32_t zero;
+    uint64_t age;    /* steps since the reset */
+    uint32_t arrays; /* how many there are */
+    uint32_t more;   /* 0 */
+    char identity[LE_IDENTITY_SIZE]; /* the manifest's, in hex; zeros if it has none */
+} le_saved_stream;   /* 96 bytes */
+
+typedef enum { LE_SAVED_STATE = 0, LE_SAVED_SAMPLES = 1, LE_SAVED_OTHER = 2 } le_saved_kind;
+
+typedef struct {
+    uint32_t kind;
+    uint32_t type;      /* an lstm_edge_type; in other arrays also 6 float64, 7 float16, 8 bool, 9 uint16, 10 uint32, 11 uint64 */
+    uint32_t name_size; /* bytes */
+    uint32_t dims;
+    uint64_t count;     /* elements */
+} le_saved_array;       /* 24 bytes */
+
 #endif

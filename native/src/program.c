@@ -42,8 +42,8 @@ static bool no_memory(void) {
     return false;
 }
 
-/* CRC-32 as in zlib, eight bytes at a time. */
-static uint32_t checksum(const unsigned char *p, size_t size) {
+/* Eight bytes at a time. */
+uint32_t le_checksum(const unsigned char *p, size_t size) {
     static const uint32_t polynomial = 0xEDB88320u;
     uint32_t table[8][256], crc = 0xFFFFFFFFu;
     for (uint32_t i = 0; i < 256; i++) {
@@ -837,7 +837,7 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
                 (unsigned long long)r.header.size);
         return NULL;
     }
-    if (r.header.crc != checksum((const unsigned char *)data + 16, size - 16)) {
+    if (r.header.crc != le_checksum((const unsigned char *)data + 16, size - 16)) {
         le_fail(LSTM_EDGE_BAD_PROGRAM, "its checksum differs: it is damaged; copy or convert it again");
         return NULL;
     }

@@ -58,6 +58,9 @@ struct lstm_edge_program {
 /* Return the bytes of an element of an lstm_edge_type, 0 for an unknown one. */
 size_t le_size_of(uint32_t type);
 
+/* Return the CRC-32 of bytes, as zlib does. */
+uint32_t le_checksum(const unsigned char *bytes, size_t size);
+
 /* Return the bytes of one step's row of an input, and those that it takes up in a stream's memory. */
 static inline size_t le_row_bytes(const lstm_edge_program *p, const le_io *io) {
     return p->spans[io->buffer].width / p->unit * le_size_of(p->spans[io->buffer].type);

@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "mode.h"
+#include "stream.h"
 #include "workspace.h"
 
 const char *lstm_edge_version(void) { return LSTM_EDGE_VERSION; }
@@ -381,6 +382,8 @@ lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps) {
     stream->many = many;
     return LSTM_EDGE_OK;
 }
+
+const lstm_edge_program *le_program_of(const lstm_edge_stream *stream) { return stream->program; }
 
 static void *place_of(lstm_edge_stream *stream, lstm_edge_kind kind, size_t index) {
     return stream == NULL || index >= stream->program->count[kind] ? NULL : stream->rows[kind][index].data;

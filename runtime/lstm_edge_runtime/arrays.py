@@ -2,6 +2,7 @@
 any work.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -142,7 +143,7 @@ def check_state(
     state: State, manifest: Manifest, identity: str, rows: int
 ) -> dict[str, Array]:
     """Return the arrays of ``state``; ``StateError`` if it is of another model or
-    another number of rows, or its samples are not those of an incomplete unit.
+    another number of rows.
     """
     if not isinstance(state, State):
         raise StateError(
@@ -156,9 +157,13 @@ def check_state(
             f"got a state of model {got}, expected {expected}; start from the reset"
             " state"
         )
+    arrays = {}
     for spec in manifest.states:
         array = state.get(spec.input)
         sizes = {manifest.batch or "": rows}
+        if array is not None and array.ndim == 1 and rows == 1:  # as C writes it
+            full = shape_of(spec.axes, sizes)
+            array = array.reshape(full) if array.size == math.prod(full) else array
         if (
             array is None
             or array.dtype != spec.dtype
@@ -168,12 +173,14 @@ def check_state(
             raise StateError(
                 f"got a state without {expected}; nothing is reset automatically"
             )
-    _check_samples(state, manifest)
-    return dict(state)
+        arrays[spec.input] = array
+    return arrays
 
 
-def _check_samples(state: State, manifest: Manifest) -> None:
-    """Raise ``StateError`` if the samples of an incomplete unit do not fit the age."""
+def check_samples(state: State, manifest: Manifest) -> dict[str, Array]:
+    """Return the samples of an incomplete unit by input, ``(steps, ...)``;
+    ``StateError`` if they do not fit the age.
+    """
     steps = state.age % manifest.unit
     timed = {
         layout.name: layout
@@ -185,11 +192,16 @@ def _check_samples(state: State, manifest: Manifest) -> None:
             f"got a state of age {state.age} with samples of {sorted(state.samples)},"
             f" expected {sorted(timed)}, as a unit has {manifest.unit} steps"
         )
+    samples = {}
     for name, layout in timed.items():
         array = state.samples[name]
         expected = (steps, *layout.inner)
+        if array.ndim == 1 and array.size == math.prod(expected):  # as C writes it
+            array = array.reshape(expected)
         if array.shape != expected or array.dtype != layout.dtype:
             raise StateError(
                 f"got a state with {array.dtype} samples {array.shape} of {name},"
                 f" expected {layout.dtype} {expected}"
             )
+        samples[name] = array
+    return samples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import InputArrays, as_array, check_state, reset_states
+from .arrays import InputArrays, as_array, check_samples, check_state, reset_states
 from .axes import Layout
 from .engine import Arrays, Call
 from .errors import InputError, StateError
@@ -131,9 +131,10 @@ class StreamBatch:
         with self._entry:
             slots = self._slots([source])
             arrays = check_state(state, self._manifest, self._identity, 1)
+            samples = check_samples(state, self._manifest)
             self._states.write(slots, arrays)
             self._age[slots] = state.age
-            for name, array in state.samples.items():
+            for name, array in samples.items():
                 self._kept[name][slots[0], : len(array)] = array
 
     def step(self, samples: InputArrays, ids: Ids) -> Result:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import stat
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,15 +88,12 @@ def read_arrays(
     wrong: str,
     advice: str,
     needed: Sequence[str] = (),
-    *,
-    stored: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no
     pickle is ever opened.
 
     ``wrong`` and ``advice`` complete the messages; the file must contain the arrays
-    ``needed``. With ``stored``, a file that would take more memory than its own size is
-    refused: ``numpy.savez`` compresses nothing. Arrays have the machine's byte order.
+    ``needed``. Arrays have the machine's byte order.
 
     Raises:
         NotFoundError: no such file.
@@ -106,8 +102,6 @@ def read_arrays(
     """
     try:
         with open_regular(path) as file:
-            if stored:
-                _check_stored(file)
             loaded = np.load(file, allow_pickle=False)
             arrays: dict[str, Any] = (
                 {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
@@ -131,17 +125,6 @@ def read_arrays(
             f"{path} {wrong} ({first_line(error)}); {advice}"
         ) from error
     return arrays
-
-
-def _check_stored(file: BinaryIO) -> None:
-    """Raise ``ValueError`` if the members of a zip file are larger than the file."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    file.seek(0)
-    if unpacked > size:
-        raise ValueError(f"{unpacked} bytes of arrays in a file of {size} bytes")
 
 
 def read_json(content: str | bytes) -> Any:

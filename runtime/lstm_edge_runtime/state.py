@@ -2,26 +2,42 @@
 of their model.
 """
 
+import math
 import os
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import FileFormatError
+from .errors import FileFormatError, InputError, NotFoundError, first_line
 from .manifest import Array
 
-_PREFIX = "state/"
-"""Prefix of the names of states in a file."""
-_SAMPLES = "samples/"
-"""Prefix of the names of inputs whose samples do not fill a unit yet."""
+# the layout of ``lstm_edge_format.h``
+_MAGIC = b"LSTMSAVE"
+_FRONT = struct.Struct("<8sI")
+"""Magic, CRC-32 of all that follows."""
+_HEADER = struct.Struct("<IQII64s")
+"""0, age, number of arrays, 0, identity."""
+_ARRAY = struct.Struct("<IIIIQ")
+"""Kind, type, bytes of the name, number of axes, number of elements."""
+_STATE = 0
+_SAMPLES = 1
+_OTHER = 2
+_TYPES = (
+    *("float32", "int64", "int32", "int16", "int8", "uint8"),
+    *("float64", "float16", "bool", "uint16", "uint32", "uint64"),
+)
+"""Types of elements; the index is the number in a file."""
+_MAX_AGE = 1 << 62
 
 
 class State(Mapping[str, Array]):
     """An immutable mapping of state input names to arrays, for example
     ``h_0 (layers*D, N, H)``.
 
-    It pickles, saves to ``.npz``, and carries its age and the identity (sha256) of the
+    It pickles, saves to a file, and carries its age and the identity (sha256) of the
     model file that it came from: a model refuses the state of another one.
     """
 
@@ -63,27 +79,33 @@ class State(Mapping[str, Array]):
         )
         return f"State({shapes}; model {self.identity[:12]})"
 
-    def save(self, path: str | os.PathLike[str], **more: Any) -> None:
-        """Write the state to ``path`` as ``.npz``, and ``more`` arrays; raises as
-        ``replacing``.
-        """
-        from .files import replacing
+    def to_bytes(self, **more: Any) -> bytes:
+        """Return the state as ``lstm_edge_save`` of the C library writes it, and
+        ``more`` arrays.
 
-        arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
-        arrays |= {_SAMPLES + name: array for name, array in self.samples.items()}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                identity=np.array(self.identity),
-                age=np.array(self.age),
-                **arrays,
-                **more,
-            )
+        Raises:
+            InputError: an array of a dtype that a saved state can't have.
+        """
+        entries = [(_STATE, name, array) for name, array in self.items()]
+        entries += [(_SAMPLES, name, array) for name, array in self.samples.items()]
+        entries += [(_OTHER, name, np.asarray(array)) for name, array in more.items()]
+        arrays = b"".join(_entry(*entry) for entry in entries)
+        identity = self.identity.encode("ascii", "replace")[:64]
+        rest = _HEADER.pack(0, self.age, len(entries), 0, identity) + arrays
+        return _FRONT.pack(_MAGIC, zlib.crc32(rest)) + rest
+
+    def save(self, path: str | os.PathLike[str], **more: Any) -> None:
+        """Write ``to_bytes`` to ``path``; raises as ``replacing``."""
+        from .files import write_bytes
+
+        write_bytes(path, self.to_bytes(**more))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
-        """Read what ``save`` wrote; ``NotFoundError``, or ``FileFormatError`` for any
-        other file.
+        """Read what ``save``, C or JavaScript wrote; ``NotFoundError``, or
+        ``FileFormatError`` for any other file.
+
+        States of C and JavaScript are flat; a stream takes them in any shape.
         """
         return read_state(path)[0]
 
@@ -100,26 +122,88 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
     """Return the state in a file, and the other arrays there; raises as
     ``State.load``.
     """
-    from .files import read_arrays
+    from .files import open_regular
 
     advice = "save one first, or reset the stream"
-    arrays = read_arrays(
-        path, "is not a saved state", advice, ["identity", "age"], stored=True
-    )
-    identity = str(arrays.pop("identity"))
-    age = arrays.pop("age")
-    if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
+    try:
+        with open_regular(path) as file:
+            return state_of_bytes(file.read())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist; {advice}") from error
+    except (OSError, ValueError, struct.error) as error:
         raise FileFormatError(
-            f"{path} is not a saved state (age {age!r:.60}); {advice}"
-        )
-    states = _pop(arrays, _PREFIX)
-    samples = _pop(arrays, _SAMPLES)
-    return State(states, identity, int(age), samples), arrays
+            f"{path} is not a saved state ({first_line(error)}); {advice}"
+        ) from error
 
 
-def _pop(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """Take the arrays out whose names begin with ``prefix``; return them without
-    it.
+def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
+    """Return the state in what ``State.to_bytes`` returned, and its other arrays.
+
+    Raises:
+        ValueError, struct.error: it is no saved state, truncated or damaged.
     """
-    names = [name for name in arrays if name.startswith(prefix)]
-    return {name.removeprefix(prefix): arrays.pop(name) for name in names}
+    magic, crc = _FRONT.unpack_from(content)
+    if magic != _MAGIC:
+        raise ValueError("it does not begin as one")
+    if crc != zlib.crc32(memoryview(content)[_FRONT.size :]):
+        raise ValueError("truncated or damaged")
+    _, age, count, _, identity = _HEADER.unpack_from(content, _FRONT.size)
+    if age >= _MAX_AGE:
+        raise ValueError(f"age {age}")
+    found: dict[int, dict[str, Array]] = {_STATE: {}, _SAMPLES: {}, _OTHER: {}}
+    position = _FRONT.size + _HEADER.size
+    for _ in range(count):
+        entry, position = _read_entry(content, position)
+        found.setdefault(entry.kind, {})[entry.name] = entry.array
+    text = identity.rstrip(b"\0").decode("ascii")
+    return State(found[_STATE], text, age, found[_SAMPLES]), found[_OTHER]
+
+
+class _Entry(NamedTuple):
+    """An array of a saved state."""
+
+    kind: int
+    """``_STATE``, ``_SAMPLES`` or ``_OTHER``."""
+    name: str
+    array: Array
+
+
+def _entry(kind: int, name: str, array: Array) -> bytes:
+    """Return the bytes of an array."""
+    if array.dtype.name not in _TYPES:
+        raise InputError(
+            f"{name} has dtype {array.dtype}, expected one of {', '.join(_TYPES)}"
+        )
+    label = name.encode()
+    number = _TYPES.index(array.dtype.name)
+    header = _ARRAY.pack(kind, number, len(label), array.ndim, array.size)
+    shape = struct.pack(f"<{array.ndim}Q", *array.shape)
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return header + shape + _padded(label) + _padded(little.tobytes())
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 8)
+
+
+def _read_entry(content: bytes, position: int) -> tuple[_Entry, int]:
+    """Return the array at ``position``, and the position behind it; raises
+    ``ValueError``.
+    """
+    kind, number, size, dims, count = _ARRAY.unpack_from(content, position)
+    if number >= len(_TYPES) or dims > 64:
+        raise ValueError(f"an array of type {number} with {dims} axes")
+    dtype = np.dtype(_TYPES[number]).newbyteorder("<")
+    position += _ARRAY.size
+    shape = struct.unpack_from(f"<{dims}Q", content, position)
+    if math.prod(shape) != count:
+        raise ValueError(f"{count} elements for shape {shape!s:.40}")
+    position += 8 * dims
+    name = content[position : position + size].decode()
+    position += size + -size % 8
+    end = position + count * dtype.itemsize
+    if end > len(content):
+        raise ValueError(f"array {name!r:.40} is cut")
+    values = np.frombuffer(content, dtype, count, position)
+    array = values.astype(dtype.newbyteorder("=")).reshape(shape)
+    return _Entry(kind, name, array), end + -end % 8

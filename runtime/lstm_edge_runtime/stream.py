@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import InputArrays, check_state, reset_states
+from .arrays import InputArrays, check_samples, check_state, reset_states
 from .axes import Layout
 from .engine import Arrays, Call
 from .errors import InputError
@@ -172,8 +172,9 @@ class Stream:
         """
         with self._entry:
             arrays = check_state(state, self._manifest, self._identity, 1)
-            if state.samples:
-                self._put_samples(state.samples)
+            samples = check_samples(state, self._manifest)
+            if samples:
+                self._put_samples(samples)
             self._states.write(_ROW, arrays)
             self._begin(0, state.age)
 

@@ -82,4 +82,4 @@ def _states(folder: Path) -> None:
     from lstm_edge_runtime import load
 
     with load(DATA / "lstm.onnx") as model:
-        StateFile(model.stream(), folder / "state.npz")
+        StateFile(model.stream(), folder / "state.bin")

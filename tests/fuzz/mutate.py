@@ -11,6 +11,7 @@ import json
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -64,6 +65,15 @@ def damage(rng: Random, content: bytes) -> bytes:
                 text = rng.choice(TEXTS)
                 data[at : at + rng.choice((0, len(text)))] = text
     return bytes(data)
+
+
+def damage_saved(rng: Random, content: bytes) -> bytes:
+    """Damage a saved state; most often its checksum is made right again."""
+    damaged = damage(rng, content)
+    if rng.random() < 0.8 and len(damaged) > 12:
+        front = b"LSTMSAVE" + struct.pack("<I", zlib.crc32(damaged[12:]))
+        damaged = front + damaged[12:]
+    return damaged
 
 
 # --- protobuf

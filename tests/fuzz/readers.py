@@ -244,11 +244,11 @@ def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    content = (corpus / "state.npz").read_bytes()
+    content = (corpus / "state.bin").read_bytes()
     path = _put(
         folder,
-        "s.npz",
-        rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))(rng, content),
+        "s.state",
+        mutate.damage_saved(rng, content),
     )
     if rng.random() < 0.3:
         return Verb(

@@ -61,6 +61,35 @@ static size_t row_of(const lstm_edge_program *program, int kind, const lstm_edge
     return port->width * (kind == LSTM_EDGE_INPUT ? unit : kind == LSTM_EDGE_OUTPUT && port->frames > 0 ? port->frames : 1);
 }
 
+/* Save a stream and restore it, whole and damaged. */
+static void use_saved(lstm_edge_stream *stream) {
+    const size_t size = lstm_edge_save(stream, NULL, 0);
+    unsigned char *saved = malloc(size), *damaged = malloc(size);
+    if (saved == NULL || damaged == NULL || lstm_edge_save(stream, saved, size) != size) abort();
+    for (int i = 0; i < 20; i++) {
+        memcpy(damaged, saved, size);
+        for (uint32_t changes = draw(4); changes > 0; changes--) {
+            const uint32_t words = (uint32_t)(size / 4), at = draw(2) ? draw(words) : draw(words < 64 ? words : 64);
+            const uint32_t value = draw(3) == 0 ? draw(0x7FFFFFFF) * 2 : draw(9);
+            memcpy(damaged + 4 * at, &value, 4);
+        }
+        const size_t cut = draw(4) == 0 ? draw((uint32_t)size + 1) : size;
+        if (cut >= LE_SAVED_FRONT) {
+            const uint32_t crc = crc32_of(damaged + LE_SAVED_FRONT, cut - LE_SAVED_FRONT);
+            memcpy(damaged, LE_SAVED_MAGIC, 8);
+            memcpy(damaged + 8, &crc, 4);
+        }
+        unsigned char *exact = malloc(cut > 0 ? cut : 1); /* a byte more would be seen */
+        if (exact == NULL) abort();
+        memcpy(exact, damaged, cut);
+        lstm_edge_restore(stream, exact, cut);
+        free(exact);
+    }
+    if (lstm_edge_restore(stream, saved, size) != LSTM_EDGE_OK) abort();
+    free(saved);
+    free(damaged);
+}
+
 /* Use a program in every way. Memory is made to fit what the program says of itself. */
 static void use(lstm_edge_program *program) {
     enum { ROWS = 7, STEPS = 9 };
@@ -105,6 +134,7 @@ static void use(lstm_edge_program *program) {
             if (port.type == LSTM_EDGE_INT64) *(int64_t *)(void *)lstm_edge_state(stream, i) = (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
         }
         lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
+        use_saved(stream);
         lstm_edge_reset(stream);
         lstm_edge_chunk(stream, (const void *const *)arrays[0], ROWS * STEPS, (float *const *)arrays[1]);
     }

@@ -1,7 +1,8 @@
 import os
 import pickle
+import struct
 import sys
-import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError
 from lstm_edge_runtime.files import read_arrays, write_bytes
+from lstm_edge_runtime.state import state_of_bytes
 
 
 @pytest.fixture
@@ -28,9 +30,9 @@ def same(left: State, right: State) -> bool:
 
 def test_a_state_survives_pickle_and_file_and_says_what_it_holds(state, tmp_path):
     assert same(pickle.loads(pickle.dumps(state)), state)
-    state.save(tmp_path / "s.npz", steps=np.array(3))
-    assert same(State.load(tmp_path / "s.npz"), state)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+    state.save(tmp_path / "s.state", steps=np.array(3))
+    assert same(State.load(tmp_path / "s.state"), state)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.state"]
     assert "h_0: float32 (2, 1, 8)" in repr(state)
 
 
@@ -44,55 +46,53 @@ def test_a_state_can_not_be_written_to_and_does_not_follow_the_array_it_came_fro
             instance["h"][0] = 1
 
 
-def not_arrays(path):
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("identity", b"plain bytes")
-        file.writestr("state/h_0.npy", b"no array either")
+def saved(age=0, arrays=b"", count=0):
+    """Return the bytes of a saved state with a right checksum."""
+    rest = struct.pack("<IQII64s", 0, age, count, 0, b"a" * 64) + arrays
+    return b"LSTMSAVE" + struct.pack("<I", zlib.crc32(rest)) + rest
 
 
-def huge(path):
-    header = (
-        b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape':"
-        b" (1099511627776,)}"
-    )
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("state/h_0.npy", header.ljust(127) + b"\n")
+def entry(kind=0, number=0, size=1, dims=1, count=1, shape=(1,), name=b"h" + bytes(7)):
+    """Return the bytes of an array."""
+    head = struct.pack(f"<IIIIQ{len(shape)}Q", kind, number, size, dims, count, *shape)
+    return head + name + bytes(8)
 
 
-def not_unicode(order):
-    codes = np.array([0x110000, *b"abc"], order + "u4").view(order + "U4")[0]
-    return lambda path: np.savez(path, identity=codes, age=np.array(0))
-
-
+assert state_of_bytes(saved(arrays=entry(), count=1))[0]["h"].shape == (1,)
 BAD = {
-    "another npz": lambda path: np.savez(path, x=np.zeros(3)),
-    "a pickle": lambda path: np.savez(
-        path, identity=np.array([object()], dtype=object)
-    ),
-    "no arrays": not_arrays,
-    "a huge claim": huge,
-    "no Unicode": not_unicode("<"),
-    "no Unicode, other bytes": not_unicode(">"),
-    "an age that is none": lambda path: np.savez(
-        path, identity=np.array("a"), age=np.array(-1)
-    ),
-    "a folder": lambda path: path.mkdir(),
+    "nothing": b"",
+    "another kind of file": b"PK\x03\x04" + bytes(500),
+    "an age that is too large": saved(age=2**63),
+    "a huge claim": saved(arrays=entry(count=2**40, shape=(2**40,)), count=1),
+    "a claim that wraps": saved(arrays=entry(count=2**62, shape=(2**62,)), count=1),
+    "a shape of another count": saved(arrays=entry(shape=(2,)), count=1),
+    "an unknown type": saved(arrays=entry(number=12), count=1),
+    "too many axes": saved(arrays=entry(dims=65), count=1),
+    "a name that is no text": saved(arrays=entry(name=b"\xff" + bytes(7)), count=1),
+    "a name beyond the end": saved(arrays=entry(size=2**31), count=1),
+    "an array that is missing": saved(arrays=entry(), count=2),
+    "very many arrays": saved(arrays=entry(), count=2**32 - 1),
 }
 
 
-@pytest.mark.parametrize("make", BAD.values(), ids=BAD)
-def test_a_file_that_is_no_state_is_refused_in_one_line(make, tmp_path):
-    make(tmp_path / "s.npz")
+def test_a_folder_is_not_a_state(tmp_path):
+    with pytest.raises(FileFormatError, match=r"is not a saved state .*folder"):
+        State.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
+def test_a_file_that_is_no_state_is_refused_in_one_line(content, tmp_path):
+    (tmp_path / "s.state").write_bytes(content)
     with pytest.raises(
-        FileFormatError, match=r"s\.npz is not a saved state .*; save one first"
+        FileFormatError, match=r"s\.state is not a saved state .*; save one first"
     ) as error:
-        State.load(tmp_path / "s.npz")
+        State.load(tmp_path / "s.state")
     assert "\n" not in str(error.value)
 
 
 def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
-    state.save(tmp_path / "s.npz")
-    content = (tmp_path / "s.npz").read_bytes()
+    state.save(tmp_path / "s.state")
+    content = (tmp_path / "s.state").read_bytes()
     damaged = [
         content[:index] + b"\xee" + content[index + 1 :]
         for index in range(0, len(content), 2)
@@ -100,9 +100,9 @@ def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
     damaged += [content[: int(len(content) * share)] for share in (0, 0.2, 0.6, 0.95)]
     refused = 0
     for data in damaged:  # zipfile and numpy raise different errors
-        (tmp_path / "s.npz").write_bytes(data)
+        (tmp_path / "s.state").write_bytes(data)
         try:
-            State.load(tmp_path / "s.npz")
+            State.load(tmp_path / "s.state")
         except FileFormatError as error:
             refused += "\n" not in str(error)
     assert refused > len(damaged) / 2
@@ -124,11 +124,11 @@ def test_a_fifo_is_refused_without_waiting(tmp_path):
 
 
 def test_a_link_stays_a_link(state, tmp_path):
-    (tmp_path / "link.npz").symlink_to(tmp_path / "s.npz")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "s.state")
     for _ in range(2):  # a link to nothing, then a link to a file
         state.save(tmp_path / "link.npz")
         assert (tmp_path / "link.npz").is_symlink()
-        assert same(State.load(tmp_path / "s.npz"), state)
+        assert same(State.load(tmp_path / "s.state"), state)
     (tmp_path / "ring").symlink_to("ring")
     state.save(tmp_path / "ring")
     assert same(State.load(tmp_path / "ring"), state)
@@ -137,7 +137,7 @@ def test_a_link_stays_a_link(state, tmp_path):
 
 
 def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):
-    target = tmp_path / "s.npz"
+    target = tmp_path / "s.state"
     contents = [bytes([index]) * 5000 for index in range(8)]
 
     def write(content):

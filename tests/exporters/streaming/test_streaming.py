@@ -211,8 +211,8 @@ def test_a_stream_goes_on_from_a_saved_state_on_either_engine(
     unit = opened(kind, engines[0]).manifest.unit
     end = -(-end // unit) * unit
     start = first(before.process(X[0, :end]))
-    before.state.save(tmp_path / "state.npz")
-    after.restore(State.load(tmp_path / "state.npz"))
+    before.state.save(tmp_path / "state.bin")
+    after.restore(State.load(tmp_path / "state.bin"))
     rest = first(after.process(X[0, end:]))
     assert after.steps_seen == X.shape[1] - end
     if has_time(kind):
