@@ -72,6 +72,10 @@ class Outcome(NamedTuple):
     words: str
 
 
+_NAMES = ("x", "b", "c")
+"""Names of the inputs of torch's files."""
+
+
 def _rate(samples: int, number: int | None = None) -> LiftConfig:
     return LiftConfig(
         inputs={"input": ("N", samples)},
@@ -155,8 +159,16 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
     pins = dict(line.split("==") for line in _PINS.read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
+        session = onnxruntime.InferenceSession(path)
+        axes = {
+            entry.name: ("N", "L", *entry.shape[2:]) for entry in session.get_inputs()
+        }
         yield Foreign(
-            source, path.stem, path, counted=not path.stem.startswith("backwards")
+            source,
+            path.stem,
+            path,
+            LiftConfig(inputs=axes),
+            counted=not path.stem.startswith("backwards"),
         )
 
 
@@ -211,11 +223,22 @@ def _dynamic(value: Tensor) -> dict[int, str]:
     return {0: "N", 1: "L"} if value.ndim > 1 else {0: "N"}
 
 
+def _freed(inputs: tuple[Tensor, ...]) -> LiftConfig:
+    """Return the options that name the dynamic axes of a file of fixed size."""
+    axes = {
+        name: tuple(
+            _dynamic(value).get(axis, size) for axis, size in enumerate(value.shape)
+        )
+        for name, value in zip(_NAMES, inputs, strict=False)
+    }
+    return LiftConfig(inputs=axes)
+
+
 def _torchscript(
     module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False
 ) -> bytes:
     axes = [{} if fixed else _dynamic(value) for value in inputs]
-    return torchscript(module, inputs, ("x", "b", "c")[: len(inputs)], axes)
+    return torchscript(module, inputs, _NAMES[: len(inputs)], axes)
 
 
 def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -245,6 +268,7 @@ def _torch() -> Iterator[Foreign]:
                     source,
                     name,
                     make(module.eval(), inputs),
+                    _freed(inputs) if "fixed" in source else LiftConfig(),
                     counted="backwards" not in name,
                 )
 
@@ -290,36 +314,32 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     the original can carry its states too.
     """
     manifest = lifted.manifest
-    report = lifted.report
     rng = np.random.default_rng(1)
     assert manifest.golden is not None
+    session = onnxruntime.InferenceSession(file.content)
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    pairs = itertools.chain(
+        *(
+            zip(spec.axes, inputs[spec.name].shape, strict=True)
+            for spec in manifest.inputs
+        )
+    )
+    # sizes that the original fixes, by the axis of the lifted file
+    fixed = {
+        axis: size
+        for axis, size in pairs
+        if isinstance(axis, str) and isinstance(size, int)
+    }
     in_chunks = (
-        manifest.sequence is not None
-        and not manifest.unstreamable
-        and not report.made_dynamic
+        manifest.sequence is not None and not manifest.unstreamable and not fixed
     )
     cuts = [cut * manifest.unit for cut in _CUTS] if in_chunks else [0, None]
-    content = (
-        file.content if isinstance(file.content, bytes) else file.content.read_bytes()
-    )
-    session = onnxruntime.InferenceSession(content)
-    inputs = {entry.name: entry for entry in session.get_inputs()}
     sizes = (
         {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]}
         if in_chunks
         else {str(manifest.batch): 1}
     )
-    if report.made_dynamic:  # the original takes its declared sizes only
-        pairs = (
-            zip(spec.axes, inputs[spec.name].shape, strict=True)
-            for spec in manifest.inputs
-        )
-        declared = itertools.chain(*pairs)
-        sizes |= {
-            axis: size
-            for axis, size in declared
-            if isinstance(axis, str) and isinstance(size, int)
-        }
+    sizes |= fixed
     given = {}
     for state in manifest.states:
         shape = shape_of(state.axes, sizes)
@@ -334,7 +354,7 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     model = load(lifted.model)
     after = None
     worst = 0.0
-    for _ in range(1 if in_chunks or report.lifted else 2):
+    for _ in range(1 if in_chunks or lifted.report.lifted else 2):
         recorded = manifest.golden.inputs
         feeds = {
             spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng)

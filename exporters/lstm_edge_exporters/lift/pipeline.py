@@ -1,26 +1,23 @@
 """The stages of a lift: read, set axes, find recurrences, make their states inputs and
 outputs, verify.
 
-A file of fixed sizes is tried with its axes made dynamic, then as declared.
+Axes of fixed size stay fixed, unless the user gives them names.
 """
 
-import contextlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 from ..graph import (
     axes_of,
     data_inputs,
-    forget_shapes,
+    describe_value,
     spec_of,
     to_proto,
     with_manifest,
@@ -29,23 +26,17 @@ from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import stream
-from ..verify.cases import Feeds
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
-from .axes import NamedAxes, name_axes, take_given
+from ..versions import versions
+from .axes import NamedAxes, freed_sizes, name_axes, option_to_free, take_given
 from .config import LiftConfig
 from .read import Source, put_constants, read_graph
-from .recurrences import refuse_nested
-from .rewrites import free_sizes, holds_rows
+from .recurrences import Recurrence, refuse_nested
+from .rewrites import free_sizes
 from .running import length_input, measure_shapes
 from .states import lift_states, recognize
-from .verification import Cases, find_chunks, pair_up, verify_lifted
-
-_NO_STATE = (
-    "no recurrence makes more steps along an axis, and no operator looks back along"
-    " one; name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if"
-    " there are any"
-)
+from .verification import find_chunks, lifted_cases, pair_up, verify_lifted
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,6 @@ class LiftReport:
     """States that operators along time got: frames of the past, sums."""
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
-    made_dynamic: tuple[str, ...]
-    """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
     verified: Verified
     """Every comparison with the original."""
 
@@ -89,89 +78,44 @@ class Lifted:
 
 def lift_file(source: Source, config: LiftConfig) -> Lifted:
     """Return a file with explicit states; see ``lift``."""
-    model = read_graph(source)
-    fixed = any(
-        isinstance(axis, int)
-        for value in data_inputs(model.graph)
-        for axis in axes_of(value)
-    )
-    named = None
-    if fixed and not config.inputs and not holds_rows(model.graph):
-        with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            freed = _name(model, config, free=True)
-            if not freed[2].conclusive:
-                return _lift(model, config, *freed)
-            named = freed
-    return _lift(model, config, *(named or _name(model, config, free=False)))
-
-
-def _name(
-    original: ir.Model, config: LiftConfig, *, free: bool
-) -> tuple[ir.Model, Feeds, NamedAxes]:
+    original = read_graph(source)
     model = original.clone()
     given = put_constants(model, config.constants)
-    if free:
+    declared_sizes = freed_sizes(model.graph, config.inputs)
+    if declared_sizes:
         free_sizes(model)
     take_given(model.graph, config.inputs)
-    return model, given, name_axes(model, free=free)
-
-
-def _lift(
-    original: ir.Model,
-    config: LiftConfig,
-    model: ir.Model,
-    given: Feeds,
-    axes: NamedAxes,
-) -> Lifted:
+    axes = name_axes(model)
+    to_free = option_to_free(model, axes)
     refuse_nested(model)
-    declared = recognize(model, config.states, axes.sequence)
-    forward = [layer for layer in axes.over_time if not is_reversed(layer.node)]
-    if len(forward) < len(axes.over_time) and (axes.sequence or not forward):
-        backwards = (
-            label(layer.node) for layer in axes.over_time if is_reversed(layer.node)
-        )
+    recognized = recognize(model, config.states, axes.sequence)
+    lifted = lift_states(model, _forward_layers(axes), axes, recognized)
+    if not (recognized or lifted or axes.sequence):
+        raise ContractError(f"there is no state to lift: {_no_state(model, to_free)}")
+    along_time = _stream_operators(model, axes, (*recognized, *lifted))
+    states = (*recognized, *lifted, *along_time.past)
+    if not states and not (config.stream and along_time.has_stream):
+        reason = along_time.unstreamable or along_time.undecided
         raise ContractError(
-            f"{', '.join(backwards)} reads time backwards, so no state of it can be"
-            " carried over; train a network that reads forward only"
+            f"there is no state to lift: {reason or _no_state(model, to_free)}"
         )
-    lifted = lift_states(model, forward, axes, declared)
-    if not (declared or lifted or axes.sequence):
-        raise ContractError(f"there is no state to lift: {_NO_STATE}")
-    sized = measure_shapes(model, axes.batch, axes.sequence)
-    outputs = [spec_of(value) for value in model.graph.outputs]
-    past = tuple[StateSpec, ...]()
-    need = ""
-    reach = 0
-    refused = ""
-    try:
-        states = (*declared, *lifted)
-        streamed = stream(
-            sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence)
-        )
-        need = streamed.need
-        past = () if streamed.need else streamed.manifest.states[len(states) :]
-        if past:
-            model = streamed.model
-            reach = streamed.reach
-    except UndecidedError as error:
-        refused = str(error)
-    except NotStreamableError as error:
-        need = str(error)
-    states = (*declared, *lifted, *past)
-    if not states and not (need and config.stream):
-        raise ContractError(
-            f"there is no state to lift: {refused or need or _NO_STATE}"
-        )
-    manifest = _describe(model, axes, outputs, states)
-    cases = Cases.of_lifted(model.graph, manifest, axes, config.seed, original.graph)
-    pair = pair_up(manifest, original.clone(), model, given, cases)
+    manifest = _describe(along_time.model, axes, states)
+    cases = lifted_cases(
+        along_time.model.graph,
+        original.graph,
+        manifest,
+        axes,
+        declared=declared_sizes,
+        seed=config.seed,
+    )
+    pair = pair_up(manifest, original, along_time.model, given)
     verified = verify_lifted(pair, cases)
-    window = why_window(forward[0].node.op_type, axes.steps) if axes.steps > 1 else ""
-    if need or window:
-        manifest = manifest._replace(unstreamable=need or window)
+    unstreamable = along_time.unstreamable or _why_window(axes, to_free)
+    if unstreamable:
+        manifest = manifest._replace(unstreamable=unstreamable)
     else:
-        manifest = find_chunks(pair, cases, reach, refused)
-    cases = replace(cases, held=frozenset(), rows=1, steps=None)
+        manifest = find_chunks(pair, cases, along_time.reach, along_time.undecided)
+    cases = replace(cases, held=frozenset())
     golden = record_golden(
         replace(pair, manifest=manifest, reference=pair.graph), cases
     )
@@ -180,29 +124,102 @@ def _lift(
         golden=golden,
         provenance={**manifest.provenance, "lift": config.record()},
     )
-    content = with_manifest(to_proto(model), manifest)
+    content = _write(along_time.model, manifest)
     if config.stream:
-        if not need and manifest.unstreamable:
+        if manifest.unstreamable and not along_time.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        content, manifest = stream_file(
-            sized,
-            manifest,
-            cases,
-            lambda *parts: with_manifest(to_proto(parts[0]), parts[1]),
-        )
+        content, manifest = stream_file(along_time.full, manifest, cases, _write)
     load(content)
-    past = manifest.states[len(declared) + len(lifted) :]
-    report = LiftReport(
-        tuple(lifted), past, tuple(declared), tuple(sorted(axes.freed)), verified
-    )
+    past = manifest.states[len(recognized) + len(lifted) :]
+    report = LiftReport(tuple(lifted), past, tuple(recognized), verified)
     return Lifted(content, manifest, report)
 
 
+def _forward_layers(axes: NamedAxes) -> list[Recurrence]:
+    """Return the recurrences over time.
+
+    Raises:
+        ContractError: one reads time backwards.
+    """
+    backwards = [layer for layer in axes.over_time if is_reversed(layer.node)]
+    forward = [layer for layer in axes.over_time if not is_reversed(layer.node)]
+    if backwards and (axes.sequence or not forward):
+        names = ", ".join(label(layer.node) for layer in backwards)
+        raise ContractError(
+            f"{names} reads time backwards, so no state of it can be carried over;"
+            " train a network that reads forward only"
+        )
+    return forward
+
+
+def _no_state(model: ir.Model, to_free: str) -> str:
+    """Return why a file has no state."""
+    inputs = ", ".join(map(describe_value, data_inputs(model.graph)))
+    return (
+        "no recurrence makes more steps along an axis, and no operator looks back along"
+        f" one; the inputs are {inputs}; name the axes"
+        f" ({to_free or '--input NAME=AXES'}) or the states (--state INPUT=OUTPUT) if"
+        " there are any"
+    )
+
+
+def _why_window(axes: NamedAxes, to_free: str) -> str:
+    """Return why a call is a whole window; empty if it is not."""
+    if axes.steps <= 1:
+        return ""
+    layer = _forward_layers(axes)[0]
+    reason = why_window(layer.node.op_type, axes.steps)
+    return f"{reason}; free its axes: {to_free}" if to_free else reason
+
+
+@dataclass(frozen=True)
+class _AlongTime:
+    """What the rules of streaming say about a graph."""
+
+    model: ir.Model
+    """The graph, with past frames as states if these are all that it needs."""
+    full: ir.Model
+    """The graph of the full sequence, with its sizes."""
+    past: tuple[StateSpec, ...] = ()
+    """States that operators along time got."""
+    reach: int = 0
+    """Number of past steps that these hold."""
+    unstreamable: str = ""
+    """Why the file can't be fed in chunks; empty if it can, or if rules can't tell."""
+    undecided: str = ""
+    """The node for which the rules can't tell, if there is one."""
+    has_stream: bool = False
+    """True if a file of its own (``--stream``) can be fed in chunks."""
+
+
+def _stream_operators(
+    model: ir.Model, axes: NamedAxes, states: tuple[StateSpec, ...]
+) -> _AlongTime:
+    """Let past frames of operators along time become states."""
+    full = measure_shapes(model, axes.batch, axes.sequence)
+    outputs = tuple(spec_of(value) for value in model.graph.outputs)
+    contract = Manifest((), outputs, states, axes.batch, axes.sequence)
+    try:
+        streamed = stream(full, contract)
+    except UndecidedError as error:
+        return _AlongTime(model, full, undecided=str(error))
+    except NotStreamableError as error:
+        return _AlongTime(model, full, unstreamable=str(error))
+    if streamed.need:
+        return _AlongTime(model, full, unstreamable=streamed.need, has_stream=True)
+    past = streamed.manifest.states[len(states) :]
+    if not past:
+        return _AlongTime(model, full)
+    return _AlongTime(streamed.model, full, past, streamed.reach)
+
+
+def _write(model: ir.Model, manifest: Manifest) -> bytes:
+    """Return the file of a graph."""
+    return with_manifest(to_proto(model), manifest)
+
+
 def _describe(
-    model: ir.Model,
-    axes: NamedAxes,
-    outputs: Sequence[TensorSpec],
-    states: tuple[StateSpec, ...],
+    model: ir.Model, axes: NamedAxes, states: tuple[StateSpec, ...]
 ) -> Manifest:
     """Return the manifest before verification, and declare the outputs in the graph."""
     if any(state.dtype != "float32" for state in states if "float" in state.dtype):
@@ -210,18 +227,18 @@ def _describe(
             "its states are not float32; lift the file in float32, then quantize it"
         )
     entering = {state.input for state in states}
-    leaving = {state.output for state in states}
-    declared = {spec.name: spec.axes for spec in outputs}
-    declared |= {state.output: state.axes for state in states}
-    forget_shapes(model)  # an exporter's example sizes may be among them
+    leaving = {state.output: state.axes for state in states}
     for value in model.graph.outputs:
-        value.shape = ir.Shape(declared[str(value.name)])
+        value.shape = ir.Shape(leaving.get(str(value.name), axes_of(value)))
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if not value.is_graph_output():  # an exporter's example sizes may be there
+                value.shape = None
+    inputs = [spec_of(value) for value in data_inputs(model.graph)]
+    outputs = [spec_of(value) for value in model.graph.outputs]
+    producer = f"{model.producer_name or ''} {model.producer_version or ''}".strip()
     return Manifest(
-        inputs=tuple(
-            spec_of(value)
-            for value in data_inputs(model.graph)
-            if value.name not in entering
-        ),
+        inputs=tuple(spec for spec in inputs if spec.name not in entering),
         outputs=tuple(spec for spec in outputs if spec.name not in leaving),
         states=states,
         batch=axes.batch,
@@ -229,13 +246,7 @@ def _describe(
         lengths=length_input(model.graph),
         provenance={
             "opset": model.opset_imports[""],
-            "producer": (
-                f"{model.producer_name or ''} {model.producer_version or ''}".strip()
-            ),
-            "versions": {
-                "lstm-edge": __version__,
-                "onnx": onnx.__version__,
-                "onnx-ir": ir.__version__,
-            },
+            "producer": producer,
+            "versions": versions("lstm-edge", "onnx", "onnx-ir"),
         },
     )

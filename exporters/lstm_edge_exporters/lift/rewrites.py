@@ -9,7 +9,7 @@ they came: ``node(x[p]) = node(x)[p]`` for any order ``p`` of rows, so that stat
 not follow the order of a call.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +28,7 @@ from ..graph import (
     operands,
     walk,
 )
-from ..recurrent import LENGTHS, is_recurrent, is_reversed, slots
+from ..recurrent import LENGTHS, is_recurrent, slots
 from .recurrences import recurrences
 from .running import evaluate
 
@@ -44,27 +44,6 @@ def free_sizes(model: ir.Model) -> None:
     _transpose_reshapes(model)
     _generalize_reshapes(model)
     _generalize_loops(model)
-
-
-def holds_rows(graph: ir.Graph) -> bool:
-    """Return True where an array holds the number of rows: of a state that is not
-    lifted, or an order.
-    """
-    arrays = []
-    for node in graph:
-        backwards = is_recurrent(node) and is_reversed(node)
-        start = slots(node)[0].initial if backwards else None
-        value = node.inputs[2] if node.op_type == "ScatterElements" else start
-        expand = None if value is None else value.producer()
-        arrays.append(
-            constant(
-                expand.inputs[0] if expand and expand.op_type == "Expand" else value
-            )
-        )
-    return any(
-        array is not None and array.shape[min(array.ndim - 1, 1) :][:1] > (1,)
-        for array in arrays
-    )
 
 
 def _transpose_reshapes(model: ir.Model) -> None:
@@ -179,15 +158,13 @@ def _generalize_loops(model: ir.Model) -> None:
         body.outputs[0] = go.outputs[0]
 
 
-def restore_order(model: ir.Model, fixed: Mapping[str, int]) -> None:
-    """Let recurrent nodes run on rows as they came, and sort their results; ``fixed``
-    has sizes of axes.
-    """
+def restore_order(model: ir.Model) -> None:
+    """Let recurrent nodes run on rows as they came, and sort their results."""
     if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
         return
     for node in [node for node in model.graph if is_recurrent(node)]:
         orders = list(_orders(node))
-        if orders and _keep_rows(model, node, orders, fixed):
+        if orders and _keep_rows(model, node, orders):
             _restore(node, orders)
 
 
@@ -217,15 +194,11 @@ def _orders(node: ir.Node) -> Iterator[ir.Value]:
         )
 
 
-def _keep_rows(
-    model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], fixed: Mapping[str, int]
-) -> bool:
+def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value]) -> bool:
     """Return True if all of ``orders`` were permutations of the rows of X."""
     x = node.inputs[0]
     assert x is not None
-    sizes = {
-        name: 8 + index for index, name in enumerate(dynamic_axes(model.graph))
-    } | dict(fixed)
+    sizes = {name: 8 + index for index, name in enumerate(dynamic_axes(model.graph))}
     try:
         ((_, run),) = evaluate(model, [x, *orders], [[sizes]])
     except FileFormatError:

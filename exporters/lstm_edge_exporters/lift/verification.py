@@ -2,9 +2,8 @@
 states.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,11 @@ from ..verify.cases import (
     full_length,
     in_chunks,
     remember,
-    row_by_row,
 )
 from ..verify.compare import FLOOR, Pair, compare_all
 from ..verify.float64 import Graph64
-from ..verify.verify import Verified, find_streaming, verify
+from ..verify.verify import Verified, find_streaming, row_checks, verify
 from .axes import NamedAxes
-from .roles import BATCH, SEQUENCE
 from .running import case_generator, runner
 
 _GRID = ((1, 1), (2, 7), (3, 12), (1, 33))
@@ -43,75 +40,67 @@ largest value."""
 
 @dataclass(frozen=True)
 class Cases(CaseGenerator):
-    """Draws inputs at the sizes that the original declares first, and in multiples of
-    its rows.
-    """
+    """Draws inputs at the sizes that the original takes."""
 
-    rows: int = 1
-    steps: int | None = None
-    """Declared sizes of axes that became dynamic."""
-
-    @classmethod
-    def of_lifted(
-        cls,
-        graph: ir.Graph,
-        manifest: Manifest,
-        axes: NamedAxes,
-        seed: int,
-        original: ir.Graph,
-    ) -> "Cases":
-        """Draw inputs of a lifted graph; states that the original lacks are at reset in
-        every case.
-        """
-        inputs = case_generator(graph, manifest, axes.steps).inputs
-        held = {state.input for state in manifest.states} - {
-            value.name for value in original.inputs
-        }
-        sizes = axes.freed.get(BATCH, 1), axes.freed.get(SEQUENCE)
-        return cls(
-            inputs,
-            manifest.batch,
-            manifest.sequence,
-            seed,
-            False,
-            {},
-            frozenset(held),
-            *sizes,
-        )
+    declared: Mapping[str, int] = field(default_factory=dict)
+    """Sizes that axes of the lifted graph have in the original, where they are
+    fixed."""
 
     def cases(self) -> Iterator[Case]:
         """Generate the cases of a verification, from the reset states of what is
         lifted.
         """
         for index, (rows, steps) in enumerate(_GRID if self._names() else _GRID[:2]):
-            size = self.rows * rows, self.steps or steps
-            yield self.case(*size, at_reset=False, offset=index, full=index % 2 == 0)
+            yield self.case(
+                self.declared.get(str(self.batch), rows),
+                self.declared.get(str(self.sequence), steps),
+                at_reset=False,
+                offset=index,
+                full=index % 2 == 0,
+                others=self.declared,
+            )
+
+
+def lifted_cases(
+    lifted: ir.Graph,
+    original: ir.Graph,
+    manifest: Manifest,
+    axes: NamedAxes,
+    *,
+    declared: Mapping[str, int],
+    seed: int,
+) -> Cases:
+    """Return cases whose states are at reset where the original has no such input."""
+    added = {state.input for state in manifest.states} - {
+        value.name for value in original.inputs
+    }
+    return Cases(
+        case_generator(lifted, manifest, axes.steps).inputs,
+        manifest.batch,
+        manifest.sequence,
+        seed=seed,
+        held=frozenset(added),
+        declared=declared,
+    )
 
 
 def pair_up(
-    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases
+    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds
 ) -> Pair:
     """Return a lifted file and its original, whose missing inputs are ``given``."""
-    graph, exact = (Graph64(widened(to_proto(model))) for model in (lifted, original))
+    original = original.clone()
     forget_shapes(original)
-    for value in original.graph.inputs:
-        value.shape = None  # other sizes than the declared ones are tried
+    graph = Graph64(widened(to_proto(lifted)))
+    exact = Graph64(widened(to_proto(original)))
     float32 = runner(original, "the original")
     engine = open_session(to_bytes(lifted))
 
-    def run(feeds: Feeds) -> Mapping[str, Array]:
-        feeds = {**given, **feeds}
-        float32(feeds)  # onnxruntime checks sizes that the float64 run would take
-        return exact(feeds)
-
     def reference(feeds: Feeds) -> Mapping[str, Array]:
-        if cases.steps not in (None, manifest.steps(feeds)):
-            raise RuntimeError(f"the original takes {cases.steps} steps")
+        feeds = {**given, **feeds}
         try:
-            return run(feeds)
+            float32(feeds)  # onnxruntime checks sizes that the float64 run would take
+            return exact(feeds)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            with contextlib.suppress(Exception):
-                return row_by_row(manifest, run, cases.rows)(feeds)
             raise RuntimeError(first_line(error)) from error
 
     return Pair(
@@ -120,8 +109,11 @@ def pair_up(
 
 
 def verify_lifted(pair: Pair, cases: Cases) -> Verified:
-    """Check that a lifted file computes what its original does; raises
-    ``CheckFailedError``.
+    """Check that a lifted file computes what its original does, and rows alone what a
+    batch does.
+
+    Raises:
+        CheckFailedError: it does not.
     """
     verified = verify(pair, cases, None, ignore)
     if verified.largest > _STRICT:  # allowed where the effect of rounding is as large
@@ -130,21 +122,10 @@ def verify_lifted(pair: Pair, cases: Cases) -> Verified:
             " value in float64; a network with random numbers, or one that amplifies"
             " rounding, can't be verified"
         )
-    if (
-        cases.rows > 1 or cases.steps is not None
-    ):  # sizes that the original does not take
-        case = cases.case(3, 9, at_reset=True, full=True)
-        try:
-            want = row_by_row(pair.manifest, pair.graph)(case.feeds)
-            differences = pair.within(pair.graph(case.feeds), want, case.feeds)
-        except Exception as error:
-            raise CheckFailedError(
-                f"at {case} the file does not run: {first_line(error)}"
-            ) from error
-        if failed := [
-            str(difference) for difference in differences if not difference.ok
-        ]:
-            raise CheckFailedError(f"at {case}, row by row: {'; '.join(failed)}")
+    if cases.declared:  # the original does not take several rows
+        for check in row_checks(replace(pair, reference=pair.graph), cases):
+            if check.status == "failed":
+                raise CheckFailedError(f"{check.name}: {check.message}")
     return verified
 
 

@@ -8,6 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_exporters.options import parse_axes
+
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -163,6 +166,23 @@ def _torch_file(module, example, **options):
 @pytest.fixture(scope="session")
 def torch_file():
     return _torch_file
+
+
+def _lift_freed(content):
+    """Lift a file, with the options that the first attempt asks for if its axes are
+    fixed."""
+    lifted = lift(content)
+    _, _, options = lifted.manifest.unstreamable.partition("free its axes: ")
+    if not options:
+        return lifted
+    pairs = [text.split("=") for text in options.split("--input ")[1:]]
+    inputs = {name: parse_axes(axes.strip()) for name, axes in pairs}
+    return lift(content, LiftConfig(inputs=inputs))
+
+
+@pytest.fixture(scope="session")
+def lift_freed():
+    return _lift_freed
 
 
 @pytest.fixture(scope="session")

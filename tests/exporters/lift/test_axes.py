@@ -5,9 +5,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.running import name_axis
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
 
 
 def behind_a_reshape(network, axes, batch_first=True):
@@ -38,17 +39,32 @@ def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network,
     assert (lifted.manifest.batch, lifted.manifest.sequence) == (None, name)
 
 
-def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(network):
+def two_layers(network, lengths):
+    """A layer on each of two inputs."""
     net = network()
     for name in "ab":
         net.recurrent("GRU", name, 3, 4, outputs=("Y_h",), name=name)
     net.add("Concat", [node.output[1] for node in net.nodes], ["y"], axis=2)
-    lifted = lift(
-        net.model({"a": [5, 1, 3], "b": [7, 1, 3]}, ["y"]).SerializeToString()
-    )
-    assert lifted.report.made_dynamic == ("batch",)
-    assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
+    axes = {name: [length, 1, 3] for name, length in zip("ab", lengths, strict=True)}
+    return net.model(axes, ["y"]).SerializeToString()
+
+
+def test_fixed_axes_stay_fixed_until_they_get_names(network):
+    content = two_layers(network, (5, 5))
+    lifted = lift(content)
+    assert [spec.axes for spec in lifted.manifest.inputs] == [(5, 1, 3), (5, 1, 3)]
     assert "a call is a whole window, not a step" in lifted.manifest.unstreamable
+    assert "--input a=L,N,3 --input b=L,N,3" in lifted.manifest.unstreamable
+    freed = lift(content, LiftConfig(inputs=dict.fromkeys("ab", ("L", "N", 3))))
+    assert [spec.axes for spec in freed.manifest.inputs] == [("L", "N", 3)] * 2
+    assert freed.manifest.unstreamable == ""
+    assert freed.report.verified.cases[0] == "L=5, N=1"
+
+
+def test_one_name_is_not_given_to_axes_of_different_sizes(network):
+    content = two_layers(network, (5, 7))
+    with pytest.raises(InputError, match="axis L has size 5 in one input and 7 in b"):
+        lift(content, LiftConfig(inputs=dict.fromkeys("ab", ("L", "N", 3))))
 
 
 def across_and_along(network):

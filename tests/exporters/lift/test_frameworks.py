@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.export import Dim
 
-from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 
@@ -37,13 +36,13 @@ def tf2onnx_layer(net, x, width, hidden, name, go=()):
 
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("axes", [[None, None, 6], ["unk__10", 20, 6], [1, 20, 6]])
-def test_a_keras_stack_by_tf2onnx(network, opset, axes):
+def test_a_keras_stack_by_tf2onnx(network, lift_freed, opset, axes):
     net = network(opset)
     y = tf2onnx_layer(net, "x", 6, 8, "lstm")
     y = tf2onnx_layer(net, y, 8, 5, "lstm_1")
     last = net.add("Gather", [y, net.const(np.array(-1))], axis=1)
     net.add("Softmax", [net.add("MatMul", [last, net.weight(5, 3)])], ["dense"], axis=1)
-    lifted = lift(
+    lifted = lift_freed(
         net.model({"x": axes}, ["dense"], producer_name="tf2onnx").SerializeToString()
     )
     assert [(s.input, s.output) for s in lifted.report.lifted] == [
@@ -84,12 +83,16 @@ def assert_streams(content, module):
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_file_of_pytorchs_deprecated_exporter(torch_file, kind, layers, dynamic):
+def test_a_file_of_pytorchs_deprecated_exporter(
+    torch_file, lift_freed, kind, layers, dynamic
+):
     torch.manual_seed(0)
     module = _Frames(kind, layers=layers)
     axes = {"x": {0: "batch", 1: "time"}} if dynamic else None
     names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-    lifted = lift(torch_file(module, (torch.zeros(1, 9, 5),), dynamo=False, **names))
+    lifted = lift_freed(
+        torch_file(module, (torch.zeros(1, 9, 5),), dynamo=False, **names)
+    )
     assert lifted.manifest.unstreamable == ""
     kinds = 2 if kind == "LSTM" else 1
     assert [s.axes[0] for s in lifted.report.lifted] == [1] * layers * kinds
@@ -109,7 +112,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("head", [False, True])
-def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(torch_file, kind, head, form):
+def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(
+    torch_file, lift_freed, kind, head, form
+):
     """Shapes that it declares inside of the graph keep the example's size for axes that
     are dynamic."""
     torch.manual_seed(0)
@@ -122,6 +127,6 @@ def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(torch_file, kind, head
         dynamic_shapes=shapes,
         verbose=False,
     )
-    lifted = lift(content)
+    lifted = lift_freed(content)
     for file in (lifted.model, to_native(lifted.model)):
         assert_streams(file, module)
