@@ -67,7 +67,7 @@ def read_graph(source: Source) -> ir.Model:
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(
-                f"{label(node)} gives other numbers on every call; export for inference"
+                f"{label(node)} draws random numbers; export the model in eval mode"
             )
         if node.op_type.startswith(_ROUNDING):
             raise ContractError(

@@ -162,7 +162,7 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
         if not difference.ok
     ]:
         reason = (
-            "rows are in another order inside, and lose their states"
+            "the graph reorders the batch in a way that could not be determined"
             f" ({'; '.join(failed)})"
         )
         return manifest._replace(unstreamable=reason)

@@ -156,7 +156,7 @@ REFUSED = {
         then_branch = a () => (float[1,B,4] p) { u, p = RNN <hidden_size=4>(x, W, R) },
         else_branch = b () => (float[1,B,4] q) { v, q = RNN <hidden_size=4>(x, R2, R) } > }"""
     ),
-    "gives other numbers on every call": (
+    "draws random numbers": (
         LSTM.replace("y = ", "r = RandomNormalLike(x)\n z = Add(x, r)\n y = ").replace(
             "(x, W", "(z, W"
         )

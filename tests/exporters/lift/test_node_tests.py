@@ -38,8 +38,8 @@ FORWARD = [
 
 
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
-def test_a_forward_case_still_gives_its_expected_outputs(case):
-    lifted = lift(case.model.SerializeToString())
+def test_a_forward_case_still_gives_its_expected_outputs(case, lift_freed):
+    lifted = lift_freed(case.model.SerializeToString())
     inputs, outputs = case.data_sets[0]
     feeds = {
         value.name: array
