@@ -6,7 +6,6 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
 
 
