@@ -58,7 +58,7 @@ def command(
     document = {
         "output": output,
         "precision": made.manifest.precision,
-        "picked": made.picked,
+        "arithmetic": made.description,
         "nodes": made.counts,
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
         "judgement": made.judgement,

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from .axes import describe, parse_sum, shape_of, solve
-from .manifest import Array, Axes, AxisRange, Golden, Manifest, StateSpec, TensorSpec
+from .manifest import (
+    ARITHMETIC,
+    Array,
+    Axes,
+    AxisRange,
+    Golden,
+    Manifest,
+    StateSpec,
+    TensorSpec,
+)
 
 _DTYPES = frozenset({"float16", "float32", "float64", "bool"}) | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
@@ -119,6 +128,11 @@ def _check_pace(manifest: Manifest) -> None:
 
 
 def _check_meaning(manifest: Manifest) -> None:
+    if manifest.arithmetic not in ARITHMETIC:
+        raise ValueError(
+            f"arithmetic is {manifest.arithmetic!r:.40}, expected one of"
+            f" {', '.join(ARITHMETIC)}"
+        )
     signal = manifest.signal
     windows = {
         "signal.window": signal.window,
@@ -166,8 +180,8 @@ def _expected(axes: Axes, sizes: Mapping[str, int]) -> str:
 
 
 def _check_limits(golden: Golden) -> None:
-    limits: dict[str, Any] = {**golden.floor, **golden.limits, **golden.limit}
-    for name, limit in limits.items():
+    limits: list[tuple[str, Any]] = [*golden.limits.items(), *golden.limit.items()]
+    for name, limit in limits:
         if name not in golden.outputs:
             raise ValueError(f"the golden case has a limit for {name!r:.40}")
         array: Array = np.asarray(limit)
@@ -178,6 +192,10 @@ def _check_limits(golden: Golden) -> None:
                 f"the golden case has limits of shape {array.shape} for {name} of shape"
                 f" {golden.outputs[name].shape}"
             )
+    for name, output in golden.outputs.items():
+        has_limit = name in golden.limit or name in golden.limits
+        if output.dtype.kind == "f" and not has_limit:
+            raise ValueError(f"the golden case has no limit for {name}")
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

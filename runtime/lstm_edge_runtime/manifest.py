@@ -139,13 +139,16 @@ class Golden(NamedTuple):
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     """Every input and output of the graph; the outputs are rounded from float64."""
-    floor: Mapping[str, float]
     limit: Mapping[str, float] = _NOTHING
     """The absolute limit of an output (int8 and fp16 budgets), instead of
     ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
     """The absolute limits of each output, one a channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
+
+
+ARITHMETIC = ("float32", "float16", "int8", "int8-native")
+"""Values of a manifest's ``arithmetic``."""
 
 
 class Manifest(NamedTuple):
@@ -170,7 +173,11 @@ class Manifest(NamedTuple):
     reset_every: int | None = None
     """Number of steps after which a stream is reset, as in training; None for never."""
     precision: str = "fp32"
-    int8_activations: bool = False
+    arithmetic: str = "float32"
+    """How engines compute. ``int8``: inputs of layers with int8 weights are quantized,
+    by onnxruntime with one scale for all rows of a call. ``int8-native``: by the native
+    engine and C alone, per row; onnxruntime computes in float32. Weights that are
+    decoded at load are ``float32``."""
     provenance: Mapping[str, Any] = _NOTHING
     equivalence: Mapping[str, Any] = _NOTHING
     golden: Golden | None = None

@@ -273,7 +273,7 @@ class OrtEngine(Engine):
         super().__init__(manifest)
         self.session = session
         self.device = device
-        self.couples_rows = manifest.precision == "int8"
+        self.couples_rows = manifest.arithmetic == "int8"
         self.state_layouts = layouts(manifest.states, manifest)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:  # noqa: ARG002

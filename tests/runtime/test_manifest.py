@@ -140,8 +140,10 @@ VALUES = [
     (("reset_every",), 0, "reset_every is 0"),
     (("golden", "inputs", "x", "shape"), [1, 6, 1], r"has x of shape \(1, 6, 1\), expected \(N, L, 6\)"),
     (("golden", "outputs", "logits", "shape"), [1, 8], r"has logits of shape \(1, 8\), expected \(2\*N, 4\)"),
-    (("golden", "floor"), {"zzz": 1.0}, "a limit for 'zzz'"),
+    (("golden", "limit"), {"zzz": 1.0}, "a limit for 'zzz'"),
     (("golden", "limit"), {"logits": -1.0}, "a negative limit for logits"),
+    (("golden", "limit"), {}, "no limit for logits"),
+    (("arithmetic",), "int4", "arithmetic is 'int4', expected one of float32, "),
     (("golden", "limits"), {"logits": WRONG_ARRAY}, "limits of shape"),
     (("golden", "inputs"), {"zzz": WRONG_ARRAY}, "an array for 'zzz'"),
 ]  # fmt: skip

@@ -44,9 +44,9 @@ def quantize(
     """
     from ..progress import ignore
     from .config import QuantizeConfig
-    from .pipeline import quantize_verified
+    from .pipeline import quantize_file
 
-    return quantize_verified(
+    return quantize_file(
         source, config or QuantizeConfig(), samples, on_progress or ignore
     )
 

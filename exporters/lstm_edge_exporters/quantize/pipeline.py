@@ -1,11 +1,10 @@
 """``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -14,11 +13,12 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     InputError,
-    LstmEdgeError,
+    MissingDependencyError,
+    UnsupportedError,
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import selftest
@@ -27,10 +27,11 @@ from ..graph import with_manifest
 from ..progress import Progress
 from ..recurrent import LENGTHS
 from ..targets.native import to_native
+from ..verify.cases import Feeds
 from ..verify.compare import limit_for
 from ..verify.file import open_file
 from ..verify.samples import Samples
-from .config import QuantizeConfig
+from .config import Budget, QuantizeConfig
 from .gate import Judgement, evidence, judge, over_budget
 from .precision import (
     Count,
@@ -44,7 +45,8 @@ from .precision import (
 )
 from .prepare import prepare
 
-_STORED = "int8 weights, a scale a row, float32 arithmetic"
+_NATIVE = "the native engine"
+_STORED = "int8 weights, one scale per row, float32 arithmetic"
 _NARROW = 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 _MARGIN = 4.0
@@ -53,13 +55,16 @@ differs there, while saturation (8 times and more, measured on x86 without VNNI)
 still caught."""
 
 
-class Way(NamedTuple):
-    """One arithmetic that may be tried."""
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make a file smaller."""
 
-    words: str
+    description: str
+    """For messages and the provenance, where it identifies the candidate."""
     build: Callable[[ir.Model], onnx.ModelProto]
-    int8_activations: bool = False
-    """True if the native engine and C quantize the activations of GRU and RNN."""
+    """Changes a prepared model."""
+    arithmetic: str
+    """How engines compute, as the manifest has it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class Quantized:
     """The file."""
     manifest: Manifest
     """The contract that is inside the file."""
-    picked: str
-    """The arithmetic that was chosen, in words."""
+    description: str
+    """The candidate that was chosen."""
     counts: Count
     """Number of nodes by kind of reduction."""
     bytes_before: int
@@ -87,79 +92,136 @@ class Quantized:
         write_bytes(path, self.model)
 
 
-def quantize_verified(
+@dataclass(frozen=True)
+class _Original:
+    """The float file, and the cases on which smaller ones are judged."""
+
+    name: str
+    model: Model
+    proto: onnx.ModelProto
+    size: int
+    """Bytes of the file."""
+    cases: Sequence[Feeds]
+    targets: Array | None
+    """Right classes; None if they are unknown."""
+    is_real: bool
+    """True if the cases are samples of the user, not the golden case."""
+
+
+def quantize_file(
     source: str | os.PathLike[str],
     config: QuantizeConfig,
     samples: Samples | None,
     show: Progress,
 ) -> Quantized:
-    """Return the first file, of those that are tried, that keeps to its budget; see
-    ``quantize``.
-    """
-    file = open_file(source)
-    before = file.model or load(
-        source
-    )  # which raises for a file whose manifest does not hold
-    if before.manifest.precision != "fp32":
-        raise InputError(
-            f"{source} is {before.manifest.precision}; quantize the fp32 file it came"
-            " from"
-        )
-    if before.manifest.golden is None:
-        raise InputError(f"{source} has no golden case; export or lift it again")
-    cases, targets = evidence(before.manifest, samples)
-    proto = file.proto
-    size = Path(source).stat().st_size
-    refused = []
-    ways = list(_ways(config, proto.graph.node))
-    for index, way in enumerate(ways):
-        show(index / len(ways), f"judging {way.words}")
-        smaller = _reduce(proto, way)
+    """Return the first candidate that keeps to its budget; see ``quantize``."""
+    original = _read_original(source, samples)
+    candidates = list(_candidates(config, original.proto.graph.node))
+    refusals = []
+    for index, candidate in enumerate(candidates):
+        show(index / len(candidates), f"judging {candidate.description}")
+        smaller = _reduce(original.proto, candidate)
         counts = count_quantized(smaller, config.precision)
-        manifest = before.manifest._replace(
-            precision=config.precision,
-            int8_activations=way.int8_activations,
-            golden=None,
+        manifest = original.model.manifest._replace(
+            precision=config.precision, arithmetic=candidate.arithmetic, golden=None
         )
-        content = with_manifest(smaller, manifest)
-        engines = {
-            "onnxruntime": load(content),
-            "the native engine": on_native(content),
-        }
-        models = {name: model for name, model in engines.items() if model is not None}
-        if way.int8_activations and len(models) == 1:
+        try:
+            engines = _open_engines(with_manifest(smaller, manifest))
+            if candidate.arithmetic == "int8-native" and _NATIVE not in engines:
+                continue
+            judgement = _judge_engines(original, candidate, engines, config.budget)
+        except CheckFailedError as error:
+            refusals.append(f"{candidate.description}: {error}")
             continue
-        judged = [
-            judge(before, model, cases, targets, real=samples is not None)
-            for model in models.values()
-        ]
-        over = {
-            name: over_budget(figures, config.budget)
-            for name, figures in zip(models, judged, strict=True)
-        }
-        if broken := next((name for name in over if over[name]), ""):
-            refused.append(f"{way.words}: {'; '.join(over[broken])} on {broken}")
-            continue
-        judgement = judged[-1 if way.int8_activations else 0]
         manifest = _with_judgement(
-            manifest, before, list(models.values()), judgement, config, way
+            manifest, original.model, candidate, config, judgement, engines.values()
         )
         content = with_manifest(smaller, manifest)
         load(content).selftest().require()
-        if len(content) >= size:
+        if len(content) >= original.size:
             raise CheckFailedError(
-                f"{source} would grow from {size:,} to {len(content):,} bytes; keep the"
-                " float file"
+                f"{source} would grow from {original.size:,} to {len(content):,} bytes;"
+                " keep the float file"
             )
-        return Quantized(content, manifest, way.words, counts, size, judgement)
-    data = "the golden case" if samples is None else counted(len(cases), "sample")
+        return Quantized(
+            model=content,
+            manifest=manifest,
+            description=candidate.description,
+            counts=counts,
+            bytes_before=original.size,
+            judgement=judgement,
+        )
+    count = counted(len(original.cases), "sample")
+    data = count if original.is_real else "the golden case"
     raise CheckFailedError(
-        f"{source} loses too much on {data}; {' / '.join(refused)}; nothing was written"
+        f"{source} loses too much on {data}; {' / '.join(refusals)}; nothing was"
+        " written"
     )
 
 
+def _read_original(
+    source: str | os.PathLike[str], samples: Samples | None
+) -> _Original:
+    """Return a float file with what it is judged on; raises as ``quantize``."""
+    file = open_file(source)
+    # load raises for a file without a manifest that holds
+    model = load(source) if file.model is None else file.model
+    if model.manifest.precision != "fp32":
+        raise InputError(
+            f"{source} is {model.manifest.precision}; quantize the fp32 file it came"
+            " from"
+        )
+    if model.manifest.golden is None:
+        raise InputError(f"{source} has no golden case; export or lift it again")
+    cases, targets = evidence(model.manifest, samples)
+    return _Original(
+        name=str(source),
+        model=model,
+        proto=file.proto,
+        size=Path(source).stat().st_size,
+        cases=cases,
+        targets=targets,
+        is_real=samples is not None,
+    )
+
+
+def _open_engines(content: bytes) -> dict[str, Model]:
+    """Return a file on each engine that runs it, by the engine's name."""
+    engines = {"onnxruntime": load(content)}
+    native = on_native(content)
+    if native is not None:
+        engines[_NATIVE] = native
+    return engines
+
+
+def _judge_engines(
+    original: _Original,
+    candidate: Candidate,
+    engines: Mapping[str, Model],
+    budget: Budget,
+) -> Judgement:
+    """Return the figures of the engine that the candidate is for.
+
+    Raises:
+        CheckFailedError: an engine breaks the budget.
+    """
+    judgements = {}
+    for name, model in engines.items():
+        judgements[name] = judge(
+            original.model,
+            model,
+            original.cases,
+            original.targets,
+            real=original.is_real,
+        )
+        if exceeded := over_budget(judgements[name], budget):
+            raise CheckFailedError(f"{'; '.join(exceeded)} on {name}")
+    is_native = candidate.arithmetic == "int8-native"
+    return judgements[_NATIVE if is_native else "onnxruntime"]
+
+
 def quantized_again(
-    proto: onnx.ModelProto, config: QuantizeConfig, picked: str
+    proto: onnx.ModelProto, config: QuantizeConfig, description: str
 ) -> onnx.ModelProto:
     """Return what quantizing a float file with recorded options gives; it is
     deterministic.
@@ -167,19 +229,19 @@ def quantized_again(
     Args:
         proto: the float file.
         config: the options; the target is the recorded one, not ``auto``.
-        picked: the arithmetic that was chosen, in words.
+        description: the candidate that was chosen.
 
     Raises:
-        InputError: no arithmetic of these options is called so.
+        InputError: no candidate of these options has this description.
     """
-    for way in _ways(config, proto.graph.node):
-        if way.words == picked:
-            return _reduce(proto, way)
-    raise InputError(f"no arithmetic is called {picked!r}")
+    for candidate in _candidates(config, proto.graph.node):
+        if candidate.description == description:
+            return _reduce(proto, candidate)
+    raise InputError(f"no arithmetic is called {description!r}")
 
 
 def with_limits(
-    manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]
+    manifest: Manifest, cases: Sequence[Golden], models: Iterable[Model]
 ) -> list[Golden]:
     """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
@@ -188,13 +250,12 @@ def with_limits(
         for case in cases
     ]
     for model in models:
-        for case_limits, records in zip(
-            limits, selftest(unlimited, runner(model)).cases, strict=True
-        ):
-            case_limits |= {
-                record.name: max(case_limits[record.name], _MARGIN * record.max_abs)
-                for record in records
-            }
+        results = selftest(unlimited, runner(model)).cases
+        for case_limits, comparisons in zip(limits, results, strict=True):
+            for comparison in comparisons:
+                measured = _MARGIN * comparison.max_abs
+                name = comparison.name
+                case_limits[name] = max(case_limits[name], measured)
     return [
         case._replace(limit=limit) for case, limit in zip(cases, limits, strict=True)
     ]
@@ -203,35 +264,36 @@ def with_limits(
 def on_native(content: bytes) -> Model | None:
     """Return a file as a native program; None if it can't be one, or the C library is
     not installed.
+
+    Raises:
+        CheckFailedError: the program does not compute what the file does.
     """
     try:
         return load(to_native(content))
-    except LstmEdgeError:
+    except (UnsupportedError, MissingDependencyError):
         return None
 
 
-def _reduce(proto: onnx.ModelProto, way: Way) -> onnx.ModelProto:
+def _reduce(proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
     model = ir.from_proto(proto)
     prepare(model)
-    return way.build(model)
+    return candidate.build(model)
 
 
 def _with_judgement(
     manifest: Manifest,
     before: Model,
-    models: Sequence[Model],
-    judgement: Judgement,
+    candidate: Candidate,
     config: QuantizeConfig,
-    way: Way,
+    judgement: Judgement,
+    models: Iterable[Model],
 ) -> Manifest:
     """Return the manifest with the figures, and with the float file's golden cases and
     limits for them.
     """
     golden = before.manifest.golden
     assert golden is not None
-    cases = [
-        Golden(case.inputs, case.outputs, case.floor) for case in (golden, *golden.more)
-    ]
+    cases = [Golden(case.inputs, case.outputs) for case in (golden, *golden.more)]
     first, *more = with_limits(manifest, cases, models)
     options = {
         "precision": config.precision,
@@ -246,8 +308,8 @@ def _with_judgement(
         provenance={
             **manifest.provenance,
             "float_sha256": before.identity,
-            "quantized": way.words,
-            "quantize": {"config": options, "picked": way.words},
+            "quantized": candidate.description,
+            "quantize": {"config": options, "candidate": candidate.description},
             "versions": versions,
         },
         equivalence={
@@ -263,48 +325,64 @@ def _target(config: QuantizeConfig) -> str:
     return detect_target() if config.target == "auto" else config.target
 
 
-def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator[Way]:
-    """Return what may be tried, the fastest first."""
+def _candidates(
+    config: QuantizeConfig, nodes: Collection[onnx.NodeProto]
+) -> Iterator[Candidate]:
+    """Yield what may be tried, the fastest first."""
     target = _target(config)
     where = f"for {target}"
     if config.precision == "fp16" and target == "gpu":
-        yield Way(f"fp16 arithmetic {where}", fp16_compute)
-    elif config.precision == "fp16":
-        yield Way(f"fp16 weights, float32 arithmetic, {where}", fp16_storage)
-    elif config.weights_only:
-        yield Way(f"{_STORED}, {where}", int8_storage)
-    else:
-        layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
-        widths = [
-            attribute.i
-            for node in layers
-            for attribute in node.attribute
-            if attribute.name == "hidden_size"
-        ]
-        integer = bool(layers) and (
-            target == "arm" or min(widths, default=_NARROW) >= _NARROW
-        )
-        padded = any(
-            node.op_type == "LSTM" and any(node.input[LENGTHS : LENGTHS + 1])
-            for node in nodes
-        )
-        if padded or (layers and all(node.op_type != "LSTM" for node in nodes)):
-            why = (
-                "padding would spoil the scales"
-                if padded
-                else "onnxruntime has no int8 GRU or RNN"
+        yield Candidate(f"fp16 arithmetic {where}", fp16_compute, "float16")
+        return
+    if config.precision == "fp16":
+        description = f"fp16 weights, float32 arithmetic, {where}"
+        yield Candidate(description, fp16_storage, "float32")
+        return
+    if config.weights_only:
+        yield Candidate(f"{_STORED}, {where}", int8_storage, "float32")
+        return
+    computes_natively = _gains_from_native_int8(nodes, target)
+    for candidate in _int8_candidates(nodes, target):
+        if computes_natively and candidate.arithmetic == "float32":
+            description = (
+                f"{candidate.description}; in int8 on the native engine and in C"
             )
-            ways = [Way(f"{_STORED} ({why}), {where}", int8_storage)]
-        else:
-            ways = [
-                Way(f"{scheme.words}, {where}", partial(int8_dynamic, scheme=scheme))
-                for scheme in schemes(target)
-            ]
-        for way in ways:
-            if integer:
-                yield Way(
-                    f"{way.words}; in int8 on the native engine and in C",
-                    way.build,
-                    True,
-                )
-            yield way
+            yield Candidate(description, candidate.build, "int8-native")
+        yield candidate
+
+
+def _int8_candidates(
+    nodes: Collection[onnx.NodeProto], target: str
+) -> Iterator[Candidate]:
+    """Yield candidates by what onnxruntime computes."""
+    operators = {node.op_type for node in nodes}
+    why = ""
+    if any(map(_has_lengths, nodes)):
+        why = "padding would spoil the scales"
+    elif operators & {"GRU", "RNN"} and "LSTM" not in operators:
+        why = "onnxruntime has no int8 GRU or RNN"
+    if why:
+        yield Candidate(f"{_STORED} ({why}), for {target}", int8_storage, "float32")
+        return
+    for scheme in schemes(target):
+        build = partial(int8_dynamic, scheme=scheme)
+        yield Candidate(f"{scheme.description}, for {target}", build, "int8")
+
+
+def _has_lengths(node: onnx.NodeProto) -> bool:
+    """Return True if a node is an LSTM with lengths."""
+    has_input = len(node.input) > LENGTHS and bool(node.input[LENGTHS])
+    return node.op_type == "LSTM" and has_input
+
+
+def _gains_from_native_int8(nodes: Collection[onnx.NodeProto], target: str) -> bool:
+    """Return True if GRU and RNN layers are faster in int8 on the native engine."""
+    layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
+    widths = [
+        attribute.i
+        for node in layers
+        for attribute in node.attribute
+        if attribute.name == "hidden_size"
+    ]
+    is_wide = min(widths, default=_NARROW) >= _NARROW
+    return bool(layers) and (target == "arm" or is_wide)

@@ -52,18 +52,18 @@ class Scheme(NamedTuple):
     """One way to map float weights to integers."""
 
     per_channel: bool
-    """A scale for each gate row, or one for a whole weight tensor."""
+    """True for one scale per gate row, False for one per weight tensor."""
     reduce_range: bool
-    """7 bits in place of 8."""
+    """True for 7 bits instead of 8."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Description for messages."""
-        scales = "a scale per gate row" if self.per_channel else "one scale a tensor"
-        return (
-            f"int8 signed, {scales},"
-            f" {'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
+        scales = (
+            "one scale per gate row" if self.per_channel else "one scale per tensor"
         )
+        bits = "7 bits (no VNNI)" if self.reduce_range else "8 bits"
+        return f"int8 signed, {scales}, {bits}"
 
 
 def schemes(target: str) -> tuple[Scheme, Scheme]:

@@ -19,7 +19,7 @@ _MEANING = ("task", "signal", "trained", "reset_every")
 """Fields that only the one who exported knows, if anyone does."""
 _ELSEWHERE = {
     "precision",
-    "int8_activations",
+    "arithmetic",
     "padded_states",
     "unstreamable",
 }  # have checks of their own
@@ -68,12 +68,14 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     if manifest.lengths is None:
         yield _same("states stop at lengths", manifest.padded_states, True)
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
-    if manifest.int8_activations and not (
-        file.operators & {"GRU", "RNN"} and file.precision == "int8"
-    ):
-        yield Check(
-            "int8 activations", "failed", "no GRU or RNN layer has int8 weights"
-        )
+    found = file.arithmetic
+    may_be_native = found == "float32" and file.precision == "int8"
+    if may_be_native and file.operators & {"GRU", "RNN"}:
+        native = {"float32", "int8-native"}
+        wrong = f"it is {manifest.arithmetic}, expected one of {sorted(native)}"
+        yield answered("arithmetic", "" if manifest.arithmetic in native else wrong)
+    else:
+        yield _same("arithmetic", manifest.arithmetic, found)
 
 
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import LstmEdgeError, first_line
+from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, first_line
 
 from ..graph import with_manifest
 from ..quantize.config import Budget, QuantizeConfig
@@ -48,7 +48,7 @@ def check_quantized(
         return
     try:
         wanted = quantized_again(
-            expected.proto, QuantizeConfig(**options["config"]), options["picked"]
+            expected.proto, QuantizeConfig(**options["config"]), options["candidate"]
         )
     except (LstmEdgeError, TypeError, KeyError) as error:
         yield Check("quantized as recorded", "failed", first_line(error))
@@ -79,8 +79,14 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
     assert file.model is not None
     graph = Graph64(expected.exact)
     cases = [golden._replace(more=()), *golden.more]
-    engines = (file.model, on_native(file.path.read_bytes()))
-    models = [model for model in engines if model is not None]
+    models = [file.model]
+    try:
+        native = on_native(file.path.read_bytes())
+    except CheckFailedError as error:
+        yield Check("native engine", "failed", first_line(error))
+        native = None
+    if native is not None:
+        models.append(native)
     for number, (case, needed) in enumerate(
         zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
     ):

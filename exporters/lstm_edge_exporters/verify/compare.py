@@ -263,11 +263,7 @@ def distance(first: Array, other: Array) -> Array:
     )
 
 
-def limit_for(expected: Array, floor: float = 0.0) -> float:
-    """Return 8 times a known error ``floor`` of an output, and 8 units in the last
-    place of float32.
-    """
+def limit_for(expected: Array) -> float:
+    """Return 8 units in the last place of an output's largest value in float32."""
     largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-    return MOVES * (
-        floor + max(_ULP * float(largest), float(np.finfo(np.float32).tiny))
-    )
+    return MOVES * max(_ULP * float(largest), float(np.finfo(np.float32).tiny))

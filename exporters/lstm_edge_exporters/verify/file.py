@@ -27,10 +27,12 @@ from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 from ..chunks import Runner
 from ..graph import data_inputs
 
-_INT8 = re.compile(
-    r"Dynamic|MatMul(Integer|NBits)|ConvInteger|Q(Linear|Gemm)|QuantizeLinear|DequantizeLinear"
+_INT8_ARITHMETIC = re.compile(
+    r"DynamicQuantize|(MatMul|Conv)Integer|Q(Linear|Gemm)|QuantizeLinear"
 )
-"""Operators that compute with, or decode, 8 bits or fewer."""
+"""Operators that compute in 8 bits."""
+_INT8_STORED = re.compile(r"DequantizeLinear|MatMulNBits")
+"""Operators that decode weights of 8 bits or fewer."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ class ModelFile:
     def precision(self) -> str:
         """Precision of the outputs: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
         graph = self.inlined.graph
-        if any(map(_INT8.match, self.operators)) or any(
-            map(_decodes_int8, graph.all_nodes())
-        ):
+        is_int8 = self.arithmetic == "int8" or any(
+            map(_INT8_STORED.match, self.operators)
+        )
+        if is_int8 or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
         parts = (graph, *graph.subgraphs())
         values = [value for part in parts for value in part.initializers.values()]
@@ -99,6 +102,14 @@ class ModelFile:
             if any(value.dtype == ir.DataType.DOUBLE for value in passed)
             else "fp32"
         )
+
+    @property
+    def arithmetic(self) -> str:
+        """How onnxruntime computes this graph, as a manifest has it."""
+        if any(map(_INT8_ARITHMETIC.match, self.operators)):
+            return "int8"
+        constants = self.inlined.graph.initializers.values()
+        return "float16" if any(map(_is_half_operand, constants)) else "float32"
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -140,6 +151,12 @@ class ModelFile:
             return run_by_name(session, converted)
 
         return run
+
+
+def _is_half_operand(value: ir.Value) -> bool:
+    """Return True if nodes compute with a float16 constant; casts only decode it."""
+    operators = {use.node.op_type for use in value.uses()}
+    return value.dtype == ir.DataType.FLOAT16 and operators != {"Cast"}
 
 
 def _decodes_int8(node: ir.Node) -> bool:

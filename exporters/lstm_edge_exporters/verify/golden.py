@@ -21,8 +21,6 @@ _SIZES = (
 """``(N, L)`` of the first and of the second case, tried in this order for arrays that
 are small enough."""
 _BYTES = (12_000, 4_000)
-_FLOORS = 3.0
-"""Limit of an output as a multiple of its recorded floor."""
 _AMPLIFIED = 4.0
 """How far signals of the second case are from their mean, in terms of what is usual:
 where a value is clipped or saturates wrongly, it is seen there."""
@@ -63,10 +61,6 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     return Golden(
         case.feeds,
         {name: np.asarray(array.astype(dtypes[name])) for name, array in exact.items()},
-        {
-            name: float(array.max(initial=0.0)) / _FLOORS
-            for name, array in limits.items()
-        },
         limits=limits,
     )
 

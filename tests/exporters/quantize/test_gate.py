@@ -65,8 +65,8 @@ def test_a_file_that_loses_too_much_is_refused_with_the_figures(
 ):
     with pytest.raises(CheckFailedError, match=what) as caught:
         quantize(write(network()), QuantizeConfig(budget=budget))
-    assert "one scale a tensor" in str(caught.value)
-    assert "a scale per gate row" in str(caught.value)
+    assert "one scale per tensor" in str(caught.value)
+    assert "one scale per gate row" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import export, validate
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.quantize import (
     Budget,
     QuantizeConfig,
@@ -18,11 +19,12 @@ from lstm_edge_exporters.quantize import (
     precision,
     quantize,
 )
-from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_exporters.targets.native import convert, to_native
 from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_exporters.validate.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_runtime import State, load
+from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed
 
@@ -114,8 +116,8 @@ def test_provenance_and_figures_are_in_the_manifest(network, write):
     source = write(network())
     made = quantize(source, QuantizeConfig(target="arm", budget=LOOSE))
     assert made.manifest.provenance["float_sha256"] == load(source).identity
-    assert made.manifest.provenance["quantized"] == made.picked
-    assert "for arm" in made.picked
+    assert made.manifest.provenance["quantized"] == made.description
+    assert "for arm" in made.description
     assert 0 < made.manifest.equivalence["drift"]["h_n"] < 0.1
     assert made.manifest.equivalence["change"]["logits"] > 0
 
@@ -140,10 +142,10 @@ def test_weights_keep_to_seven_bits_where_the_device_would_saturate(
 @pytest.mark.parametrize("kind", ["GRU", "RNN"])
 def test_gru_and_rnn_are_stored_and_the_choice_says_why(network, write, kind):
     made = quantize(write(network(kind)), QuantizeConfig(target="x86", budget=LOOSE))
-    assert "onnxruntime has no int8 GRU or RNN" in made.picked
+    assert "onnxruntime has no int8 GRU or RNN" in made.description
     assert made.counts == {f"{kind} stored": 1, "Gemm stored": 1}
     assert kind in _operators(made.model)
-    assert not made.manifest.int8_activations
+    assert made.manifest.arithmetic == "float32"
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
@@ -156,7 +158,7 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
 ):
     source = write(network(kind, hidden=hidden))
     made = quantize(source, QuantizeConfig(target=target, budget=LOOSE))
-    assert load(made.model).manifest.int8_activations
+    assert load(made.model).manifest.arithmetic == "int8-native"
     x = np.random.default_rng(4).normal(size=(2, 30, 8)).astype(np.float32)
     exact = load(made.model).run(x)[0]["logits"]
     native = load(to_native(made.model))
@@ -181,7 +183,61 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     )
     monkeypatch.setattr(pipeline, "on_native", lambda content: None)
     stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
-    assert not any(result.manifest.int8_activations for result in stored)
+    assert {result.manifest.arithmetic for result in stored} == {"float32"}
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+def test_a_native_program_that_computes_something_else_is_refused(
+    network, write, monkeypatch
+):
+    source = write(network())
+
+    def fail(*_):
+        raise CheckFailedError("the native program differs from the graph")
+
+    monkeypatch.setattr(convert, "_verify", fail)
+    with pytest.raises(CheckFailedError, match="native program differs from the graph"):
+        quantize(source, QuantizeConfig(budget=LOOSE))
+
+
+ARITHMETIC = {
+    "int8": QuantizeConfig(),
+    "float32": QuantizeConfig(weights_only=True),
+    "float16": QuantizeConfig("fp16", "gpu"),
+}
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETIC)
+def test_the_manifest_says_how_engines_compute_and_validate_verifies_it(
+    arithmetic, network, write, tmp_path
+):
+    source = write(network())
+    made = quantize(source, replace(ARITHMETIC[arithmetic], budget=LOOSE))
+    assert made.manifest.arithmetic == arithmetic
+    made.save(tmp_path / "small.onnx")
+    for claimed in ("float32", "float16", "int8", "int8-native"):
+        proto = onnx.load(tmp_path / "small.onnx")
+        manifest = made.manifest._replace(arithmetic=claimed)
+        (tmp_path / "m.onnx").write_bytes(with_manifest(proto, manifest))
+        report = validate(tmp_path / "m.onnx", None, ValidateConfig(quick=True))
+        assert report.ok == (claimed == arithmetic), (claimed, report.verdict)
+
+
+def test_nan_in_one_row_is_taken_by_a_batch_unless_rows_share_their_scales(
+    network, write
+):
+    source = write(network())
+    x = np.zeros((2, 8), np.float32)
+    x[0] = np.nan
+    stored = quantize(source, QuantizeConfig(weights_only=True, budget=LOOSE))
+    batch = load(stored.model).streams(2)
+    ids = [batch.add(), batch.add()]
+    assert np.isfinite(batch.step(x, ids)[1]).all()
+    small = quantize(source, QuantizeConfig(budget=LOOSE))
+    batch = load(small.model).streams(2)
+    ids = [batch.add(), batch.add()]
+    with pytest.raises(InputError, match="would affect the other sources"):
+        batch.step(x, ids)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +285,13 @@ def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, 
 
     source = write(network(edit=edit))
     strict = replace(LOOSE, drift=0.05)
-    assert "one scale a tensor" in quantize(source, QuantizeConfig(budget=LOOSE)).picked
     assert (
-        "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
+        "one scale per tensor"
+        in quantize(source, QuantizeConfig(budget=LOOSE)).description
+    )
+    assert (
+        "one scale per gate row"
+        in quantize(source, QuantizeConfig(budget=strict)).description
     )
 
 
@@ -254,7 +314,7 @@ def test_an_lstm_with_lengths_is_stored_so_that_padding_changes_nothing(tmp_path
     made = export(Packed().eval(), (torch.from_numpy(x), torch.from_numpy(lengths)))
     made.save(tmp_path / "float.onnx")
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
-    assert "padding would spoil the scales" in small.picked
+    assert "padding would spoil the scales" in small.description
     assert small.counts == {"LSTM stored": 2}
     model = load(small.model)
     results = []

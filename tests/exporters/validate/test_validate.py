@@ -234,7 +234,6 @@ RECORDED = {
         limits=lambda limits: {name: 9 * array for name, array in limits.items()}
     ),
     "a limit of int8": _golden(limit=lambda _: {"logits": 1e9}),
-    "no limits": _golden(limits=lambda _: {}),
     "outputs half a limit away": {
         "golden": lambda golden: golden._replace(outputs=_half_away(golden))
     },

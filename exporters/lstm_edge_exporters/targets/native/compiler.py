@@ -22,7 +22,7 @@ from lstm_edge_runtime.native import TYPES, Past
 from ...graph import infer_shapes
 from . import convolutions  # noqa: F401  registers its operators
 from .evaluate import attribute, evaluate
-from .memory import Memory, Value
+from .memory import INT8, Memory, Value
 from .operators import LOWER, MICROSOFT, MOVES, In
 from .program import Binary, Function, ProgramWriter
 
@@ -95,7 +95,7 @@ class _Compiler:
         self._manifest = manifest
         self._opset = model.graph.opset_imports.get("", 18)
         self._writer = ProgramWriter(manifest.unit)
-        self._memory = Memory(self._writer, int8=manifest.int8_activations)
+        self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
         self._values: dict[str, Any] = {}
         self._sized: dict[str, Array] = {}
         """Of arrays, by name: which numbers follow from the number of rows or steps."""

@@ -29,6 +29,7 @@ from ...verify.cases import CaseGenerator, Feeds, Procedure, in_chunks, whole
 from ...verify.compare import Pair, compare_all
 from ...verify.float64 import Graph64
 from .compiler import Compiled, compile_program
+from .memory import INT8
 
 _SHARE = 1e-3
 _INT8_SHARE = 0.25
@@ -196,9 +197,7 @@ def _verify(
             raise CheckFailedError(
                 f"the program's own golden case is at {worst:.3g} of its limit"
             )
-    int8 = manifest.int8_activations or any(
-        "Quantize" in node.op_type for node in proto.graph.node
-    )
+    int8 = manifest.arithmetic in INT8
     exact = None if int8 else _exact(model, proto)
     cases = _INT8_CASES if int8 else _CASES
     for rows, units in cases if manifest.sequence else cases[:1]:

@@ -60,6 +60,10 @@ class _Region(NamedTuple):
     """How many these are."""
 
 
+INT8 = ("int8", "int8-native")
+"""Values of a manifest's ``arithmetic`` at which this engine quantizes inputs."""
+
+
 class Memory:
     """The buffers of a program, by places."""
 
