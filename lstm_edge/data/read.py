@@ -28,6 +28,10 @@ _JITTER = 0.1
 reported."""
 _RATE_TOLERANCE = 0.01
 """Largest relative difference between two sampling rates that count as equal."""
+_MAX_RESAMPLED = 1_000_000
+_MAX_STEPS_PER_ROW = 100
+"""A series is not resampled to more steps than the first, if these are more than the
+second per row: a time in it is wrong."""
 _MIN_GROWTH = 10
 """Minimum number of steps from which a column that grows at each of them is refused as
 a feature."""
@@ -297,6 +301,7 @@ class _Reader:
         if rows.is_timed and len(order) > 1:
             wanted = self._measure_rate(record.name, order)
             if wanted:
+                _check_duration(path, record, order, wanted)
                 x, y = resample(x, y, order, wanted)
         if self.config.forecast and self.columns.values:
             if len(x) < 2:
@@ -514,6 +519,19 @@ def _make_series(
         x=rows.x[at],
         y=rows.y[at],
     )
+
+
+def _check_duration(
+    path: Path, record: Series, times: npt.NDArray[np.float64], rate: float
+) -> None:
+    """Raise InputError for a series that would have far more steps than rows."""
+    steps = (times[-1] - times[0]) * rate
+    if steps > max(_MAX_RESAMPLED, _MAX_STEPS_PER_ROW * len(times)):
+        raise InputError(
+            f"{path}: series {record.name!r} has {len(times)} rows over"
+            f" {times[-1] - times[0]:.4g} seconds, which would be {steps:.3g} steps at"
+            f" {rate:g} Hz; correct its times"
+        )
 
 
 def _only_value(path: Path, column: str, key: str, rows: _Rows, at: Array) -> str:

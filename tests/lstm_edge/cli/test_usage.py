@@ -149,7 +149,10 @@ TABLE = [
         "convert har.lep --to c -o c",
         "this is a program; convert the .onnx file that it was made from",
     ),
-    ("validate cut.onnx", "cut.onnx: truncated, or not an ONNX file; export or copy it again"),
+    (
+        "validate cut.onnx",
+        "cut.onnx: truncated, or not an ONNX file; export or copy it again",
+    ),
     ("convert har.onnx -o har.ort", "is not named .lep; use -o har.lep"),
     ("convert har.onnx -o no/har.lep", "create it first"),
     ("convert none.onnx --to c -o .", "contains "),

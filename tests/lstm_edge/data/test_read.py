@@ -296,6 +296,14 @@ def test_a_line_is_a_line_at_any_rate(rate, gaps):
     np.testing.assert_allclose(x[:, 0], 3 * np.arange(len(x)) / rate + 1, atol=1e-9)
 
 
+def test_a_wrong_time_is_refused_instead_of_a_huge_series(tmp_path):
+    lines = timed(50, 20).splitlines()
+    lines[-1] = lines[-1].replace("2026", "2926")
+    assert "2926" in lines[-1]
+    with pytest.raises(InputError, match=r"has 20 rows over .* correct its times"):
+        table(tmp_path, "\n".join(lines), sampling_rate=30)
+
+
 def test_irregular_timestamps_are_counted(tmp_path):
     lines = timed(50, 20).splitlines()
     assert table(tmp_path, "\n".join(lines[:5] + lines[9:])).notes == (
