@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
-PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched")
+PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched", "tokens")
 
 
 def _hostile(manifest: dict) -> None:
@@ -24,9 +24,9 @@ def _hostile(manifest: dict) -> None:
     ]
 
 
-def _altered(change) -> bytes:
-    """Return motions-int8.onnx with another manifest."""
-    model = onnx.load(DATA / "motions-int8.onnx")
+def _altered(change, name: str = "motions-int8") -> bytes:
+    """Return a file with another manifest."""
+    model = onnx.load(DATA / f"{name}.onnx")
     (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
     manifest = json.loads(entry.value)
     change(manifest)
@@ -41,9 +41,21 @@ def _wrong() -> bytes:
     writer.output("y", writer.linear(x, np.eye(2, dtype="float32")), every_step=True)
     writer.golden({"x": np.ones((3, 2))}, {"y": (np.full((3, 2), 2.0), 0.5)})
     model = onnx.load(DATA / "lstm.onnx")
-    writer.manifest(
-        next(prop.value for prop in model.metadata_props if prop.key == KEY)
-    )
+    (text,) = (prop.value for prop in model.metadata_props if prop.key == KEY)
+    writer.manifest(json.dumps(json.loads(text) | {"task": None}))
+    return writer.to_bytes()
+
+
+def _wide() -> bytes:
+    """Return a program of 1 input and 256 outputs, whose long chunks need gigabytes."""
+    writer = ProgramWriter()
+    x = writer.input("x", 1)
+    y = writer.linear(x, np.ones((256, 1), "float32"))
+    writer.output("logits", y, every_step=True)
+    writer.golden({"x": np.ones((3, 1))}, {"logits": (np.ones((3, 256)), 0.5)})
+    model = onnx.load(DATA / "lstm.onnx")
+    (text,) = (prop.value for prop in model.metadata_props if prop.key == KEY)
+    writer.manifest(json.dumps(json.loads(text) | {"task": None}))
     return writer.to_bytes()
 
 
@@ -53,6 +65,9 @@ def main(folder: Path) -> None:
         (folder / f"{name}.lep").write_bytes(to_native(DATA / f"{name}.onnx"))
     (folder / "hostile.lep").write_bytes(to_native(_altered(_hostile)))
     (folder / "wrong.lep").write_bytes(_wrong())
+    (folder / "wide.lep").write_bytes(_wide())
+    reset = _altered(lambda manifest: manifest.update(reset_every=7), "lstm")
+    (folder / "reset.lep").write_bytes(to_native(reset))
 
 
 if __name__ == "__main__":

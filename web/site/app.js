@@ -83,7 +83,7 @@ class View {
   constructor(prefix, model, features) {
     this.prefix = prefix;
     this.model = model;
-    this.stream = model.stream();
+    this.stream = model.stream({ resetEvery: model.resetEvery ?? "never" });
     this.output = mainOutput(model);
     const { isClasses, names } = this.output, figure = /** @type {any} */ (byId(`${prefix}-plot`));
     this.plot = new Plot(figure, { names: features, labels: isClasses ? names : [], outputs: isClasses ? [] : names });
@@ -111,8 +111,7 @@ class View {
 
   /** Run a step, and show it. @param {Float32Array} sample */
   take(sample) {
-    const { output: { name, width, frames }, model: { unit, delay, resetEvery } } = this, started = performance.now();
-    if (resetEvery && this.#count && this.#count % resetEvery === 0) this.stream.reset();
+    const { output: { name, width, frames }, model: { unit, delay } } = this, started = performance.now();
     const result = this.stream.step(sample), rows = ArrayBuffer.isView(result) ? result : result?.[name];
     this.#spent += performance.now() - started;
     this.#count += 1;

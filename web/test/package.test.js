@@ -42,13 +42,17 @@ describe("the package", () => {
 
   test("its types hold in a strict TypeScript project", () => {
     const { status, stdout } = strict("use.ts", `
-      import { load, LstmEdgeError, type Model, type Port, type Result, type State, type Stream } from "lstm-edge";
+      import { load, LstmEdgeError, type Model, type Port, type Result, type SlidingStream, type State, type Stream } from "lstm-edge";
       const model: Model = await load(new URL("har.lep", import.meta.url));
       const stream: Stream = model.stream(), logits: Result = stream.step(Float32Array.of(1, 2, 3));
       stream.process({ x: [1, 2, 3] });
       const state: State = stream.state;
       stream.restore(state);
       stream.reset();
+      const sliding: SlidingStream = model.stream({ window: 20 });
+      model.stream({ resetEvery: "never" });
+      sliding.step([1, 2, 3]);
+      model.close();
       const { ok, worst } = model.selftest();
       const labels: readonly string[] = model.labels, rate: number | null = model.samplingRate, ports: readonly Port[] = model.inputs;
       try { stream.close(); } catch (error) { if (error instanceof LstmEdgeError && error.name === "InputError") console.log(error.message); }
