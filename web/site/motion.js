@@ -10,9 +10,14 @@ const ANGLES = /** @type {const} */ ({ x: "beta", y: "gamma", z: "alpha" });
  * @param {readonly string[]} features for example `acc_x`, `gyr_z`, `ax`
  */
 export function readings(features) {
-  const matches = features.map((name) => /^(?:(a|acc\w*?|lin\w*?|user\w*?)|g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? []);
+  const matches = features.map(
+    (name) => /^(?:(a|acc\w*?|lin\w*?|user\w*?)|g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? [],
+  );
   if (!matches.every(({ length }) => length) || !matches.length) return null;
-  return matches.map(([, acceleration, axis]) => ({ isRotation: !acceleration, axis: /** @type {"x" | "y" | "z"} */ (axis?.toLowerCase()) }));
+  return matches.map(([, acceleration, axis]) => ({
+    isRotation: !acceleration,
+    axis: /** @type {"x" | "y" | "z"} */ (axis?.toLowerCase()),
+  }));
 }
 
 /**
@@ -40,7 +45,9 @@ export function sampleOf(event, wanted, { acceleration, rotation }) {
  */
 export async function* pace(rate, signal) {
   for (let due = performance.now(); !signal.aborted; ) {
-    await new Promise((resolve) => { requestAnimationFrame(resolve); });
+    await new Promise((resolve) => {
+      requestAnimationFrame(resolve);
+    });
     const now = performance.now();
     for (; due <= now && !signal.aborted && performance.now() - now < 12; due += 1000 / rate) yield;
     if (now - due > 500) due = now;

@@ -1,6 +1,8 @@
 /** A signal and, below it, the recognized class at each moment. */
 
-const LANE = 84, BAND = 36, TOP = 18;
+const LANE = 84,
+  BAND = 36,
+  TOP = 18;
 
 /** @param {string} name @param {Record<string, string | number>} attributes @param {string} [text] */
 export function svg(name, attributes, text) {
@@ -61,16 +63,23 @@ export class Plot {
 
   /** Draw before the next frame. */
   ask() {
-    if (!this.#asked) this.#asked = requestAnimationFrame(() => {
-      this.#asked = 0;
-      this.draw();
-    });
+    if (!this.#asked)
+      this.#asked = requestAnimationFrame(() => {
+        this.#asked = 0;
+        this.draw();
+      });
   }
 
   draw() {
-    const width = this.#svg.clientWidth || 300, { names, labels, outputs } = this.#what, parts = [];
+    const width = this.#svg.clientWidth || 300,
+      { names, labels, outputs } = this.#what,
+      parts = [];
     let top = 0;
-    const lane = (/** @type {string} */ name, /** @type {number[]} */ indices, /** @type {"sample" | "result"} */ of) => {
+    const lane = (
+      /** @type {string} */ name,
+      /** @type {number[]} */ indices,
+      /** @type {"sample" | "result"} */ of,
+    ) => {
       parts.push(...this.#lane(name, indices, of, top, width));
       top += LANE + TOP;
     };
@@ -90,29 +99,40 @@ export class Plot {
   #lane(name, indices, of, top, width) {
     const filled = [...this.#rows.entries()].filter(([, row]) => row[of].length);
     const values = indices.map((at) => filled.map(([, row]) => Number(row[of][at])));
-    const finite = values.flat().filter(Number.isFinite), low = Math.min(0, ...finite), high = Math.max(0, ...finite);
+    const finite = values.flat().filter(Number.isFinite),
+      low = Math.min(0, ...finite),
+      high = Math.max(0, ...finite);
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
     const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
     const range = finite.length ? ` ${low.toPrecision(2)} to ${high.toPrecision(2)}` : "";
     return [
       svg("line", { class: "axis", x1: 0, x2: width, y1: y(0), y2: y(0) }),
       svg("text", { x: 0, y: top + 12 }, name + range),
-      ...values.map((line, at) => svg("polyline", {
-        class: `s${(indices[at] ?? 0) % 6}`,
-        points: line.map((value, index) => `${x(filled[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
-      })),
+      ...values.map((line, at) =>
+        svg("polyline", {
+          class: `s${(indices[at] ?? 0) % 6}`,
+          points: line
+            .map((value, index) => `${x(filled[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`)
+            .join(" "),
+        }),
+      ),
     ];
   }
 
   /** @param {number} top @param {number} width */
   #band(top, width) {
-    const band = svg("g", { class: "band" }), step = width / this.#columns;
+    const band = svg("g", { class: "band" }),
+      step = width / this.#columns;
     const classes = this.#rows.map(({ result }) => (result.length ? best(result) : -1));
     for (let from = 0, to = 0; from < classes.length; from = to) {
       while (to < classes.length && classes[to] === classes[from]) to += 1;
-      const index = classes[from] ?? -1, label = this.#what.labels[index] ?? "", room = (to - from) * step;
+      const index = classes[from] ?? -1,
+        label = this.#what.labels[index] ?? "",
+        room = (to - from) * step;
       if (index < 0) continue; // no result yet, because of the delay
-      band.append(svg("rect", { class: `c${index % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
+      band.append(
+        svg("rect", { class: `c${index % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }),
+      );
       const shown = [label, label.slice(0, 1)].find((text) => text.length * 8 + 6 < room);
       if (shown) band.append(svg("text", { x: from * step + 5, y: top + 26 }, shown));
     }
@@ -121,4 +141,5 @@ export class Plot {
 }
 
 /** Return the index of the largest value. @param {ArrayLike<number>} values */
-export const best = (values) => Array.from(values).reduce((top, value, index, all) => (value > (all[top] ?? -Infinity) ? index : top), 0);
+export const best = (values) =>
+  Array.from(values).reduce((top, value, index, all) => (value > (all[top] ?? -Infinity) ? index : top), 0);

@@ -12,8 +12,12 @@ export const WEB = fileURLToPath(new URL("../", import.meta.url));
 export const DATA = fileURLToPath(new URL("../../tests/runtime/data/", import.meta.url));
 
 const TYPES = /** @type {Record<string, string>} */ ({
-  ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
-  ".svg": "image/svg+xml", ".wasm": "application/wasm",
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".css": "text/css",
+  ".svg": "image/svg+xml",
+  ".wasm": "application/wasm",
 });
 
 /**
@@ -24,14 +28,21 @@ const TYPES = /** @type {Record<string, string>} */ ({
  */
 export async function serve(roots, { isolated = false } = {}) {
   const server = createServer((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname)).slice(1);
-    const prefix = Object.keys(roots).sort((left, right) => right.length - left.length).find((root) => path.startsWith(root));
+    const path = normalize(
+      decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname),
+    ).slice(1);
+    const prefix = Object.keys(roots)
+      .sort((left, right) => right.length - left.length)
+      .find((root) => path.startsWith(root));
     let file = prefix === undefined ? "" : join(roots[prefix] ?? "", path.slice(prefix.length));
     if (existsSync(file) && statSync(file).isDirectory()) file = join(file, "index.html");
     if (!existsSync(file)) return void response.writeHead(404).end();
     response.writeHead(200, {
       "Content-Type": TYPES[extname(file)] ?? "application/octet-stream",
-      ...(isolated && { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" }),
+      ...(isolated && {
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Embedder-Policy": "require-corp",
+      }),
     });
     createReadStream(file).pipe(response);
   });
@@ -39,7 +50,11 @@ export async function serve(roots, { isolated = false } = {}) {
   const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
   return {
     url: `http://127.0.0.1:${port}/`,
-    close: () => new Promise((resolve) => { server.closeAllConnections(); server.close(resolve); }),
+    close: () =>
+      new Promise((resolve) => {
+        server.closeAllConnections();
+        server.close(resolve);
+      }),
   };
 }
 
@@ -55,7 +70,13 @@ export const browserPath = NAMES.map((name) => {
 }).find(Boolean);
 
 /** @param {string[]} [flags] */
-export const launch = (flags = []) => chromium.launch({
-  executablePath: /** @type {string} */ (browserPath),
-  args: ["--no-sandbox", "--disable-quic", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", ...flags],
-});
+export const launch = (flags = []) =>
+  chromium.launch({
+    executablePath: /** @type {string} */ (browserPath),
+    args: [
+      "--no-sandbox",
+      "--disable-quic",
+      "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+      ...flags,
+    ],
+  });

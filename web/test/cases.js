@@ -14,7 +14,10 @@ async function refuses(work, name, words) {
     await work();
   } catch (error) {
     const refusal = /** @type {Error} */ (error);
-    return check(refusal.name === name && words.test(refusal.message) && !refusal.message.includes("\n"), `${refusal.name}: ${refusal.message}`);
+    return check(
+      refusal.name === name && words.test(refusal.message) && !refusal.message.includes("\n"),
+      `${refusal.name}: ${refusal.message}`,
+    );
   }
   throw new Error(`not refused: ${words}`);
 }
@@ -25,8 +28,10 @@ function only(result) {
   if (!array) throw new Error("no result");
   return array;
 }
-const signal = (/** @type {number} */ count) => Float32Array.from({ length: count }, (_, index) => Math.sin(index * 1.7));
-const isSame = (/** @type {ArrayLike<number>} */ a, /** @type {ArrayLike<number>} */ b) => a.length === b.length && Array.from(a).every((value, index) => Object.is(value, b[index]));
+const signal = (/** @type {number} */ count) =>
+  Float32Array.from({ length: count }, (_, index) => Math.sin(index * 1.7));
+const isSame = (/** @type {ArrayLike<number>} */ a, /** @type {ArrayLike<number>} */ b) =>
+  a.length === b.length && Array.from(a).every((value, index) => Object.is(value, b[index]));
 
 /** Return a program with another manifest of at most its length, and the right checksum. @param {Uint8Array} content @param {number} start @param {number} end @param {string} text */
 function withManifest(content, start, end, text) {
@@ -44,7 +49,10 @@ function withManifest(content, start, end, text) {
 
 /** @type {Record<string, Case>} */
 export const cases = {
-  "golden cases of float, int8, delayed and strided programs are within their limits": async ({ load, url }) => {
+  "golden cases of float, int8, delayed and strided programs are within their limits": async ({
+    load,
+    url,
+  }) => {
     for (const name of ["lstm", "motions-int8", "late", "strided"]) {
       const { ok, worst } = (await load(`${url}${name}.lep`)).selftest();
       check(ok && worst > 0 && worst <= 1, `${name}: ${worst}`);
@@ -55,15 +63,29 @@ export const cases = {
   "the manifest is there by name": async ({ load, url }) => {
     const model = await load(`${url}motions-int8.lep`);
     check(model.labels.join() === "Badminton,Running,Standing,Walking", String(model.labels));
-    check(model.features.length === 6 && model.samplingRate === 10 && model.unit === 1 && model.delay === 0, "signal");
-    check(/^[0-9a-f]{64}$/.test(model.identity) && model.inputs[0]?.name === "x" && model.states.length === 2, "identity and ports");
+    check(
+      model.features.length === 6 && model.samplingRate === 10 && model.unit === 1 && model.delay === 0,
+      "signal",
+    );
+    check(
+      /^[0-9a-f]{64}$/.test(model.identity) && model.inputs[0]?.name === "x" && model.states.length === 2,
+      "identity and ports",
+    );
     const { label, probabilities } = model.interpret([0, 3, 1, 0]);
-    check(label === "Running" && Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12, "probabilities");
+    check(
+      label === "Running" && Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12,
+      "probabilities",
+    );
   },
 
   "steps, chunks and other streams give the same bits": async ({ load, url, bytes }) => {
-    const model = await load(await bytes("lstm.lep")), stream = model.stream(), other = (await load(`${url}lstm.lep`)).stream(), x = signal(3 * 40);
-    const last = Array.from({ length: 40 }, (_, step) => only(stream.step(x.subarray(3 * step, 3 * step + 3)))).at(-1) ?? [];
+    const model = await load(await bytes("lstm.lep")),
+      stream = model.stream(),
+      other = (await load(`${url}lstm.lep`)).stream(),
+      x = signal(3 * 40);
+    const last =
+      Array.from({ length: 40 }, (_, step) => only(stream.step(x.subarray(3 * step, 3 * step + 3)))).at(-1) ??
+      [];
     other.process(x.subarray(0, 3 * 7));
     check(isSame(last, only(other.process(x.subarray(3 * 7)))), "a chunk");
     stream.reset();
@@ -74,14 +96,27 @@ export const cases = {
   },
 
   "frames come with a unit, after the delay": async ({ load, url }) => {
-    const strided = (await load(`${url}strided.lep`)), stream = strided.stream(), lagging = await load(`${url}late.lep`);
+    const strided = await load(`${url}strided.lep`),
+      stream = strided.stream(),
+      lagging = await load(`${url}late.lep`);
     check(strided.unit === 4 && strided.delay === 4 && lagging.unit === 1 && lagging.delay === 2, "pace");
-    const results = Array.from({ length: 20 }, (_, step) => stream.step(signal(60).subarray(3 * step, 3 * step + 3)));
-    check(results.every((result, step) => (result !== null) === ((step + 1) % 4 === 0 && step > 3)), "when frames come");
-    const whole = only(strided.stream().process(signal(60))), single = results.flatMap((result) => Array.from(result === null ? [] : only(result)));
+    const results = Array.from({ length: 20 }, (_, step) =>
+      stream.step(signal(60).subarray(3 * step, 3 * step + 3)),
+    );
+    check(
+      results.every((result, step) => (result !== null) === ((step + 1) % 4 === 0 && step > 3)),
+      "when frames come",
+    );
+    const whole = only(strided.stream().process(signal(60))),
+      single = results.flatMap((result) => Array.from(result === null ? [] : only(result)));
     check(isSame(whole, single) && whole.length === 4 * (strided.outputs[0]?.width ?? 0), "the same frames");
     const delayed = lagging.stream();
-    check(delayed.step([1, 2, 3]) === null && delayed.step([1, 2, 3]) === null && delayed.step([1, 2, 3]) !== null, "a delay");
+    check(
+      delayed.step([1, 2, 3]) === null &&
+        delayed.step([1, 2, 3]) === null &&
+        delayed.step([1, 2, 3]) !== null,
+      "a delay",
+    );
   },
 
   "a state goes on where it was taken, within a unit too": async ({ load, url }) => {
@@ -105,7 +140,11 @@ export const cases = {
     stream.step([1, 2, 3]);
     const { state } = stream;
     await refuses(() => other.restore(state), "StateError", /of model [0-9a-f]{12}, expected [0-9a-f]{12}/);
-    for (const damaged of [state.slice(0, 50), state.slice(1), state.map((byte, index) => (index === 200 ? byte ^ 1 : byte))]) {
+    for (const damaged of [
+      state.slice(0, 50),
+      state.slice(1),
+      state.map((byte, index) => (index === 200 ? byte ^ 1 : byte)),
+    ]) {
       await refuses(() => stream.restore(damaged), "StateError", /saved stream/);
     }
     await refuses(() => stream.restore(/** @type {any} */ ({ age: 1 })), "StateError", /got no bytes/);
@@ -140,9 +179,17 @@ export const cases = {
       }
     }
     for (const wrong of [0, 1.5, "window", null]) {
-      await refuses(() => model.stream(/** @type {any} */ ({ resetEvery: wrong })), "InputError", /expected a positive integer or "never"/);
+      await refuses(
+        () => model.stream(/** @type {any} */ ({ resetEvery: wrong })),
+        "InputError",
+        /expected a positive integer or "never"/,
+      );
     }
-    await refuses(() => model.stream(/** @type {any} */ ({ windows: 3 })), "InputError", /got the option windows/);
+    await refuses(
+      () => model.stream(/** @type {any} */ ({ windows: 3 })),
+      "InputError",
+      /got the option windows/,
+    );
   },
 
   "a reset that is due is undone if the sample is refused": async ({ load, url }) => {
@@ -156,13 +203,20 @@ export const cases = {
   },
 
   "a sliding window gives what the window alone gives from reset": async ({ load, url }) => {
-    for (const [name, window] of /** @type {[string, number][]} */ ([["lstm", 4], ["late", 5], ["strided", 8], ["tokens", 3]])) {
+    for (const [name, window] of /** @type {[string, number][]} */ ([
+      ["lstm", 4],
+      ["late", 5],
+      ["strided", 8],
+      ["tokens", 3],
+    ])) {
       const model = await load(`${url}${name}.lep`);
       const width = model.inputs[0]?.width ?? 1;
-      const x = name === "tokens" ? Array.from({ length: 20 }, (_, index) => index % 5) : [...signal(width * 20)];
+      const x =
+        name === "tokens" ? Array.from({ length: 20 }, (_, index) => index % 5) : [...signal(width * 20)];
       const stream = model.stream({ window });
       for (let step = 0; step < 20; step += 1) {
-        if (step % 5 === 4 && name === "tokens") await refuses(() => stream.step([7]), "InputError", /index 7/);
+        if (step % 5 === 4 && name === "tokens")
+          await refuses(() => stream.step([7]), "InputError", /index 7/);
         if (step % 5 === 4) await refuses(() => stream.step(/** @type {any} */ (["a"])), "InputError", /got/);
         const result = stream.step(x.slice(step * width, (step + 1) * width));
         check((result === null) === step + 1 < window, `${name}: when results come`);
@@ -180,20 +234,34 @@ export const cases = {
     await refuses(() => strided.stream({ window: 6 }), "InputError", /a multiple of 4, the unit/);
     await refuses(() => strided.stream({ window: 4 }), "InputError", /a delay of 4 steps/);
     await refuses(() => strided.stream({ window: 0 }), "InputError", /a whole number from 1/);
-    await refuses(() => strided.stream(/** @type {any} */ ({ window: 8, resetEvery: 8 })), "InputError", /remove resetEvery/);
+    await refuses(
+      () => strided.stream(/** @type {any} */ ({ window: 8, resetEvery: 8 })),
+      "InputError",
+      /remove resetEvery/,
+    );
   },
 
   "several inputs go by name": async ({ load, url }) => {
-    const model = await load(`${url}gru.lep`), names = model.inputs.map(({ name }) => name).join();
+    const model = await load(`${url}gru.lep`),
+      names = model.inputs.map(({ name }) => name).join();
     check(names === "x,gain", names);
     const result = model.stream().step({ x: [1, 2, 3], gain: [2] });
     check(result !== null, "a result");
-    await refuses(() => model.stream().step([1, 2, 3]), "InputError", /expected arrays of numbers for x, gain; got none for x/);
-    await refuses(() => model.stream().process({ x: signal(6), gain: [1] }), "InputError", /gain: got 1 numbers, expected a multiple of 1, of the same steps/);
+    await refuses(
+      () => model.stream().step([1, 2, 3]),
+      "InputError",
+      /expected arrays of numbers for x, gain; got none for x/,
+    );
+    await refuses(
+      () => model.stream().process({ x: signal(6), gain: [1] }),
+      "InputError",
+      /gain: got 1 numbers, expected a multiple of 1, of the same steps/,
+    );
   },
 
   "wrong input is one line and leaves the state as it was": async ({ load, url }) => {
-    const stream = (await load(`${url}lstm.lep`)).stream(), any = /** @type {any} */ (stream);
+    const stream = (await load(`${url}lstm.lep`)).stream(),
+      any = /** @type {any} */ (stream);
     stream.step([1, 2, 3]);
     const before = stream.state;
     /** @type {[any, RegExp][]} */
@@ -222,7 +290,11 @@ export const cases = {
       await refuses(() => any.step(wrong), "InputError", words);
       await refuses(() => any.process(wrong), "InputError", /expected/);
     }
-    await refuses(() => any.process([1, 2, 3, 4]), "InputError", /x: got 4 numbers, expected a multiple of 3/);
+    await refuses(
+      () => any.process([1, 2, 3, 4]),
+      "InputError",
+      /x: got 4 numbers, expected a multiple of 3/,
+    );
     await refuses(() => any.process([]), "InputError", /x: got 0 numbers/);
     const detached = new Float32Array(3);
     structuredClone(detached, { transfer: [detached.buffer] });
@@ -236,7 +308,11 @@ export const cases = {
     const stream = model.stream();
     const before = stream.state;
     for (const wrong of [1.7, NaN, "3", null, true, 1e300, 2 ** 64, 2n ** 63n]) {
-      await refuses(() => stream.step(/** @type {any} */ ([wrong])), "InputError", /tokens: got .* at 0, expected int64/);
+      await refuses(
+        () => stream.step(/** @type {any} */ ([wrong])),
+        "InputError",
+        /tokens: got .* at 0, expected int64/,
+      );
     }
     for (const wrong of [5, -6]) {
       await refuses(() => stream.step([wrong]), "InputError", /tokens: index -?\d, expected -5 to 4/);
@@ -255,7 +331,13 @@ export const cases = {
     closed.close();
     const open = model.stream();
     const before = open.state;
-    for (const use of [() => closed.restore(kept), () => closed.step([1, 2, 3]), () => closed.process([1, 2, 3]), () => closed.reset(), () => closed.state]) {
+    for (const use of [
+      () => closed.restore(kept),
+      () => closed.step([1, 2, 3]),
+      () => closed.process([1, 2, 3]),
+      () => closed.reset(),
+      () => closed.state,
+    ]) {
       await refuses(use, "StateError", /this stream is closed/);
     }
     check(isSame(open.state, before), "another stream");
@@ -276,7 +358,11 @@ export const cases = {
     await refuses(() => stream.process(/** @type {any} */ (huge)), "InputError", /got none for x/);
     const wide = await load(`${url}wide.lep`);
     const long = new Float32Array(2 ** 22);
-    await refuses(() => wide.stream().process(long), "InputError", /no memory for 4194304 steps in one call; use shorter chunks/);
+    await refuses(
+      () => wide.stream().process(long),
+      "InputError",
+      /no memory for 4194304 steps in one call; use shorter chunks/,
+    );
     check(wide.selftest().ok, "the library goes on");
     check(isSame(stream.state, before[0] ?? []) && isSame(other.state, before[1] ?? []), "the states");
   },
@@ -288,10 +374,18 @@ export const cases = {
     check(label === model.labels[only(logits).indexOf(Math.max(...only(logits)))], label);
     check(Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12, "probabilities");
     check(model.interpret([0, 0, 9, 0, 9, 0, 0, 0]).label === "rest", "the last frame");
-    await refuses(() => model.interpret(null), "InputError", /without a frame, expected logits; skip the null/);
+    await refuses(
+      () => model.interpret(null),
+      "InputError",
+      /without a frame, expected logits; skip the null/,
+    );
     await refuses(() => model.interpret([1, 2]), "InputError", /got 2 numbers, expected a multiple of 4/);
     const regression = await load(`${url}unbatched.lep`);
-    await refuses(() => regression.interpret([1, 2, 3]), "InputError", /the task "regression", expected a classification/);
+    await refuses(
+      () => regression.interpret([1, 2, 3]),
+      "InputError",
+      /the task "regression", expected a classification/,
+    );
   },
 
   "a manifest with a wrong value is one line": async ({ load, bytes }) => {
@@ -315,15 +409,27 @@ export const cases = {
       const changed = structuredClone(manifest);
       edit(changed);
       delete changed.golden;
-      await refuses(() => load(withManifest(content, start, end, JSON.stringify(changed))), "FileFormatError", words);
+      await refuses(
+        () => load(withManifest(content, start, end, JSON.stringify(changed))),
+        "FileFormatError",
+        words,
+      );
     }
     await refuses(() => load(withManifest(content, start, end, "{")), "FileFormatError", /it is not JSON/);
-    await refuses(() => load(withManifest(content, start, end, "[1]")), "FileFormatError", /it is not an object/);
+    await refuses(
+      () => load(withManifest(content, start, end, "[1]")),
+      "FileFormatError",
+      /it is not an object/,
+    );
   },
 
   "what is no program is one line": async ({ load, url, bytes }) => {
     const content = await bytes("lstm.lep");
-    await refuses(() => load(new Uint8Array([1, 2, 3])), "FileFormatError", /not a program.*convert the file again/);
+    await refuses(
+      () => load(new Uint8Array([1, 2, 3])),
+      "FileFormatError",
+      /not a program.*convert the file again/,
+    );
     await refuses(() => load(content.slice(0, 900)), "FileFormatError", /not a program/);
     content[1000] = (content[1000] ?? 0) ^ 1;
     await refuses(() => load(content), "FileFormatError", /not a program/);

@@ -31,6 +31,7 @@ export function makePrograms() {
  */
 export function skipWithout(program, isThere) {
   if (isThere) return false;
-  if (process.env.LSTM_EDGE_REQUIRE?.split(/\s+/).includes(program)) throw new Error(`no ${program}, which LSTM_EDGE_REQUIRE names`);
+  if (process.env.LSTM_EDGE_REQUIRE?.split(/\s+/).includes(program))
+    throw new Error(`no ${program}, which LSTM_EDGE_REQUIRE names`);
   return `no ${program}`;
 }

@@ -18,10 +18,22 @@ describe("the package", () => {
   const folder = mkdtempSync(join(tmpdir(), "lstm-edge-package-"));
   /** @type {{filename: string, size: number, files: {path: string}[]}} */ let packed;
   before(() => {
-    const [made] = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", folder], { cwd: WEB, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
+    const [made] = JSON.parse(
+      execFileSync("npm", ["pack", "--json", "--pack-destination", folder], {
+        cwd: WEB,
+        encoding: "utf8",
+        stdio: ["ignore", "pipe", "ignore"],
+      }),
+    );
     packed = made;
     mkdirSync(join(folder, "node_modules", "lstm-edge"), { recursive: true });
-    execFileSync("tar", ["-xzf", join(folder, packed.filename), "-C", join(folder, "node_modules", "lstm-edge"), "--strip-components=1"]);
+    execFileSync("tar", [
+      "-xzf",
+      join(folder, packed.filename),
+      "-C",
+      join(folder, "node_modules", "lstm-edge"),
+      "--strip-components=1",
+    ]);
     symlinkSync(join(MODULES, "@types"), join(folder, "node_modules", "@types"));
     writeFileSync(join(folder, "package.json"), '{"type": "module"}');
   });
@@ -35,13 +47,29 @@ describe("the package", () => {
 
   const strict = (/** @type {string} */ name, /** @type {string} */ source) => {
     writeFileSync(join(folder, name), source);
-    const tsc = [join(MODULES, "typescript/bin/tsc"), "--strict", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess", "--noEmit",
-      "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom", "--types", "node", name];
+    const tsc = [
+      join(MODULES, "typescript/bin/tsc"),
+      "--strict",
+      "--exactOptionalPropertyTypes",
+      "--noUncheckedIndexedAccess",
+      "--noEmit",
+      "--module",
+      "nodenext",
+      "--target",
+      "es2022",
+      "--lib",
+      "es2022,dom",
+      "--types",
+      "node",
+      name,
+    ];
     return spawnSync(process.execPath, tsc, { cwd: folder, encoding: "utf8" });
   };
 
   test("its types hold in a strict TypeScript project", () => {
-    const { status, stdout } = strict("use.ts", `
+    const { status, stdout } = strict(
+      "use.ts",
+      `
       import { load, LstmEdgeError, type Model, type Port, type Result, type SlidingStream, type State, type Stream } from "lstm-edge";
       const model: Model = await load(new URL("har.lep", import.meta.url));
       const stream: Stream = model.stream(), logits: Result = stream.step(Float32Array.of(1, 2, 3));
@@ -57,13 +85,19 @@ describe("the package", () => {
       const labels: readonly string[] = model.labels, rate: number | null = model.samplingRate, ports: readonly Port[] = model.inputs;
       try { stream.close(); } catch (error) { if (error instanceof LstmEdgeError && error.name === "InputError") console.log(error.message); }
       console.log(logits, ok, worst.toFixed(), labels, rate, ports, model.manifest.task?.labels, model.interpret([1]).label);
-    `);
+    `,
+    );
     assert.equal(stdout, "");
     assert.equal(status, 0);
   });
 
   test("its types refuse what the runtime would refuse", () => {
-    for (const wrong of ['await load(3)', '(await load("x")).stream().step(3)', '(await load("x")).stream().step("abc")', '(await load("x")).labels = []']) {
+    for (const wrong of [
+      "await load(3)",
+      '(await load("x")).stream().step(3)',
+      '(await load("x")).stream().step("abc")',
+      '(await load("x")).labels = []',
+    ]) {
       const { stdout } = strict("wrong.ts", `import { load } from "lstm-edge";\n${wrong};\nexport {};`);
       assert.match(stdout, /^wrong\.ts\(2,\d+\): error/, wrong);
     }
@@ -71,9 +105,12 @@ describe("the package", () => {
 
   test("it runs from where npm puts it", { skip: skipWithout("lstm-edge", hasCommand) }, async () => {
     const programs = makePrograms();
-    writeFileSync(join(folder, "run.js"), `import { load } from "lstm-edge";
+    writeFileSync(
+      join(folder, "run.js"),
+      `import { load } from "lstm-edge";
       const model = await load(${JSON.stringify(`${programs}lstm.lep`)});
-      console.log(model.selftest().ok);`);
+      console.log(model.selftest().ok);`,
+    );
     assert.equal(execFileSync(process.execPath, ["run.js"], { cwd: folder, encoding: "utf8" }), "true\n");
     await rm(programs, { recursive: true });
   });

@@ -17,7 +17,9 @@ const skip = skipWithout("lstm-edge", hasCommand) || skipWithout("chromium", bro
 const SHOTS = process.env.LSTM_EDGE_SCREENSHOTS;
 
 describe("the page", { skip }, () => {
-  const folder = mkdtempSync(join(tmpdir(), "lstm-edge-page-")), site = join(folder, "site"), programs = makePrograms();
+  const folder = mkdtempSync(join(tmpdir(), "lstm-edge-page-")),
+    site = join(folder, "site"),
+    programs = makePrograms();
   /** @type {Browser} */ let browser;
   /** @type {BrowserContext} */ let context;
   /** @type {Page} */ let page;
@@ -27,8 +29,16 @@ describe("the page", { skip }, () => {
   before(async () => {
     lstmEdge("convert", join(DATA, "motions-int8.onnx"), "--to", "web", "-o", site);
     cpSync(programs, site, { recursive: true });
-    const wave = Buffer.from(Float32Array.from({ length: 36 }, (_, index) => Math.sin(index)).buffer).toString("base64");
-    writeFileSync(join(site, "site.js"), readFileSync(join(site, "site.js"), "utf8").replace('"recordings": [', `"recordings": [{"label": "a wave", "features": ["ax", "ay", "az"], "x": "${wave}"}, `));
+    const wave = Buffer.from(
+      Float32Array.from({ length: 36 }, (_, index) => Math.sin(index)).buffer,
+    ).toString("base64");
+    writeFileSync(
+      join(site, "site.js"),
+      readFileSync(join(site, "site.js"), "utf8").replace(
+        '"recordings": [',
+        `"recordings": [{"label": "a wave", "features": ["ax", "ay", "az"], "x": "${wave}"}, `,
+      ),
+    );
     server = await serve({ "": `${site}/` });
     browser = await launch();
   });
@@ -42,15 +52,22 @@ describe("the page", { skip }, () => {
     context = await browser.newContext();
     page = await context.newPage();
     complaints = [];
-    page.on("console", (message) => { if (["error", "warning"].includes(message.type())) complaints.push(message.text()); });
+    page.on("console", (message) => {
+      if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+    });
     page.on("pageerror", (error) => complaints.push(error.message));
     await page.goto(server.url + path);
     await settled();
   }
-  const settled = () => page.waitForFunction(() => !/Reading/.test(document.getElementById("verdict")?.textContent ?? "Reading"));
+  const settled = () =>
+    page.waitForFunction(() => !/Reading/.test(document.getElementById("verdict")?.textContent ?? "Reading"));
   const text = (/** @type {string} */ id) => page.locator(`#${id}`).innerText();
   const result = (/** @type {string} */ id, /** @type {RegExp} */ words) =>
-    page.waitForFunction(([name, pattern]) => new RegExp(pattern ?? "").test(document.getElementById(name ?? "")?.textContent ?? ""), [id, words.source]);
+    page.waitForFunction(
+      ([name, pattern]) =>
+        new RegExp(pattern ?? "").test(document.getElementById(name ?? "")?.textContent ?? ""),
+      [id, words.source],
+    );
   const play = async () => {
     await page.selectOption("#speed", "20");
     await page.click("#play");
@@ -61,10 +78,20 @@ describe("the page", { skip }, () => {
   test("it verifies the file within a second of loading it, and says what it is", async () => {
     await visit();
     assert.equal(await text("title"), "motions-int8.onnx");
-    const [, took] = /Verified on this device in ([\d.]+) ms: the largest difference is [\d.]+ of its limit/.exec(await text("verdict")) ?? [];
+    const [, took] =
+      /Verified on this device in ([\d.]+) ms: the largest difference is [\d.]+ of its limit/.exec(
+        await text("verdict"),
+      ) ?? [];
     assert.ok(Number(took) < 1000, await text("verdict"));
     const facts = await text("facts");
-    for (const fact of [/int8/, /\b[0-9a-f]{64}\b/, /Badminton, Running, Standing, Walking/, /acc_x, acc_y/, /10 Hz/, /h_0 \(32\)/]) {
+    for (const fact of [
+      /int8/,
+      /\b[0-9a-f]{64}\b/,
+      /Badminton, Running, Standing, Walking/,
+      /acc_x, acc_y/,
+      /10 Hz/,
+      /h_0 \(32\)/,
+    ]) {
       assert.match(facts, fact);
     }
     assert.deepEqual(complaints, []);
@@ -74,14 +101,25 @@ describe("the page", { skip }, () => {
     await visit();
     await page.selectOption("#recording", { label: "Walking" });
     await play();
-    assert.match(await text("replay-result"), /Recognized as Walking after \d+\.\d s\. A step takes [\d.]+ ms on average; a sample comes every 5\.0 ms/);
+    assert.match(
+      await text("replay-result"),
+      /Recognized as Walking after \d+\.\d s\. A step takes [\d.]+ ms on average; a sample comes every 5\.0 ms/,
+    );
     assert.equal(await page.locator("#replay-plot polyline").count(), 6);
-    await page.waitForFunction(() => document.querySelector("#replay-plot polyline")?.getAttribute("points")?.split(" ").length === 100); // drawn with the next frame
+    await page.waitForFunction(
+      () =>
+        document.querySelector("#replay-plot polyline")?.getAttribute("points")?.split(" ").length === 100,
+    ); // drawn with the next frame
     const decided = await page.locator("#replay-plot .band text").allTextContents();
     assert.equal(decided.at(-1), "Walking");
-    const [signal, band] = await Promise.all(["polyline >> nth=5", ".band"].map((part) => page.locator(`#replay-plot ${part}`).boundingBox()));
+    const [signal, band] = await Promise.all(
+      ["polyline >> nth=5", ".band"].map((part) => page.locator(`#replay-plot ${part}`).boundingBox()),
+    );
     assert.ok(signal && band && band.y >= signal.y + signal.height - 1, "the decision is under the signal");
-    assert.match((await page.locator("#replay-plot").getAttribute("aria-label")) ?? "", /Recognized as Walking/);
+    assert.match(
+      (await page.locator("#replay-plot").getAttribute("aria-label")) ?? "",
+      /Recognized as Walking/,
+    );
   });
 
   test("every recording, replayed in the page, ends as the command line says", async () => {
@@ -97,7 +135,8 @@ describe("the page", { skip }, () => {
 
   test("a stream with a delay or a unit is replayed, and each result is drawn under the samples that it is of", async () => {
     for (const [name, drawn, words] of /** @type {[string, number, RegExp][]} */ ([
-      ["late", 10, /a result per sample, 2 samples \(40 ms\) late/], ["strided", 8, /results every 4 samples, 4 samples \(80 ms\) late/],
+      ["late", 10, /a result per sample, 2 samples \(40 ms\) late/],
+      ["strided", 8, /results every 4 samples, 4 samples \(80 ms\) late/],
     ])) {
       await visit(`?model=${name}.lep`);
       assert.match(await text("verdict"), /Verified on this device/);
@@ -105,7 +144,10 @@ describe("the page", { skip }, () => {
       await page.selectOption("#recording", { label: "a wave" });
       await play();
       await page.waitForFunction((share) => {
-        const plot = document.querySelector("#replay-plot"), ends = [...(plot?.querySelectorAll(".band rect") ?? [])].map((rect) => Number(rect.getAttribute("x")) + Number(rect.getAttribute("width")));
+        const plot = document.querySelector("#replay-plot"),
+          ends = [...(plot?.querySelectorAll(".band rect") ?? [])].map(
+            (rect) => Number(rect.getAttribute("x")) + Number(rect.getAttribute("width")),
+          );
         return plot !== null && Math.abs(Math.max(...ends) / plot.clientWidth - share) < 1e-3;
       }, drawn / 12); // the last frame is drawn after the words
       assert.match(await text("replay-result"), /Recognized at the end as (rest|walk|run)\. A step takes/);
@@ -121,7 +163,9 @@ describe("the page", { skip }, () => {
       const focused = await page.evaluate(() => {
         const at = /** @type {HTMLInputElement} */ (document.activeElement);
         const shown = at.id === "pick" ? at.nextElementSibling : at;
-        return at === document.body ? null : { id: at.id, outline: shown && getComputedStyle(shown).outlineStyle };
+        return at === document.body
+          ? null
+          : { id: at.id, outline: shown && getComputedStyle(shown).outlineStyle };
       });
       if (!focused) break;
       assert.equal(focused.outline, "solid", focused.id);
@@ -142,11 +186,31 @@ describe("the page", { skip }, () => {
       for (const width of [320, 420, 1100]) {
         await page.setViewportSize({ width, height: 900 });
         await page.emulateMedia({ colorScheme });
-        assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `no sideways scrolling at ${width}`);
-        const report = /** @type {any} */ (await page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"));
-        assert.deepEqual(report.violations.map((/** @type {any} */ violation) => `${violation.id}: ${violation.nodes.map((/** @type {any} */ node) => node.html)}`), []);
-        assert.ok(report.passes.some((/** @type {any} */ rule) => rule.id === "color-contrast"), "contrast was measured");
-        if (SHOTS) await page.screenshot({ path: join(SHOTS, `web-page-${width}-${colorScheme}.png`), fullPage: true });
+        assert.ok(
+          (await page.evaluate(() => document.documentElement.scrollWidth)) <= width,
+          `no sideways scrolling at ${width}`,
+        );
+        const report = /** @type {any} */ (
+          await page.evaluate(
+            "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })",
+          )
+        );
+        assert.deepEqual(
+          report.violations.map(
+            (/** @type {any} */ violation) =>
+              `${violation.id}: ${violation.nodes.map((/** @type {any} */ node) => node.html)}`,
+          ),
+          [],
+        );
+        assert.ok(
+          report.passes.some((/** @type {any} */ rule) => rule.id === "color-contrast"),
+          "contrast was measured",
+        );
+        if (SHOTS)
+          await page.screenshot({
+            path: join(SHOTS, `web-page-${width}-${colorScheme}.png`),
+            fullPage: true,
+          });
       }
     }
   });
@@ -165,7 +229,8 @@ describe("the page", { skip }, () => {
   test("a new version of the site is taken up, and an old one is not kept", async () => {
     await visit();
     await result("offline", /works offline/);
-    const file = join(site, "site.js"), before = readFileSync(file, "utf8");
+    const file = join(site, "site.js"),
+      before = readFileSync(file, "utf8");
     try {
       writeFileSync(file, before.replace(/"version": "\w+"/, '"version": "later"'));
       await page.evaluate("navigator.serviceWorker.ready.then((ready) => ready.update())");
@@ -187,11 +252,17 @@ describe("the page", { skip }, () => {
     await page.goto(server.url);
     await settled();
     await play();
-    assert.deepEqual([...new Set(asked)].filter((request) => !request.endsWith("null")), [`GET ${new URL(server.url).origin}`]);
+    assert.deepEqual(
+      [...new Set(asked)].filter((request) => !request.endsWith("null")),
+      [`GET ${new URL(server.url).origin}`],
+    );
     const other = await serve({ "": `${site}/` });
     try {
       assert.equal((await fetch(other.url)).status, 200);
-      await assert.rejects(page.evaluate((url) => fetch(url, { mode: "no-cors" }), other.url), /Failed to fetch/);
+      await assert.rejects(
+        page.evaluate((url) => fetch(url, { mode: "no-cors" }), other.url),
+        /Failed to fetch/,
+      );
     } finally {
       await other.close();
     }
@@ -219,7 +290,10 @@ describe("the page", { skip }, () => {
     }
     await page.goto(`${server.url}?model=wrong.lep`);
     await settled();
-    assert.match(await text("verdict"), /Verification failed on this device: the largest difference is 2\.0 of its limit/);
+    assert.match(
+      await text("verdict"),
+      /Verification failed on this device: the largest difference is 2\.0 of its limit/,
+    );
   });
 
   test("values with units, and files with several inputs", async () => {
@@ -228,7 +302,10 @@ describe("the page", { skip }, () => {
     assert.match(await text("facts"), /Units\s+m, m, m/);
     await page.goto(`${server.url}?model=gru.lep`);
     await settled();
-    assert.match(await text("replay-words"), /one float32 input.*It has none for this file, whose inputs are x \(\d+\) and gain/);
+    assert.match(
+      await text("replay-words"),
+      /one float32 input.*It has none for this file, whose inputs are x \(\d+\) and gain/,
+    );
     assert.ok(await page.locator("#live").isHidden(), "no motion sensor has what this file needs");
     assert.ok(await page.locator("#replay-figure").isHidden());
     assert.deepEqual(complaints, []);
@@ -247,16 +324,21 @@ describe("the page", { skip }, () => {
   });
 
   describe("live", () => {
-    const shake = (/** @type {number} */ count) => page.evaluate(async (times) => {
-      for (let turn = 0; turn < times; turn += 1) {
-        const sway = 12 * Math.sin(turn * 1.9);
-        dispatchEvent(new DeviceMotionEvent("devicemotion", {
-          acceleration: { x: 4.9 + sway, y: -4.6 + sway, z: -2.2 }, accelerationIncludingGravity: { x: 5, y: 5, z: 9.8 },
-          rotationRate: { alpha: 60, beta: 6, gamma: 3 }, interval: 16,
-        }));
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }, count);
+    const shake = (/** @type {number} */ count) =>
+      page.evaluate(async (times) => {
+        for (let turn = 0; turn < times; turn += 1) {
+          const sway = 12 * Math.sin(turn * 1.9);
+          dispatchEvent(
+            new DeviceMotionEvent("devicemotion", {
+              acceleration: { x: 4.9 + sway, y: -4.6 + sway, z: -2.2 },
+              accelerationIncludingGravity: { x: 5, y: 5, z: 9.8 },
+              rotationRate: { alpha: 60, beta: 6, gamma: 3 },
+              interval: 16,
+            }),
+          );
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+      }, count);
     beforeEach(() => visit());
 
     test("motion is classified as it comes, until it is stopped", async () => {
@@ -276,7 +358,9 @@ describe("the page", { skip }, () => {
     });
 
     test("permission is asked, and a no is respected", async () => {
-      await page.evaluate("DeviceMotionEvent.requestPermission = async () => { window.asked = true; return 'denied'; }");
+      await page.evaluate(
+        "DeviceMotionEvent.requestPermission = async () => { window.asked = true; return 'denied'; }",
+      );
       await page.click("#start");
       await result("live-result", /blocks access to the motion sensor/);
       assert.equal(await page.evaluate("window.asked"), true);

@@ -19,7 +19,9 @@ const skip = skipWithout("lstm-edge", hasCommand);
 
 describe("in Node", { skip }, () => {
   for (const [name, run] of Object.entries(cases)) {
-    test(name, () => run({ load, bytes: async (file) => new Uint8Array(await readFile(files + file)), url: files }));
+    test(name, () =>
+      run({ load, bytes: async (file) => new Uint8Array(await readFile(files + file)), url: files }),
+    );
   }
 
   test("a file: URL and a Blob are read as well", async () => {

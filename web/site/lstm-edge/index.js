@@ -282,7 +282,8 @@ export class Model {
     const status = c.lstm_edge_selftest(program, at);
     const [worst = NaN] = new Float64Array(c.memory.buffer, at, 1);
     c.free(at);
-    if (status) throw new LstmEdgeError(status === NO_GOLDEN ? "InputError" : "FileFormatError", lastError(c));
+    if (status)
+      throw new LstmEdgeError(status === NO_GOLDEN ? "InputError" : "FileFormatError", lastError(c));
     return { ok: worst <= 1, worst };
   }
 
@@ -296,21 +297,33 @@ export class Model {
     const { task } = this.manifest;
     if (task?.kind !== "classification") {
       const kind = task ? `the task ${JSON.stringify(task.kind)}` : "no task";
-      throw new LstmEdgeError("InputError", `this file has ${kind}, expected a classification; use the values as they are`);
+      throw new LstmEdgeError(
+        "InputError",
+        `this file has ${kind}, expected a classification; use the values as they are`,
+      );
     }
     const { name, width } = /** @type {Port} */ (this.outputs.find((port) => port.name === task.output));
     const isList = Array.isArray(result) || ArrayBuffer.isView(result);
     const frames = isList ? result : /** @type {Record<string, Float32Array> | null} */ (result)?.[name];
     if (!frames?.length) {
-      const reason = "got a result without a frame, expected logits; skip the null that a stream returns until its first frame";
+      const reason =
+        "got a result without a frame, expected logits; skip the null that a stream returns until its first frame";
       throw new LstmEdgeError("InputError", reason);
     }
     if (frames.length % width) {
-      throw new LstmEdgeError("InputError", `${name}: got ${frames.length} numbers, expected a multiple of ${width}`);
+      throw new LstmEdgeError(
+        "InputError",
+        `${name}: got ${frames.length} numbers, expected a multiple of ${width}`,
+      );
     }
-    const labels = task.labels.length ? task.labels : Array.from({ length: width }, (_, index) => String(index));
+    const labels = task.labels.length
+      ? task.labels
+      : Array.from({ length: width }, (_, index) => String(index));
     if (labels.length !== width) {
-      throw new LstmEdgeError("FileFormatError", `${name} has ${width} values, expected one for each of ${labels.length} labels`);
+      throw new LstmEdgeError(
+        "FileFormatError",
+        `${name} has ${width} values, expected one for each of ${labels.length} labels`,
+      );
     }
     const logits = Array.from(frames, Number).slice(-width);
     const most = Math.max(...logits);
@@ -384,7 +397,8 @@ export class Stream {
     const { input } = this.#buffers;
     const [x] = input;
     const isDue = this.#age >= this.#every;
-    const isExact = samples instanceof Float32Array && x instanceof Float32Array && samples.length === x.length;
+    const isExact =
+      samples instanceof Float32Array && x instanceof Float32Array && samples.length === x.length;
     if (isExact && input.length === 1 && !isDue) {
       x.set(samples);
       this.#check(this.#model._c.lstm_edge_step(at));
@@ -417,7 +431,10 @@ export class Stream {
       const rows = everyStep ? (Math.floor(steps / unit) + 1) * frames : 1;
       return 4 * width * rows;
     });
-    const blocks = this.#allocate([...inputSizes, ...outputSizes, 4 * (inputs.length + outputs.length)], steps);
+    const blocks = this.#allocate(
+      [...inputSizes, ...outputSizes, 4 * (inputs.length + outputs.length)],
+      steps,
+    );
     const before = this.#age + steps > this.#every ? this.state : null;
     const age = this.#age;
     try {
@@ -439,7 +456,10 @@ export class Stream {
           const elements = typedArrayAt(type, c.memory.buffer, 0, 0).BYTES_PER_ELEMENT;
           return (blocks[index] ?? 0) + start * width * elements;
         });
-        new Uint32Array(c.memory.buffer, table, blocks.length - 1).set([...starts, ...blocks.slice(inputs.length, -1)]);
+        new Uint32Array(c.memory.buffer, table, blocks.length - 1).set([
+          ...starts,
+          ...blocks.slice(inputs.length, -1),
+        ]);
         this.#checkOr(before, c.lstm_edge_chunk(at, table, count, table + 4 * inputs.length));
         this.#age += count;
         start += count;
@@ -590,7 +610,9 @@ export class SlidingStream {
     const width = inputs[0]?.width ?? 1;
     const added = /** @type {Numbers} */ (array);
     const size = Math.min(this.#window * width, this.#samples.length + added.length);
-    const all = /** @type {any} */ (new /** @type {any} */ (added.constructor)(this.#samples.length + added.length));
+    const all = /** @type {any} */ (
+      new /** @type {any} */ (added.constructor)(this.#samples.length + added.length)
+    );
     all.set(this.#samples);
     all.set(added, this.#samples.length);
     const samples = /** @type {Numbers} */ (all.slice(all.length - size));
@@ -598,7 +620,9 @@ export class SlidingStream {
     const whole = steps - (steps % unit);
     this.#stream.reset();
     // an integer may be outside a table, which only the library knows: run what there is
-    const result = whole ? this.#stream.process(/** @type {Samples} */ (samples.slice((steps - whole) * width))) : null;
+    const result = whole
+      ? this.#stream.process(/** @type {Samples} */ (samples.slice((steps - whole) * width)))
+      : null;
     this.#samples = samples;
     this.#steps += added.length / width;
     if (steps < this.#window) return null;

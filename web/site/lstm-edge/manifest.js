@@ -35,7 +35,8 @@ const areTexts = (value) => Array.isArray(value) && value.every((text) => typeof
 const isCount = (value) =>
   value === null || value === undefined || (Number.isSafeInteger(value) && Number(value) >= 1);
 /** @param {unknown} value */
-const isRate = (value) => value === null || (typeof value === "number" && value > 0 && Number.isFinite(value));
+const isRate = (value) =>
+  value === null || (typeof value === "number" && value > 0 && Number.isFinite(value));
 
 /**
  * Return the manifest of a program; a `FileFormatError` with the field that is wrong.
@@ -63,7 +64,8 @@ export function checkManifest(text, outputs) {
     if (!areTexts(task.units)) throw refused("task.units are not texts");
   }
   if (!isObject(signal) || !areTexts(signal.features)) throw refused("signal.features are not texts");
-  if (!isRate(signal.sampling_rate)) throw refused(`signal.sampling_rate is ${JSON.stringify(signal.sampling_rate)}`);
+  if (!isRate(signal.sampling_rate))
+    throw refused(`signal.sampling_rate is ${JSON.stringify(signal.sampling_rate)}`);
   if (!isCount(signal.window)) throw refused(`signal.window is ${JSON.stringify(signal.window)}`);
   if (!isCount(raw.reset_every)) throw refused(`reset_every is ${JSON.stringify(raw.reset_every)}`);
   if (typeof (raw.identity ?? "") !== "string") throw refused("identity is not a text");
@@ -73,5 +75,8 @@ export function checkManifest(text, outputs) {
 
 /** @param {string} reason */
 function refused(reason) {
-  return new LstmEdgeError("FileFormatError", `the manifest is malformed (${reason}); convert the file again`);
+  return new LstmEdgeError(
+    "FileFormatError",
+    `the manifest is malformed (${reason}); convert the file again`,
+  );
 }
