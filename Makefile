@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WASM := web/site/lstm-edge/lstm_edge.wasm
+C_FILES := $(wildcard $(addprefix native/*/,*.c *.h *.hpp) tests/native/*.c tests/native/*.h)
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -41,6 +42,8 @@ check: $(VENV)/.installed docs  ## lint, types and the documentation's own links
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tools noxfile.py
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	if command -v npm >/dev/null; then $(MAKE) -s web/node_modules/.package-lock.json && cd web && npm run -s format; fi
 
 # build sdist and wheels into dist/, and try them in a fresh environment
 dist: $(VENV)/.installed $(WASM)
@@ -108,6 +111,7 @@ test-all: test-system test-docs test-web test-arm test-oldest test-thin test-slo
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_FILES)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) web/node_modules web/dist $(WASM) .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

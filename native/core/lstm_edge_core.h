@@ -1,8 +1,9 @@
 /*
  * lstm_edge_core.h: run a network as a table of operations. C99, no malloc, no stdio, no state of its own.
  *
- * A network is a const table of le_op: a kernel and its arguments. Arrays are named by an le_ref, a number of elements
- * behind one of the bases that the caller gives. A kernel that no table names is dropped by the linker
+ * A network is a const table of le_op: a kernel and its arguments. Arrays are named by an le_ref, a number of
+ * elements behind one of the bases that the caller gives. A kernel that no table names is dropped by the
+ * linker
  * (-ffunction-sections -Wl,--gc-sections). SPDX-License-Identifier: Apache-2.0
  */
 #ifndef LSTM_EDGE_CORE_H
@@ -10,8 +11,8 @@
 
 #include <stdint.h>
 
-/* Where the arrays of a step begin. The ports are the inputs, then the outputs. Whole numbers are int64_t, and take two
-   elements each, anywhere in memory. */
+/* Where the arrays of a step begin. The ports are the inputs, then the outputs. Whole numbers are int64_t,
+   and take two elements each, anywhere in memory. */
 enum { LE_FLOATS, LE_WHOLES, LE_MEMORY, LE_QUANTIZED, LE_STATE, LE_PORTS };
 
 typedef union {
@@ -33,7 +34,8 @@ typedef struct {
 
 int le_run(const le_op *ops, int count, const le_base *base);
 
-/* --- Parts of operations --------------------------------------------------------------------------------- */
+/* --- Parts of operations ---------------------------------------------------------------------------------
+ */
 
 /* A function of each of n numbers. y may be x. */
 typedef struct le_function le_function;
@@ -42,25 +44,27 @@ struct le_function {
     le_map *map;
     float alpha, beta;
 };
-le_map le_identity, le_relu, le_sigmoid, le_tanh, le_affine, le_leaky_relu, le_thresholded_relu, le_scaled_tanh,
-    le_hard_sigmoid, le_elu, le_softsign, le_softplus, le_selu, le_clip, le_gelu, le_abs, le_negate, le_exp, le_log, le_sqrt,
-    le_reciprocal, le_erf, le_gelu_tanh, le_floor, le_ceil, le_round, le_sin, le_cos;
+le_map le_identity, le_relu, le_sigmoid, le_tanh, le_affine, le_leaky_relu, le_thresholded_relu,
+    le_scaled_tanh, le_hard_sigmoid, le_elu, le_softsign, le_softplus, le_selu, le_clip, le_gelu, le_abs,
+    le_negate, le_exp, le_log, le_sqrt, le_reciprocal, le_erf, le_gelu_tanh, le_floor, le_ceil, le_round,
+    le_sin, le_cos;
 
 /* A function of n pairs. A step of 0 repeats one number, else it is the numbers in a vector. */
 typedef void le_pair(const float *a, int step_a, const float *b, int step_b, float *y, int n);
-le_pair le_add, le_subtract, le_multiply, le_divide, le_maximum, le_minimum, le_prelu, le_power, le_less, le_less_equal,
-    le_equal;
+le_pair le_add, le_subtract, le_multiply, le_divide, le_maximum, le_minimum, le_prelu, le_power, le_less,
+    le_less_equal, le_equal;
 
 /*
  * y = start + weights * x. `start` may be y.
  *
- * le_float_product: the weights of each 16 outputs lie side by side, input by input, then those of 12, 8 or 4, then one
- * output's after the other's. le_int8_product: int8 times the one scale, one output's after the other's; x is
- * quantized as DynamicQuantizeLinear does. le_int8_scaled_product: the same with a scale of each output. le_stored_product:
- * int8 times a scale of each output, and x stays as it is.
+ * le_float_product: the weights of each 16 outputs lie side by side, input by input, then those of 12, 8 or
+ * 4, then one output's after the other's. le_int8_product: int8 times the one scale, one output's after the
+ * other's; x is quantized as DynamicQuantizeLinear does. le_int8_scaled_product: the same with a scale of
+ * each output. le_stored_product: int8 times a scale of each output, and x stays as it is.
  */
 typedef struct le_matrix le_matrix;
-typedef void le_product(const le_matrix *m, const le_base *base, const float *start, const float *x, float *y);
+typedef void le_product(const le_matrix *m, const le_base *base, const float *start, const float *x,
+                        float *y);
 struct le_matrix {
     le_product *product;
     const void *weights;
@@ -69,7 +73,8 @@ struct le_matrix {
 };
 le_product le_float_product, le_int8_product, le_int8_scaled_product, le_stored_product;
 
-/* --- Operations: the kernel of that name takes these arguments ------------------------------------------- */
+/* --- Operations: the kernel of that name takes these arguments -------------------------------------------
+ */
 
 /* y = start + weights * x, for each of `count` rows of x; `start` is one row, which may be y. */
 typedef struct {
@@ -78,8 +83,8 @@ typedef struct {
     le_matrix w;
 } le_linear_op;
 
-/* le_mix: y = a * b + c * d, the new state of an LSTM. le_blend: y = a * b + (1 - a) * d, that of a GRU. le_accumulate:
-   y = a * b + d. */
+/* le_mix: y = a * b + c * d, the new state of an LSTM. le_blend: y = a * b + (1 - a) * d, that of a GRU.
+   le_accumulate: y = a * b + d. */
 typedef struct {
     le_ref a, b, c, d, y;
     int n;
@@ -100,7 +105,15 @@ typedef struct {
 
 /* le_whole: an operation of n pairs of whole numbers; comparisons give 1 or 0. */
 typedef enum {
-    LE_ADD, LE_SUBTRACT, LE_MULTIPLY, LE_DIVIDE, LE_MAXIMUM, LE_MINIMUM, LE_LESS, LE_LESS_EQUAL, LE_EQUAL
+    LE_ADD,
+    LE_SUBTRACT,
+    LE_MULTIPLY,
+    LE_DIVIDE,
+    LE_MAXIMUM,
+    LE_MINIMUM,
+    LE_LESS,
+    LE_LESS_EQUAL,
+    LE_EQUAL
 } le_whole_kind;
 
 typedef struct {
@@ -159,13 +172,15 @@ typedef struct {
     int k, n;
 } le_depthwise_op;
 
-le_kernel le_linear, le_mix, le_blend, le_accumulate, le_unary, le_binary, le_whole, le_cast, le_where, le_softmax, le_log_softmax, le_normalize,
-    le_check_rows, le_gather, le_copy, le_window, le_push, le_depthwise;
+le_kernel le_linear, le_mix, le_blend, le_accumulate, le_unary, le_binary, le_whole, le_cast, le_where,
+    le_softmax, le_log_softmax, le_normalize, le_check_rows, le_gather, le_copy, le_window, le_push,
+    le_depthwise;
 
 /* Fill a state: with `reset` where it is not NULL, else with zeros. */
 void le_reset(float *state, const float *reset, int n);
 
 /* Note the largest difference of n numbers; *passed becomes 0 where one is beyond its limit. */
-void le_compare(const float *got, const float *expected, const float *limits, int n, float *worst, int *passed);
+void le_compare(const float *got, const float *expected, const float *limits, int n, float *worst,
+                int *passed);
 
 #endif

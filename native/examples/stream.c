@@ -1,5 +1,6 @@
 /*
- * Stream through a program: a line of numbers on standard input is a sample, a line on standard output a frame.
+ * Stream through a program: a line of numbers on standard input is a sample, a line on standard output a
+ * frame.
  *
  *     cc -I native/include native/examples/stream.c -L build -llstm_edge -o stream
  *     ./stream har.lep < samples.txt
@@ -44,7 +45,8 @@ int main(int argc, char **argv) {
         }
         if (lstm_edge_step(stream) != LSTM_EDGE_OK) return fail("step");
         const size_t count = lstm_edge_frames(stream, 0) * output.width; /* 0 if no frame is complete yet */
-        for (size_t i = 0; i < count; i++) printf("%.9g%c", (double)y[i], (i + 1) % output.width ? ' ' : '\n');
+        for (size_t i = 0; i < count; i++)
+            printf("%.9g%c", (double)y[i], (i + 1) % output.width ? ' ' : '\n');
     }
 done:
     lstm_edge_stream_free(stream);

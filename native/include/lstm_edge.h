@@ -18,13 +18,14 @@
  * steps, for any number and order of rows in a call, and for any number of threads. NaN and infinity stay in
  * their row. Numbers below 2^-126 are flushed to zero: every call sets the processor's flush-to-zero mode and
  * restores the caller's mode, so that silence takes no more time than sound, and libraries that change the
- * mode do not affect results (RISC-V has its rounding alone). The flags of floating-point exceptions are raised as by any
- * arithmetic.
+ * mode do not affect results (RISC-V has its rounding alone). The flags of floating-point exceptions are
+ * raised as by any arithmetic.
  *
  * Delay and unit. Where frames need later steps, the results of a stream have a delay; with strides there is
- * one frame for several steps, the unit. lstm_edge_step and lstm_edge_chunk take any number of steps, keep those that
- * don't fill a unit, and write the frames that are complete, the first one of the network first: none, one or several,
- * as lstm_edge_frames tells. Programs without delay and unit give a frame with every step.
+ * one frame for several steps, the unit. lstm_edge_step and lstm_edge_chunk take any number of steps, keep
+ * those that don't fill a unit, and write the frames that are complete, the first one of the network first:
+ * none, one or several, as lstm_edge_frames tells. Programs without delay and unit give a frame with every
+ * step.
  *
  * Real time. A stream owns its working memory. lstm_edge_step makes no allocation, takes no lock and makes no
  * system call, and neither does lstm_edge_chunk after lstm_edge_prepare; lstm_edge_run may do all of these.
@@ -60,9 +61,9 @@ typedef struct lstm_edge_stream lstm_edge_stream;
 
 typedef enum {
     LSTM_EDGE_OK = 0,
-    LSTM_EDGE_BAD_FILE = 1,     /* the file can't be read */
-    LSTM_EDGE_BAD_PROGRAM = 2,  /* truncated, damaged, or not a program */
-    LSTM_EDGE_BAD_VERSION = 3,  /* a format version that this library does not support */
+    LSTM_EDGE_BAD_FILE = 1,    /* the file can't be read */
+    LSTM_EDGE_BAD_PROGRAM = 2, /* truncated, damaged, or not a program */
+    LSTM_EDGE_BAD_VERSION = 3, /* a format version that this library does not support */
     LSTM_EDGE_NO_MEMORY = 4,
     LSTM_EDGE_BAD_ARGUMENT = 5, /* a null pointer, an index or a size out of range */
     LSTM_EDGE_BAD_INDEX = 6,    /* an input that indexes a table is outside the table */
@@ -71,7 +72,8 @@ typedef enum {
     LSTM_EDGE_BAD_STATE = 9     /* a saved stream is damaged, or of another model */
 } lstm_edge_status;
 
-/* The type of an element. Inputs may be of any, outputs are float32, states are float32 or int64 (counters of steps). */
+/* The type of an element. Inputs may be of any, outputs are float32, states are float32 or int64 (counters of
+ * steps). */
 typedef enum {
     LSTM_EDGE_FLOAT32 = 0,
     LSTM_EDGE_INT64 = 1,
@@ -89,10 +91,10 @@ typedef struct {
     size_t width;        /* elements of one row at one time step, of an output of one frame */
     lstm_edge_type type; /* of an element */
     int every_step;      /* for an output: 1 if a chunk returns it for each step, 0 if for the last */
-    size_t frames;       /* for a state that is a ring of the last frames of a value: how many; for an output of every
-                            step: its frames in a unit, 1 without strides; otherwise 0 */
-    size_t groups;       /* of such a state: in the ONNX file it is (groups, frames, the rest of a frame) */
-    size_t delay;        /* for an output: its delay in frames (in units if it has no frames); otherwise 0 */
+    size_t frames; /* for a state that is a ring of the last frames of a value: how many; for an output of
+                      every step: its frames in a unit, 1 without strides; otherwise 0 */
+    size_t groups; /* of such a state: in the ONNX file it is (groups, frames, the rest of a frame) */
+    size_t delay;  /* for an output: its delay in frames (in units if it has no frames); otherwise 0 */
 } lstm_edge_port;
 
 /* --- The library ------------------------------------------------------------------------------------ */
@@ -162,8 +164,9 @@ LSTM_EDGE_API lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program)
 LSTM_EDGE_API void lstm_edge_stream_free(lstm_edge_stream *stream);
 
 /*
- * Allocate memory for chunks of up to `max_steps` steps, so that lstm_edge_chunk allocates nothing for them. Without this
- * call, a chunk that is longer than all before it allocates. Above an internal maximum, chunks are split.
+ * Allocate memory for chunks of up to `max_steps` steps, so that lstm_edge_chunk allocates nothing for them.
+ * Without this call, a chunk that is longer than all before it allocates. Above an internal maximum, chunks
+ * are split.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps);
 
@@ -174,28 +177,28 @@ LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);
 LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
 /*
- * Return the buffer of a state, one row of its type, to read or write between calls; NULL for a bad index. Cast it to
- * int64_t * if its type is INT64. A ring of frames (see lstm_edge_port) is the frames one after another, then the index
- * of the oldest one, from which they go on to the last index and then from the first.
+ * Return the buffer of a state, one row of its type, to read or write between calls; NULL for a bad index.
+ * Cast it to int64_t * if its type is INT64. A ring of frames (see lstm_edge_port) is the frames one after
+ * another, then the index of the oldest one, from which they go on to the last index and then from the first.
  */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
 /*
- * Run one time step, from the input buffers to the output buffers. Where a step completes several frames, they stand
- * one after another in the output buffer; where it completes none, the buffer means nothing.
+ * Run one time step, from the input buffers to the output buffers. Where a step completes several frames,
+ * they stand one after another in the output buffer; where it completes none, the buffer means nothing.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_step(lstm_edge_stream *stream);
 
 /*
- * Keep the flush-to-zero mode of this thread set until lstm_edge_end, on the same thread: a loop of steps in between does
- * not set and restore it at every step, which takes about 10 ns. The results are the same.
+ * Keep the flush-to-zero mode of this thread set until lstm_edge_end, on the same thread: a loop of steps in
+ * between does not set and restore it at every step, which takes about 10 ns. The results are the same.
  */
 LSTM_EDGE_API void lstm_edge_begin(lstm_edge_stream *stream);
 LSTM_EDGE_API void lstm_edge_end(lstm_edge_stream *stream);
 
 /*
- * Return how many frames of an output the last lstm_edge_step or lstm_edge_chunk wrote: 0 if none is complete yet. Of
- * an output whose every_step is 0 it is 1 or 0. Without delay and unit every step writes one.
+ * Return how many frames of an output the last lstm_edge_step or lstm_edge_chunk wrote: 0 if none is complete
+ * yet. Of an output whose every_step is 0 it is 1 or 0. Without delay and unit every step writes one.
  */
 LSTM_EDGE_API size_t lstm_edge_frames(const lstm_edge_stream *stream, size_t index);
 
@@ -204,8 +207,8 @@ LSTM_EDGE_API size_t lstm_edge_frames(const lstm_edge_stream *stream, size_t ind
  *
  * inputs:  one array per program input, (steps, width) elements of its type, row-major.
  * outputs: one array per program output, float32, (steps, width) if every_step is set in its port, otherwise
- *          (width); an entry may be NULL if it is not needed. With a unit the array has room for the frames of
- *          steps / unit + 1 units, (that * frames, width); lstm_edge_frames tells how many were written.
+ *          (width); an entry may be NULL if it is not needed. With a unit the array has room for the frames
+ * of steps / unit + 1 units, (that * frames, width); lstm_edge_frames tells how many were written.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *inputs,
                                                size_t steps, float *const *outputs);
@@ -214,8 +217,9 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const v
 LSTM_EDGE_API void lstm_edge_reset(lstm_edge_stream *stream);
 
 /*
- * Write everything that a stream continues from (states, age, samples that don't fill a unit) to `buffer`, if `size` is
- * large enough; return the bytes that it takes, 0 for a null stream. Python and JavaScript read and write the same bytes.
+ * Write everything that a stream continues from (states, age, samples that don't fill a unit) to `buffer`, if
+ * `size` is large enough; return the bytes that it takes, 0 for a null stream. Python and JavaScript read and
+ * write the same bytes.
  */
 LSTM_EDGE_API size_t lstm_edge_save(const lstm_edge_stream *stream, void *buffer, size_t size);
 
@@ -226,7 +230,8 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const
 LSTM_EDGE_API uint64_t lstm_edge_age(const lstm_edge_stream *stream);
 LSTM_EDGE_API lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age);
 
-/* Return the samples of an input that don't fill a unit yet, rows of its type and width; NULL for a bad index. */
+/* Return the samples of an input that don't fill a unit yet, rows of its type and width; NULL for a bad
+ * index. */
 LSTM_EDGE_API void *lstm_edge_rest(lstm_edge_stream *stream, size_t index);
 
 /* --- Many rows in one call -------------------------------------------------------------------------- */
@@ -249,8 +254,9 @@ typedef struct {
  *          is not needed. Rows of states and outputs must not overlap: their strides must be at least width
  *          elements of the port's type (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
  *
- * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output (frames, width).
- * The call knows no ages: it gives the first `delay` frames of an output too, which the caller drops.
+ * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output
+ * (frames, width). The call knows no ages: it gives the first `delay` frames of an output too, which the
+ * caller drops.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

@@ -1,5 +1,6 @@
 /*
- * lstm_edge.hpp: lstm_edge.h for C++17. Loading throws lstm_edge::Error; nothing else throws, allocates or locks.
+ * lstm_edge.hpp: lstm_edge.h for C++17. Loading throws lstm_edge::Error; nothing else throws, allocates or
+ * locks.
  *
  *     lstm_edge::Program program("amp.lep");
  *     lstm_edge::Stream stream(program, 512);          // room for blocks of up to 512 frames
@@ -7,8 +8,8 @@
  *         stream.process(in, out, frames);             // a block of any size; states go on
  *     }
  *
- * Where results have a delay, or come once a unit of several samples, a call gives stream.frames() of them, and
- * stream.latency() returns the delay in samples.
+ * Where results have a delay, or come once a unit of several samples, a call gives stream.frames() of them,
+ * and stream.latency() returns the delay in samples.
  */
 #ifndef LSTM_EDGE_HPP
 #define LSTM_EDGE_HPP
@@ -44,7 +45,9 @@ class Program {
     /* Open a program file. Throws Error. */
     explicit Program(const char *path) : handle_(lstm_edge_open(path), lstm_edge_free) { require(); }
     /* Make one of a file's content, which is not needed afterwards. Throws Error. */
-    Program(const void *data, std::size_t size) : handle_(lstm_edge_load(data, size), lstm_edge_free) { require(); }
+    Program(const void *data, std::size_t size) : handle_(lstm_edge_load(data, size), lstm_edge_free) {
+        require();
+    }
 
     std::size_t count(lstm_edge_kind kind) const noexcept { return lstm_edge_count(handle_.get(), kind); }
     /* Describe an input, output or state; its width is 0 if there is none of this index. */
@@ -77,7 +80,8 @@ class Program {
     std::unique_ptr<lstm_edge_program, void (*)(lstm_edge_program *)> handle_;
 };
 
-/* One source of samples with its states; it belongs to one thread at a time and keeps what it needs of the program. */
+/* One source of samples with its states; it belongs to one thread at a time and keeps what it needs of the
+ * program. */
 class Stream {
   public:
     /* Open a stream at the reset state, with room for blocks of up to `max_frames` steps. Throws Error. */
@@ -94,7 +98,8 @@ class Stream {
     Span<const float> output(std::size_t index = 0) const noexcept {
         return {lstm_edge_output(handle_.get(), index), width(LSTM_EDGE_OUTPUT, index)};
     }
-    /* A state, to read or write between calls; T is std::int64_t for a counter of steps (its type is in Program::port). */
+    /* A state, to read or write between calls; T is std::int64_t for a counter of steps (its type is in
+     * Program::port). */
     template <typename T = float> Span<T> state(std::size_t index) noexcept {
         return {reinterpret_cast<T *>(lstm_edge_state(handle_.get(), index)), width(LSTM_EDGE_STATE, index)};
     }
@@ -102,8 +107,9 @@ class Stream {
     lstm_edge_status step() noexcept { return lstm_edge_step(handle_.get()); }
     /*
      * Take `frames` time steps of a network with one float input and one output:
-     * in (frames, width of the input), out (frames, width of the output), or (width) for an output of the last step.
-     * Where results have a delay or come in units, frames() is their number in out; see lstm_edge_chunk for its room.
+     * in (frames, width of the input), out (frames, width of the output), or (width) for an output of the
+     * last step. Where results have a delay or come in units, frames() is their number in out; see
+     * lstm_edge_chunk for its room.
      */
     lstm_edge_status process(const float *in, float *out, std::size_t frames) noexcept {
         const void *inputs[] = {in};
@@ -115,11 +121,15 @@ class Stream {
         return lstm_edge_chunk(handle_.get(), inputs, frames, outputs);
     }
     /* Frames of an output that the last step or process wrote; see lstm_edge_frames. */
-    std::size_t frames(std::size_t output = 0) const noexcept { return lstm_edge_frames(handle_.get(), output); }
+    std::size_t frames(std::size_t output = 0) const noexcept {
+        return lstm_edge_frames(handle_.get(), output);
+    }
     /* Delay of the results, in steps. */
     std::size_t latency() const noexcept { return lstm_edge_delay(program_); }
     /* Save everything that the stream continues from; see lstm_edge_save. */
-    std::size_t save(void *buffer, std::size_t size) const noexcept { return lstm_edge_save(handle_.get(), buffer, size); }
+    std::size_t save(void *buffer, std::size_t size) const noexcept {
+        return lstm_edge_save(handle_.get(), buffer, size);
+    }
     /* Continue from a saved stream; after an error the stream is unchanged. */
     lstm_edge_status restore(const void *data, std::size_t size) noexcept {
         return lstm_edge_restore(handle_.get(), data, size);

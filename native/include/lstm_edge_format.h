@@ -18,23 +18,23 @@
  * any other by one operation (or several COPY operations, each a part). Where a field names a constant or a
  * buffer that is not there, it holds LE_NONE. Fields and bits that are not described are 0.
  *
- * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
- * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
- * operation replaces the oldest frames by the step's; nothing else writes it.
+ * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is
+ * `frames` frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it,
+ * then one PUSH operation replaces the oldest frames by the step's; nothing else writes it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H
 
 #include <stdint.h>
 
-#define LE_MAGIC "LSTMEDGE"
+#define LE_MAGIC  "LSTMEDGE"
 #define LE_FORMAT 1u /* the version; a library refuses any other */
-#define LE_NONE 0xFFFFFFFFu
+#define LE_NONE   0xFFFFFFFFu
 
 /* Limits: a program beyond them is refused. */
-#define LE_MAX_ITEMS 65536u      /* constants, buffers, ports, operations: each */
-#define LE_MAX_WIDTH (1u << 20)  /* elements of all buffers together */
-#define LE_MAX_INT8_ROWS 65536u  /* columns of an int8 matrix, so that int32 sums are exact */
+#define LE_MAX_ITEMS     65536u     /* constants, buffers, ports, operations: each */
+#define LE_MAX_WIDTH     (1u << 20) /* elements of all buffers together */
+#define LE_MAX_INT8_ROWS 65536u     /* columns of an int8 matrix, so that int32 sums are exact */
 
 typedef struct {
     char magic[8];    /* LE_MAGIC */
@@ -45,8 +45,8 @@ typedef struct {
     uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
     uint32_t reserved;
-    uint32_t unit;         /* time steps of a unit, from 1 */
-} le_header; /* 64 bytes */
+    uint32_t unit; /* time steps of a unit, from 1 */
+} le_header;       /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
 typedef struct {
@@ -63,39 +63,39 @@ typedef struct {
 typedef struct {
     uint32_t name;   /* a UINT8 constant, UTF-8 without NUL */
     uint32_t buffer; /* of a state: where its old value stands when the step starts */
-    uint32_t next;   /* of a state: the buffer in which an operation leaves its new value, `buffer` for a past;
-                        else LE_NONE */
+    uint32_t next; /* of a state: the buffer in which an operation leaves its new value, `buffer` for a past;
+                      else LE_NONE */
     uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
                         of an output: 1 where a chunk gives it for every step; of an input: 0 */
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
                         or the last step's; of a state of FLOAT32: one row, expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
-    uint32_t delay;     /* of an output: its first frames after a reset, which mean nothing (units where it has no
-                           frames); else 0 */
-    uint32_t frames;    /* of an input: the unit; of an output for every step: its frames in a unit,
-                           each of width / frames numbers, one after another; else 0 */
-} le_port;              /* 32 bytes */
+    uint32_t delay; /* of an output: its first frames after a reset, which mean nothing (units where it has no
+                       frames); else 0 */
+    uint32_t frames; /* of an input: the unit; of an output for every step: its frames in a unit,
+                        each of width / frames numbers, one after another; else 0 */
+} le_port;           /* 32 bytes */
 
 typedef struct {
-    uint32_t code;   /* an le_code */
+    uint32_t code;    /* an le_code */
     uint32_t arg[31]; /* as the code says; "f" marks a float32 by its bits */
-} le_operation;      /* 128 bytes */
+} le_operation;       /* 128 bytes */
 
 /* Arguments, by index. "const" is a constant, all else without a mark a buffer. */
 typedef enum {
     /* 0 in, 1 out, 2 const weights (M, K), 3 const bias (M) or NONE, 4 const scales (M) or NONE.
        out = in @ weights.T + bias, for each K elements of in in turn. With scales the weights are INT8:
        in is quantized to 8 bits, a row at a time, as DynamicQuantizeLinear does; the product is exact.
-       5 one more than const scales (M), 0 for none: with them the weights are INT8 times their scale, and in stays
-       as it is. */
+       5 one more than const scales (M), 0 for none: with them the weights are INT8 times their scale, and in
+       stays as it is. */
     LE_LINEAR = 1,
     /* 0 x, 1 h, 2 c (NONE but for LSTM), 3 new h, 4 new c (NONE but for LSTM), 5 const W, 6 const R,
-       7 const bias or NONE, 8 const W scales or NONE, 9 const R scales or NONE, 10 flags: 1 linear_before_reset (GRU),
-       then for each activation 11 + 3i kind, 12 + 3i f alpha, 13 + 3i f beta.
-       Gates are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb. 20 and 21 for W and R as 5 of
-       LINEAR.
-       22 one more than the number of an earlier operation that has the same code, widths and arguments 5 to 21, whose
-       weights it shares: the layer at the next of several frames; 0 for weights of its own. */
+       7 const bias or NONE, 8 const W scales or NONE, 9 const R scales or NONE, 10 flags: 1
+       linear_before_reset (GRU), then for each activation 11 + 3i kind, 12 + 3i f alpha, 13 + 3i f beta.
+       Gates are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb. 20 and 21 for W and
+       R as 5 of LINEAR. 22 one more than the number of an earlier operation that has the same code, widths
+       and arguments 5 to 21, whose weights it shares: the layer at the next of several frames; 0 for weights
+       of its own. */
     LE_LSTM = 2,
     LE_GRU = 3,
     LE_RNN = 4,
@@ -108,7 +108,8 @@ typedef enum {
     LE_SOFTMAX = 7,
     /* 0 in, 1 out, 2 axis length, 3 f epsilon, 4 const scale or NONE, 5 const bias or NONE. */
     LE_NORMALIZE = 8,
-    /* 0 in (an input of whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
+    /* 0 in (an input of whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative
+       indices count from the end. */
     LE_GATHER = 9,
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,
@@ -118,9 +119,9 @@ typedef enum {
     LE_CONSTANT = 12,
     /* 0 condition, 1 a, 2 b, 3 out, all of one width: a where the condition is not 0, else b. */
     LE_WHERE = 13,
-    /* 0 x, 1 past, 2 out, 3 first, 4 dilation, 5 count: out is `count` frames of x, one after another, from number
-       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those after its last
-       are x itself: 6 of them, 0 for one. */
+    /* 0 x, 1 past, 2 out, 3 first, 4 dilation, 5 count: out is `count` frames of x, one after another, from
+       number `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those
+       after its last are x itself: 6 of them, 0 for one. */
     LE_WINDOW = 14,
     /* 0 x, 1 past, 2 frames, 3 groups: the past takes in the frames of x. In the ONNX file the state is
        (groups, frames, the rest of a frame). */
@@ -153,10 +154,10 @@ typedef enum {
     LE_SQRT,
     LE_RECIPROCAL,
     LE_ERF,
-    LE_GELU_TANH,        /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
+    LE_GELU_TANH, /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
     LE_FLOOR,
     LE_CEIL,
-    LE_ROUND,            /* halves to the even number */
+    LE_ROUND, /* halves to the even number */
     LE_SIN,
     LE_COS,
     LE_FUNCTIONS /* how many there are */
@@ -171,40 +172,42 @@ typedef enum {
     LE_MINIMUM,
     LE_PRELU, /* a < 0 ? a * b : a */
     LE_POWER, /* of FLOAT32 alone, as PRELU */
-    LE_LESS, /* 1 where it holds, else 0 */
+    LE_LESS,  /* 1 where it holds, else 0 */
     LE_LESS_EQUAL,
     LE_EQUAL,
     LE_BINARIES /* how many there are */
 } le_binary;
 
 /*
- * A saved stream, which C, Python and JavaScript write and read: a header, then its arrays one after another. Each is an
- * le_saved_array, its shape (dims numbers of 64 bits), its name (UTF-8) and its elements, both padded with zeros to 8
- * bytes. A state is one row in the order of the ONNX file; its shape may have a batch axis of 1, or be flat. Samples are
- * those of an input that do not fill a unit yet, (age % unit, width). Readers ignore arrays of other kinds.
+ * A saved stream, which C, Python and JavaScript write and read: a header, then its arrays one after another.
+ * Each is an le_saved_array, its shape (dims numbers of 64 bits), its name (UTF-8) and its elements, both
+ * padded with zeros to 8 bytes. A state is one row in the order of the ONNX file; its shape may have a batch
+ * axis of 1, or be flat. Samples are those of an input that do not fill a unit yet, (age % unit, width).
+ * Readers ignore arrays of other kinds.
  */
-#define LE_SAVED_MAGIC "LSTMSAVE"
-#define LE_SAVED_FRONT 12u /* bytes that the checksum leaves out */
+#define LE_SAVED_MAGIC   "LSTMSAVE"
+#define LE_SAVED_FRONT   12u /* bytes that the checksum leaves out */
 #define LE_IDENTITY_SIZE 64u
 
 typedef struct {
     char magic[8];
-    uint32_t crc;    /* CRC-32 of all bytes behind it */
+    uint32_t crc; /* CRC-32 of all bytes behind it */
     uint32_t zero;
-    uint64_t age;    /* steps since the reset */
-    uint32_t arrays; /* how many there are */
-    uint32_t more;   /* 0 */
+    uint64_t age;                    /* steps since the reset */
+    uint32_t arrays;                 /* how many there are */
+    uint32_t more;                   /* 0 */
     char identity[LE_IDENTITY_SIZE]; /* the manifest's, in hex; zeros if it has none */
-} le_saved_stream;   /* 96 bytes */
+} le_saved_stream;                   /* 96 bytes */
 
 typedef enum { LE_SAVED_STATE = 0, LE_SAVED_SAMPLES = 1, LE_SAVED_OTHER = 2 } le_saved_kind;
 
 typedef struct {
     uint32_t kind;
-    uint32_t type;      /* an lstm_edge_type; in other arrays also 6 float64, 7 float16, 8 bool, 9 uint16, 10 uint32, 11 uint64 */
+    uint32_t type;      /* an lstm_edge_type; in other arrays also 6 float64, 7 float16, 8 bool, 9 uint16, 10
+                           uint32, 11 uint64 */
     uint32_t name_size; /* bytes */
     uint32_t dims;
-    uint64_t count;     /* elements */
-} le_saved_array;       /* 24 bytes */
+    uint64_t count; /* elements */
+} le_saved_array;   /* 24 bytes */
 
 #endif

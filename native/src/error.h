@@ -11,6 +11,7 @@
 #endif
 
 /* Note why a call fails, and return `status`. */
-lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __attribute__((format(LE_PRINTF, 2, 3)));
+lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...)
+    __attribute__((format(LE_PRINTF, 2, 3)));
 
 #endif

@@ -2,15 +2,15 @@
  * The kernels, compiled once an instruction set: LE_ISA is its name as a token, LE_LANES the floats in a
  * vector, LE_ROWS the rows of a tile.
  *
- * Weights lie as [group][k][vector of the group][lane]. Of a layer's gates the first vectors come first, side by side, and
- * last what fills no vector of units, all gates in as few vectors as can be. A tile holds the sums of some rows and one
- * group in registers while k runs; a single row takes several groups at once, so that about eight sums hide the
- * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
- * far) and adds its products in the order of k; if a matrix has a single group of outputs, k is split over up to
- * eight partial sums, which are added at the end, for any number of rows; a single output is a dot product.
- * int8 weights of inputs in float32 are widened in registers, if floats would not fit the cache, and their sum is
- * multiplied by the scale at the end. Hence the same bits on every path. Products are contracted to fused multiply-adds
- * in madd() and nowhere else.
+ * Weights lie as [group][k][vector of the group][lane]. Of a layer's gates the first vectors come first, side
+ * by side, and last what fills no vector of units, all gates in as few vectors as can be. A tile holds the
+ * sums of some rows and one group in registers while k runs; a single row takes several groups at once, so
+ * that about eight sums hide the latency of an addition. However many rows a tile has, each output starts
+ * from its bias (or from the sum so far) and adds its products in the order of k; if a matrix has a single
+ * group of outputs, k is split over up to eight partial sums, which are added at the end, for any number of
+ * rows; a single output is a dot product. int8 weights of inputs in float32 are widened in registers, if
+ * floats would not fit the cache, and their sum is multiplied by the scale at the end. Hence the same bits on
+ * every path. Products are contracted to fused multiply-adds in madd() and nowhere else.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -28,10 +28,10 @@
 #include <arm_neon.h>
 #endif
 
-#define L ((size_t)LE_LANES)
-#define INLINE static inline __attribute__((always_inline))
+#define L        ((size_t)LE_LANES)
+#define INLINE   static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL   _Pragma("GCC unroll 16")
 
 typedef float vf __attribute__((vector_size(4 * LE_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LE_LANES)));
@@ -45,7 +45,8 @@ INLINE vf set1(float x) { return x - (vf){0}; }
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
 
-/* Whether weights may stay in int8 where their inputs do not: not where it takes longer to widen than to read them. */
+/* Whether weights may stay in int8 where their inputs do not: not where it takes longer to widen than to read
+ * them. */
 #if defined(__SSE2__) && LE_LANES == 4
 #define KEEPS_INT8 false
 #else
@@ -105,14 +106,17 @@ INLINE vf root(vf x) {
 
 static const int32_t LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-/* Load the first `count` numbers, and `rest` in the other lanes. Working memory goes on for a vector (le_zeros). */
+/* Load the first `count` numbers, and `rest` in the other lanes. Working memory goes on for a vector
+ * (le_zeros). */
 INLINE vf load_some(const float *p, size_t count, float rest) {
     vi lane;
     memcpy(&lane, LANES, sizeof lane);
     return blend(lane < (int32_t)(count < L ? count : L), load(p), set1(rest));
 }
 
-INLINE void store_some(float *p, vf v, size_t count) { memcpy(p, &v, (count < L ? count : L) * sizeof(float)); }
+INLINE void store_some(float *p, vf v, size_t count) {
+    memcpy(p, &v, (count < L ? count : L) * sizeof(float));
+}
 
 INLINE float sum(vf v) {
     float part[L];
@@ -329,7 +333,8 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
         const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(four), _mm512_load_si512(w));
         return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #else
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), _mm256_load_si256((const __m256i *)w));
+        const __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_set1_epi32(four), _mm256_load_si256((const __m256i *)w));
         return total + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
     }
@@ -391,7 +396,8 @@ INLINE void range_of(vf v, vf *low, vf *high, vf *odd) {
 }
 
 /* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
-NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
+NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows,
+                       const le_workspace *w) {
     const size_t bytes = EACH_INPUT(m->seven), whole = m->k / L * L, padded = m->units * 4;
     for (size_t row = 0; row < rows; row++, x += stride) {
         char *to = (char *)w->quantized + row * padded * bytes;
@@ -415,10 +421,12 @@ NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t
         size_t k = 0;
         if (bytes == 1) {
             for (; k < whole; k += L) store_whole(to + k, LEVELS(load(x + k)), true);
-            for (; k < padded; k += L) store_whole(to + k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), true);
+            for (; k < padded; k += L)
+                store_whole(to + k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), true);
         } else {
             for (; k < whole; k += L) store_whole(to + 2 * k, LEVELS(load(x + k)), false);
-            for (; k < padded; k += L) store_whole(to + 2 * k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), false);
+            for (; k < padded; k += L)
+                store_whole(to + 2 * k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), false);
         }
 #undef LEVELS
     }
@@ -428,8 +436,8 @@ NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t
 
 /* The sums of a tile, a flat array so that each is a register once the loops are unrolled. */
 #define AT(r, j, s, i) ((((r) * J + (j)) * S + (s)) * G + (i))
-#define EACH(i, n) UNROLL for (size_t i = 0; i < (n); i++)
-#define MOST (LE_ROWS * 4 > 10 ? LE_ROWS * 4 : 10)
+#define EACH(i, n)     UNROLL for (size_t i = 0; i < (n); i++)
+#define MOST           (LE_ROWS * 4 > 10 ? LE_ROWS * 4 : 10)
 
 /* Ask for the weights that are read LE_AHEAD bytes later: `bytes` from `w`. */
 INLINE void ask(const void *w, const size_t bytes) {
@@ -441,10 +449,10 @@ INLINE vf weights_at(const char *w, size_t at, const size_t bytes) {
     return bytes == 1 ? widen((const int8_t *)w + at) : load((const float *)w + at);
 }
 
-/* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `bytes` each; `far` ones are asked for
-   ahead. All six are constants where it is called. */
-INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group, const size_t R, const size_t J,
-                 const size_t G, const size_t S, const size_t bytes, const bool far) {
+/* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `bytes` each; `far` ones are
+   asked for ahead. All six are constants where it is called. */
+INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group, const size_t R,
+                 const size_t J, const size_t G, const size_t S, const size_t bytes, const bool far) {
     vf a[MOST];
     const float *x[LE_ROWS];
     const size_t next = m->k * G * L;
@@ -462,7 +470,8 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         EACH(s, S) EACH(r, R) {
             const vf v = set1(x[r][k + s]);
             EACH(j, J) EACH(i, G) {
-                a[AT(r, j, s, i)] = madd(v, weights_at(w, j * next + (s * G + i) * L, bytes), a[AT(r, j, s, i)]);
+                a[AT(r, j, s, i)] =
+                    madd(v, weights_at(w, j * next + (s * G + i) * L, bytes), a[AT(r, j, s, i)]);
             }
         }
     }
@@ -470,7 +479,8 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         EACH(s, S - 1) {
             if (k + s >= m->k) break;
             EACH(r, R) EACH(i, G) {
-                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), weights_at(w, (s * G + i) * L, bytes), a[AT(r, 0, s, i)]);
+                a[AT(r, 0, s, i)] =
+                    madd(set1(x[r][k + s]), weights_at(w, (s * G + i) * L, bytes), a[AT(r, 0, s, i)]);
             }
         }
     }
@@ -480,12 +490,15 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
         const size_t vector = (group + j) * G + i;
         vf v = a[AT(r, j, 0, i)];
-        if (bytes == 1) v = madd(load(m->scales + vector * L), v, load(p->start + (row + r) * p->start_stride + vector * L));
+        if (bytes == 1)
+            v = madd(load(m->scales + vector * L), v,
+                     load(p->start + (row + r) * p->start_stride + vector * L));
         store(p->y + (row + r) * p->y_stride + vector * L, v);
     }
 }
 
-/* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no partial sums. */
+/* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no
+ * partial sums. */
 INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row, size_t group,
                   const size_t R, const size_t J, const size_t G, const bool far, const bool seven) {
     const size_t S = 1;
@@ -497,7 +510,8 @@ INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, 
         if (far) EACH(j, J) ask(w + j * next, G * 4 * L);
         EACH(r, R) {
             const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT(seven);
-            EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L, seven);
+            EACH(j, J)
+            EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L, seven);
         }
     }
     const size_t first = group * G * L;
@@ -509,17 +523,19 @@ INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, 
         const float *start = p->start + (row + r) * p->start_stride + first;
         float *y = p->y + (row + r) * p->y_stride + first;
         EACH(j, J * G) { /* the sums of a row lie one after another */
-            const vf whole = __builtin_convertvector(a[r * J * G + j] - *(const vi *)(sums + j * L) * zero, vf);
+            const vf whole =
+                __builtin_convertvector(a[r * J * G + j] - *(const vi *)(sums + j * L) * zero, vf);
             store(y + j * L, load(start + j * L) + whole * (load(scales + j * L) * scale));
         }
     }
 }
 
-/* What the weights of a product are: floats; int8 that is widened; int8 of quantized inputs, at most 64 or not. */
+/* What the weights of a product are: floats; int8 that is widened; int8 of quantized inputs, at most 64 or
+ * not. */
 typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
 
-#define TILE(p, row, group, R, J, S, far)                                                  \
-    (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, S, kind == WIDENED ? 1 : 4, far) \
+#define TILE(p, row, group, R, J, S, far)                                                                    \
+    (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, S, kind == WIDENED ? 1 : 4, far)                     \
                       : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
 
 /* `split`: a matrix of one group, or of two groups of five vectors. */
@@ -549,8 +565,8 @@ INLINE void one_row(const le_matrix *m, const float *x, const float *start, floa
     }
 }
 
-INLINE void many_rows(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows, const form kind,
-                      const size_t G) {
+INLINE void many_rows(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows,
+                      const form kind, const size_t G) {
     if (kind >= QUANTIZED) quantize(m, p->x, p->stride, rows, ws);
     for (size_t i = 0; i < m->groups; i++) {
         const size_t group = ws->backward ? m->groups - 1 - i : i;
@@ -568,7 +584,8 @@ static void row_by_row(const le_matrix *m, const le_rows *p, const le_workspace 
 }
 
 /* A single output of inputs in float32. */
-static void one_output(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) {
+static void one_output(const le_matrix *m, const float *x, const float *start, float *y,
+                       const le_workspace *ws) {
     (void)ws;
     const float *w = m->weights;
     vf a[4] = {{0}};
@@ -580,21 +597,23 @@ static void one_output(const le_matrix *m, const float *x, const float *start, f
     *y = *start + sum((a[0] + a[1]) + (a[2] + a[3]));
 }
 
-#define SPLIT(F, G)                                                                                                  \
-    NOINLINE void split_##F##G(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) { \
-        one_row(m, x, start, y, ws, F, G, true);                                                                    \
+#define SPLIT(F, G)                                                                                          \
+    NOINLINE void split_##F##G(const le_matrix *m, const float *x, const float *start, float *y,             \
+                               const le_workspace *ws) {                                                     \
+        one_row(m, x, start, y, ws, F, G, true);                                                             \
     }
-#define PRODUCTS(F, G)                                                                                              \
-    NOINLINE void one_##F##G(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) { \
-        one_row(m, x, start, y, ws, F, G, false);                                                                   \
-    }                                                                                                               \
-    NOINLINE void many_##F##G(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {             \
-        many_rows(m, p, ws, rows, F, G);                                                                            \
-    }                                                                                                               \
+#define PRODUCTS(F, G)                                                                                       \
+    NOINLINE void one_##F##G(const le_matrix *m, const float *x, const float *start, float *y,               \
+                             const le_workspace *ws) {                                                       \
+        one_row(m, x, start, y, ws, F, G, false);                                                            \
+    }                                                                                                        \
+    NOINLINE void many_##F##G(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {   \
+        many_rows(m, p, ws, rows, F, G);                                                                     \
+    }                                                                                                        \
     SPLIT(F, G)
-#define GROUPS(F) PRODUCTS(F, 1) PRODUCTS(F, 2) PRODUCTS(F, 3) PRODUCTS(F, 4) SPLIT(F, 5)
+#define GROUPS(F)   PRODUCTS(F, 1) PRODUCTS(F, 2) PRODUCTS(F, 3) PRODUCTS(F, 4) SPLIT(F, 5)
 #define NAMED(F, G) {one_##F##G, many_##F##G, split_##F##G}
-#define ALL(F) {NAMED(F, 1), NAMED(F, 2), NAMED(F, 3), NAMED(F, 4), {NULL, NULL, split_##F##5}}
+#define ALL(F)      {NAMED(F, 1), NAMED(F, 2), NAMED(F, 3), NAMED(F, 4), {NULL, NULL, split_##F##5}}
 
 GROUPS(FLOATS)
 GROUPS(WIDENED)
@@ -622,7 +641,8 @@ INLINE void product(const le_matrix *m, const le_rows *p, const le_workspace *ws
     else m->many(m, p, ws, rows);
 }
 
-/* Distance between two gates whose `units` fill no vector: one store should write all that a later load reads. */
+/* Distance between two gates whose `units` fill no vector: one store should write all that a later load
+ * reads. */
 INLINE size_t tail_of(size_t units) {
 #if LE_LANES > 4
     if (units > 0 && units <= 4) return 4;
@@ -645,8 +665,10 @@ static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t
         if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
     }
     const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
-    *matrix = (le_matrix){.k = k, .m = m, .tail = tail, .units = units, .groups = groups, .padded = groups * group * L};
-    matrix->weights = le_arena_take(arena, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
+    *matrix = (le_matrix){
+        .k = k, .m = m, .tail = tail, .units = units, .groups = groups, .padded = groups * group * L};
+    matrix->weights =
+        le_arena_take(arena, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
     matrix->scales = scaled ? le_zeros(matrix->padded, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
@@ -709,20 +731,20 @@ INLINE vf gate_at(const float *p, size_t apart) {
     return load(p);
 }
 
-/* Call CELLS(count, u, apart) for one or two vectors of units, from unit u on; the gates of the last one lie `apart`. Two
-   at a time, as a processor looks ahead for less than one takes. */
-#define EACH_TWO(matrix, CELLS)                                                    \
-    {                                                                              \
-        const size_t units = (matrix)->k;                                          \
-        for (size_t u = 0; u < units; u += 2 * L) {                                \
-            if (units - u > L) CELLS(2, u, units - u < 2 * L ? (matrix)->tail : L); \
-            else CELLS(1, u, units - u < L ? (matrix)->tail : L);                  \
-        }                                                                          \
+/* Call CELLS(count, u, apart) for one or two vectors of units, from unit u on; the gates of the last one lie
+   `apart`. Two at a time, as a processor looks ahead for less than one takes. */
+#define EACH_TWO(matrix, CELLS)                                                                              \
+    {                                                                                                        \
+        const size_t units = (matrix)->k;                                                                    \
+        for (size_t u = 0; u < units; u += 2 * L) {                                                          \
+            if (units - u > L) CELLS(2, u, units - u < 2 * L ? (matrix)->tail : L);                          \
+            else CELLS(1, u, units - u < L ? (matrix)->tail : L);                                            \
+        }                                                                                                    \
     }
 
 /* Gates of the usual LSTM, in ONNX's order: input, output, forget, cell. */
-INLINE void lstm_cells(const size_t count, const float *g, const float *s, const float *c, float *h, float *new_c,
-                       size_t apart) {
+INLINE void lstm_cells(const size_t count, const float *g, const float *s, const float *c, float *h,
+                       float *new_c, size_t apart) {
     vf i[2], o[2], f[2], z[2], now[2];
     EACH(n, count) {
         const size_t stride = n + 1 < count ? L : apart, at = 4 * L * n;
@@ -748,18 +770,21 @@ INLINE void lstm_cells(const size_t count, const float *g, const float *s, const
 }
 
 /* Take one step of a row from the gates' sums over x and those over h. */
-NOINLINE void lstm_usual(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
+NOINLINE void lstm_usual(const le_op *op, const float *g, const float *s, const float *c, float *h,
+                         float *new_c){
 #define CELLS(count, u, apart) lstm_cells(count, g + 4 * u, s + 4 * u, c + u, h + u, new_c + u, apart)
-    EACH_TWO(&op->r, CELLS)
+    EACH_TWO(&op -> r, CELLS)
 #undef CELLS
 }
 
 /* The same with other functions. */
-NOINLINE void lstm_other(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
+NOINLINE
+    void lstm_other(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
     const size_t units = op->r.k;
     for (size_t u = 0; u < units; u += L, g += 4 * L, s += 4 * L) {
         const size_t apart = units - u < L ? op->r.tail : L;
-        const vf i = apply(&op->act[0], load(g) + load(s)), o = apply(&op->act[0], load(g + apart) + load(s + apart));
+        const vf i = apply(&op->act[0], load(g) + load(s)),
+                 o = apply(&op->act[0], load(g + apart) + load(s + apart));
         const vf f = apply(&op->act[0], load(g + 2 * apart) + load(s + 2 * apart));
         const vf z = apply(&op->act[1], load(g + 3 * apart) + load(s + 3 * apart));
         const vf now = madd(f, load(c + u), i * z);
@@ -769,7 +794,8 @@ NOINLINE void lstm_other(const le_op *op, const float *g, const float *s, const 
 }
 
 /* Gates of the usual GRU with linear_before_reset, in ONNX's order: update, reset, new. */
-INLINE void gru_cells(const size_t count, const float *g, const float *s, const float *h, float *new_h, size_t apart) {
+INLINE void gru_cells(const size_t count, const float *g, const float *s, const float *h, float *new_h,
+                      size_t apart) {
     vf update[2], reset[2], n[2];
     EACH(v, count) {
         const size_t stride = v + 1 < count ? L : apart, at = 3 * L * v;
@@ -786,9 +812,9 @@ INLINE void gru_cells(const size_t count, const float *g, const float *s, const 
     EACH(v, count) store(new_h + v * L, madd(update[v], load(h + v * L), (1.f - update[v]) * n[v]));
 }
 
-NOINLINE void gru_usual(const le_op *op, const float *g, float *s, const float *h, float *new_h) {
+NOINLINE void gru_usual(const le_op *op, const float *g, float *s, const float *h, float *new_h){
 #define CELLS(count, u, apart) gru_cells(count, g + 3 * u, s + 3 * u, h + u, new_h + u, apart)
-    EACH_TWO(&op->r, CELLS)
+    EACH_TWO(&op -> r, CELLS)
 #undef CELLS
 }
 
@@ -812,11 +838,12 @@ NOINLINE void gru_other(const le_op *op, const float *g, float *s, const float *
 }
 
 /* Take the step of some rows to its end, where the new gate's product takes reset * h, in `hidden`. */
-NOINLINE void gru_end(const le_op *op, const le_workspace *ws, const float *g, const float *s, const float *h, float *new_h,
-                   size_t stride, size_t rows) {
+NOINLINE void gru_end(const le_op *op, const le_workspace *ws, const float *g, const float *s, const float *h,
+                      float *new_h, size_t stride, size_t rows) {
     float *fresh = ws->hidden + rows * stride;
     product(&op->n, &(le_rows){ws->hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
-    for (; rows > 0; rows--, g += op->w.padded, s += op->r.padded, h += stride, new_h += stride, fresh += op->n.padded) {
+    for (; rows > 0;
+         rows--, g += op->w.padded, s += op->r.padded, h += stride, new_h += stride, fresh += op->n.padded) {
         for (size_t u = 0; u < op->r.k; u += L) {
             const vf update = load(s + 2 * u);
             const float *new = g + 3 * u + 2 * (op->r.k - u < L ? op->w.tail : L);
@@ -836,13 +863,14 @@ INLINE size_t stride_of(const lstm_edge_program *program, uint32_t buffer) {
     return program->spans[buffer].bytes / sizeof(float);
 }
 
-INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws, uint32_t buffer, size_t first) {
+INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws, uint32_t buffer,
+                        size_t first) {
     return (float *)(ws->buffer[buffer] + first * program->spans[buffer].bytes);
 }
 
 /* The products with h of some rows. */
-INLINE void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h, float *sums,
-                  size_t rows) {
+INLINE void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h,
+                  float *sums, size_t rows) {
     const size_t stride = stride_of(program, op->h);
     product(&op->r, &(le_rows){h, stride, op->r.bias, 0, sums, op->r.padded}, ws, rows);
 }
@@ -853,13 +881,16 @@ static void look_ahead(const lstm_edge_program *program, const le_workspace *ws)
     recur(program, op, ws, rows_from(program, ws, op->h, 0), ws->ahead, 1);
 }
 
-INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, const size_t rows,
-                      const size_t steps) {
+INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first,
+                      const size_t rows, const size_t steps) {
     const size_t width = op->w.padded, r_width = op->r.padded, stride = stride_of(program, op->out);
     const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 1);
-    const le_rows all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
-    const float *h = rows_from(program, ws, op->h, first), *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
-    float *new_h = rows_from(program, ws, op->out, first), *new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL;
+    const le_rows all = {
+        rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
+    const float *h = rows_from(program, ws, op->h, first),
+                *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
+    float *new_h = rows_from(program, ws, op->out, first),
+          *new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL;
     const float *g = ws->gates;
     const bool ahead = ws->is_ahead && op == program->last_recurrent;
     float *sums = ahead ? ws->ahead : ws->more_gates;
@@ -872,7 +903,8 @@ INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_work
         for (size_t r = 0; r < rows; r++) {
             const float *old = h + r * stride, *gates = g + r * width;
             float *s = sums + r * r_width, *to = new_h + r * stride;
-            if (lstm) (op->usual ? lstm_usual : lstm_other)(op, gates, s, c + r * stride, to, new_c + r * stride);
+            if (lstm)
+                (op->usual ? lstm_usual : lstm_other)(op, gates, s, c + r * stride, to, new_c + r * stride);
             else if (op->code == LE_RNN) rnn_row(op, gates, s, to);
             else if (wait) gru_other(op, gates, s, old, ws->hidden + r * stride);
             else (op->usual ? gru_usual : gru_other)(op, gates, s, old, to);
@@ -888,8 +920,8 @@ INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_work
     }
 }
 
-static void recurrent(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
-                      size_t steps) {
+static void recurrent(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first,
+                      size_t rows, size_t steps) {
     if (rows * steps == 1) recur_for(program, op, ws, 0, 1, 1);
     else recur_for(program, op, ws, first, rows, steps);
 }
@@ -948,15 +980,16 @@ static int64_t combine_whole(le_binary kind, int64_t a, int64_t b) {
     }
 }
 
-NOINLINE void binary_whole(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
-                           size_t rows) {
+NOINLINE void binary_whole(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                           size_t first, size_t rows) {
     for (size_t r = first; r < first + rows; r++) {
         const int64_t *a = (const int64_t *)rows_from(program, ws, op->in, r);
         const int64_t *b = (const int64_t *)(op->h == LE_NONE ? op->first : rows_from(program, ws, op->h, r));
         int64_t *y = (int64_t *)rows_from(program, ws, op->out, r);
         for (size_t i = 0; i < program->spans[op->out].width; i++) {
             const int64_t left = a[op->size[1] ? i : 0], right = b[op->size[2] ? i : 0];
-            y[i] = op->flags & 1 ? combine_whole((le_binary)op->size[0], right, left) : combine_whole((le_binary)op->size[0], left, right);
+            y[i] = op->flags & 1 ? combine_whole((le_binary)op->size[0], right, left)
+                                 : combine_whole((le_binary)op->size[0], left, right);
         }
     }
 }
@@ -1007,9 +1040,10 @@ INLINE size_t oldest(const float *past, size_t frames, size_t width) {
 
 INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
-NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
-                                             size_t first, size_t rows, size_t steps) {
+/* A past stands as it was before the first of the steps that run at once: later ones find their frames in x.
+ */
+NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                     size_t rows, size_t steps) {
     const size_t new = op->size[5], width = program->spans[op->in].width / new, frames = op->size[1];
     const size_t apart = op->size[3], count = op->size[4];
     float *const *past = ws->past + op->size[0] * ws->capacity;
@@ -1025,7 +1059,8 @@ NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le
                     from = past[r] + index * width;
                     run = least(frames - at, frames - index);
                 } else {
-                    const size_t step = new == 1 ? at - frames : (at - frames) / new, frame = at - frames - step * new;
+                    const size_t step = new == 1 ? at - frames : (at - frames) / new,
+                                 frame = at - frames - step * new;
                     from = rows_from(program, ws, op->in, step * rows + r) + frame * width;
                     run = new - frame;
                 }
@@ -1036,16 +1071,18 @@ NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le
     }
 }
 
-NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
-                                           size_t rows, size_t steps) {
-    const size_t new = op->size[5], width = program->spans[op->in].width / new, frames = op->size[1], all = steps * new;
+NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t rows,
+                   size_t steps) {
+    const size_t new = op->size[5], width = program->spans[op->in].width / new, frames = op->size[1],
+                 all = steps * new;
     for (size_t r = 0; r < rows; r++) {
         float *past = ws->past[op->size[0] * ws->capacity + r];
         size_t at = all > frames ? all - frames : 0, index = (oldest(past, frames, width) + at) % frames;
         for (size_t run; at < all; at += run) {
             const size_t step = new == 1 ? at : at / new, frame = at - step * new;
             run = least(new - frame, frames - index);
-            memcpy(past + index * width, rows_from(program, ws, op->in, step * rows + r) + frame * width, run * width * sizeof(float));
+            memcpy(past + index * width, rows_from(program, ws, op->in, step * rows + r) + frame * width,
+                   run * width * sizeof(float));
             index += run;
             if (index == frames) index = 0;
         }
@@ -1055,7 +1092,7 @@ NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_w
 }
 
 NOINLINE void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
-                                                size_t first, size_t rows) {
+                        size_t first, size_t rows) {
     const size_t m = program->spans[op->out].width, padded = (m + L - 1) / L * L;
     for (size_t r = first; r < first + rows; r++) {
         const float *x = rows_from(program, ws, op->in, r);
@@ -1089,13 +1126,14 @@ static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     }
 }
 
-NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows,
-                     size_t steps) {
+NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                        size_t first, size_t rows, size_t steps) {
     const size_t all = rows * steps;
     if (op->code == LE_CONSTANT) {
         float *y = rows_from(program, ws, op->out, first);
         const size_t stride = stride_of(program, op->out);
-        for (size_t r = 0; r < all; r++) memcpy(y + r * stride, op->first, program->spans[op->out].width * sizeof(float));
+        for (size_t r = 0; r < all; r++)
+            memcpy(y + r * stride, op->first, program->spans[op->out].width * sizeof(float));
         return;
     }
     const le_span *in = &program->spans[op->in], *out = &program->spans[op->out];
@@ -1120,7 +1158,8 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
         const float *a = rows_from(program, ws, op->h, first), *b = rows_from(program, ws, op->c, first);
         float *y = rows_from(program, ws, op->out, first);
         const size_t count = all * stride_of(program, op->out);
-        for (size_t i = 0; i < count; i += L) store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
+        for (size_t i = 0; i < count; i += L)
+            store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
         return;
     }
     if (op->code == LE_WINDOW) {
@@ -1149,16 +1188,21 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
             break;
         case LE_GATHER:
             for (size_t i = 0; i < in->width; i++) {
-                const int64_t index = whole_number(from, in->type, i); /* in the table: checked before the call */
-                const size_t row = (size_t)((uint64_t)index + (index < 0 ? length : 0)), at = row * op->size[1];
+                const int64_t index =
+                    whole_number(from, in->type, i); /* in the table: checked before the call */
+                const size_t row = (size_t)((uint64_t)index + (index < 0 ? length : 0)),
+                             at = row * op->size[1];
                 float *to = y + i * op->size[1];
                 if (op->second == NULL) memcpy(to, op->first + at, op->size[1] * sizeof(float));
-                else for (size_t j = 0; j < op->size[1]; j++) to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
+                else
+                    for (size_t j = 0; j < op->size[1]; j++)
+                        to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
             }
             break;
         case LE_COPY:
             for (size_t i = 0; i < op->size[3]; i++) {
-                memcpy(y + op->size[1] + i * op->size[5], x + length + i * op->size[4], op->size[2] * sizeof(float));
+                memcpy(y + op->size[1] + i * op->size[5], x + length + i * op->size[4],
+                       op->size[2] * sizeof(float));
             }
             break;
         default: /* LE_CAST */
@@ -1170,14 +1214,15 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
     }
 }
 
-static void run(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
-                size_t steps) {
+static void run(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first,
+                size_t rows, size_t steps) {
     if (op->code == LE_LINEAR) linear(program, op, ws, first, rows * steps);
-    else if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN) recurrent(program, op, ws, first, rows, steps);
+    else if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN)
+        recurrent(program, op, ws, first, rows, steps);
     else run_other(program, op, ws, first, rows, steps);
 }
 
 #define JOIN(a, b) a##b
-#define NAME(isa) JOIN(le_kernels_, isa)
+#define NAME(isa)  JOIN(le_kernels_, isa)
 extern const le_kernels NAME(LE_ISA);
 const le_kernels NAME(LE_ISA) = {LE_NAME, LE_LANES, pack, look_ahead, run};

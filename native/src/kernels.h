@@ -10,9 +10,9 @@
 
 /* Rows (a step of a source each) that an operation takes at a time, so that they stay in the cache. */
 #define LE_BLOCK 48u
-/* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do not
-   all stay in a core's own cache; and how many bytes ahead. */
-#define LE_FAR (1u << 20)
+/* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do
+   not all stay in a core's own cache; and how many bytes ahead. */
+#define LE_FAR   (1u << 20)
 #define LE_AHEAD 2048u
 
 typedef struct le_workspace le_workspace;
@@ -36,16 +36,17 @@ typedef void le_many(const le_matrix *, const le_rows *, const le_workspace *, s
 struct le_matrix {
     le_one *one;
     le_many *many;
-    size_t k, m;     /* inputs and outputs */
-    size_t tail;     /* of gates: from one to the next, where the units do not fill a vector */
-    size_t units;    /* k, in the unit of one multiply-add: 4 inputs where they are quantized, else 1 */
-    size_t groups;   /* of at most 5 vectors that lie side by side */
-    size_t padded;   /* numbers in one row of output: whole vectors */
-    bool seven;      /* quantized inputs, in bytes, and weights of at most 64: two products fit 16 bits */
+    size_t k, m;   /* inputs and outputs */
+    size_t tail;   /* of gates: from one to the next, where the units do not fill a vector */
+    size_t units;  /* k, in the unit of one multiply-add: 4 inputs where they are quantized, else 1 */
+    size_t groups; /* of at most 5 vectors that lie side by side */
+    size_t padded; /* numbers in one row of output: whole vectors */
+    bool seven;    /* quantized inputs, in bytes, and weights of at most 64: two products fit 16 bits */
     void *weights;
-    float *bias;     /* padded */
-    float *scales;   /* padded; NULL for float32 */
-    int32_t *sums;   /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
+    float *bias;   /* padded */
+    float *scales; /* padded; NULL for float32 */
+    int32_t
+        *sums; /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
 };
 
 typedef struct {
@@ -55,32 +56,32 @@ typedef struct {
 
 typedef struct {
     le_code code;
-    bool last_only;            /* nothing but a last step's output depends on it */
-    bool usual;                /* of a layer: it has the usual functions */
-    bool shared;               /* its weights and vectors are an earlier operation's */
+    bool last_only; /* nothing but a last step's output depends on it */
+    bool usual;     /* of a layer: it has the usual functions */
+    bool shared;    /* its weights and vectors are an earlier operation's */
     uint32_t in, h, c, out, next_c;
-    size_t size[6];            /* whole numbers, as the code says */
+    size_t size[6]; /* whole numbers, as the code says */
     uint32_t flags;
     float epsilon;
     le_activation act[3];
-    le_matrix w, r, n;         /* n: the new gate's recurrent weights, GRU without linear_before_reset */
-    float *first, *second;     /* vectors and tables */
+    le_matrix w, r, n;     /* n: the new gate's recurrent weights, GRU without linear_before_reset */
+    float *first, *second; /* vectors and tables */
 } le_op;
 
 typedef struct {
     size_t width, bytes; /* of one row; bytes is a multiple of LE_ALIGN */
     size_t offset;       /* in working memory of one row; of a past, in a stream's memory for them */
     lstm_edge_type type;
-    uint32_t past;       /* of a past: one more than its number; 0 for all other buffers */
+    uint32_t past; /* of a past: one more than its number; 0 for all other buffers */
 } le_span;
 
 /*
  * Working memory of `capacity` rows.
  *
- * Steps alternate in the order in which they read the weights: one step from the first to the last, the next one
- * `backward`, so that it begins with what the one before read last and what the cache still holds. The layers
- * depend on each other in one order only, but not on the last recurrent operation's product with its old h: a
- * single row's backward step begins with that (`ahead`).
+ * Steps alternate in the order in which they read the weights: one step from the first to the last, the next
+ * one `backward`, so that it begins with what the one before read last and what the cache still holds. The
+ * layers depend on each other in one order only, but not on the last recurrent operation's product with its
+ * old h: a single row's backward step begins with that (`ahead`).
  */
 struct le_workspace {
     size_t capacity;
@@ -88,7 +89,7 @@ struct le_workspace {
     bool far; /* whether each matrix is read once, and has to be asked for ahead if the program is large */
     char *base;
     char **buffer;
-    float **past;  /* the row of each past, by its number and its row among `capacity`: the caller's memory */
+    float **past; /* the row of each past, by its number and its row among `capacity`: the caller's memory */
     float *gates, *more_gates, *hidden, *ahead;
     int16_t *quantized;
     float *row_scale;
@@ -98,18 +99,19 @@ struct le_workspace {
 typedef struct {
     const char *name;
     size_t lanes;
-    /* Lay out the (m, k) weights of `gates` gates; scales NULL for float32, `quantized` whether the inputs will be. False
-       where there is no memory. */
+    /* Lay out the (m, k) weights of `gates` gates; scales NULL for float32, `quantized` whether the inputs
+       will be. False where there is no memory. */
     bool (*pack)(le_arena *arena, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized);
     /* Begin a backward step of one row. */
     void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);
     /* Run one operation for `steps` times `rows` rows from row `first` of the working memory. */
-    void (*run)(const lstm_edge_program *program, const le_op *op, le_workspace *workspace, size_t first, size_t rows,
-                size_t steps);
+    void (*run)(const lstm_edge_program *program, const le_op *op, le_workspace *workspace, size_t first,
+                size_t rows, size_t steps);
 } le_kernels;
 
-/* Return the best kernels that this machine has, or those that LSTM_EDGE_ISA names; NULL if it has none of that name. */
+/* Return the best kernels that this machine has, or those that LSTM_EDGE_ISA names; NULL if it has none of
+ * that name. */
 const le_kernels *le_choose(void);
 
 #endif

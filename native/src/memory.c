@@ -23,13 +23,15 @@ void *le_zeros(size_t count, size_t size) {
 
 /* Add a part with room for `bytes`, and for all other weights of a large program. */
 static le_slab *add_slab(le_arena *arena, size_t bytes) {
-    const size_t align = arena->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = arena->far && bytes < arena->size ? arena->size : bytes;
+    const size_t align = arena->far ? LE_LARGE_PAGE : LE_ALIGN,
+                 wanted = arena->far && bytes < arena->size ? arena->size : bytes;
     le_slab *slab = calloc(1, sizeof *slab);
     if (slab == NULL) return NULL;
     slab->size = (wanted + align - 1) / align * align;
 #if !defined(_WIN32) && !defined(__wasi__)
     if (arena->far) {
-        void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *mapped =
+            mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped != MAP_FAILED) {
             slab->mapped = mapped;
             slab->start = (char *)mapped + (align - (uintptr_t)mapped % align) % align;

@@ -10,13 +10,13 @@
 #ifdef _WIN32 /* has no aligned_alloc, and memory that is aligned otherwise is not for free */
 #include <malloc.h>
 #define aligned_alloc(align, bytes) _aligned_malloc(bytes, align)
-#define calloc(count, size) le_zeros(count, size)
-#define free _aligned_free
+#define calloc(count, size)         le_zeros(count, size)
+#define free                        _aligned_free
 #endif
 #define LE_LARGE_PAGE (1u << 21)
 
-/* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes after the last item, so that a
-   vector that begins inside can be loaded. */
+/* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes after the last item,
+   so that a vector that begins inside can be loaded. */
 void *le_zeros(size_t count, size_t size);
 
 typedef struct le_slab le_slab;

@@ -5,17 +5,19 @@
 #include <stdint.h>
 
 /*
- * le_enter() begins a call and returns the caller's mode, le_leave() restores it. In between numbers below 2^-126 are
- * zero, as they slow a processor down up to a hundred times, and results do not depend on the caller's mode. RISC-V has
- * a rounding mode alone.
+ * le_enter() begins a call and returns the caller's mode, le_leave() restores it. In between numbers below
+ * 2^-126 are zero, as they slow a processor down up to a hundred times, and results do not depend on the
+ * caller's mode. RISC-V has a rounding mode alone.
  */
 #if defined(__x86_64__)
 typedef unsigned le_mode;
-/* Changing the flags of past exceptions takes a processor up to 100 ns, and reading them waits for all arithmetic: those
-   of inexact, tiny and denormal numbers (0x32) are set from the start of a call on, and the others stay as they are. */
+/* Changing the flags of past exceptions takes a processor up to 100 ns, and reading them waits for all
+   arithmetic: those of inexact, tiny and denormal numbers (0x32) are set from the start of a call on, and the
+   others stay as they are. */
 static inline le_mode le_enter(void) {
     const le_mode mode = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr((mode & 0x3fu) | 0x9ff2u); /* flush results and operands, round to nearest, no traps */
+    __builtin_ia32_ldmxcsr((mode & 0x3fu) |
+                           0x9ff2u); /* flush results and operands, round to nearest, no traps */
     return mode;
 }
 static inline void le_leave(le_mode mode) { __builtin_ia32_ldmxcsr(mode | 0x32u); }

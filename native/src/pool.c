@@ -125,7 +125,8 @@ size_t le_pool_threads(const le_pool *pool) { return pool == NULL ? 1 : pool->th
 
 void le_pool_run(le_pool *pool, le_task task, void *context, size_t count) {
     if (pool == NULL || count < 2 || !restart(pool) || pthread_mutex_trylock(&pool->turn) != 0) {
-        for (size_t i = 0; i < count; i++) task(context, i); /* another caller has the threads, or none are needed */
+        for (size_t i = 0; i < count; i++)
+            task(context, i); /* another caller has the threads, or none are needed */
         return;
     }
     pthread_mutex_lock(&pool->lock);

@@ -16,8 +16,10 @@
 #include "program.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is read as it lies, little-endian");
-_Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
-_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 32 && sizeof(le_operation) == 128, "the format's sizes");
+_Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24,
+               "the format's sizes");
+_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 32 && sizeof(le_operation) == 128,
+               "the format's sizes");
 
 /* Wide enough for a whole vector of any instruction set. */
 #define PAD 16u
@@ -28,13 +30,13 @@ typedef struct {
     le_header header;
     const char *constants, *buffers, *ports, *operations;
     lstm_edge_program *program;
-    bool *packed;      /* a constant: whether an operation has taken its weights */
-    uint8_t *written;  /* an element of a row: whether it holds a value yet */
-    size_t *start;     /* a buffer: where its elements begin in `written` */
-    uint32_t at;       /* the operation that is read, for messages */
+    bool *packed;     /* a constant: whether an operation has taken its weights */
+    uint8_t *written; /* an element of a row: whether it holds a value yet */
+    size_t *start;    /* a buffer: where its elements begin in `written` */
+    uint32_t at;      /* the operation that is read, for messages */
 } reader;
 
-#define REFUSE(...) (le_fail(LSTM_EDGE_BAD_PROGRAM, __VA_ARGS__), false)
+#define REFUSE(...)               (le_fail(LSTM_EDGE_BAD_PROGRAM, __VA_ARGS__), false)
 #define REFUSE_OPERATION(r, text) REFUSE("operation %u: %s", (unsigned)(r)->at, text)
 
 static bool no_memory(void) {
@@ -59,8 +61,9 @@ uint32_t le_checksum(const unsigned char *p, size_t size) {
         memcpy(&low, p, 4);
         memcpy(&high, p + 4, 4);
         low ^= crc;
-        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
-              table[3][high & 255] ^ table[2][high >> 8 & 255] ^ table[1][high >> 16 & 255] ^ table[0][high >> 24];
+        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^
+              table[4][low >> 24] ^ table[3][high & 255] ^ table[2][high >> 8 & 255] ^
+              table[1][high >> 16 & 255] ^ table[0][high >> 24];
     }
     for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
     return ~crc;
@@ -84,12 +87,14 @@ static le_constant constant(const reader *r, uint32_t index) {
 }
 
 /* Check that a constant is there with this type and shape; 0 rows or columns stand for any number. */
-static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns, const char *what) {
+static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns,
+                   const char *what) {
     if (index >= r->header.constants) return REFUSE("%s: there is no constant %u", what, (unsigned)index);
     const le_constant c = constant(r, index);
     if (c.type != type || (rows != 0 && c.rows != rows) || (columns != 0 && c.columns != columns)) {
-        return REFUSE("%s: constant %u is (%u, %u) of type %u, expected (%zu, %zu) of type %u", what, (unsigned)index,
-                      (unsigned)c.rows, (unsigned)c.columns, (unsigned)c.type, rows, columns, (unsigned)type);
+        return REFUSE("%s: constant %u is (%u, %u) of type %u, expected (%zu, %zu) of type %u", what,
+                      (unsigned)index, (unsigned)c.rows, (unsigned)c.columns, (unsigned)c.type, rows, columns,
+                      (unsigned)type);
     }
     return true;
 }
@@ -138,12 +143,14 @@ static bool read_weights(const reader *r, uint32_t index, uint32_t scales, uint3
 }
 
 /* Pack rows `first` to `first + m` of (whole, k) weights. */
-static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first, size_t m,
-                 size_t k, size_t gates) {
+static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first,
+                 size_t m, size_t k, size_t gates) {
     const uint32_t index = w->index;
     if (!expect(r, index, w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
-    if (w->quantized && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
-    if (r->packed[index] && first == 0) return REFUSE("constant %u: two operations take the same weights", (unsigned)index);
+    if (w->quantized && k > LE_MAX_INT8_ROWS)
+        return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
+    if (r->packed[index] && first == 0)
+        return REFUSE("constant %u: two operations take the same weights", (unsigned)index);
     r->packed[index] = true;
     float *scale = NULL;
     if (w->int8) {
@@ -152,8 +159,8 @@ static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bia
         if (scale == NULL) return false;
     }
     const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(&r->program->weights, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
-                                                w->quantized);
+    const bool done = r->program->kernels->pack(&r->program->weights, to, from, k, m, gates, bias,
+                                                scale == NULL ? NULL : scale + first, w->quantized);
     free(scale);
     return done || no_memory();
 }
@@ -171,7 +178,8 @@ static bool is_buffer(const reader *r, uint32_t buffer, bool any) {
 
 static bool reads(const reader *r, uint32_t buffer, bool any) {
     if (!is_buffer(r, buffer, any)) return false;
-    if (r->program->spans[buffer].past != 0) return REFUSE_OPERATION(r, "a past that is read as a row of numbers");
+    if (r->program->spans[buffer].past != 0)
+        return REFUSE_OPERATION(r, "a past that is read as a row of numbers");
     const size_t start = r->start[buffer];
     if (memchr(r->written + start, 0, width(r, buffer)) != NULL) {
         return REFUSE_OPERATION(r, "a buffer that is read before it is written");
@@ -223,11 +231,13 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
     weights_of weights;
-    if (!reads(r, op->in, false) || !writes(r, op->out) || !read_weights(r, arg[2], arg[4], arg[5], &weights)) return false;
+    if (!reads(r, op->in, false) || !writes(r, op->out) || !read_weights(r, arg[2], arg[4], arg[5], &weights))
+        return false;
     if (!expect(r, arg[2], weights.int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "weights")) return false;
     const le_constant matrix = constant(r, arg[2]);
     const size_t m = matrix.rows, k = matrix.columns, repeat = width(r, op->in) / k;
-    if (repeat == 0 || width(r, op->in) % k != 0 || width(r, op->out) % m != 0 || width(r, op->out) / m != repeat) {
+    if (repeat == 0 || width(r, op->in) % k != 0 || width(r, op->out) % m != 0 ||
+        width(r, op->out) / m != repeat) {
         return REFUSE_OPERATION(r, "weights that fit neither its input nor its output");
     }
     op->size[0] = repeat;
@@ -246,8 +256,9 @@ static bool share(reader *r, const uint32_t *arg, le_op *op) {
     le_operation raw;
     memcpy(&raw, r->operations + from * sizeof raw, sizeof raw);
     const le_op *other = &r->program->op[from];
-    if (raw.code != (uint32_t)op->code || raw.arg[22] != 0 || memcmp(raw.arg + 5, arg + 5, 17 * sizeof *arg) != 0 ||
-        width(r, other->in) != width(r, op->in) || width(r, other->h) != width(r, op->h)) {
+    if (raw.code != (uint32_t)op->code || raw.arg[22] != 0 ||
+        memcmp(raw.arg + 5, arg + 5, 17 * sizeof *arg) != 0 || width(r, other->in) != width(r, op->in) ||
+        width(r, other->h) != width(r, op->h)) {
         return REFUSE_OPERATION(r, "weights of an operation that differs");
     }
     op->shared = true;
@@ -270,7 +281,8 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     op->out = arg[3];
     op->next_c = arg[4];
     op->flags = arg[10];
-    if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE)) return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
+    if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE))
+        return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
     if (!reads(r, op->in, false) || !reads(r, op->h, false) || !writes(r, op->out)) return false;
     const size_t h = width(r, op->h), k = width(r, op->in), rows = gates * h;
     bool equal = width(r, op->out) == h;
@@ -285,10 +297,13 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     op->usual = true;
     for (size_t i = 0; i < functions; i++) op->usual = op->usual && op->act[i].kind == usual[i];
     weights_of w, recurrent;
-    if (!read_weights(r, arg[5], arg[8], arg[20], &w) || !read_weights(r, arg[6], arg[9], arg[21], &recurrent)) return false;
+    if (!read_weights(r, arg[5], arg[8], arg[20], &w) ||
+        !read_weights(r, arg[6], arg[9], arg[21], &recurrent))
+        return false;
     float *bias;
     if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
-    /* What is added to two sums is added once, as in C; but the new gate's may have to wait for the reset gate. */
+    /* What is added to two sums is added once, as in C; but the new gate's may have to wait for the reset
+     * gate. */
     for (size_t i = 0; gru && bias != NULL && i < (op->flags & 1 ? 2 * h : rows); i++) {
         bias[i] += bias[rows + i];
         bias[rows + i] = 0.f;
@@ -297,7 +312,8 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
     if (gru && !(op->flags & 1)) {
         done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
-               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
+               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows,
+                    2 * h, h, h, 1);
     } else {
         done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h, gates);
     }
@@ -376,7 +392,8 @@ static bool read_copy(reader *r, const uint32_t *arg, le_op *op) {
         return REFUSE_OPERATION(r, "nothing to copy, or too much");
     }
     const uint64_t last = count - 1;
-    if (arg[2] + last * arg[6] + length > width(r, op->in) || arg[3] + last * arg[7] + length > width(r, op->out)) {
+    if (arg[2] + last * arg[6] + length > width(r, op->in) ||
+        arg[3] + last * arg[7] + length > width(r, op->out)) {
         return REFUSE_OPERATION(r, "a copy beyond the end of a buffer");
     }
     for (size_t i = 0; i < 6; i++) op->size[i] = arg[2 + i];
@@ -390,7 +407,8 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
     if (!reads(r, op->in, true) || !writes(r, op->out)) return false;
-    if (r->program->spans[op->in].type == LSTM_EDGE_FLOAT32) return REFUSE_OPERATION(r, "an index in float32");
+    if (r->program->spans[op->in].type == LSTM_EDGE_FLOAT32)
+        return REFUSE_OPERATION(r, "an index in float32");
     const bool stored = arg[3] != 0;
     if (!expect(r, arg[2], stored ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "a table")) return false;
     const le_constant table = constant(r, arg[2]);
@@ -432,8 +450,8 @@ static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
     const size_t new = arg[6] == 0 ? 1 : arg[6], numbers = width(r, arg[1]) - 1, count = arg[5];
     if (width(r, op->in) % new != 0) return REFUSE_OPERATION(r, "frames that do not fit its input");
     const size_t size = width(r, op->in) / new, frames = numbers / size, last = frames + new - 1;
-    if (frames == 0 || numbers % size != 0 || count == 0 || arg[3] > last || width(r, op->out) % size != 0 || width(r, op->out) / size != count ||
-        arg[3] + (uint64_t)(count - 1) * arg[4] > last) {
+    if (frames == 0 || numbers % size != 0 || count == 0 || arg[3] > last || width(r, op->out) % size != 0 ||
+        width(r, op->out) / size != count || arg[3] + (uint64_t)(count - 1) * arg[4] > last) {
         return REFUSE_OPERATION(r, "frames that are not there, or that do not fit its output");
     }
     op->size[5] = new;
@@ -449,8 +467,8 @@ static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
     le_io *io = open_past(r, op->out);
     if (io == NULL || !reads(r, op->in, false)) return false;
     const size_t numbers = width(r, arg[1]) - 1, frames = arg[2], groups = arg[3];
-    if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 || numbers / frames % groups != 0 ||
-        width(r, op->in) % (numbers / frames) != 0) {
+    if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 ||
+        numbers / frames % groups != 0 || width(r, op->in) % (numbers / frames) != 0) {
         return REFUSE_OPERATION(r, "frames that do not fit a past");
     }
     op->size[0] = r->program->spans[arg[1]].past - 1;
@@ -466,7 +484,8 @@ static bool read_depthwise(reader *r, const uint32_t *arg, le_op *op) {
     op->out = arg[1];
     if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
     const size_t m = width(r, op->out), k = width(r, op->in) / m;
-    if (k == 0 || width(r, op->in) % m != 0) return REFUSE_OPERATION(r, "stretches that do not fit its output");
+    if (k == 0 || width(r, op->in) % m != 0)
+        return REFUSE_OPERATION(r, "stretches that do not fit its output");
     op->size[0] = k;
     return vector(r, arg[2], k, m, &op->first) && vector(r, arg[3], 1, m, &op->second);
 }
@@ -476,12 +495,15 @@ static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
     const bool whole = op->code == LE_CAST && is_whole(r, op->out);
-    if (!reads(r, op->in, op->code == LE_CAST) || !(whole ? writes_whole(r, op->out) : writes(r, op->out))) return false;
-    if (width(r, op->in) != width(r, op->out)) return REFUSE_OPERATION(r, "an output of another width than the input");
+    if (!reads(r, op->in, op->code == LE_CAST) || !(whole ? writes_whole(r, op->out) : writes(r, op->out)))
+        return false;
+    if (width(r, op->in) != width(r, op->out))
+        return REFUSE_OPERATION(r, "an output of another width than the input");
     if (op->code == LE_CAST) return true;
     if (op->code == LE_UNARY) return read_activations(r, arg + 2, 1, op);
     const size_t length = arg[2];
-    if (length == 0 || width(r, op->in) % length != 0) return REFUSE_OPERATION(r, "an axis that does not fit its input");
+    if (length == 0 || width(r, op->in) % length != 0)
+        return REFUSE_OPERATION(r, "an axis that does not fit its input");
     op->size[0] = length;
     if (op->code == LE_SOFTMAX) {
         op->flags = arg[3];
@@ -518,13 +540,15 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
     const uint32_t steps = r->header.golden_steps;
     const le_span *span = &r->program->spans[io->buffer];
     if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
-    if (kind == LSTM_EDGE_STATE && span->type == LSTM_EDGE_INT64) return REFUSE("%s: a golden case of whole numbers", io->name);
+    if (kind == LSTM_EDGE_STATE && span->type == LSTM_EDGE_INT64)
+        return REFUSE("%s: a golden case of whole numbers", io->name);
     const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
     if (!expect(r, port->golden, span->type, rows, span->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
     if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
     if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, span->width, "the golden case")) return false;
-    if (io->per_unit != 0 && (size_t)steps * io->per_unit <= io->delay) return REFUSE("%s: a golden case shorter than its delay", io->name);
+    if (io->per_unit != 0 && (size_t)steps * io->per_unit <= io->delay)
+        return REFUSE("%s: a golden case shorter than its delay", io->name);
     io->tolerance = copy(r, port->tolerance, 0);
     return io->tolerance != NULL;
 }
@@ -536,9 +560,12 @@ static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io
     const size_t whole = r->program->spans[io->buffer].width;
     io->per_unit = port->frames;
     io->delay = port->delay;
-    if (framed ? io->per_unit == 0 || whole % io->per_unit != 0 : io->per_unit != 0) return REFUSE("%s: frames that do not fit its row", io->name);
-    if (kind == LSTM_EDGE_INPUT && io->per_unit != p->unit) return REFUSE("%s: an input of another unit", io->name);
-    if (kind != LSTM_EDGE_OUTPUT && io->delay != 0) return REFUSE("%s: a delay of an input or a state", io->name);
+    if (framed ? io->per_unit == 0 || whole % io->per_unit != 0 : io->per_unit != 0)
+        return REFUSE("%s: frames that do not fit its row", io->name);
+    if (kind == LSTM_EDGE_INPUT && io->per_unit != p->unit)
+        return REFUSE("%s: an input of another unit", io->name);
+    if (kind != LSTM_EDGE_OUTPUT && io->delay != 0)
+        return REFUSE("%s: a delay of an input or a state", io->name);
     if (io->delay * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: its delay is too long", io->name);
     const size_t units = io->per_unit == 0 ? io->delay : (io->delay + io->per_unit - 1) / io->per_unit;
     if (p->settled < units) p->settled = units;
@@ -549,7 +576,8 @@ static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io
 static bool read_state(reader *r, const le_port *port, le_io *io) {
     lstm_edge_program *p = r->program;
     const lstm_edge_type type = p->spans[io->buffer].type;
-    if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) || p->spans[io->next].type != type) {
+    if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) ||
+        p->spans[io->next].type != type) {
         return REFUSE("%s: a new value that is not there, or of another width or type", io->name);
     }
     if (type == LSTM_EDGE_FLOAT32) {
@@ -576,14 +604,16 @@ static bool read_ports(reader *r) {
             memcpy(&port, from, sizeof port);
             le_io *io = &p->io[kind][i];
             if (!expect(r, port.name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
-            if (port.buffer >= p->buffers) return REFUSE("an input, output or state names a buffer that is not there");
+            if (port.buffer >= p->buffers)
+                return REFUSE("an input, output or state names a buffer that is not there");
             io->name = copy(r, port.name, 1);
             if (io->name == NULL) return false;
             io->buffer = port.buffer;
             io->next = port.next;
             const bool whole = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
             if (kind != LSTM_EDGE_INPUT && p->spans[io->buffer].type != LSTM_EDGE_FLOAT32 && !whole) {
-                return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64", io->name);
+                return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64",
+                              io->name);
             }
             if (kind == LSTM_EDGE_OUTPUT) {
                 if (port.option > 1) return REFUSE("%s: an unknown option", io->name);
@@ -595,7 +625,9 @@ static bool read_ports(reader *r) {
                 memset(r->written + r->start[io->buffer], 1, width(r, io->buffer));
             }
             if (kind == LSTM_EDGE_STATE && !read_state(r, &port, io)) return false;
-            if (!read_pace(r, (lstm_edge_kind)kind, &port, io) || !read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
+            if (!read_pace(r, (lstm_edge_kind)kind, &port, io) ||
+                !read_golden(r, (lstm_edge_kind)kind, &port, io))
+                return false;
         }
     }
     for (size_t b = 0; b < p->buffers; b++) {
@@ -603,14 +635,17 @@ static bool read_ports(reader *r) {
         size_t *bytes = span->past != 0 ? &p->past_bytes : &p->row_bytes;
         span->offset = *bytes;
         *bytes += span->bytes;
-        if (span->type != LSTM_EDGE_FLOAT32 && span->type != LSTM_EDGE_INT64 && r->written[r->start[b]] == 0) {
+        if (span->type != LSTM_EDGE_FLOAT32 && span->type != LSTM_EDGE_INT64 &&
+            r->written[r->start[b]] == 0) {
             return REFUSE("buffer %zu: whole numbers that are not INT64 in a buffer that is no input", b);
         }
     }
     return true;
 }
 
-static bool recurs(const le_op *op) { return op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN; }
+static bool recurs(const le_op *op) {
+    return op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN;
+}
 
 /* Return whether a buffer is an input's or a state's, written before the step. */
 static bool given(const lstm_edge_program *p, uint32_t buffer) {
@@ -627,7 +662,9 @@ static bool counts(const lstm_edge_program *p, le_io *io) {
     for (size_t j = 0; p->spans[io->buffer].type == LSTM_EDGE_INT64 && j < p->ops; j++) {
         const le_op *op = &p->op[j];
         if (op->code != LE_BINARY || op->out != io->next) continue;
-        if (op->size[0] != LE_ADD || op->in != io->buffer || op->h != LE_NONE || p->spans[io->buffer].width != 1) return false;
+        if (op->size[0] != LE_ADD || op->in != io->buffer || op->h != LE_NONE ||
+            p->spans[io->buffer].width != 1)
+            return false;
         memcpy(&io->more, op->first, sizeof io->more);
         return true;
     }
@@ -673,7 +710,8 @@ static bool finish(reader *r) {
             needed[read[j]] = needed[read[j]] || !op->last_only;
         }
     }
-    /* Many steps of an operation at a time where every state is a past, a counter or a recurrent operation's own. */
+    /* Many steps of an operation at a time where every state is a past, a counter or a recurrent operation's
+     * own. */
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
         le_io *io = &p->io[LSTM_EDGE_STATE][i];
@@ -715,13 +753,14 @@ static bool read_tables(reader *r) {
     const le_header *h = &r->header;
     const uint32_t counts[] = {h->constants, h->buffers, h->inputs, h->outputs, h->states, h->operations};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
+        if (counts[i] > LE_MAX_ITEMS)
+            return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
     }
     if (h->unit == 0 || h->unit > LE_MAX_WIDTH) return REFUSE("a unit of %u steps", (unsigned)h->unit);
     if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
-    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
-                            h->operations * sizeof(le_operation)};
+    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer),
+                            ports * sizeof(le_port), h->operations * sizeof(le_operation)};
     const char **starts[] = {&r->constants, &r->buffers, &r->ports, &r->operations};
     size_t at = sizeof *h;
     for (size_t i = 0; i < 4; i++) {
@@ -734,7 +773,8 @@ static bool read_tables(reader *r) {
         const size_t size = le_size_of(c.type);
         if (size == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
             (uint64_t)c.rows * c.columns > (r->size - c.offset) / size) {
-            return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file", (unsigned)i);
+            return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file",
+                          (unsigned)i);
         }
     }
     return true;
@@ -819,7 +859,8 @@ void le_program_free(lstm_edge_program *p) {
 lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
     const le_kernels *kernels = le_choose();
     if (kernels == NULL) {
-        le_fail(LSTM_EDGE_NO_ISA, "LSTM_EDGE_ISA=%s: this machine or this build has no such instruction set", getenv("LSTM_EDGE_ISA"));
+        le_fail(LSTM_EDGE_NO_ISA, "LSTM_EDGE_ISA=%s: this machine or this build has no such instruction set",
+                getenv("LSTM_EDGE_ISA"));
         return NULL;
     }
     reader r = {.data = data, .size = size};
@@ -829,12 +870,13 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
     }
     memcpy(&r.header, data, sizeof r.header);
     if (r.header.version != LE_FORMAT) {
-        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads %u", (unsigned)r.header.version, LE_FORMAT);
+        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads %u", (unsigned)r.header.version,
+                LE_FORMAT);
         return NULL;
     }
     if (r.header.size != size) {
-        le_fail(LSTM_EDGE_BAD_PROGRAM, "%zu bytes, expected %llu: it is truncated, or something was added", size,
-                (unsigned long long)r.header.size);
+        le_fail(LSTM_EDGE_BAD_PROGRAM, "%zu bytes, expected %llu: it is truncated, or something was added",
+                size, (unsigned long long)r.header.size);
         return NULL;
     }
     if (r.header.crc != le_checksum((const unsigned char *)data + 16, size - 16)) {

@@ -11,12 +11,12 @@
 
 /* An array of a saved stream: a state or the samples of an input, as the ports of a program describe it. */
 typedef struct {
-    lstm_edge_kind kind;   /* LSTM_EDGE_STATE, or LSTM_EDGE_INPUT for samples */
-    size_t first, ports;   /* the states that are its layers; else one port */
-    const char *name;      /* not closed by a NUL */
+    lstm_edge_kind kind; /* LSTM_EDGE_STATE, or LSTM_EDGE_INPUT for samples */
+    size_t first, ports; /* the states that are its layers; else one port */
+    const char *name;    /* not closed by a NUL */
     size_t name_size;
     lstm_edge_type type;
-    size_t count;          /* elements */
+    size_t count; /* elements */
 } array;
 
 /* Return the length of a state's name in the ONNX file: `h_0` of layer `h_0[1]`. */
@@ -26,7 +26,9 @@ static size_t name_size(const char *name) {
     return bracket != NULL && size > 0 && name[size - 1] == ']' ? (size_t)(bracket - name) : size;
 }
 
-static size_t width_of(const lstm_edge_port *port) { return port->frames > 0 ? port->width - 1 : port->width; }
+static size_t width_of(const lstm_edge_port *port) {
+    return port->frames > 0 ? port->width - 1 : port->width;
+}
 
 /* Describe the array that begins with a port; return the ports in it, 0 behind the last one. */
 static size_t array_at(const lstm_edge_stream *stream, lstm_edge_kind kind, size_t index, array *found) {
@@ -70,7 +72,8 @@ static const char *identity_of(const char *manifest) {
         if (*at != '"') continue;
         const char *end = string_end(at + 1);
         if (*end == '\0') return NULL;
-        const bool is_key = depth == 1 && (size_t)(end - at) == sizeof key && memcmp(at + 1, key, sizeof key - 1) == 0;
+        const bool is_key =
+            depth == 1 && (size_t)(end - at) == sizeof key && memcmp(at + 1, key, sizeof key - 1) == 0;
         at = end;
         if (!is_key) continue;
         do at++;
@@ -84,7 +87,8 @@ static const char *identity_of(const char *manifest) {
 
 /* --- Saving ----------------------------------------------------------------------------------------- */
 
-/* Copy a ring of frames to the order of the ONNX file, (groups, frames, the rest of a frame), the oldest first. */
+/* Copy a ring of frames to the order of the ONNX file, (groups, frames, the rest of a frame), the oldest
+ * first. */
 static void unroll(const lstm_edge_port *port, const float *ring, char *to) {
     const size_t frames = port->frames, groups = port->groups, inner = (port->width - 1) / frames / groups;
     const size_t bytes = inner * sizeof *ring;
@@ -115,7 +119,8 @@ static void copy_array(lstm_edge_stream *stream, const array *a, char *saved, bo
         lstm_edge_describe(le_program_of(stream), a->kind, a->first + i, &port);
         const bool is_state = a->kind == LSTM_EDGE_STATE;
         const size_t bytes = (is_state ? width_of(&port) : a->count) * le_size_of(port.type);
-        void *own = is_state ? (void *)lstm_edge_state(stream, a->first + i) : lstm_edge_rest(stream, a->first + i);
+        void *own =
+            is_state ? (void *)lstm_edge_state(stream, a->first + i) : lstm_edge_rest(stream, a->first + i);
         if (is_state && port.frames > 0) {
             if (save) unroll(&port, own, saved);
             else roll(&port, saved, own);
@@ -128,7 +133,8 @@ static void copy_array(lstm_edge_stream *stream, const array *a, char *saved, bo
 }
 
 static size_t entry_size(const array *a) {
-    return sizeof(le_saved_array) + sizeof(uint64_t) + PADDED(a->name_size) + PADDED(a->count * le_size_of(a->type));
+    return sizeof(le_saved_array) + sizeof(uint64_t) + PADDED(a->name_size) +
+           PADDED(a->count * le_size_of(a->type));
 }
 
 static const lstm_edge_kind saved_kinds[] = {LSTM_EDGE_STATE, LSTM_EDGE_INPUT};
@@ -161,11 +167,13 @@ size_t lstm_edge_save(const lstm_edge_stream *stream, void *buffer, size_t size)
             memcpy(at, &entry, sizeof entry);
             memcpy(to, &shape, sizeof shape);
             memcpy(to + sizeof shape, a.name, a.name_size);
-            copy_array((lstm_edge_stream *)(uintptr_t)stream, &a, to + sizeof shape + PADDED(a.name_size), true);
+            copy_array((lstm_edge_stream *)(uintptr_t)stream, &a, to + sizeof shape + PADDED(a.name_size),
+                       true);
             at += entry_size(&a);
         }
     }
-    le_saved_stream header = {.magic = LE_SAVED_MAGIC, .arrays = arrays, .age = lstm_edge_age(stream)};
+    le_saved_stream header = {.arrays = arrays, .age = lstm_edge_age(stream)};
+    memcpy(header.magic, LE_SAVED_MAGIC, sizeof header.magic);
     const char *identity = identity_of(lstm_edge_manifest(le_program_of(stream)));
     if (identity != NULL) memcpy(header.identity, identity, LE_IDENTITY_SIZE);
     memcpy(buffer, &header, sizeof header);
@@ -210,7 +218,8 @@ static const char *find_array(const array *wanted, const char *at, size_t left, 
     for (uint32_t i = 0; i < arrays; i++) {
         const saved_array found = read_array(at, left);
         const le_saved_array *head = &found.head;
-        const bool is_named = head->name_size == wanted->name_size && memcmp(found.name, wanted->name, wanted->name_size) == 0;
+        const bool is_named =
+            head->name_size == wanted->name_size && memcmp(found.name, wanted->name, wanted->name_size) == 0;
         if (head->kind == kind && is_named) {
             return head->type == (uint32_t)wanted->type && head->count == wanted->count ? found.data : NULL;
         }
@@ -229,7 +238,8 @@ static lstm_edge_status check_saved(const lstm_edge_stream *stream, const void *
     if (header->crc != le_checksum((const unsigned char *)data + LE_SAVED_FRONT, size - LE_SAVED_FRONT)) {
         return BAD_STATE("a saved stream that is damaged or truncated");
     }
-    if (header->age > LSTM_EDGE_MAX_AGE) return BAD_STATE("a saved stream of age %llu", (unsigned long long)header->age);
+    if (header->age > LSTM_EDGE_MAX_AGE)
+        return BAD_STATE("a saved stream of age %llu", (unsigned long long)header->age);
     const char *identity = identity_of(lstm_edge_manifest(le_program_of(stream)));
     if (identity != NULL && memcmp(header->identity, identity, LE_IDENTITY_SIZE) != 0) {
         return BAD_STATE("a state of model %.12s, expected %.12s", header->identity, identity);
@@ -254,7 +264,7 @@ lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const void *data, s
     const size_t left = size - sizeof header;
     const uint64_t age = lstm_edge_age(stream);
     array a;
-    lstm_edge_set_age(stream, header.age); /* which says how many samples are kept */
+    lstm_edge_set_age(stream, header.age);          /* which says how many samples are kept */
     for (int copying = 0; copying < 2; copying++) { /* check all of them before the first is changed */
         for (int k = 0; k < 2; k++) {
             for (size_t i = 0, ports; (ports = array_at(stream, saved_kinds[k], i, &a)) > 0; i += ports) {

@@ -32,10 +32,12 @@ static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
 }
 
 /* Copy `rows` rows between the caller's memory and a buffer. */
-static void copy_rows(const call *c, const le_span *span, size_t bytes, char *buffer, const lstm_edge_rows *view,
-                      bool slots, size_t first, size_t step, size_t rows, bool out) {
+static void copy_rows(const call *c, const le_span *span, size_t bytes, char *buffer,
+                      const lstm_edge_rows *view, bool slots, size_t first, size_t step, size_t rows,
+                      bool out) {
     for (size_t r = 0; r < rows; r++, buffer += span->bytes) {
-        char *user = row_at(view, slots && c->slots != NULL ? c->slots[first + r] : first + r, slots ? 0 : step);
+        char *user =
+            row_at(view, slots && c->slots != NULL ? c->slots[first + r] : first + r, slots ? 0 : step);
         if (out) memcpy(user, buffer, bytes);
         else memcpy(buffer, user, bytes);
     }
@@ -53,8 +55,8 @@ static void count(const lstm_edge_program *p, const le_io *counter, char *at, si
 }
 
 /* Run every operation for `now` steps of some rows in working memory; `last` if a call ends with them. */
-static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w, size_t rows,
-                                                          size_t now, bool last) {
+static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w,
+                                                          size_t rows, size_t now, bool last) {
     w->backward = !p->near && !w->backward;
     w->far = p->weights.far && now == 1;
     w->is_ahead = w->backward && w->ahead != NULL;
@@ -70,12 +72,14 @@ static inline __attribute__((always_inline)) void compute(const lstm_edge_progra
 static void run_block(const call *c, le_workspace *w, size_t first, size_t rows) {
     const lstm_edge_program *p = c->program;
     const size_t most = p->chunked ? w->capacity / rows : 1;
-    const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT], *states = p->io[LSTM_EDGE_STATE];
+    const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT],
+                *states = p->io[LSTM_EDGE_STATE];
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_span *span = &p->spans[states[i].buffer];
         if (span->past == 0) {
             const size_t bytes = span->width * le_size_of(span->type);
-            copy_rows(c, span, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+            copy_rows(c, span, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows,
+                      false);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
@@ -110,7 +114,8 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
             const le_span *span = &p->spans[states[i].next];
             if (span->past != 0) continue;
-            char *from = w->buffer[states[i].next] + (now - 1) * rows * span->bytes, *to = w->buffer[states[i].buffer];
+            char *from = w->buffer[states[i].next] + (now - 1) * rows * span->bytes,
+                 *to = w->buffer[states[i].buffer];
             const size_t bytes = span->width * le_size_of(span->type);
             if (last) copy_rows(c, span, bytes, from, &c->states[i], true, first, 0, rows, true);
             else memcpy(to, from, rows * span->bytes);
@@ -119,7 +124,8 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
 }
 
 /* Check `count` elements of an input that index a table. */
-static lstm_edge_status check_elements(const lstm_edge_program *p, const le_io *input, const char *from, size_t count) {
+static lstm_edge_status check_elements(const lstm_edge_program *p, const le_io *input, const char *from,
+                                       size_t count) {
     const le_span *span = &p->spans[input->buffer];
     const size_t size = le_size_of(span->type);
     for (size_t k = 0; k < count; k++, from += size) {
@@ -211,8 +217,10 @@ static bool complete(const lstm_edge_rows *rows, size_t count) {
     return true;
 }
 
-/* Return whether the rows and steps that are written lie apart; a stride in bytes of a narrower type does not. */
-static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_edge_rows *at, size_t rows, size_t steps) {
+/* Return whether the rows and steps that are written lie apart; a stride in bytes of a narrower type does
+ * not. */
+static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_edge_rows *at, size_t rows,
+                  size_t steps) {
     for (size_t i = 0; i < p->count[kind]; i++) {
         const le_io *io = &p->io[kind][i];
         const size_t bytes = p->spans[io->buffer].width * le_size_of(p->spans[io->buffer].type);
@@ -223,19 +231,25 @@ static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_ed
     return true;
 }
 
-lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps, const size_t *slots,
-                               const lstm_edge_rows *inputs, const lstm_edge_rows *states,
-                               const lstm_edge_rows *outputs) {
+lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
+                               const size_t *slots, const lstm_edge_rows *inputs,
+                               const lstm_edge_rows *states, const lstm_edge_rows *outputs) {
     if (program == NULL || !complete(inputs, program->count[LSTM_EDGE_INPUT]) ||
         !complete(states, program->count[LSTM_EDGE_STATE]) ||
         (outputs == NULL && program->count[LSTM_EDGE_OUTPUT] > 0)) {
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     }
-    if (!apart(program, LSTM_EDGE_STATE, states, rows, steps) || !apart(program, LSTM_EDGE_OUTPUT, outputs, rows, steps)) {
+    if (!apart(program, LSTM_EDGE_STATE, states, rows, steps) ||
+        !apart(program, LSTM_EDGE_OUTPUT, outputs, rows, steps)) {
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row");
     }
     if (rows == 0 || steps == 0) return LSTM_EDGE_OK;
-    call c = {.program = program, .rows = rows, .steps = steps, .slots = slots, .inputs = inputs, .states = states,
+    call c = {.program = program,
+              .rows = rows,
+              .steps = steps,
+              .slots = slots,
+              .inputs = inputs,
+              .states = states,
               .outputs = outputs};
     return run(&c);
 }
@@ -251,7 +265,8 @@ lstm_edge_status lstm_edge_set_threads(lstm_edge_program *program, size_t thread
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "%zu threads, expected 1 to %u", threads, LE_MAX_THREADS);
     }
     le_pool *pool = threads == 1 ? NULL : le_pool_new(threads);
-    if (threads > 1 && pool == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for %zu threads", threads);
+    if (threads > 1 && pool == NULL)
+        return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for %zu threads", threads);
     le_pool_free(program->pool);
     program->pool = pool;
     return LSTM_EDGE_OK;
@@ -268,13 +283,10 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
     }
     const le_io *io = &program->io[kind][index];
     const le_span *span = &program->spans[io->buffer];
-    *port = (lstm_edge_port){io->name,
-                             io->per_unit > 1 ? span->width / io->per_unit : span->width,
-                             span->type,
-                             io->every_step,
-                             kind == LSTM_EDGE_OUTPUT ? io->per_unit : io->frames,
-                             io->groups,
-                             io->delay};
+    *port = (lstm_edge_port){
+        io->name,       io->per_unit > 1 ? span->width / io->per_unit : span->width, span->type,
+        io->every_step, kind == LSTM_EDGE_OUTPUT ? io->per_unit : io->frames,        io->groups,
+        io->delay};
     return LSTM_EDGE_OK;
 }
 
@@ -284,13 +296,16 @@ size_t lstm_edge_delay(const lstm_edge_program *program) {
     size_t most = 0;
     for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t frames = output->per_unit == 0 ? 1 : output->per_unit, steps = (output->delay * program->unit + frames - 1) / frames;
+        const size_t frames = output->per_unit == 0 ? 1 : output->per_unit,
+                     steps = (output->delay * program->unit + frames - 1) / frames;
         if (most < steps) most = steps;
     }
     return most;
 }
 
-const char *lstm_edge_manifest(const lstm_edge_program *program) { return program == NULL ? NULL : program->manifest; }
+const char *lstm_edge_manifest(const lstm_edge_program *program) {
+    return program == NULL ? NULL : program->manifest;
+}
 
 lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index, void *row) {
     if (row == NULL || index >= lstm_edge_count(program, LSTM_EDGE_STATE)) {
@@ -308,16 +323,16 @@ lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t 
 
 struct lstm_edge_stream {
     lstm_edge_program *program;
-    uint64_t age;            /* steps since the reset */
-    uint64_t plain;          /* the age from which on each step gives a frame of every output */
-    lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
-    lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
-    float **targets;         /* of each output of a chunk: where its first frame goes */
-    size_t *frames;          /* of each output, written by the last call that went unit by unit */
-    size_t last;             /* steps of the last call, where each gave a frame; else 0 */
+    uint64_t age;              /* steps since the reset */
+    uint64_t plain;            /* the age from which on each step gives a frame of every output */
+    lstm_edge_rows *rows[3];   /* inputs, outputs, states: where one row of each lies */
+    lstm_edge_rows *chunk;     /* the same for a chunk's inputs and outputs */
+    float **targets;           /* of each output of a chunk: where its first frame goes */
+    size_t *frames;            /* of each output, written by the last call that went unit by unit */
+    size_t last;               /* steps of the last call, where each gave a frame; else 0 */
     le_workspace *step, *many; /* of steps, where the rows above lie; of chunks, NULL before there is one */
-    bool begun;              /* whether the caller is between lstm_edge_begin and lstm_edge_end */
-    le_mode mode;            /* the mode before lstm_edge_begin */
+    bool begun;                /* whether the caller is between lstm_edge_begin and lstm_edge_end */
+    le_mode mode;              /* the mode before lstm_edge_begin */
 };
 
 lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
@@ -328,7 +343,8 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     size_t ports = 0;
     for (int kind = 0; kind < 3; kind++) ports += program->count[kind];
     const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
-    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows) + program->count[LSTM_EDGE_OUTPUT] * (sizeof(float *) + sizeof(size_t));
+    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows) +
+                         program->count[LSTM_EDGE_OUTPUT] * (sizeof(float *) + sizeof(size_t));
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views);
     if (stream == NULL || (stream->step = le_workspace_new(program, 1, true)) == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
@@ -344,7 +360,8 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
         for (size_t i = 0; i < program->count[kind]; i++, view++) {
             const le_io *io = &program->io[kind][i];
             const le_span *span = &program->spans[io->buffer];
-            *view = (lstm_edge_rows){stream->step->buffer[io->buffer], 0, span->width * le_size_of(span->type)};
+            *view =
+                (lstm_edge_rows){stream->step->buffer[io->buffer], 0, span->width * le_size_of(span->type)};
             if (io->given && kind == LSTM_EDGE_OUTPUT) {
                 view->data = more;
                 more += span->bytes;
@@ -389,9 +406,15 @@ static void *place_of(lstm_edge_stream *stream, lstm_edge_kind kind, size_t inde
     return stream == NULL || index >= stream->program->count[kind] ? NULL : stream->rows[kind][index].data;
 }
 
-void *lstm_edge_input(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_INPUT, index); }
-float *lstm_edge_output(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_OUTPUT, index); }
-float *lstm_edge_state(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_STATE, index); }
+void *lstm_edge_input(lstm_edge_stream *stream, size_t index) {
+    return place_of(stream, LSTM_EDGE_INPUT, index);
+}
+float *lstm_edge_output(lstm_edge_stream *stream, size_t index) {
+    return place_of(stream, LSTM_EDGE_OUTPUT, index);
+}
+float *lstm_edge_state(lstm_edge_stream *stream, size_t index) {
+    return place_of(stream, LSTM_EDGE_STATE, index);
+}
 
 void *lstm_edge_rest(lstm_edge_stream *stream, size_t index) {
     if (stream == NULL || index >= stream->program->count[LSTM_EDGE_INPUT]) return NULL;
@@ -426,7 +449,8 @@ static inline void move_states(const lstm_edge_program *p, le_workspace *w) {
     }
 }
 
-/* Run the operations on the unit in the step's buffers, the one that ends at the stream's age; add its frames. */
+/* Run the operations on the unit in the step's buffers, the one that ends at the stream's age; add its
+ * frames. */
 static void finish_unit(lstm_edge_stream *stream) {
     const lstm_edge_program *p = stream->program;
     le_workspace *w = stream->step;
@@ -434,7 +458,8 @@ static void finish_unit(lstm_edge_stream *stream) {
     compute(p, w, 1, 1, true);
     for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
-        const size_t new = output->per_unit == 0 ? 1 : output->per_unit, width = p->spans[output->buffer].width / new;
+        const size_t new = output->per_unit == 0 ? 1 : output->per_unit,
+                     width = p->spans[output->buffer].width / new;
         const size_t past = before < p->settled ? (size_t)before * new : output->delay;
         const size_t skipped = output->delay > past ? output->delay - past : 0;
         if (skipped >= new) continue;
@@ -455,7 +480,8 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     for (size_t i = 0; i < inputs; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
-        const lstm_edge_status status = check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
+        const lstm_edge_status status =
+            check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
         if (status != LSTM_EDGE_OK) return status;
     }
     for (size_t i = 0; i < outputs; i++) {
@@ -467,16 +493,23 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     while (steps > 0) {
         const size_t kept = (size_t)(stream->age % unit), units = steps / unit;
         size_t taken = unit - kept < steps ? unit - kept : steps;
-        const bool together = kept == 0 && units > 1 && stream->many != NULL && stream->age / unit >= p->settled;
+        const bool together =
+            kept == 0 && units > 1 && stream->many != NULL && stream->age / unit >= p->settled;
         if (together) {
             for (size_t i = 0; i < outputs; i++) {
                 const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
                 if (output->every_step && to[i].data != NULL) {
-                    to[i].data = stream->targets[i] + stream->frames[i] * (p->spans[output->buffer].width / output->per_unit);
+                    to[i].data = stream->targets[i] +
+                                 stream->frames[i] * (p->spans[output->buffer].width / output->per_unit);
                 }
                 stream->frames[i] = output->every_step ? stream->frames[i] + units * output->per_unit : 1;
             }
-            const call c = {.program = p, .rows = 1, .steps = units, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE], .outputs = to};
+            const call c = {.program = p,
+                            .rows = 1,
+                            .steps = units,
+                            .inputs = from,
+                            .states = stream->rows[LSTM_EDGE_STATE],
+                            .outputs = to};
             run_block(&c, stream->many, 0, 1);
             taken = units * unit;
         }
@@ -501,7 +534,8 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream->age < stream->plain) {
         const size_t inputs = p->count[LSTM_EDGE_INPUT];
         memcpy(stream->chunk, stream->rows[LSTM_EDGE_INPUT], inputs * sizeof(lstm_edge_rows));
-        memcpy(stream->chunk + inputs, stream->rows[LSTM_EDGE_OUTPUT], p->count[LSTM_EDGE_OUTPUT] * sizeof(lstm_edge_rows));
+        memcpy(stream->chunk + inputs, stream->rows[LSTM_EDGE_OUTPUT],
+               p->count[LSTM_EDGE_OUTPUT] * sizeof(lstm_edge_rows));
         return take(stream, 1);
     }
     if (p->indexed) {
@@ -560,8 +594,13 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     if (lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
     if (stream->age < stream->plain) return take(stream, steps);
-    call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
-              .outputs = to, .workspace = stream->many};
+    call c = {.program = p,
+              .rows = 1,
+              .steps = steps,
+              .inputs = from,
+              .states = stream->rows[LSTM_EDGE_STATE],
+              .outputs = to,
+              .workspace = stream->many};
     const lstm_edge_status status = run(&c);
     if (status == LSTM_EDGE_OK) {
         stream->age += steps;
@@ -600,11 +639,13 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
     const void **inputs = calloc(count[LSTM_EDGE_INPUT] + 1, sizeof *inputs);
     float **outputs = calloc(count[LSTM_EDGE_OUTPUT] + 1, sizeof *outputs);
     bool memory = inputs != NULL && outputs != NULL;
-    for (size_t i = 0; memory && i < count[LSTM_EDGE_INPUT]; i++) inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
+    for (size_t i = 0; memory && i < count[LSTM_EDGE_INPUT]; i++)
+        inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
     for (size_t i = 0; memory && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
         if (output->tolerance == NULL) continue; /* not compared, so it may be of any size */
-        outputs[i] = le_zeros(output->every_step ? steps : 1, program->spans[output->buffer].width * sizeof(float));
+        outputs[i] =
+            le_zeros(output->every_step ? steps : 1, program->spans[output->buffer].width * sizeof(float));
         memory = outputs[i] != NULL;
     }
     lstm_edge_status status = LSTM_EDGE_NO_MEMORY;
@@ -613,9 +654,11 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
     double most = 0;
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t new = output->per_unit == 0 ? 1 : output->per_unit, frames = output->every_step ? steps * new - output->delay : 1;
+        const size_t new = output->per_unit == 0 ? 1 : output->per_unit,
+                     frames = output->every_step ? steps * new - output->delay : 1;
         const size_t width = program->spans[output->buffer].width / new;
-        most = compare(output, outputs[i], output->every_step ? output->delay * width : 0, frames * width, most);
+        most =
+            compare(output, outputs[i], output->every_step ? output->delay * width : 0, frames * width, most);
     }
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];

@@ -27,20 +27,22 @@ le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool
     w->gates = le_zeros(capacity * p->gates, sizeof(float));
     w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
     w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
-    if (capacity == 1 && p->last_recurrent != NULL) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
+    if (capacity == 1 && p->last_recurrent != NULL)
+        w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
     w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
     w->row_scale = le_zeros(capacity, sizeof(float));
     w->row_zero = le_zeros(capacity, sizeof(int32_t));
-    if (w->base == NULL || w->buffer == NULL || w->past == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
-        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
-        (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
+    if (w->base == NULL || w->buffer == NULL || w->past == NULL || w->gates == NULL ||
+        w->more_gates == NULL || w->hidden == NULL || w->quantized == NULL || w->row_scale == NULL ||
+        w->row_zero == NULL || (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
         le_drop(w);
         return NULL;
     }
     for (size_t i = 0; i < p->buffers; i++) {
         const le_span *span = &p->spans[i];
         if (span->past == 0) w->buffer[i] = w->base + span->offset * capacity;
-        else if (with_pasts) w->past[span->past - 1] = (float *)(w->buffer[i] = w->base + rows + span->offset);
+        else if (with_pasts)
+            w->past[span->past - 1] = (float *)(w->buffer[i] = w->base + rows + span->offset);
     }
     for (size_t i = 0; with_pasts && i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];

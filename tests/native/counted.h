@@ -1,4 +1,5 @@
-/* Counts the allocations and locks of a thread while it is `armed`; the program's own definitions come before libc's. */
+/* Counts the allocations and locks of a thread while it is `armed`; the program's own definitions come before
+ * libc's. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -25,7 +26,9 @@ __attribute__((constructor)) static void find(void) {
     *(void **)&real_trylock = dlsym(RTLD_NEXT, "pthread_mutex_trylock");
 }
 int pthread_mutex_lock(pthread_mutex_t *mutex) { return note(), real_lock == NULL ? 0 : real_lock(mutex); }
-int pthread_mutex_trylock(pthread_mutex_t *mutex) { return note(), real_trylock == NULL ? 0 : real_trylock(mutex); }
+int pthread_mutex_trylock(pthread_mutex_t *mutex) {
+    return note(), real_trylock == NULL ? 0 : real_trylock(mutex);
+}
 #ifdef __cplusplus
 }
 #endif

@@ -28,7 +28,8 @@ static uint32_t crc32_of(const unsigned char *p, size_t size) {
 
 /* Change some bits, or put a number that is likely to matter where a word lies. */
 static size_t damage(unsigned char *data, size_t size, size_t tables, uint32_t version) {
-    static const uint32_t odd[] = {0, 1, 2, 7, 255, 65535, 65536, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFE, 0xFFFFFFFF};
+    static const uint32_t odd[] = {0,     1,          2,           7,          255,       65535,
+                                   65536, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFE, 0xFFFFFFFF};
     for (uint32_t i = draw(4) + 1; i > 0; i--) {
         const size_t range = draw(8) == 0 ? size : tables;
         if (draw(2) == 0) {
@@ -58,7 +59,9 @@ static size_t damage(unsigned char *data, size_t size, size_t tables, uint32_t v
 /* Numbers of a row of an input, output or state in one run of the operations. */
 static size_t row_of(const lstm_edge_program *program, int kind, const lstm_edge_port *port) {
     const size_t unit = lstm_edge_unit(program);
-    return port->width * (kind == LSTM_EDGE_INPUT ? unit : kind == LSTM_EDGE_OUTPUT && port->frames > 0 ? port->frames : 1);
+    return port->width * (kind == LSTM_EDGE_INPUT                        ? unit
+                          : kind == LSTM_EDGE_OUTPUT && port->frames > 0 ? port->frames
+                                                                         : 1);
 }
 
 /* Save a stream and restore it, whole and damaged. */
@@ -69,7 +72,8 @@ static void use_saved(lstm_edge_stream *stream) {
     for (int i = 0; i < 20; i++) {
         memcpy(damaged, saved, size);
         for (uint32_t changes = draw(4); changes > 0; changes--) {
-            const uint32_t words = (uint32_t)(size / 4), at = draw(2) ? draw(words) : draw(words < 64 ? words : 64);
+            const uint32_t words = (uint32_t)(size / 4),
+                           at = draw(2) ? draw(words) : draw(words < 64 ? words : 64);
             const uint32_t value = draw(3) == 0 ? draw(0x7FFFFFFF) * 2 : draw(9);
             memcpy(damaged + 4 * at, &value, 4);
         }
@@ -125,13 +129,17 @@ static void use(lstm_edge_program *program) {
         for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_OUTPUT); i++) {
             lstm_edge_port port;
             lstm_edge_describe(program, LSTM_EDGE_OUTPUT, i, &port);
-            if (lstm_edge_frames(stream, i) > (STEPS / lstm_edge_unit(program) + 1) * (port.frames > 0 ? port.frames : 1)) abort();
+            if (lstm_edge_frames(stream, i) >
+                (STEPS / lstm_edge_unit(program) + 1) * (port.frames > 0 ? port.frames : 1))
+                abort();
         }
         lstm_edge_set_age(stream, (uint64_t)draw(100) << draw(50));
         for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_STATE); i++) {
             lstm_edge_port port;
             lstm_edge_describe(program, LSTM_EDGE_STATE, i, &port);
-            if (port.type == LSTM_EDGE_INT64) *(int64_t *)(void *)lstm_edge_state(stream, i) = (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
+            if (port.type == LSTM_EDGE_INT64)
+                *(int64_t *)(void *)lstm_edge_state(stream, i) =
+                    (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
         }
         lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
         use_saved(stream);
@@ -161,11 +169,13 @@ int main(int argc, char **argv) {
         fclose(in);
         le_header header;
         memcpy(&header, original, sizeof header);
-        const size_t tables = sizeof header + header.constants * sizeof(le_constant) + header.buffers * sizeof(le_buffer) +
+        const size_t tables = sizeof header + header.constants * sizeof(le_constant) +
+                              header.buffers * sizeof(le_buffer) +
                               (header.inputs + header.outputs + header.states) * sizeof(le_port) +
                               header.operations * sizeof(le_operation);
         for (unsigned long i = 0; i < count; i++, tried++) {
-            unsigned char *data = malloc(size + 1); /* allocated apart, so that a read beyond its end is seen */
+            unsigned char *data =
+                malloc(size + 1); /* allocated apart, so that a read beyond its end is seen */
             memcpy(data, original, size);
             const size_t now = i == 0 ? size : damage(data, size, tables, header.version);
             unsigned char *exact = malloc(now == 0 ? 1 : now);
@@ -174,7 +184,8 @@ int main(int argc, char **argv) {
             lstm_edge_program *program = lstm_edge_load(exact, now);
             free(exact);
             if (program == NULL) {
-                if (i == 0 || lstm_edge_last_status() == LSTM_EDGE_OK || *lstm_edge_last_error() == '\0') return 3;
+                if (i == 0 || lstm_edge_last_status() == LSTM_EDGE_OK || *lstm_edge_last_error() == '\0')
+                    return 3;
                 continue;
             }
             loaded++;

@@ -1,7 +1,7 @@
 /*
- * Steps and prepared chunks of streams, in real time: realtime STEPS PROGRAM... fails at the first allocation, lock or
- * system call, where a result depends on the caller's floating-point mode, or where that mode is not restored. With 0
- * steps the modes alone are tested, as an emulator has system calls of its own.
+ * Steps and prepared chunks of streams, in real time: realtime STEPS PROGRAM... fails at the first
+ * allocation, lock or system call, where a result depends on the caller's floating-point mode, or where that
+ * mode is not restored. With 0 steps the modes alone are tested, as an emulator has system calls of its own.
  */
 #include <fenv.h>
 #include <pthread.h>
@@ -36,7 +36,8 @@ static void fill(lstm_edge_program *program, size_t input, void *to, size_t step
     lstm_edge_port port;
     lstm_edge_describe(program, LSTM_EDGE_INPUT, input, &port);
     if (port.type != LSTM_EDGE_FLOAT32) return; /* zeros are valid indices */
-    for (size_t i = 0; i < steps * port.width; i++) ((float *)to)[i] = (float)((seed + i * 37) % 101) / 64.f - 1.f; /* exact in any mode */
+    for (size_t i = 0; i < steps * port.width; i++)
+        ((float *)to)[i] = (float)((seed + i * 37) % 101) / 64.f - 1.f; /* exact in any mode */
 }
 
 static void *walk(void *argument) {
@@ -56,7 +57,8 @@ static void *walk(void *argument) {
     lstm_edge_prepare(stream, CHUNK);
     j->thread = (pid_t)syscall(SYS_gettid);
     j->state = 1;
-    if (prctl(PR_SET_SECCOMP, 1) != 0) j->status = LSTM_EDGE_NO_MEMORY; /* strict: any system call ends the thread */
+    if (prctl(PR_SET_SECCOMP, 1) != 0)
+        j->status = LSTM_EDGE_NO_MEMORY; /* strict: any system call ends the thread */
     armed = 1;
     for (size_t step = 0; step < j->steps && j->status == LSTM_EDGE_OK; step++) {
         j->status = step % 1000 == 999 ? lstm_edge_chunk(stream, from, CHUNK, to) : lstm_edge_step(stream);
@@ -78,7 +80,8 @@ static void take_steps(lstm_edge_program *program, size_t steps) {
     }
     for (int i = 0; i < THREADS; i++) {
         while (jobs[i].state == 0) nanosleep(&pause, NULL);
-        while (jobs[i].state == 1 && syscall(SYS_tgkill, getpid(), jobs[i].thread, 0) == 0) nanosleep(&pause, NULL);
+        while (jobs[i].state == 1 && syscall(SYS_tgkill, getpid(), jobs[i].thread, 0) == 0)
+            nanosleep(&pause, NULL);
         expect(jobs[i].state == 2, "a system call ended the thread");
         expect(jobs[i].status == LSTM_EDGE_OK, "a step failed");
     }
@@ -96,7 +99,8 @@ static float *outputs_of(lstm_edge_program *program) {
             lstm_edge_port input;
             lstm_edge_describe(program, LSTM_EDGE_INPUT, i, &input);
             if (step < 20) fill(program, i, lstm_edge_input(stream, i), 1, step + i);
-            else if (input.type == LSTM_EDGE_FLOAT32) memset(lstm_edge_input(stream, i), 0, input.width * sizeof(float));
+            else if (input.type == LSTM_EDGE_FLOAT32)
+                memset(lstm_edge_input(stream, i), 0, input.width * sizeof(float));
         }
         if (step == COMPARED / 2) lstm_edge_begin(stream);
         lstm_edge_step(stream);
@@ -107,7 +111,8 @@ static float *outputs_of(lstm_edge_program *program) {
     return outputs;
 }
 
-/* The control bits of the floating-point unit, without the flags of past exceptions; and those that flush to zero. */
+/* The control bits of the floating-point unit, without the flags of past exceptions; and those that flush to
+ * zero. */
 #if defined(__x86_64__)
 enum { FLUSH = 0x8040 };
 static unsigned get_mode(void) { return __builtin_ia32_stmxcsr() & ~0x3fu; }
@@ -141,7 +146,8 @@ static void compare_modes(lstm_edge_program *program) {
     expect(fetestexcept(FE_INVALID), "a flag was lost");
     expect(fetestexcept(FE_INEXACT), "arithmetic raised no flag");
     set_mode(usual);
-    expect(memcmp(normal, other, COMPARED * port.width * sizeof *normal) == 0, "results depend on the caller's mode");
+    expect(memcmp(normal, other, COMPARED * port.width * sizeof *normal) == 0,
+           "results depend on the caller's mode");
     free(normal);
     free(other);
 }
