@@ -2,13 +2,10 @@
 that are run.
 """
 
-import ast
 import dataclasses
 import inspect
-import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
@@ -176,28 +173,6 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
     return [pair for key, item in parts for pair in flatten_output(item, (*path, key))]
 
 
-def returned_names(module: nn.Module, count: int) -> list[str]:
-    """Return the ``count`` variables in the last ``return`` of ``forward``; ``""`` for
-    other expressions.
-    """
-    with suppress(OSError, TypeError, SyntaxError, ValueError):
-        nodes = ast.walk(
-            ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
-        )
-        returns = [node for node in nodes if isinstance(node, ast.Return)]
-        names = _variables(max(returns, key=lambda node: node.lineno).value)
-        if len(names) == count:
-            return names
-    return [""] * count
-
-
-def _variables(node: Any) -> list[str]:
-    parts = node.elts if isinstance(node, ast.Tuple | ast.List) else ()
-    return [name for part in parts for name in _variables(part)] or [
-        getattr(node, "id", "")
-    ]
-
-
 def own_copy(module: nn.Module) -> nn.Module:
     """Copy ``module`` in float32 and eval mode, without a wrapper for several devices
     or a compiler.
@@ -227,15 +202,14 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 
 def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
-    """Return the outputs of ``module``, in float32, on the example, which two calls
-    give alike.
+    """Run ``module`` twice on the example in float32 and return its outputs; raise if
+    the runs differ.
     """
     try:
         with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            first, again = (
-                flatten_output(call.run(module, call.example)) for _ in range(2)
-            )
+            first = flatten_output(call.run(module, call.example))
+            second = flatten_output(call.run(module, call.example))
     except InputError:
         raise
     except Exception as error:
@@ -246,13 +220,20 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
             f"{type(module).__name__} does not run on the example ({shapes}):"
             f" {first_line(error)}"
         ) from error
-    if not all(
-        torch.equal(x.nan_to_num(), y.nan_to_num())
-        for (_, x), (_, y) in zip(first, again, strict=True)
-    ):
+    if not _are_equal(first, second):
         raise UnsupportedError(
-            "forward gives another output on every call: it keeps a state in the"
-            " module, or draws random numbers; take the state or the numbers as an"
-            " argument and return the state's next value"
+            "forward is not deterministic: two calls with the same input gave different"
+            " outputs, so it keeps a state in the module, or draws random numbers; take"
+            " the state or the numbers as an argument and return the state's next value"
         )
     return first
+
+
+def _are_equal(
+    first: Sequence[tuple[str, Tensor]], second: Sequence[tuple[str, Tensor]]
+) -> bool:
+    """Return True if two calls gave the same tensors; NaN equals NaN."""
+    if len(first) != len(second):
+        return False
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for (_, x), (_, y) in pairs)

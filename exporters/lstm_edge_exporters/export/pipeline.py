@@ -40,7 +40,7 @@ from ..verify.golden import record_golden
 from ..verify.indices import index_values
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
-from .call import Call, own_copy, returned_names, try_example
+from .call import Call, own_copy, try_example
 from .capture import Program, capture
 from .config import ExportConfig
 from .floats import TURNS, copy_as
@@ -82,15 +82,12 @@ def build(
         show(0.0, "tracing the module")
         plain = own_copy(module)
         narrow = Call.of(plain, example).as_floats(torch.float32)
-        outputs = try_example(copy.deepcopy(plain), narrow)
+        try_example(copy.deepcopy(plain), narrow)
         reference = copy_as(plain, torch.float64)
         call = narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
         lowered = lower(program, call.names)
-        returned = returned_names(plain, len(outputs))
-        exposed = expose_states(
-            lowered.model, program, call, config=config, returned=returned
-        )
+        exposed = expose_states(lowered.model, program, call, config=config)
         lower_recurrent(lowered.model)
         record_time_axes(lowered.model, lowered.sizes, program.sequence)
         manifest = _describe(exposed, program, config)

@@ -151,6 +151,20 @@ class ScalesByANumber(Net):
 
 
 STATE_OR_DRAW = "keeps a state in the module, or draws random numbers; take the state"
+
+
+class ReturnsLess(nn.Module):
+    """The second call returns one tensor less."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return (x, x * 2) if self.calls < 2 else (x,)
+
+
 REFUSED = [
     (
         LoopOfCells,
@@ -173,6 +187,7 @@ REFUSED = [
     ),
     (WeightsFromData, X, "weights are computed from the network's inputs"),
     (Random, X, STATE_OR_DRAW),
+    (ReturnsLess, X, STATE_OR_DRAW),
     (KeepsItsState, X[:, 0], STATE_OR_DRAW),
     (BatchInABuffer, X[:, 0], STATE_OR_DRAW),
     (DrawsOutsideOfTorch, X[:, 0], STATE_OR_DRAW),

@@ -1,5 +1,7 @@
 """How initial states are found, named, lifted, reset, or left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +10,9 @@ from compared import export_and_compare as export
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig
+from lstm_edge_exporters import export as export_only
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
 
 X = torch.randn(3, 6, 5)
 N6 = torch.zeros(3, 6)
@@ -220,7 +224,7 @@ class Leaks(nn.Module):
 
     def forward(self, x, mem):
         mem = 0.9 * mem + x
-        return (mem > 1).float(), mem
+        return {"spikes": (mem > 1).float(), "mem": mem}
 
 
 def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_make_it_one():
@@ -229,9 +233,139 @@ def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_m
     artifact = export(Leaks(), (x, mem))
     assert artifact.manifest.states == ()
     (note,) = artifact.notes
-    assert note.startswith("mem (N, L) may be a state and stays an input")
+    assert note.startswith("mem (N, L) looks like a state")
+    assert "give its size: --input x=N,5 --input mem=N,5" in note
     config = ExportConfig(inputs={"x": ("N", 5), "mem": ("N", 5)})
     assert states(export(Leaks(), (x, mem), config)) == [("mem", "mem_n", ("N", 5))]
+
+
+class Conditioned(nn.Module):
+    """A layer and a condition of the shape of its only output."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, c):
+        return self.rnn(x)[0][:, -1] + c
+
+
+class Auxiliary(nn.Module):
+    """Returns an auxiliary result in a variable of an argument's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, scale):
+        y = self.rnn(x)[0] * scale.unsqueeze(1)
+        scale = torch.sigmoid(scale)
+        return y, scale
+
+
+class Unchanged(nn.Module):
+    """Returns an argument as it is, under its name, and its next value under
+    another."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.Linear(11, 6)
+
+    def forward(self, x, h):
+        after = torch.tanh(self.cell(torch.cat([x, h], 1)))
+        return {"after": after, "h": h}
+
+
+class OwnPair(nn.Module):
+    """Two states of one shape, returned in their order behind a result of that
+    shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Linear(5 + 6, 24)
+
+    def forward(self, x, h, c):
+        i, f, g, o = self.gates(torch.cat([x, h], 1)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return torch.relu(h), h, c
+
+
+@pytest.mark.parametrize(
+    ("kind", "example", "names", "option"),
+    [
+        (Conditioned, (X, N6), ["h_0"], "--state c=output"),
+        (Auxiliary, (X, N6), ["h_0"], "--state scale=output_1"),
+        (Unchanged, (X[:, 0], N6), [], "--state h=after"),
+        (
+            OwnPair,
+            (X[:, 0], N6, N6),
+            [],
+            "--state h=output_1 --state c=output_2",
+        ),
+    ],
+)
+def test_an_argument_that_may_be_a_state_is_asked_for_and_stays_an_input(
+    kind, example, names, option
+):
+    artifact = export(kind().eval(), example)
+    assert [name for name, _, _ in states(artifact)] == names
+    (note,) = artifact.notes
+    assert note.endswith(f": {option} (states=)")
+
+
+def test_the_suggested_option_has_all_states():
+    class Both(OwnPair):
+        def forward(self, x, h, c):
+            y, h, c = super().forward(x, h, c)
+            return {"y": y, "next": h, "c": c}
+
+    (note,) = export(Both().eval(), (X[:, 0], N6, N6)).notes
+    assert "--state c=c_n --state h=next" in note
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({"h": "output_1", "c": "output_1"}, "h and c: both name the output output_1"),
+        ({"h": "output_3"}, "the outputs output, output_1, output_2"),
+        ({"x": "output"}, r"the axes \(N, 5\) of x differ from the axes \(N, 6\)"),
+    ],
+)
+def test_declared_states_that_do_not_fit_are_refused(pairs, message):
+    with pytest.raises(InputError, match=message):
+        export_only(OwnPair().eval(), (X[:, 0], N6, N6), ExportConfig(states=pairs))
+
+
+def test_a_declared_state_has_no_time_axis():
+    class Masked(nn.GRU):
+        def forward(self, x, mask):
+            return super().forward(x)[0], mask * 2
+
+    module = Masked(5, 6, batch_first=True).eval()
+    config = ExportConfig(states={"mask": "output_1"})
+    with pytest.raises(InputError, match=r"\(N, L\) contain time \(L\)"):
+        export_only(
+            module,
+            (X, torch.ones(3, 6)),
+            replace(config, inputs={"x": ("N", "L", 5), "mask": ("N", "L")}),
+        )
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, state):
+        _, g = self.gru(x, state["gru"])
+        return {"y": g, "state": {"gru": g}}
+
+
+def test_a_last_state_that_is_a_result_too_keeps_both_names():
+    artifact = export(Nested().eval(), (X, {"gru": torch.zeros(1, 3, 6)}))
+    assert [spec.name for spec in artifact.manifest.outputs] == ["y"]
+    assert states(artifact) == [("state_gru", "state_gru_n", (1, "N", 6))]
 
 
 class OutputOnly(nn.LSTM):
@@ -288,6 +422,12 @@ class OwnGate(nn.Module):
         return torch.relu(h), h
 
 
+class NamedGate(OwnGate):
+    def forward(self, x, h):
+        y, h = super().forward(x, h)
+        return {"y": y, "h": h}
+
+
 @pytest.mark.parametrize(
     ("kind", "example", "config", "expected"),
     [
@@ -300,7 +440,7 @@ class OwnGate(nn.Module):
             ),
             [("hidden_0", "h_n", ("N", 6)), ("hidden_1", "c_n", ("N", 6))],
         ),
-        (OwnGate, (X[:, 0], N6), None, [("h", "h_n", ("N", 6))]),
+        (NamedGate, (X[:, 0], N6), None, [("h", "h_n", ("N", 6))]),
         (
             OwnGate,
             (X[:, 0], N6),
@@ -308,7 +448,7 @@ class OwnGate(nn.Module):
             [("h", "output_1", ("N", 6))],
         ),
     ],
-    ids=["cell", "by variable", "told"],
+    ids=["cell", "by key", "declared"],
 )
 def test_states_of_ones_own_cells_are_states(kind, example, config, expected):
     torch.manual_seed(0)
