@@ -63,6 +63,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
+        "notes": report.notes,
     }
     stream = [] if manifest.unstreamable else [("stream", output)]
     return Report(document, str(output), next=[("inspect", output), *stream])

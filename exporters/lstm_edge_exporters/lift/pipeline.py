@@ -51,6 +51,8 @@ class LiftReport:
     """States that were inputs and outputs already."""
     verified: Verified
     """Every comparison with the original."""
+    notes: tuple[str, ...]
+    """Inputs that may be states, with the option that makes them states."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,16 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     axes = name_axes(model)
     to_free = option_to_free(model, axes)
     refuse_nested(model)
-    recognized = recognize(model, config.states, axes.sequence)
+    recognized, question = recognize(model, config.states, axes.sequence)
     lifted = lift_states(model, _forward_layers(axes), axes, recognized)
     if not (recognized or lifted or axes.sequence):
-        raise ContractError(f"there is no state to lift: {_no_state(model, to_free)}")
+        raise ContractError(
+            f"there is no state to lift: {question or _no_state(model, to_free)}"
+        )
     along_time = _stream_operators(model, axes, (*recognized, *lifted))
     states = (*recognized, *lifted, *along_time.past)
     if not states and not (config.stream and along_time.has_stream):
-        reason = along_time.unstreamable or along_time.undecided
+        reason = question or along_time.unstreamable or along_time.undecided
         raise ContractError(
             f"there is no state to lift: {reason or _no_state(model, to_free)}"
         )
@@ -131,7 +135,13 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         content, manifest = stream_file(along_time.full, manifest, cases, _write)
     load(content)
     past = manifest.states[len(recognized) + len(lifted) :]
-    report = LiftReport(tuple(lifted), past, tuple(recognized), verified)
+    report = LiftReport(
+        lifted=tuple(lifted),
+        past=past,
+        recognized=tuple(recognized),
+        verified=verified,
+        notes=(question,) if question else (),
+    )
     return Lifted(content, manifest, report)
 
 

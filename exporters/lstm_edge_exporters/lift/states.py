@@ -5,11 +5,12 @@ one output each.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.axes import describe, fits
+from lstm_edge_runtime.axes import fits
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Array, StateSpec, TensorSpec
 
@@ -80,9 +81,17 @@ def lift_states(
     return specs
 
 
+class Recognized(NamedTuple):
+    """The states that a file has as inputs and outputs."""
+
+    states: list[StateSpec]
+    question: str
+    """Asks for inputs that may be states, too; empty if there are none."""
+
+
 def recognize(
     model: ir.Model, named: Mapping[str, str], sequence: str | None
-) -> list[StateSpec]:
+) -> Recognized:
     """Pair the state inputs of a graph with the outputs that continue them.
 
     First as ``named``, then by ``_CONVENTIONS``, then by the graph (an input that a
@@ -92,7 +101,6 @@ def recognize(
     Raises:
         InputError: ``named`` names what the graph does not have, or a pair whose dtypes
             or shapes differ.
-        ContractError: several outputs could continue a state.
     """
     graph = model.graph
     inputs = {spec.name: spec for spec in map(spec_of, data_inputs(graph))}
@@ -138,16 +146,11 @@ def recognize(
         ]
         if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
             pairs[name] = alike[0]
-    paired, unclear = pair_states(graph, pairs, sequence)
-    for name, choices in unclear.items():
-        raise ContractError(
-            f"which output continues {name} {inputs[name].dtype}"
-            f" {describe(inputs[name].axes)}? candidates: {', '.join(choices)}; name"
-            f" them: --state {name}={choices[0]} (states=)"
-        )
-    return [
-        StateSpec(name, output, *inputs[name][1:]) for name, output in paired.items()
-    ]
+    pairing = pair_states(graph, pairs, sequence)
+    states = []
+    for name, output in pairing.pairs.items():
+        states.append(StateSpec(name, output, *inputs[name][1:]))
+    return Recognized(states, pairing.question)
 
 
 def _laid_out(value: ir.Value) -> Iterator[ir.Value]:

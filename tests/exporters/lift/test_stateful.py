@@ -99,6 +99,31 @@ def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
     )
     with pytest.raises(
         ContractError,
-        match=r"candidates: first, second; name them: --state state=first",
+        match=r"state \(first or second\); if they are: --state state=first",
     ):
+        lift(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["c", "h", "memory", "cell", "condition"])
+def test_a_condition_is_not_taken_for_a_state_by_its_name(network, name):
+    net = network()
+    net.recurrent("LSTM", "x", 3, 4, outputs=("Y", "", ""))
+    last = net.add("Gather", [net.nodes[-1].output[0], net.const(np.array(-1))], axis=0)
+    row = net.add("Squeeze", [last, net.const(np.array([0]))])
+    net.add("Add", [row, name], ["y"])
+    model = net.model({"x": ["L", "N", 3], name: ["N", 4]}, ["y"])
+    lifted = lift(model.SerializeToString())
+    assert [spec.name for spec in lifted.manifest.inputs] == ["x", name]
+    assert [spec.name for spec in lifted.manifest.outputs] == ["y"]
+    assert lifted.report.recognized == ()
+    asked = [note for note in lifted.report.notes if f"--state {name}=y" in note]
+    assert bool(asked) == (name != "condition")
+
+
+def test_a_result_is_not_fed_back_into_the_only_input_of_its_shape(network):
+    net = network()
+    product = net.add("MatMul", ["x", net.weight(3, 4)])
+    net.add("Tanh", [net.add("Add", [product, "c"])], ["y"])
+    model = net.model({"x": ["N", 3], "c": ["N", 4]}, ["y"])
+    with pytest.raises(ContractError, match=r"c \(y\); if they are: --state c=y"):
         lift(model.SerializeToString())
