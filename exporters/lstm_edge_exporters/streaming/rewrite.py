@@ -48,6 +48,8 @@ class Flow:
     fill: float | None = None
     """Value of every element in front of frame 0, before the reset too; None if
     unknown."""
+    repeats_first: bool = False
+    """True if the frames in front of frame 0 that are owed are copies of it."""
 
 
 class Rewriter:
@@ -72,6 +74,8 @@ class Rewriter:
         self.last: dict[ir.Value, int] = {}
         """Values computed from the last frames alone, and the step with which they are
         first complete."""
+        self.first: dict[ir.Value, ir.Value] = {}
+        """Values that are the first frame alone, and the frames that they are of."""
         self.ahead: dict[str, tuple[int, int]] = {}
         """By the name of such a value, its time axis and how many frames later the full
         sequence takes it."""
@@ -231,15 +235,30 @@ class Rewriter:
         if self.is_merged(value):
             raise self.refusal("looks along time where rows are merged with it")
         reset = flow.fill or 0.0
-        key: tuple[Any, ...] = (value, frames, reset)
+        key: tuple[Any, ...] = (value, frames, reset, flow.repeats_first)
         if key not in self._made:
-            state = self.state(
+            past = self.state(
                 "past", with_frames(value, flow, frames), value.dtype, reset
             )
-            self._made[key] = joined = self.add("Concat", state, value, axis=flow.axis)
+            if flow.repeats_first:
+                past = self._first_or(past, value, flow)
+            self._made[key] = joined = self.add("Concat", past, value, axis=flow.axis)
             self.end_state(self.cut(joined, flow.axis, -frames))
             self.reach += ceil(frames / flow.rate)
         return self._made[key]
+
+    def _first_or(self, past: ir.Value, value: ir.Value, flow: Flow) -> ir.Value:
+        """Return copies of the first frame in the first call, else ``past``."""
+        state = self.states.pop()  # a counter may be added, and end_state is to follow
+        position = self.position(value, flow)
+        self.states.append(state)
+        is_start = self.add(
+            "Less", self.cut(position, flow.axis, 0, 1), self.constant(1)
+        )
+        is_start.dtype = ir.DataType.BOOL
+        return self.add(
+            "Where", is_start, self.cut(value, flow.axis, 0, 1), past, like=past
+        )
 
     def wait(self, value: ir.Value, flow: Flow, frames: int) -> tuple[ir.Value, Flow]:
         """Return ``value`` delayed by a number of frames."""
@@ -248,7 +267,10 @@ class Rewriter:
         delayed = self.cut(
             self.past(value, flow, frames), flow.axis, 0, -frames, like=value
         )
-        return delayed, replace(flow, delay=flow.delay + frames)
+        delay = flow.delay + frames
+        return delayed, replace(
+            flow, delay=delay, repeats_first=flow.repeats_first and delay < 0
+        )
 
     def settle(self, value: ir.Value, flow: Flow) -> tuple[ir.Value, Flow]:
         """Return ``value`` with the padding that it owes."""
@@ -273,9 +295,20 @@ class Rewriter:
         if frames > 0:
             value, flow = self.clean(value, flow, fill)
         flow = replace(flow, delay=flow.delay - frames)
-        return value, (
-            flow if frames > 0 or flow.delay <= 0 else replace(flow, fill=None)
-        )
+        if frames <= 0 < flow.delay:
+            flow = replace(flow, fill=None)
+        if flow.delay >= 0:
+            flow = replace(flow, repeats_first=False)
+        return value, flow
+
+    def repeat_first(
+        self, value: ir.Value, flow: Flow, frames: int
+    ) -> tuple[ir.Value, Flow]:
+        """Return ``value`` with copies of its first frame in front."""
+        value, flow = self.settle(value, flow)
+        if flow.delay:
+            raise self.refusal("repeats the first of frames that lag")
+        return value, replace(flow, delay=-frames, fill=None, repeats_first=True)
 
     def look_back(
         self,
@@ -308,6 +341,7 @@ class Rewriter:
             delay=(flow.delay + kept) // stride,
             rate=flow.rate / stride,
             fill=None,
+            repeats_first=False,
         )
 
     def mask(self, value: ir.Value, flow: Flow) -> ir.Value:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
+from .per_frame import PER_FRAME, per_frame
 from .rewrite import Flow, Rewriter, fill_of, with_frames
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
@@ -88,7 +89,11 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
             raise work.refusal("pads time and another axis at once")
         per_frame(work, node, value, flow)
         return
-    if front and (mode := node.attributes.get_string("mode", "constant")) != "constant":
+    mode = node.attributes.get_string("mode", "constant")
+    if front and mode == "edge":
+        hand_on(work, node, *work.repeat_first(value, flow, front))
+        return
+    if front and mode != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
     hand_on(
         work,
@@ -111,6 +116,11 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     frames = [axes_of(part)[flow.axis] for part in before]
     if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
+    if len(before) == 1 and work.first.get(before[0]) is value:
+        hand_on(work, node, *work.repeat_first(value, flow, 1))
+        return
+    if any(part in work.first for part in before):
+        raise work.refusal("puts a first frame in front of other frames")
     if any(map(work.is_from_state, before)):
         raise work.undecided("puts a state in front of the frames")
     if (
@@ -147,7 +157,9 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     to_the_end = (
         end is not None and end >= 2**31 - 1 and work.time_of(node.outputs[0]) is None
     )
-    if start < 0 and step == 1 and to_the_end:
+    if (start, end, step) == (0, 1, 1):
+        work.first[node.outputs[0]] = value
+    elif start < 0 and step == 1 and to_the_end:
         last_frames(work, node, value, flow, -start)
     elif start < 0 or step < 1:
         raise work.refusal("selects frames from the end")
@@ -164,6 +176,14 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         ):
             node.replace_input_with(index, number)
         work.set(node.outputs[0], flow)
+
+
+def tile(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Tile of other axes."""
+    repeats = elements(node.inputs[1], len(axes_of(value)))
+    if repeats[flow.axis] != 1:
+        raise work.refusal("repeats the sequence")
+    per_frame(work, node, value, flow)
 
 
 def last_frames(
@@ -402,91 +422,6 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
         work.set(result, replace(flow, axis=time.index))
 
 
-def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
-    """Take an operator that computes a frame from that frame of its operands: they wait
-    for one another.
-    """
-    operands = [
-        (index, value, work.flows[value])
-        for index, value in enumerate(node.inputs)
-        if value is not None and value in work.flows
-    ]
-    delay = max(0, *(incoming.delay for _, _, incoming in operands))
-    for index, value, incoming in operands:
-        if incoming.rate != flow.rate:
-            raise work.refusal("joins frames of different rates")
-        if incoming.axis in axes_read(node, index, len(axes_of(value))):
-            raise work.refusal("reads all time")
-        node.replace_input_with(
-            index, work.wait(value, incoming, delay - incoming.delay)[0]
-        )
-    work.undefined |= delay > 0 and node.op_type in _PARTIAL
-    for result in node.outputs:
-        time = work.time_of(result)
-        if time is not None:
-            work.set(result, Flow(time.index, delay, flow.rate))
-        elif result.uses() or result.is_graph_output():
-            raise work.refusal("reads all time")
-
-
-def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
-    """Return the axes of an operand that each element of the result reads as a
-    whole.
-    """
-    op = node.op_type
-    axis = node.attributes.get_int("axis", 0 if op == "Split" else -1) % max(rank, 1)
-    if op in ("LogSoftmax", "Softmax", "Split"):
-        return [axis]
-    if op == "LayerNormalization":
-        return range(axis, rank)
-    if op == "MatMul":
-        return [rank - 1] if index == 0 or rank == 1 else [rank - 2]
-    if op == "Gemm":
-        return [
-            0 if node.attributes.get_int("transA" if index == 0 else "transB", 0) else 1
-        ]
-    if op not in _REDUCTIONS:
-        return ()
-    given = (
-        constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    )  # all axes if they are computed
-    axes = ints(node, "axes") or ([] if given is None else given.reshape(-1).tolist())
-    return [axis % rank for axis in axes or range(rank)]
-
-
-_REDUCTIONS = [
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-]
-_PER_FRAME = """Abs Add And BatchNormalization Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Gemm
-Greater GreaterOrEqual HardSigmoid HardSwish IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log
-LogSoftmax MatMul Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin
-Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor""".split()  # noqa: SIM905
-_PARTIAL = ("Div", "Log", "Pow", "Reciprocal", "Sqrt")
-"""Operators that some numbers have no result of."""
-RULES: Mapping[str, Rule] = {
-    **dict.fromkeys((*_PER_FRAME, *_REDUCTIONS), per_frame),
-    **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
-    **dict.fromkeys(("Expand", "Reshape"), reshape),
-    **dict.fromkeys(("AveragePool", "Conv", "MaxPool"), windows),
-    "Pad": pad,
-    "Concat": concat,
-    "Slice": choice,
-    "Gather": gather,
-    "ConvTranspose": transposed,
-    "CumSum": sum_so_far,
-    "Resize": repeat,
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
-}
-"""By operator; any other is refused."""
-
-
 def ints(node: ir.Node, name: str) -> list[int]:
     """Return the numbers of an attribute, none if it is missing."""
     return [*(node.attributes.get_ints(name, None) or ())]
@@ -519,3 +454,21 @@ def elements(value: ir.Value | None, size: int) -> list[int | None]:
     ):
         return elements(node.inputs[0], size)
     return [None] * size
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(PER_FRAME, per_frame),
+    **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
+    **dict.fromkeys(("Expand", "Reshape"), reshape),
+    **dict.fromkeys(("AveragePool", "Conv", "MaxPool"), windows),
+    "Pad": pad,
+    "Concat": concat,
+    "Slice": choice,
+    "Tile": tile,
+    "Gather": gather,
+    "ConvTranspose": transposed,
+    "CumSum": sum_so_far,
+    "Resize": repeat,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
+}
+"""By operator; any other is refused."""

@@ -8,9 +8,8 @@ The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outp
 by their delays, and the frames that it looks back at are states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -24,17 +23,18 @@ from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
 from ..graph import (
     axes_of,
-    constant,
     data_inputs,
-    is_data_free,
     values_read,
 )
 from ..sizes import time_axes_of
+from .positions import count_on, spread
 from .rewrite import NotStreamableError, Rewriter, UndecidedError, fill_of
-from .rules import RULES, axes_read, layout, per_frame, reshape
+from .rules import RULES
 
 _OLDEST_OPSET = 13
 _SIZES = {"Shape", "Size"}
+_BODIES = {"Loop", "Scan"}
+"""Operators whose bodies are not read; chunks show whether they can be fed."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,29 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
     read = [*values_read(node)]
     moving = [value for value in read if value in work.flows]
     if not moving:
+        _refuse_first(work, read)
         steps = [work.last[value] for value in read if value in work.last]
         if steps:
             work.last.update(dict.fromkeys(node.outputs, max(steps)))
         return
-    rule = RULES.get(node.op_type) if node.domain == "" else None
-    if rule is None:
+    if node.domain or node.op_type in _BODIES:
         raise work.undecided("has no rule for streaming")
+    rule = RULES.get(node.op_type)
+    if rule is None:
+        raise work.refusal("has no rule for streaming")
+    if node.op_type != "Concat":
+        _refuse_first(work, read)
+    slowest = max(moving, key=lambda value: work.flows[value].delay)
     for index, value in enumerate(node.inputs):
         if value is not None and value not in work.flows:
-            _check_operand(work, node, index, moving[0])
+            _check_operand(work, node, index, slowest)
     rule(work, node, moving[0], work.flows[moving[0]])
+
+
+def _refuse_first(work: Rewriter, values: Sequence[ir.Value]) -> None:
+    """Refuse values that are the first frame of the full sequence."""
+    if any(value in work.first for value in values):
+        raise work.refusal("reads the first frame alone")
 
 
 def _refuse_branches(work: Rewriter) -> None:
@@ -138,7 +150,11 @@ def _check_operand(
         raise work.refusal(
             f"combines frames with {value.name}, which is of the last frame alone"
         )
-    if work.time_of(value) is not None and fill_of(value) is None:
+    is_sized = work.time_of(value) is not None
+    if node.op_type == "Concat" and is_sized:
+        result = count_on(work, value, partner)
+        node.replace_input_with(index, spread(work, result, value, partner))
+    elif is_sized and fill_of(value) is None:
         node.replace_input_with(index, count_on(work, value, partner))
 
 
@@ -151,6 +167,8 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     ordinary = unit == 1
     for index, value in enumerate(list(work.graph.outputs)):
         name = str(value.name)
+        if value in work.first:
+            raise NotStreamableError(f"output {name} is the first frame alone")
         flow = work.flows.get(value)
         if flow is None:
             delays |= {} if name in leaving else {name: work.last.get(value, 0) // unit}
@@ -228,77 +246,3 @@ def _tidy(model: ir.Model) -> None:
     for clean in (IdentityEliminationPass(), RemoveUnusedNodesPass(), OutputFixPass()):
         clean(model)
     model.graph.sort()
-
-
-def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
-    """Return a counter, or what is computed from one, for the frames of a stream that
-    ``partner`` has.
-
-    Raises:
-        NotStreamableError: it is computed in another way, or its time axis is another
-            one.
-    """
-    flow = work.flows[partner]
-    time = work.time_of(value)
-    offset = flow.axis - len(
-        axes_of(partner)
-    )  # elementwise operands are aligned at their last axes
-    if (
-        time is None
-        or time.index - len(axes_of(value)) != offset
-        or time.rate != flow.rate
-    ):
-        raise work.refusal(
-            f"combines frames with {value.name}, which counts other frames"
-        )
-    positions = work.position(partner, flow)
-    if flow.delay:
-        positions = work.add("Sub", positions, work.constant(flow.delay))
-        positions = work.add(
-            "Max", positions, work.constant(0)
-        )  # frames in front of the first one
-    result = _counted(work, value, positions, offset)
-    work.flows[result] = flow
-    return result
-
-
-def _counted(
-    work: Rewriter,
-    value: ir.Value,
-    positions: ir.Value,
-    offset: int,
-    *,
-    aligned: bool = False,
-) -> ir.Value:
-    """Return ``value`` computed from ``positions``, which broadcast to all frames,
-    instead of a Range.
-    """
-    node = value.producer()
-    time = work.time_of(value)
-    if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
-        return value
-    if node is not None and node.op_type == "Range":
-        first, _, step = node.inputs
-        if value.dtype == ir.DataType.INT64 and None not in map(
-            constant, (first, step)
-        ):
-            return work.add("Add", work.add("Mul", positions, step), first)
-    rule = None if node is None or node.domain else RULES.get(node.op_type)
-    if node is None or time is None or rule not in (layout, per_frame, reshape):
-        raise work.refusal(
-            f"combines frames with {value.name}, which restarts with every call"
-        )
-    if rule is not per_frame and node.inputs[0] is not None:
-        return _counted(work, node.inputs[0], positions, offset)
-    if [*axes_read(node, 0, len(axes_of(value)))]:
-        raise work.refusal(
-            f"combines frames with {value.name}, which restarts with every call"
-        )
-    aligned = time.index - len(axes_of(value)) == offset
-    attributes = dict[str, Any](node.attributes)
-    operands = [
-        x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs
-    ]
-    result = work.add(node.op_type, *operands, **attributes)
-    result.type = None if value.dtype is None else ir.TensorType(value.dtype)
-    return result

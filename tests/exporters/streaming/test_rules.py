@@ -32,6 +32,12 @@ class Constants:
     def i(self, *numbers):
         return self._add(np.array(numbers, np.int64))
 
+    def i0(self, number):
+        return self._add(np.array(number, np.int64))
+
+    def i2(self, *rows):
+        return self._add(np.array(rows, np.int64))
+
     def f(self, *numbers):
         return self._add(np.array(numbers, np.float32))
 
@@ -95,6 +101,35 @@ STREAMS = {
     "reshaped": (MIDDLE, lambda k: f"y = Reshape(x, {k.i(0, 0, 2, 2)})", 1, 0),
     "rows as frames": (MIDDLE, lambda k: f"s = Shape<end = 2>(x) a = Reshape(x, {k.i(-1, 4)})"
                       f"b = MatMul(a, {k.w(4, 3)}) t = Concat<axis=0>(s, {k.i(3)}) y = Reshape(b, t)", 1, 0),
+    "tiled": (LAST, lambda k: f"a = {ahead(k)} b = Tile(a, {k.i(1, 2, 1)}) y = Add(b, {k.w(8, 1)})", 1, 1),
+    "selected": (LAST, lambda k: f"a = {ahead(k)} b = Transpose<perm = [1, 0, 2]>(a)"
+                 f"c = GatherND(b, {k.i2([2], [0])}) y = Transpose<perm = [1, 0, 2]>(c)", 1, 1),
+    "einsum": (MIDDLE, lambda k: f'y = Einsum<equation = "nlc,cd->nld">(x, {k.w(4, 3)})', 1, 0),
+    "einsum of frames": (LAST, lambda k: f"a = {ahead(k)} "
+                         'y = Einsum<equation = "ncl,ndl->nlcd">(x, a)', 1, 1),
+    "second factor": ((4, "L"), lambda k: f"y = Gemm({k.w(3, 4)}, x)", 1, 0),
+    "labels": (LAST, lambda k: f"a = {ahead(k)} b = ArgMax<axis = 1>(a) y = Cast<to = 1>(b)", 1, 1),
+    "largest": (LAST, lambda k: f"a = {ahead(k)} y, i = TopK<axis = 1>(a, {k.i(2)})", 1, 1),
+    "by label": (LAST, lambda k: f"a = {ahead(k)} i = ArgMax<axis = 1>(a)"
+                 "y = GatherElements<axis = 1>(a, i)", 1, 1),
+    "log of sums": (LAST, lambda k: f"a = {ahead(k)} y = ReduceLogSumExp(a, {k.i(1)})", 1, 1),
+    "a vector in all frames": (MIDDLE, lambda k: f"s = Shape<end = 2>(x) t = Concat<axis = 0>(s, {k.i(3)})"
+                               f"v = Expand({k.w(3)}, t) y = Concat<axis = 2>(x, v)", 1, 0),
+    "a vector in frames that lag": (LAST, lambda k: f"a = {ahead(k)} s = Shape<start = 2>(x)"
+                                    f"t = Concat<axis = 0>({k.i(1, 1)}, s) v = Tile({k.w(1, 3, 1)}, t)"
+                                    f"n = Shape<end = 1>(x) u = Concat<axis = 0>(n, {k.i(3)}, s)"
+                                    "w = Expand(v, u) y = Concat<axis = 1>(a, w)", 1, 1),
+    "counted features": (MIDDLE, lambda k: f"s = Shape<start = 1, end = 2>(x) l = Squeeze(s)"
+                         f"r = Range({k.i0(0)}, l, {k.i0(1)}) f = Cast<to = 1>(r) u = Unsqueeze(f, {k.i(1)})"
+                         f"n = Shape<end = 2>(x) t = Concat<axis = 0>(n, {k.i(2)}) v = Expand(u, t)"
+                         "y = Concat<axis = 2>(x, v)", 1, 0),
+    "differences": (LAST, lambda k: f"f = Slice(x, {k.i(0)}, {k.i(1)}, {k.i(2)}) c = Concat<axis = 2>(f, x)"
+                    f"a = Slice(c, {k.i(1)}, {k.i(END)}, {k.i(2)})"
+                    f"b = Slice(c, {k.i(0)}, {k.i(-1)}, {k.i(2)}) y = Sub(a, b)", 1, 0),
+    "first frame in front": (LAST, lambda k: f'a = Pad<mode = "edge">(x, {k.i(0, 0, 4, 0, 0, 0)})'
+                             f"y = Conv<dilations = [2]>(a, {k.w(4, 4, 3)})", 1, 0),
+    "first frame, then zeros": (LAST, lambda k: f'a = Pad<mode = "edge">(x, {k.i(0, 0, 1, 0, 0, 0)})'
+                                f"y = Conv<pads = [3, 0]>(a, {k.w(4, 4, 3)})", 1, 0),
     "LSTM": (FIRST, lambda k: layer(k, "LSTM", 4, "h", "c"), 1, 1),
     "GRU": (FIRST, lambda k: layer(k, "GRU", 3, "h"), 1, 1),
     "GRU, reset last": (FIRST, lambda k: layer(k, "GRU", 3, "h", options=", linear_before_reset = 1"), 1, 1),
@@ -187,7 +222,22 @@ REFUSED = {
     "places": (LAST, lambda k: "a, b = MaxPool<kernel_shape=[3]>(x) y = Cast<to = 1>(b)", "places of maxima"),
     "mean": (LAST, lambda k: "y = AveragePool<kernel_shape = [3], pads = [1, 1]>(x)", "count its padding"),
     "length": (LAST, lambda k: f'y = Conv<auto_pad = "SAME_UPPER">(x, {k.w(4, 4, 3)})', "pads by its length"),
-    "edge": (LAST, lambda k: f'y = Pad<mode = "edge">(x, {k.i(0, 0, 1, 0, 0, 0)})', "pads by edge"),
+    "reflect": (LAST, lambda k: f'y = Pad<mode = "reflect">(x, {k.i(0, 0, 1, 0, 0, 0)})', "pads by reflect"),
+    "first of others": (LAST, lambda k: f"f = Slice(x, {k.i(0)}, {k.i(1)}, {k.i(2)}) a = Neg(x)"
+                        "y = Concat<axis = 2>(f, a)", "puts a first frame in front of other frames"),
+    "first again": (LAST, lambda k: f"f = Slice(x, {k.i(0)}, {k.i(1)}, {k.i(2)}) y = Sub(x, f)",
+                    "reads the first frame alone"),
+    "first": (LAST, lambda k: f"y = Slice(x, {k.i(0)}, {k.i(1)}, {k.i(2)})", "is the first frame alone"),
+    "first that lags": (LAST, lambda k: f"a = {ahead(k)} b = Add(x, a)"
+                        f'y = Pad<mode = "edge">(b, {k.i(0, 0, 1, 0, 0, 0)})', "first of frames that lag"),
+    "repeated": (LAST, lambda k: f"y = Tile(x, {k.i(1, 1, 2)})", "repeats the sequence"),
+    "outer product": (LAST, lambda k: 'y = Einsum<equation = "ncl,ncm->nlm">(x, x)', "frames with frames"),
+    "sum by einsum": (LAST, lambda k: 'y = Einsum<equation = "ncl->nc">(x)', "reads all time"),
+    "labels of time": (LAST, lambda k: "a = ArgMax<axis = 2>(x) y = Cast<to = 1>(a)", "reads all time"),
+    "no rule": (LAST, lambda k: "y = MeanVarianceNormalization<axes = [2]>(x)", "has no rule for streaming"),
+    "a state in all frames": (MIDDLE, lambda k: f"s = Shape<end = 2>(x) t = Concat<axis = 0>(s, {k.i(3)})"
+                              f"g = Squeeze(h, {k.i(0)}) u = Unsqueeze(g, {k.i(1)}) v = Expand(u, t)"
+                              "y = Concat<axis = 2>(x, v) h_n = Neg(h)", "restarts with every call"),
     "two sequences": (LAST, lambda k: "y = Concat<axis = 2>(x, x)", "joins several sequences"),
     "inner frames": (LAST, lambda k: f"y = Slice(x, {k.i(-3)}, {k.i(-1)}, {k.i(2)})", "from the end"),
     "first frame": (LAST, lambda k: f"y = Gather<axis = 2>(x, {k.i(0)})", "selects frames"),

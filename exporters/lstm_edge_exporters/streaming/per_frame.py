@@ -1,0 +1,140 @@
+"""Operators that compute a frame from that frame of their operands."""
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from ..graph import axes_of, constant
+from .rewrite import Flow, Rewriter
+
+ELEMENTWISE = (
+    *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh"),
+    *("BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh"),
+    *("Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"),
+    *("GreaterOrEqual", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu"),
+    *("Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg"),
+    *("Not", "Or", "Pow", "PRelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
+    *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum"),
+    *("Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"),
+)
+"""Operators whose result has an element for each element of the operands, which
+broadcast."""
+ALONG_ONE_AXIS = {
+    "ArgMax": 0,
+    "ArgMin": 0,
+    "GatherElements": 0,
+    "Hardmax": -1,
+    "LogSoftmax": -1,
+    "LpNormalization": -1,
+    "Softmax": -1,
+    "Split": 0,
+    "TopK": -1,
+}
+"""Operators that read one axis as a whole, and its default."""
+REDUCTIONS = (
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+)
+"""Operators that read the axes of an attribute or of their second operand."""
+NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
+"""Operators that read all axes from one on."""
+PRODUCTS = ("Einsum", "Gemm", "MatMul")
+"""Operators that sum products along an axis."""
+PER_FRAME = (
+    *ELEMENTWISE,
+    *ALONG_ONE_AXIS,
+    *REDUCTIONS,
+    *NORMALIZATIONS,
+    *PRODUCTS,
+    "GatherND",
+)
+_PARTIAL = (
+    *("Acos", "Acosh", "Asin", "Atanh", "Div", "Log", "LpNormalization", "Mod", "Pow"),
+    *("Reciprocal", "ReduceLogSum", "Sqrt"),
+)
+"""Operators that have no result for some numbers."""
+
+
+def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
+    """Rewrite an operator of single frames: operands wait for one another."""
+    operands = [
+        (index, value, work.flows[value])
+        for index, value in enumerate(node.inputs)
+        if value is not None and value in work.flows
+    ]
+    delay = max(0, *(incoming.delay for _, _, incoming in operands))
+    for index, value, incoming in operands:
+        if incoming.rate != flow.rate:
+            raise work.refusal("joins frames of different rates")
+        if incoming.axis in axes_read(node, index, len(axes_of(value))):
+            raise work.refusal("reads all time")
+        waiting, _ = work.wait(value, incoming, delay - incoming.delay)
+        node.replace_input_with(index, waiting)
+    work.undefined |= delay > 0 and node.op_type in _PARTIAL
+    for result in node.outputs:
+        time = work.time_of(result)
+        if time is not None:
+            work.set(result, Flow(time.index, delay, flow.rate))
+        elif result.uses() or result.is_graph_output():
+            raise work.refusal("reads all time")
+
+
+def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
+    """Return the axes of an operand that each element of the result reads as a
+    whole.
+    """
+    op = node.op_type
+    if op in ALONG_ONE_AXIS:
+        axis = node.attributes.get_int("axis", ALONG_ONE_AXIS[op])
+        return [axis % max(rank, 1)]
+    if op in NORMALIZATIONS:
+        return range(node.attributes.get_int("axis", -1) % max(rank, 1), rank)
+    if op in REDUCTIONS:
+        return _reduced_axes(node, rank)
+    if op == "GatherND":
+        return _indexed_axes(node, index, rank)
+    if op == "Einsum":
+        return _summed_axes(node, index, rank)
+    if op == "MatMul":
+        return [rank - 1] if index == 0 or rank == 1 else [rank - 2]
+    if op == "Gemm" and index == 0:
+        return [0] if node.attributes.get_int("transA", 0) else [1]
+    if op == "Gemm" and index == 1:
+        return [1] if node.attributes.get_int("transB", 0) else [0]
+    return ()
+
+
+def _reduced_axes(node: ir.Node, rank: int) -> list[int]:
+    """Return the axes that a reduction reads; all if they are computed or left out."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = [*(node.attributes.get_ints("axes", None) or ())]
+    if given is not None:
+        axes = given.reshape(-1).tolist()
+    return [axis % rank for axis in axes or range(rank)]
+
+
+def _indexed_axes(node: ir.Node, index: int, rank: int) -> Iterable[int]:
+    """Return the axes of the data of a GatherND that constant indices select from."""
+    indices = constant(node.inputs[1])
+    if index != 0 or indices is None:
+        return range(rank)
+    first = node.attributes.get_int("batch_dims", 0)
+    return range(first, first + indices.shape[-1])
+
+
+def _summed_axes(node: ir.Node, index: int, rank: int) -> Iterable[int]:
+    """Return the axes of an operand of an Einsum that the result does not have."""
+    equation = node.attributes.get_string("equation", "").replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    if not arrow or "." in equation:
+        return range(rank)
+    letters = terms.split(",")[index]
+    return [axis for axis, letter in enumerate(letters) if letter not in result]

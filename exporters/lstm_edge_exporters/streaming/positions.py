@@ -1,0 +1,163 @@
+"""Values that are computed from sizes, such as counters, for the frames of a stream."""
+
+from typing import Any
+
+import onnx_ir as ir
+
+from ..graph import axes_of, constant, is_data_free
+from .per_frame import PER_FRAME, axes_read
+from .rewrite import Flow, Rewriter, fill_of
+from .rules import elements
+
+_MOVES = ("Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that move numbers and change none."""
+
+
+def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
+    """Return ``value`` for the frames of a stream that ``partner`` has.
+
+    The result has the axis of the frames, or none if all frames are equal; it
+    broadcasts to ``value``.
+
+    Raises:
+        NotStreamableError: ``value`` is not a counter, computed from one, or equal in
+            all frames; or its frames are not those of ``partner``.
+    """
+    flow = work.flows[partner]
+    time = work.time_of(value)
+    offset = flow.axis - len(axes_of(partner))
+    is_aligned = time is not None and time.index - len(axes_of(value)) == offset
+    if time is None or not is_aligned or time.rate != flow.rate:
+        raise work.refusal(
+            f"combines frames with {value.name}, which counts other frames"
+        )
+    number = fill_of(value)
+    if number is not None and value.dtype is not None:
+        return work.constant(number, value.dtype.numpy())
+    counter = _Counter(work, partner, flow, offset)
+    result = counter.value(value, is_moved=False)
+    if counter.has_frames:
+        work.flows[result] = flow
+    return result
+
+
+def spread(
+    work: Rewriter, result: ir.Value, value: ir.Value, partner: ir.Value
+) -> ir.Value:
+    """Return ``result``, which broadcasts to ``value``, with a frame for each one of
+    ``partner``.
+    """
+    flow = work.flows[partner]
+    partner_axes = axes_of(partner)
+    time = work.time_of(value)
+    assert time is not None
+    shape = work.add("Shape", partner)
+    shape.dtype = ir.DataType.INT64
+    sizes = []
+    for index, axis in enumerate(axes_of(value)):
+        if index == time.index:
+            sizes.append(work.cut(shape, 0, flow.axis, flow.axis + 1))
+        elif isinstance(axis, int):
+            sizes.append(work.constant([axis]))
+        elif axis in partner_axes:
+            place = partner_axes.index(axis)
+            sizes.append(work.cut(shape, 0, place, place + 1))
+        else:
+            raise work.refusal(f"combines frames with {value.name}, of other sizes")
+    wide = work.add("Expand", result, work.add("Concat", *sizes, axis=0), like=value)
+    work.flows[wide] = flow
+    return wide
+
+
+class _Counter:
+    """Computes values for the frames of a stream from the positions of these."""
+
+    def __init__(
+        self, work: Rewriter, partner: ir.Value, flow: Flow, offset: int
+    ) -> None:
+        self._work = work
+        self._partner = partner
+        self._flow = flow
+        self._offset = offset
+        """Index of the time axis, counted from the last axis: negative."""
+        self._positions: ir.Value | None = None
+
+    @property
+    def has_frames(self) -> bool:
+        """True if a value was computed from positions, so that it has frames."""
+        return self._positions is not None
+
+    def value(self, value: ir.Value, *, is_moved: bool) -> ir.Value:
+        """Return ``value``; ``is_moved`` if its axes are not where they are used."""
+        work = self._work
+        node = value.producer()
+        time = work.time_of(value)
+        if time is None:
+            is_single = {*axes_of(value)} <= {1}
+            if is_data_free(value) and (is_single or not is_moved):
+                return value
+            raise self._refusal(value)
+        if node is None or node.domain:
+            raise self._refusal(value)
+        is_aligned = time.index - len(axes_of(value)) == self._offset
+        held = self._held(node) if is_aligned and not is_moved else None
+        if held is not None:
+            return held
+        if node.op_type == "Range":
+            return self._range(value, node)
+        if node.op_type in _MOVES and node.inputs[0] is not None:
+            is_moved = is_moved or node.op_type in ("Reshape", "Transpose")
+            return self.value(node.inputs[0], is_moved=is_moved)
+        if node.op_type not in PER_FRAME or [*axes_read(node, 0, len(axes_of(value)))]:
+            raise self._refusal(value)
+        operands = [
+            None
+            if operand is None
+            else self.value(operand, is_moved=is_moved or not is_aligned)
+            for operand in node.inputs
+        ]
+        attributes = dict[str, Any](node.attributes)
+        result = work.add(node.op_type, *operands, **attributes)
+        result.type = None if value.dtype is None else ir.TensorType(value.dtype)
+        return result
+
+    def _held(self, node: ir.Node) -> ir.Value | None:
+        """Return what a node repeats over time; None if it does not."""
+        source = node.inputs[0]
+        if source is None or node.op_type not in ("Expand", "Tile"):
+            return None
+        work = self._work
+        if work.time_of(source) is not None or source in work.last:
+            return None
+        if work.is_from_state(source):
+            return None
+        if node.op_type == "Tile":
+            axes = axes_of(source)
+            repeats = elements(node.inputs[1], len(axes))
+            is_broadcast = all(
+                size == 1 or times == 1
+                for size, times in zip(axes, repeats, strict=True)
+            )
+            return source if is_broadcast else None
+        return source
+
+    def _range(self, value: ir.Value, node: ir.Node) -> ir.Value:
+        """Return a Range that goes on from call to call."""
+        first, _, step = node.inputs
+        is_known = constant(first) is not None and constant(step) is not None
+        if value.dtype != ir.DataType.INT64 or not is_known:
+            raise self._refusal(value)
+        work = self._work
+        if self._positions is None:
+            positions = work.position(self._partner, self._flow)
+            if self._flow.delay:
+                positions = work.add("Sub", positions, work.constant(self._flow.delay))
+                # frames in front of the first one
+                positions = work.add("Max", positions, work.constant(0))
+            self._positions = positions
+        return work.add("Add", work.add("Mul", self._positions, step), first)
+
+    def _refusal(self, value: ir.Value) -> Exception:
+        return self._work.refusal(
+            f"combines frames with {value.name}, which restarts with every call"
+        )
