@@ -5,9 +5,9 @@ from typing import Any
 import onnx_ir as ir
 
 from ..graph import axes_of, constant, is_data_free
+from .operands import elements
 from .per_frame import PER_FRAME, axes_read
 from .rewrite import Flow, Rewriter, fill_of
-from .rules import elements
 
 _MOVES = ("Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that move numbers and change none."""

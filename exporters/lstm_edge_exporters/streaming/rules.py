@@ -1,6 +1,6 @@
 """The rules: what each operator does to the flow of its first operand that moves."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
+from .operands import elements, ints, numbers
 from .per_frame import PER_FRAME, per_frame
+from .positions import count_on, spread
 from .rewrite import Flow, Rewriter, fill_of, with_frames
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
@@ -105,6 +107,7 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a Concat: of another axis, or constant frames in front."""
     if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
+        _spread_operands(work, node)
         per_frame(work, node, value, flow)
         return
     before = [
@@ -137,6 +140,17 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         node,
         *work.shift(value, flow, sum(map(int, frames)), float(fills.pop() or 0.0)),
     )
+
+
+def _spread_operands(work: Rewriter, node: ir.Node) -> None:
+    """Give operands that are computed from sizes a frame for each one of the others."""
+    moving = [value for value in node.inputs if value in work.flows and value]
+    partner = max(moving, key=lambda value: work.flows[value].delay)
+    for index, value in enumerate(node.inputs):
+        if value is None or value in work.flows or work.time_of(value) is None:
+            continue
+        result = count_on(work, value, partner)
+        node.replace_input_with(index, spread(work, result, value, partner))
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -420,40 +434,6 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
         if time is None:
             raise work.refusal("does not keep time")
         work.set(result, replace(flow, axis=time.index))
-
-
-def ints(node: ir.Node, name: str) -> list[int]:
-    """Return the numbers of an attribute, none if it is missing."""
-    return [*(node.attributes.get_ints(name, None) or ())]
-
-
-def numbers(
-    work: Rewriter, node: ir.Node, index: int, default: Iterable[float] | None = None
-) -> list[Any]:
-    """Return the numbers of a constant operand, or ``default`` if it is missing."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    array = constant(value)
-    if array is None and (value is not None or default is None):
-        raise work.refusal("takes computed numbers along time")
-    return [*(default or ())] if array is None else array.reshape(-1).tolist()
-
-
-def elements(value: ir.Value | None, size: int) -> list[int | None]:
-    """Return the elements of a vector, None for those that are computed from sizes."""
-    array = constant(value)
-    node = None if value is None else value.producer()
-    if array is not None:
-        return list(array.reshape(-1).tolist())
-    if node is not None and node.op_type == "Concat":
-        return [element for part in node.inputs for element in elements(part, 1)]
-    if node is not None and node.op_type in (
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Unsqueeze",
-    ):
-        return elements(node.inputs[0], size)
-    return [None] * size
 
 
 RULES: Mapping[str, Rule] = {

@@ -27,7 +27,7 @@ from ..graph import (
     values_read,
 )
 from ..sizes import time_axes_of
-from .positions import count_on, spread
+from .positions import count_on
 from .rewrite import NotStreamableError, Rewriter, UndecidedError, fill_of
 from .rules import RULES
 
@@ -150,11 +150,8 @@ def _check_operand(
         raise work.refusal(
             f"combines frames with {value.name}, which is of the last frame alone"
         )
-    is_sized = work.time_of(value) is not None
-    if node.op_type == "Concat" and is_sized:
-        result = count_on(work, value, partner)
-        node.replace_input_with(index, spread(work, result, value, partner))
-    elif is_sized and fill_of(value) is None:
+    is_sized = work.time_of(value) is not None and fill_of(value) is None
+    if is_sized and node.op_type != "Concat":  # whose rule knows its axis
         node.replace_input_with(index, count_on(work, value, partner))
 
 
