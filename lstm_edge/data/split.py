@@ -13,65 +13,109 @@ from lstm_edge_runtime.errors import InputError
 from .config import DataConfig
 from .series import SETS, Data, Series
 
+_IN_TIME = "in time, as there are too few series to split them whole"
+
 
 @dataclass(frozen=True)
 class Split:
-    """Series with their sets; notes name the classes without series in a set."""
+    """Series with their sets."""
 
     data: Data
+    """All series, each with its set."""
     description: str
+    """How the series were split."""
     notes: tuple[str, ...]
+    """The classes without series in a set."""
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Series with their sets, before these are checked."""
+
+    series: tuple[Series, ...]
+    description: str
+    required: tuple[str, ...]
+    """Sets that must not be empty."""
+    are_defined: bool = False
+    """True if the data define the sets."""
 
 
 def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     """Split series at random with the proportions of the classes kept, or as the data
     define it.
 
-    Fewer groups than sets are cut in time: the first stretch trains, the next
-    validates, the last tests. Raises InputError if a requested set would be empty, or
-    the training set would lack a class.
+    Fewer groups than sets are cut in time: the first part trains, the next validates,
+    the last tests. Raises InputError if a requested set would be empty, or the training
+    set would lack a class.
     """
-    series = data.series
-    rest = data.series
+    has_sets = any(record.split for record in data.series)
+    find_sets = _defined_sets if has_sets else _random_sets
+    sets = find_sets(data, config, seed)
+    data = replace(data, series=sets.series)
+    for name in sets.required:
+        if not data.of(name):
+            raise InputError(f"too few series for a {name} set; provide more data")
+    notes = tuple(_notes(data, are_defined=sets.are_defined))
+    return Split(data, sets.description, notes)
+
+
+def _random_sets(data: Data, config: DataConfig, seed: int) -> _Sets:
+    """Split all series, or cut them in time if they are too few."""
     shares = {
         "train": 1 - config.validation - config.test,
         "validation": config.validation,
     }
-    shares |= {"test": config.test} if config.test else {}
-    description = f"series at random{', stratified by class' if data.classes else ''}"
-    if any(record.split for record in series):
-        if any(not record.split for record in series):
-            raise InputError("split is empty for some series; set it for every series")
-        shares = {"train": 1 - config.validation, "validation": config.validation}
-        description = "as defined by the data"
-        rest = ()
-        if not data.of("validation"):
-            description += ", the validation set from the training set"
-            rest = tuple(data.of("train"))
-    if rest and _groups(rest) < len(shares):
-        description = "in time, as there are too few series to split them whole"
-        rest = tuple(part for record in rest for part in _in_time(record, shares))
-    elif rest:
-        groups = _assign(rest, shares, seed)
-        rest = tuple(replace(record, split=groups[record.group]) for record in rest)
-    kept = tuple(
-        record
-        for record in series
-        if record.split and (record.split != "train" or not rest)
-    )
-    data = replace(data, series=(*rest, *kept))
-    if lacking := [name for name in shares if not data.of(name)]:
-        raise InputError(f"too few series for a {lacking[0]} set; provide more data")
+    if config.test:
+        shares["test"] = config.test
+    description = "series at random"
+    if data.classes:
+        description += ", stratified by class"
+    if _groups(data.series) < len(shares):
+        description = _IN_TIME
+    return _Sets(_divide(data.series, shares, seed), description, tuple(shares))
+
+
+def _defined_sets(data: Data, config: DataConfig, seed: int) -> _Sets:
+    """Take the sets of the data; without a validation set, take it from the training
+    set.
+    """
+    if any(not record.split for record in data.series):
+        raise InputError("split is empty for some series; set it for every series")
+    _check_groups(data.series)
+    shares = {"train": 1 - config.validation, "validation": config.validation}
+    series = data.series
+    description = "as defined by the data"
+    if not data.of("validation"):
+        train = tuple(data.of("train"))
+        description += ", the validation set from the training set"
+        if _groups(train) < len(shares):
+            description = _IN_TIME
+        others = (record for record in series if record.split != "train")
+        series = (*_divide(train, shares, seed), *others)
+    return _Sets(series, description, tuple(shares), are_defined=True)
+
+
+def _divide(
+    series: tuple[Series, ...], shares: Mapping[str, float], seed: int
+) -> tuple[Series, ...]:
+    """Return whole series, each in a set, or their parts in time if there are fewer
+    groups than sets.
+    """
+    if _groups(series) >= len(shares):
+        sets = _assign(series, shares, seed)
+        return tuple(replace(record, split=sets[record.group]) for record in series)
+    parts: list[Series] = []
+    for record in series:
+        parts.extend(_in_time(record, shares))
+    return tuple(parts)
+
+
+def _check_groups(series: Sequence[Series]) -> None:
+    """Raise InputError if a group is in several sets."""
     set_of = {record.group: record.split for record in series}
-    if torn := [
-        record.group for record in series if set_of[record.group] != record.split
-    ]:
-        raise InputError(f"{torn[0]!r} is in several sets")
-    return Split(
-        data,
-        description,
-        tuple(_notes(data, defined=description.startswith("as defined"))),
-    )
+    for record in series:
+        if set_of[record.group] != record.split:
+            raise InputError(f"{record.group!r} is in several sets")
 
 
 def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
@@ -167,7 +211,7 @@ def _in_time(record: Series, shares: Mapping[str, float]) -> Iterator[Series]:
             yield replace(record.cut(start, stop, name), name=f"{record.name} ({name})")
 
 
-def _notes(data: Data, *, defined: bool) -> Iterator[str]:
+def _notes(data: Data, *, are_defined: bool) -> Iterator[str]:
     """Yield notes about classes that a set lacks; raises InputError if it is the
     training set.
     """
@@ -186,8 +230,11 @@ def _notes(data: Data, *, defined: bool) -> Iterator[str]:
             )
             raise InputError(f"{text}; provide more series of it")
         if lacking := [name for name in SETS if data.of(name) and name not in sets]:
-            reason = ", because they hold other classes too" if groups >= 3 else ""
-            reason = ", as the data define their sets" if defined else reason
+            reason = ""
+            if are_defined:
+                reason = ", as the data define their sets"
+            elif groups >= 3:
+                reason = ", because they hold other classes too"
             yield (
                 f"class {label!r} is in {groups} series or groups, none of them in the "
                 f"{' and '.join(lacking)} set{reason}, so those scores don't cover it"

@@ -1,6 +1,7 @@
 """The GitHub action, workflows and forms: GitHub can read them, and the scripts do what
 the action says."""
 
+import json
 import os
 import re
 import subprocess
@@ -93,6 +94,37 @@ def test_no_script_of_the_action_holds_an_expression(root):
     ]
     assert scripts
     assert [script for script in scripts if "${{" in script] == []
+
+
+def test_the_action_installs_from_its_own_checkout(root, tmp_path):
+    """The runtime of the same checkout, and not one from an index."""
+    (step,) = [
+        step
+        for step in _read(root / "action.yml")["runs"]["steps"]
+        if "pip install" in step.get("run", "")
+    ]
+    report = tmp_path / "report.json"
+    options = "--dry-run --no-index --no-build-isolation --ignore-installed --no-deps"
+    ran = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join(
+                [str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
+            "ACTION_PATH": str(root),
+            "REQUIREMENT": "",
+            "PIP_ARGS": f"{options} --report {report}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    installed = json.loads(report.read_text())["install"]
+    names = {item["metadata"]["name"] for item in installed}
+    assert names == {"lstm-edge", "lstm-edge-runtime"}
 
 
 def _run_action(root: Path, folder: Path, **inputs: str) -> int:
