@@ -4,7 +4,7 @@ per tick.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -220,22 +220,32 @@ class StreamBatch:
     def _tick_in_pieces(self, slots: Array, samples: Samples, *, step: bool) -> Result:
         """Take steps in pieces, so that no source is reset within one."""
         ages = self._age[slots]
-        units = (ages % self._unit + samples.steps) // self._unit
+        counts = ages % self._unit
+        units = (counts + samples.steps) // self._unit
         is_reset = int(ages.max()) + samples.steps > self._every
         completed = _Frames(self._engine.outputs, len(slots))
-        if is_reset or len(np.unique(units[units > 0])) > 1:
+        if not is_reset and not units.any():
+            self._keep(slots, counts, samples)
+        elif is_reset or len(np.unique(units[units > 0])) > 1:
             with self._unchanged_by_errors(slots):
                 self._take_pieces(slots, samples, completed)
         else:
-            self._take_pieces(slots, samples, completed)
-        counts = self._manifest.counts
-        results = {
-            output.name: completed.stacked(
-                output, step=step, is_count=output.name in counts
-            )
-            for output in self._engine.outputs
-        }
+            self._take_piece(slots, samples, completed)
+        results = {}
+        for output in self._engine.outputs:
+            if output.name in self._manifest.counts:
+                results[output.name] = completed.counted(output)
+            else:
+                results[output.name] = completed.stacked(output, step=step)
         return only(results, len(results))
+
+    def _keep(self, slots: Array, counts: Array, samples: Samples) -> None:
+        """Keep samples behind ``counts`` others that do not fill a unit either."""
+        rows = slots[:, None]
+        steps = counts[:, None] + np.arange(samples.steps)
+        for name, kept in self._kept.items():
+            kept[rows, steps] = samples.arrays[name]
+        self._age[slots] += samples.steps
 
     def _take_pieces(
         self, slots: Array, samples: Samples, completed: "_Frames"
@@ -274,7 +284,7 @@ class StreamBatch:
                 given[layout.name] = array[:, :taken] if layout.timed else array
             sizes = {**samples.sizes, self._manifest.sequence or "": taken}
             outputs = self._states.run(slots[rows], given, sizes)
-            completed.add(rows, outputs, ages[rows] // self._unit, number)
+            completed.add(_Units(rows, number, ages[rows] // self._unit, outputs))
         each_row = np.arange(len(slots))[:, None]
         last = (units * self._unit)[:, None] + np.arange(self._unit)
         for name, kept in self._kept.items():
@@ -345,49 +355,75 @@ class StreamBatch:
         return slots
 
 
+class _Units(NamedTuple):
+    """The outputs of one call."""
+
+    rows: Array
+    """The rows of the tick that took part."""
+    units: int
+    """The number of units, the same for all of them."""
+    units_before: Array
+    """The number of units of each row since its reset, before the call."""
+    outputs: Arrays
+
+
 class _Frames:
     """The frames that the sources of a tick complete."""
 
     def __init__(self, outputs: Sequence[Layout], rows: int) -> None:
         """Collect frames of ``outputs`` for ``rows`` sources."""
         self._outputs = outputs
-        self._arrays: dict[str, list[list[Array]]] = {
-            output.name: [[] for _ in range(rows)] for output in outputs
-        }
-        """By output and row, the frames ``(frames, ...)`` of each piece; the result of
-        the last unit for an output without a time axis."""
+        self._rows = rows
+        self._calls: list[_Units] = []
 
-    def add(
-        self, rows: Array, outputs: Arrays, units_before: Array, units: int
-    ) -> None:
-        """Add the outputs of ``units`` units of some rows, without the delay."""
-        for output in self._outputs:
-            arrays = self._arrays[output.name]
-            dropped = np.maximum(0, output.delay - units_before * output.frames)
-            for index, row in enumerate(rows.tolist()):
-                array = outputs[output.name][index]
-                if output.timed:
-                    arrays[row].append(array[dropped[index] :])
-                elif dropped[index] < units:
-                    arrays[row].append(array)
+    def add(self, call: _Units) -> None:
+        """Add the outputs of a call."""
+        self._calls.append(call)
 
-    def stacked(self, output: Layout, *, step: bool, is_count: bool) -> Array:
+    def stacked(self, output: Layout, *, step: bool) -> Array:
         """Return an output of all sources, NaN in front of those with fewer frames."""
-        rows = self._arrays[output.name]
+        if len(self._calls) == 1 and self._is_whole(self._calls[0], output):
+            return as_given(self._calls[0].outputs[output.name], output, step=step)
+        rows = self._by_row(output)
         dtype = np.dtype(output.dtype)
-        if is_count:
-            return np.stack([np.asarray(sum(row), dtype) for row in rows])
         blank: Any = np.nan if dtype.kind == "f" else 0
         if not output.timed:
-            result = np.full((len(rows), *output.inner), blank, dtype)
-            for index, row in enumerate(rows):
-                if row:
-                    result[index] = row[-1]
+            result = np.full((self._rows, *output.inner), blank, dtype)
+            for row, arrays in rows.items():
+                result[row] = arrays[-1]
             return result
-        lengths = [sum(map(len, row)) for row in rows]
-        longest = max(*lengths, int(step))
-        result = np.full((len(rows), longest, *output.inner), blank, dtype)
-        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            if length:
-                np.concatenate(row, out=result[index, longest - length :])
+        lengths = {row: sum(map(len, arrays)) for row, arrays in rows.items()}
+        longest = max([int(step), *lengths.values()])
+        result = np.full((self._rows, longest, *output.inner), blank, dtype)
+        for row, arrays in rows.items():
+            if lengths[row]:
+                np.concatenate(arrays, out=result[row, longest - lengths[row] :])
         return as_given(result, output, step=step)
+
+    def counted(self, output: Layout) -> Array:
+        """Return an output that counts steps, added up over the calls."""
+        total = np.zeros((self._rows, *output.inner), output.dtype)
+        for call in self._calls:
+            total[call.rows] += call.outputs[output.name]
+        return total
+
+    def _is_whole(self, call: _Units, output: Layout) -> bool:
+        """Return True if a call gives all its frames for every row of the tick."""
+        if len(call.rows) < self._rows:
+            return False
+        return int(call.units_before.min()) * output.frames >= output.delay
+
+    def _by_row(self, output: Layout) -> dict[int, list[Array]]:
+        """Return by row the frames of each call, or its last result, without the
+        delay.
+        """
+        rows: dict[int, list[Array]] = {}
+        for call in self._calls:
+            dropped = np.maximum(0, output.delay - call.units_before * output.frames)
+            for index, row in enumerate(call.rows.tolist()):
+                array = call.outputs[output.name][index]
+                if output.timed:
+                    rows.setdefault(row, []).append(array[dropped[index] :])
+                elif dropped[index] < call.units:
+                    rows.setdefault(row, []).append(array)
+        return rows

@@ -65,8 +65,10 @@ class Stream:
         self._reader = SampleReader(model, many=False)
         self._states = self._engine.states(None)
         self._unit = self._manifest.unit
-        self._settled = max((out.delay for out in self._engine.outputs), default=0)
-        """Number of units after which every unit gives all its frames, at most."""
+        self._settled = self._unit * max(
+            (output.delay for output in self._engine.outputs), default=0
+        )
+        """Steps after which every unit gives all its frames, at most."""
         self._entry = Entry()
         self._free = self._entry.free
         self._unit_call: Call | None = None
@@ -215,7 +217,7 @@ class Stream:
             raise self._engine.refusal()
         units = self._age // self._unit
         self._seen_steps += 1
-        if units >= self._settled:
+        if units * self._unit >= self._settled:
             if self._unit == 1:
                 self._begin(self._seen_steps, self._age)
             return self._result()
@@ -278,12 +280,9 @@ class Stream:
         """
         age = self._seen_steps - self._start
         unit = self._unit
-        return (
-            not steps % unit
-            and not age % unit
-            and age >= self._settled * unit
-            and age + steps <= self._every
-        )
+        if age < self._settled or age + steps > self._every:
+            return False
+        return unit == 1 or not (steps % unit or age % unit)
 
     def _fill(self, bound: "_Chunk | None", samples: Samples) -> "_Chunk":
         """Return the call for chunks of this size with samples in it: ``bound`` where
