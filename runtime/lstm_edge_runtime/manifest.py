@@ -103,11 +103,13 @@ class Task(NamedTuple):
     """The meaning of the main output."""
 
     kind: str
-    output: str
+    """``classification`` or ``regression``."""
+    output: str = ""
+    """Name of the output; for ``export`` empty for the first one."""
     labels: tuple[str, ...] = ()
+    """Class names of a classification, or names of values; empty if unknown."""
     units: tuple[str, ...] = ()
-    """Class names of a classification, units of a regression's values; empty where
-    unknown."""
+    """Units of a regression's values; empty if unknown."""
 
 
 class Signal(NamedTuple):

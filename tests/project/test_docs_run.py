@@ -9,8 +9,9 @@ for its Python. What a reader does not see stands in HTML comments of the page:
 - ``<!-- not run: REASON -->``: the next block can't run here;
 - ``<!-- figures: COMMAND -->``: where the figures come from;
 - ``<!-- page: slow -->``;
-- ``<!-- page: empty -->``: the page starts in an empty folder, and ``lstm-edge demo``
-  runs for ``make demo``;
+- ``<!-- page: empty -->``: the page starts in a folder that only has the examples of
+  the clone, and ``lstm-edge demo`` runs for ``make demo``;
+- ``<!-- on: device -->``: the next block runs on the device; here it runs as well;
 - ``<!-- page needs: NAME -->``: a module or program, or the page is skipped; it fails
   where ``LSTM_EDGE_REQUIRE`` names it.
 
@@ -183,7 +184,7 @@ def test_a_page_runs_as_printed(page, request, tmp_path, monkeypatch):
             stop(f"{name} is not installed")
     folder = tmp_path / "work"
     if "page: empty" in marks:
-        folder.mkdir()
+        shutil.copytree(ROOT / "examples", folder / "examples")
     else:
         shutil.copytree(request.getfixturevalue("world"), folder)
     monkeypatch.chdir(folder)
@@ -342,7 +343,7 @@ def test_output_fits_if_the_words_are_the_same_and_the_numbers_near(out, shown, 
 
 def test_every_mark_of_a_page_is_one_that_is_known_and_says_why():
     allowed = re.compile(
-        r"not run: .{10,}|file: \S+|page: slow|page: empty|page needs:"
+        r"not run: .{10,}|file: \S+|on: device|page: slow|page: empty|page needs:"
         r" [\w-]+|figures: .+"
     )
     for page in PAGES:
