@@ -65,41 +65,50 @@ def command(
     """  # noqa: D301
     for target in filter(None, (given.junit, given.html)):
         check_target(target)
-        target.unlink(
-            missing_ok=True
-        )  # an earlier report, if this file can't be checked
     if given.weights is not None and not is_factory(given.against or ""):
         raise InputError(
             f"--weights requires --against package.module:factory, got {given.against}"
         )
-    from lstm_edge_exporters import validate
-    from lstm_edge_exporters.verify.file import open_file
+    from lstm_edge_exporters.validate.junit import error_to_junit, to_junit
 
     if given.html is not None:
         with needing("report", "validate --html"):
             from lstm_edge_exporters.validate.html import to_html
-    file = open_file(model)
-    reference = (
-        _reference(file, given.against, given)
-        if given.against is not None and file.model
-        else None
-    )
-    if given.data is not None and file.model is not None:
-        from lstm_edge.data.sample_input import read_samples
-
-        config = replace(
-            config, data=read_samples(given.data, file.model, reading, note)
-        )
-    result = validate(file, reference, config, on_progress=show)
+    try:
+        result = _validate(model, given, reading, config, show)
+    except Exception as error:
+        if given.junit is not None:
+            write_bytes(given.junit, error_to_junit(model.name, error))
+        raise
     if given.junit is not None:
-        from lstm_edge_exporters.validate.junit import to_junit
-
         write_bytes(given.junit, to_junit(result))
     if given.html is not None:
         write_bytes(given.html, to_html(result).encode())
     if given.against is None:
         note("golden cases replayed; not compared with a network: add --against")
     return report_of(result)
+
+
+def _validate(
+    model: Path,
+    given: ValidateOptions,
+    reading: ReadConfig,
+    config: ValidateConfig,
+    show: Show,
+) -> "Validation":
+    from lstm_edge_exporters import validate
+    from lstm_edge_exporters.verify.file import open_file
+
+    file = open_file(model)
+    reference = None
+    if given.against is not None and file.model is not None:
+        reference = _reference(file, given.against, given)
+    if given.data is not None and file.model is not None:
+        from lstm_edge.data.sample_input import read_samples
+
+        samples = read_samples(given.data, file.model, reading, note)
+        config = replace(config, data=samples)
+    return validate(file, reference, config, on_progress=show)
 
 
 def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expected":

@@ -62,8 +62,7 @@ def _run_folder(path: Path) -> None:
 
 
 def _page(path: Path) -> None:
-    """Check a page, if there is one: ``validate`` removes an earlier report before it
-    begins."""
+    """Check a page, if there is one."""
     assert not path.exists() or path.read_text().rstrip().endswith("</html>")
 
 

@@ -1,9 +1,9 @@
-"""A report as JUnit XML: a test suite a group, a test case a check."""
+"""A report as JUnit XML: one test suite per group, one test case per check."""
 
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 
 from .report import Report
 
@@ -32,6 +32,25 @@ def to_junit(report: Report) -> bytes:
                 )
             elif check.status == "skipped":
                 SubElement(case, "skipped", message=check.message)
+    return _document(root)
+
+
+def error_to_junit(model: str, error: Exception) -> bytes:
+    """Return a JUnit document with one test case: the error that ended a validation of
+    the file ``model``.
+    """
+    root = Element("testsuites")
+    counts = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    suite = SubElement(root, "testsuite", {"name": "Validation", **counts})
+    case = SubElement(
+        suite, "testcase", {"classname": "lstm-edge.validate", "name": model}
+    )
+    message = first_line(error)
+    SubElement(case, "error", message=message, type=type(error).__name__)
+    return _document(root)
+
+
+def _document(root: Element) -> bytes:
     indent(root)
     text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", tostring(root, encoding="unicode"))
     return f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n".encode()

@@ -171,12 +171,45 @@ def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, inv
     assert invoke("validate", job / "wrong.onnx")[0] == 1
 
 
-def test_an_earlier_report_is_removed_if_the_file_can_not_be_checked(
-    job, invoke, tmp_path
+BROKEN = {
+    "no file": ("nowhere.onnx", (), 2, "nowhere.onnx does not exist"),
+    "no reference": ("m.onnx", ("--against", "no/run"), 2, "no/run"),
+    "damaged": ("damaged.onnx", (), 2, "damaged.onnx"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_can_not_be_checked_is_one_error_of_the_junit_report(
+    name, job, invoke, tmp_path
 ):
-    (tmp_path / "report.xml").write_text("<testsuites/>")
-    assert (
-        invoke("validate", job / "nowhere.onnx", "--junit", tmp_path / "report.xml")[0]
-        == 2
-    )
-    assert not (tmp_path / "report.xml").exists()
+    (job / "damaged.onnx").write_bytes((job / "m.onnx").read_bytes()[:3000])
+    model, options, code, words = BROKEN[name]
+    junit = tmp_path / "report.xml"
+    html = tmp_path / "report.html"
+    junit.write_text("old")
+    html.write_text("old")
+    reports = ("--junit", junit, "--html", html)
+    got, _, err = invoke("validate", job / model, *options, *reports)
+    assert got == code
+    assert words in err
+    (case,) = ET.parse(junit).findall("testsuite/testcase")
+    assert case.get("name") == model
+    (error,) = case.findall("error")
+    assert words in error.get("message")
+    assert html.read_text() == "old"
+
+
+def test_earlier_reports_stay_until_there_are_new_ones(
+    job, invoke, tmp_path, monkeypatch
+):
+    junit = tmp_path / "report.xml"
+    junit.write_text("old")
+
+    def stop(*_, **__):
+        assert junit.read_text() == "old"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lstm_edge_exporters.validate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        invoke("validate", job / "m.onnx", "--junit", junit)
+    assert junit.read_text() == "old"
