@@ -32,10 +32,11 @@ from ..versions import versions
 from .axes import NamedAxes, freed_sizes, name_axes, option_to_free, take_given
 from .config import LiftConfig
 from .read import Source, put_constants, read_graph
+from .recognize import recognize
 from .recurrences import Recurrence, refuse_nested
 from .rewrites import free_sizes
 from .running import length_input, measure_shapes
-from .states import lift_states, recognize
+from .states import lift_states
 from .verification import find_chunks, lifted_cases, pair_up, verify_lifted
 
 
@@ -90,14 +91,16 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     axes = name_axes(model)
     to_free = option_to_free(model, axes)
     refuse_nested(model)
-    recognized, question = recognize(model, config.states, axes.sequence)
-    lifted = lift_states(model, _forward_layers(axes), axes, recognized)
-    if not (recognized or lifted or axes.sequence):
+    recognized = recognize(model, config.states, axes.sequence)
+    known = recognized.states
+    question = recognized.question
+    lifted = lift_states(model, _forward_layers(axes), axes, known)
+    if not (known or lifted or axes.sequence):
         raise ContractError(
             f"there is no state to lift: {question or _no_state(model, to_free)}"
         )
-    along_time = _stream_operators(model, axes, (*recognized, *lifted))
-    states = (*recognized, *lifted, *along_time.past)
+    along_time = _stream_operators(model, axes, (*known, *lifted))
+    states = (*known, *lifted, *along_time.past)
     if not states and not (config.stream and along_time.has_stream):
         reason = question or along_time.unstreamable or along_time.undecided
         raise ContractError(
@@ -134,11 +137,11 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
         content, manifest = stream_file(along_time.full, manifest, cases, _write)
     load(content)
-    past = manifest.states[len(recognized) + len(lifted) :]
+    past = manifest.states[len(known) + len(lifted) :]
     report = LiftReport(
         lifted=tuple(lifted),
         past=past,
-        recognized=tuple(recognized),
+        recognized=known,
         verified=verified,
         notes=(question,) if question else (),
     )
@@ -207,8 +210,15 @@ def _stream_operators(
 ) -> _AlongTime:
     """Let past frames of operators along time become states."""
     full = measure_shapes(model, axes.batch, axes.sequence)
-    outputs = tuple(spec_of(value) for value in model.graph.outputs)
-    contract = Manifest((), outputs, states, axes.batch, axes.sequence)
+    leaving = {state.output for state in states}
+    outputs = [value for value in model.graph.outputs if value.name not in leaving]
+    contract = Manifest(
+        inputs=(),
+        outputs=tuple(map(spec_of, outputs)),
+        states=states,
+        batch=axes.batch,
+        sequence=axes.sequence,
+    )
     try:
         streamed = stream(full, contract)
     except UndecidedError as error:

@@ -3,273 +3,173 @@ one output each.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.axes import fits
-from lstm_edge_runtime.errors import ContractError, InputError
-from lstm_edge_runtime.manifest import Array, StateSpec, TensorSpec
+from lstm_edge_runtime.axes import row_factor
+from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.manifest import Array, StateSpec
 
 from ..graph import (
     UniqueNames,
     axes_of,
     behind_identity,
-    data_inputs,
-    describe_value,
     is_data_free,
     operands,
     spec_of,
     walk,
 )
-from ..pairing import pair_states
-from ..recurrent import Slot, label, state_shape
+from ..recurrent import Slot, is_recurrent, label, state_shape
 from .axes import NamedAxes
-from .measurements import Measurements
-from .recurrences import LAYOUT, Recurrence, recurrences, top_of
+from .recurrences import Recurrence
 
 _GENERIC = re.compile(
     r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?"
 )
-_CONVENTIONS = (
-    (r"state", "stateN"),
-    (r"([hc])0?", r"\1n"),
-    (r"([hc])", r"next_\1"),
-    (r"((cached|embed|processed|attn|cnn)_.+)", r"new_\1"),
-    (r"(cache_last_(?:channel|time))((?:_len)?)", r"\1_next\2"),
-)
-"""Names of a state's input and output: two of silero-vad, then LSTM, zipformer and NeMo
-of sherpa-onnx."""
+"""Words of a node's name that do not tell which layer it is."""
+
+
+@dataclass(frozen=True)
+class _Initial:
+    """The initial state of a recurrence."""
+
+    value: ir.Value
+    """Its input; without a name if the graph does not have it."""
+    reset: float | Array
+    """Its value at the start of a stream."""
 
 
 def lift_states(
     model: ir.Model,
-    nodes: Sequence[Recurrence],
+    layers: Sequence[Recurrence],
     axes: NamedAxes,
-    declared: Sequence[StateSpec],
+    recognized: Sequence[StateSpec],
 ) -> list[StateSpec]:
-    """Let the states of ``nodes`` start from inputs and leave by outputs, except the
-    ``declared`` ones.
+    """Let the states of ``layers`` start from inputs and leave by outputs, except the
+    ``recognized`` ones.
 
     A state that data gives stays as it is: chunks decide.
 
     Raises:
         ContractError: no state can be carried; the message names the first.
     """
-    carried = {state.input for state in declared}
+    entering = {state.input for state in recognized}
     specs = []
     names = UniqueNames(model.graph)
     reason = ""
-    for slot in (slot for node in nodes for slot in node.slots):
+    slots = [slot for layer in layers for slot in layer.slots]
+    for slot in slots:
         try:
-            state = _describe(slot, axes.measured, axes.batch, carried)
+            initial = _initial_state(slot, axes, entering)
         except ContractError as error:
-            reason = (
-                reason or f"{slot.kind} of {label(slot.node)} can't be carried: {error}"
-            )
+            state = f"{slot.kind} of {label(slot.node)}"
+            reason = reason or f"{state} can't be carried: {error}"
             continue
-        if state is not None:
-            title = "" if len(nodes) == 1 else _title(slot.node)
-            specs.append(_write(model.graph, slot, state, title, names))
-    if reason and not specs and not declared:
+        if initial is not None:
+            title = "" if len(layers) == 1 else f"{_layer_name(slot.node)}_"
+            specs.append(_write(model.graph, slot, initial, title, names))
+    if reason and not specs and not recognized:
         raise ContractError(reason)
     RemoveUnusedNodesPass()(model)
     model.graph.sort()
     return specs
 
 
-class Recognized(NamedTuple):
-    """The states that a file has as inputs and outputs."""
-
-    states: list[StateSpec]
-    question: str
-    """Asks for inputs that may be states, too; empty if there are none."""
-
-
-def recognize(
-    model: ir.Model, named: Mapping[str, str], sequence: str | None
-) -> Recognized:
-    """Pair the state inputs of a graph with the outputs that continue them.
-
-    First as ``named``, then by ``_CONVENTIONS``, then by the graph (an input that a
-    recurrence starts from, and the one output that its last state leads to), then as in
-    ``pairing``.
-
-    Raises:
-        InputError: ``named`` names what the graph does not have, or a pair whose dtypes
-            or shapes differ.
-    """
-    graph = model.graph
-    inputs = {spec.name: spec for spec in map(spec_of, data_inputs(graph))}
-    outputs = {spec.name: spec for spec in map(spec_of, graph.outputs)}
-    for pair in named.items():
-        if (
-            not _alike(inputs.get(pair[0]), outputs.get(pair[1]))
-            or [*named.values()].count(pair[1]) > 1
-        ):
-            listed = (
-                ", ".join(map(describe_value, group))
-                for group in (data_inputs(graph), graph.outputs)
-            )
-            raise InputError(
-                f"states pair {' with '.join(pair)}, expected each an input and an"
-                f" output of one shape: the inputs are {next(listed)}, the outputs"
-                f" {next(listed)}"
-            )
-    pairs = dict(named)
-    for (pattern, template), name in product(_CONVENTIONS, inputs):
-        match = re.fullmatch(pattern, name)
-        leaving = match.expand(template) if match else ""
-        if (
-            name not in pairs
-            and leaving not in pairs.values()
-            and _alike(inputs[name], outputs.get(leaving))
-        ):
-            pairs[name] = leaving
-    for slot in (
-        slot for recurrence in recurrences(model) for slot in recurrence.slots
-    ):
-        name = "" if slot.initial is None else str(top_of(slot.initial).name)
-        last = slot.node.outputs[slot.output : slot.output + 1]
-        reached = {
-            str(value.name)
-            for value in walk(last, _laid_out)
-            if value.is_graph_output()
-        }
-        alike = [
-            leaving
-            for leaving in reached
-            if _alike(inputs.get(name), outputs.get(leaving))
-        ]
-        if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
-            pairs[name] = alike[0]
-    pairing = pair_states(graph, pairs, sequence)
-    states = []
-    for name, output in pairing.pairs.items():
-        states.append(StateSpec(name, output, *inputs[name][1:]))
-    return Recognized(states, pairing.question)
-
-
-def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
-    return (
-        output
-        for node, _ in value.uses()
-        if node.op_type in LAYOUT
-        for output in node.outputs
-    )
-
-
-def _alike(before: TensorSpec | None, after: TensorSpec | None) -> bool:
-    if before is None or after is None:
-        return False
-    return before.dtype == after.dtype and (
-        not after.axes or fits(before.axes, after.axes)
-    )
-
-
-_State = tuple[ir.Value, float | Array]
-"""An input, with a name if the graph has it already, and its reset value."""
-
-
-def _describe(
-    slot: Slot, runs: Measurements, batch: str | None, carried: set[str]
-) -> _State | None:
-    """Find a state's dtype, axes and reset value; None for one that is an input and an
-    output already.
-    """
+def _initial_state(
+    slot: Slot, axes: NamedAxes, entering: Collection[str]
+) -> _Initial | None:
+    """Return what a state starts from; None if it is an input and an output already."""
     initial = slot.initial
-    node = slot.node
-    if initial is None:  # zeros
-        directions, hidden = state_shape(node)
-        dtypes = (
-            value.dtype
-            for value in (node.inputs[2], node.inputs[0])
-            if value is not None
-        )
-        dtype = next(
-            (dtype for dtype in dtypes if dtype and dtype.is_floating_point()),
-            ir.DataType.FLOAT,
-        )
-        return ir.val(None, dtype, (directions, _rows(node, runs, batch), hidden)), 0.0
+    if initial is None:
+        return _Initial(_zeros(slot.node, axes), 0.0)
     if is_data_free(initial):
-        return _constant(slot, initial, runs, batch)
-    sources = {
-        str(source.name)
-        for source in walk([initial], operands)
-        if source.is_graph_input()
-    }
-    if sources & carried:
+        return _constant(slot, initial, axes)
+    above = walk([initial], operands)
+    sources = {str(value.name) for value in above if value.is_graph_input()}
+    if not sources.isdisjoint(entering):
         return None
     given = behind_identity(initial)
-    if given.is_graph_input() and given.dtype is not None and len(given.uses()) == 1:
-        return given, 0.0
+    is_own_input = given.is_graph_input() and len(given.uses()) == 1
+    if is_own_input and given.dtype is not None:
+        return _Initial(given, 0.0)
     names = ", ".join(sorted(sources)) or "random numbers"
     raise ContractError(f"it is computed from {names}, and no output continues it")
 
 
-def _constant(
-    slot: Slot, initial: ir.Value, runs: Measurements, batch: str | None
-) -> _State:
-    """Describe a state whose initial value depends on sizes alone."""
-    arrays = runs.arrays(initial)
-    axis = 1
+def _zeros(node: ir.Node, axes: NamedAxes) -> ir.Value:
+    """Return an input for a state that a recurrent node does not have."""
+    directions, hidden = state_shape(node)
+    dtype = ir.DataType.FLOAT
+    for value in (node.inputs[0], node.inputs[2]):
+        if value is not None and value.dtype and value.dtype.is_floating_point():
+            dtype = value.dtype
+    return ir.val(None, dtype, (directions, _rows(node, axes), hidden))
+
+
+def _constant(slot: Slot, initial: ir.Value, axes: NamedAxes) -> _Initial:
+    """Return a state whose initial value depends on sizes alone."""
+    arrays = axes.measured.arrays(initial)
     if not arrays:
         raise ContractError(
             "its initial value can't be computed at any size that was tried"
         )
-    names = [runs.name((initial, axis)) for axis in range(arrays[0].ndim)]
-    if slot.node.op_type in ("Loop", "Scan"):  # any axis may be the batch, or none
-        axis = next(
-            (
-                axis
-                for axis, name in enumerate(names)
-                if str(name).split("*")[-1] == batch
-            ),
-            -1,
-        )
-    firsts = [array if axis < 0 else array.take([0], axis) for array in arrays]
-    reset = firsts[0]
-    pairs = zip(arrays, firsts, strict=True)
-    if any(
-        first.shape != reset.shape or (array != reset).any() for array, first in pairs
-    ):
-        raise ContractError(
-            "its initial value is not the same for every row and sequence length"
-        )
-    value = (
-        float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
-    )
-    shape: list[int | str] = list(arrays[0].shape)
-    if axis >= 0:
-        looped = slot.node.op_type in ("Loop", "Scan")
-        shape[axis] = (
-            names[axis] or batch or 1 if looped else _rows(slot.node, runs, batch)
-        )
-    return ir.val(None, ir.DataType.from_numpy(arrays[0].dtype), shape), value
+    batch_axis = _batch_axis(slot, initial, arrays[0].ndim, axes)
+    rows = arrays
+    if batch_axis is not None:
+        rows = [array.take([0], batch_axis) for array in arrays]
+    reset = rows[0]
+    for array, row in zip(arrays, rows, strict=True):
+        if row.shape != reset.shape or (array != reset).any():
+            raise ContractError(
+                "its initial value is not the same for every row and sequence length"
+            )
+    shape: list[int | str] = [*arrays[0].shape]
+    if batch_axis is not None and is_recurrent(slot.node):
+        shape[batch_axis] = _rows(slot.node, axes)
+    elif batch_axis is not None:
+        name = axes.measured.name((initial, batch_axis))
+        shape[batch_axis] = name or axes.batch or 1
+    value = ir.val(None, ir.DataType.from_numpy(arrays[0].dtype), shape)
+    is_uniform = reset.size > 0 and bool((reset == reset.flat[0]).all())
+    return _Initial(value, float(reset.flat[0]) if is_uniform else reset)
 
 
-def _rows(node: ir.Node, runs: Measurements, batch: str | None) -> int | str:
-    """Return the rows of a recurrent node's X: a number, ``N``, or ``6*N`` where others
-    are folded in.
+def _batch_axis(
+    slot: Slot, initial: ir.Value, rank: int, axes: NamedAxes
+) -> int | None:
+    """Return the axis of the rows; of a loop's state any may be it, or none."""
+    if is_recurrent(slot.node):
+        return 1
+    for axis in range(rank):
+        name = axes.measured.name((initial, axis))
+        if name is not None and row_factor(name, axes.batch) is not None:
+            return axis
+    return None
+
+
+def _rows(node: ir.Node, axes: NamedAxes) -> int | str:
+    """Return the rows of a recurrent node's X: a number, ``N``, or ``6*N`` if other
+    axes are folded in.
     """
     x = node.inputs[0]
     assert x is not None
-    name = runs.name((x, 1))
-    if name is None and runs.lengths((x, 1)):
+    name = axes.measured.name((x, 1))
+    if name is None and axes.measured.lengths((x, 1)):
         raise ContractError(
             "its node reads a number of rows that is no multiple of an input's axis"
         )
-    return name or batch or 1
+    return name or axes.batch or 1
 
 
 def _write(
-    graph: ir.Graph, slot: Slot, state: _State, title: str, names: UniqueNames
+    graph: ir.Graph, slot: Slot, initial: _Initial, title: str, names: UniqueNames
 ) -> StateSpec:
     """Add the input and the output of a state."""
-    (value, reset), node = state, slot.node
+    node = slot.node
+    value = initial.value
     if not value.name:
         value.name = names.unique(f"{title}{slot.kind}_0")
         graph.inputs.append(value)
@@ -285,11 +185,12 @@ def _write(
         last.name = names.unique(f"{title}{slot.kind}_n")
         graph.outputs.append(last)
     spec = spec_of(value)
-    return StateSpec(spec.name, str(last.name), spec.dtype, spec.axes, reset)
+    return StateSpec(spec.name, str(last.name), spec.dtype, spec.axes, initial.reset)
 
 
-def _title(node: ir.Node) -> str:
-    words = reversed(
-        re.findall(r"\w+", node.name or "")
-    )  # the layer, as lstm in /encoder/lstm/LSTM
-    return f"{next((word for word in words if not _GENERIC.fullmatch(word)), node.op_type.lower())}_"
+def _layer_name(node: ir.Node) -> str:
+    """Return the name of a node's layer: ``lstm`` for ``/encoder/lstm/LSTM``."""
+    for word in reversed(re.findall(r"\w+", node.name or "")):
+        if not _GENERIC.fullmatch(word):
+            return str(word)
+    return str(node.op_type.lower())

@@ -6,7 +6,7 @@ onnxruntime is within an engine's limits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import lcm
 
@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
-from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
+from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..cast import widened
@@ -44,6 +44,18 @@ _REACHES = 3
 _MOST_REACHED = 512
 _LOUD = 100.0
 """Factor of a loud input."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A comparison of a stream with the full sequence."""
+
+    rows: int
+    steps: int
+    gain: float
+    """Factor of the inputs."""
+    in_units: bool
+    """True if it is fed unit by unit, too."""
 
 
 def stream_file(
@@ -81,46 +93,59 @@ def stream_file(
             f"the network does not stream: {manifest.unstreamable}"
         )
     contract = streamed.manifest
-    unit = streamed.manifest.unit
     content = write(streamed.model, contract)
     graph = Graph64(widened(onnx.load_from_string(content)))
     full = Graph64(widened(ir.to_proto(_take_ahead(model, streamed.ahead))))
     pair = Pair(contract, graph, full, partial(run_by_name, open_session(content)))
     cases = _cases(cases, contract, manifest)
+    _verify_all(pair, cases, streamed.reach)
+    contract = contract._replace(golden=_golden(pair, cases))
+    return write(streamed.model, contract), contract
+
+
+def _verify_all(pair: Pair, cases: CaseGenerator, reach: int) -> None:
+    """Compare a stream with the full sequence for many steps, many rows, and loud
+    inputs.
+    """
+    manifest = pair.manifest
+    unit = manifest.unit
     rng = np.random.default_rng(0)
-    few = max(_STEPS, _UNITS * unit) + min(
-        _REACHES * streamed.reach, max(_MOST_REACHED, _UNITS * unit)
-    )
-    for rows, steps, loud, ways in (
-        (2, few, 1.0, 3),
-        (5, _LONG, 1.0, 2),
-        (2, few, _LOUD, 2),
+    most = max(_MOST_REACHED, _UNITS * unit)
+    few = max(_STEPS, _UNITS * unit) + min(_REACHES * reach, most)
+    for trial in (
+        _Trial(rows=2, steps=few, gain=1.0, in_units=True),
+        _Trial(rows=5, steps=_LONG, gain=1.0, in_units=False),
+        _Trial(rows=2, steps=few, gain=_LOUD, in_units=False),
     ):
-        feeds = cases.case(
-            rows, contract.delay_steps + steps, at_reset=True, offset=rows, full=True
-        ).feeds
-        data = {
-            spec.name: feeds[spec.name]
-            for spec in contract.data_inputs
-            if "float" in spec.dtype
-        }
-        feeds = {
-            **feeds,
-            **{name: array * array.dtype.type(loud) for name, array in data.items()},
-        }
-        units = contract.steps(feeds) // unit
-        _verify(pair, feeds, [[units], random_sizes(units, rng), [1] * units][:ways])
-    first = cases.case(
-        1, contract.delay_steps + max(3 * unit, 6), at_reset=True, offset=1, full=True
-    )
-    second = cases.case(1, 2 * unit, at_reset=False, offset=98, full=True)
-    golden = [*filter(is_finite, (golden_case(pair, case) for case in (first, second)))]
-    if not golden:
+        steps = manifest.delay_steps + trial.steps
+        case = cases.case(
+            trial.rows, steps, at_reset=True, offset=trial.rows, full=True
+        )
+        feeds = dict(case.feeds)
+        for spec in manifest.data_inputs:
+            if "float" in spec.dtype:
+                array = feeds[spec.name]
+                feeds[spec.name] = array * array.dtype.type(trial.gain)
+        units = manifest.steps(feeds) // unit
+        cuts = [[units], random_sizes(units, rng)]
+        if trial.in_units:
+            cuts.append([1] * units)
+        _verify(pair, feeds, cuts)
+
+
+def _golden(pair: Pair, cases: CaseGenerator) -> Golden:
+    """Return the golden cases of a stream: its first frames, and two units later on."""
+    manifest = pair.manifest
+    steps = manifest.delay_steps + max(3 * manifest.unit, 6)
+    first = cases.case(1, steps, at_reset=True, offset=1, full=True)
+    second = cases.case(1, 2 * manifest.unit, at_reset=False, offset=98, full=True)
+    recorded = [golden_case(pair, case) for case in (first, second)]
+    finite = [golden for golden in recorded if is_finite(golden)]
+    if not finite:
         raise CheckFailedError(
             "a stream gives no finite numbers, so that none can be recorded"
         )
-    contract = contract._replace(golden=golden[0]._replace(more=tuple(golden[1:])))
-    return write(streamed.model, contract), contract
+    return finite[0]._replace(more=tuple(finite[1:]))
 
 
 def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGenerator:
@@ -150,41 +175,43 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
     """
     manifest = pair.manifest
     full = pair.reference(feeds)
-    total = sum(cuts[0])
+    units = sum(cuts[0])
     want = dict[str, Array]()
     frames = dict[str, tuple[slice, ...]]()
     for name, per_unit in manifest.frames_a_unit.items():
         axis = manifest.time_axes.get(name)
-        delay = manifest.delays.get(name, 0)
         want[name] = full[name]
         frames[name] = ()
         if axis is not None:
-            want[name] = full[name].take(
-                range(min(total * per_unit - delay, full[name].shape[axis])), axis
-            )
-            frames[name] = (
-                *[slice(None)] * axis,
-                slice(delay, delay + want[name].shape[axis]),
-            )
-
-    def way(units: Sequence[int]) -> Procedure:
-        run_all = in_chunks(manifest, [count * manifest.unit for count in units])
-
-        def procedure(run: Runner, feeds: Feeds) -> Feeds:
-            joined = run_all(run, feeds)
-            return {name: joined[name][index] for name, index in frames.items()}
-
-        return procedure
-
-    for units in cuts:
-        got = way(units)(pair.graph, feeds)
-        about = f"chunks of up to {max(units) * manifest.unit} steps"
-        require(f"a stream in {about}", pair.within(got, want, feeds, way(units)))
-    last = way(cuts[-1])
+            delay = manifest.delays.get(name, 0)
+            count = min(units * per_unit - delay, full[name].shape[axis])
+            want[name] = full[name].take(range(count), axis)
+            others = [slice(None)] * axis
+            frames[name] = (*others, slice(delay, delay + count))
+    for sizes in cuts:
+        procedure = _in_units(manifest, sizes, frames)
+        got = procedure(pair.graph, feeds)
+        about = f"chunks of up to {max(sizes) * manifest.unit} steps"
+        require(f"a stream in {about}", pair.within(got, want, feeds, procedure))
     require(
         "a stream on onnxruntime",
-        compare_all(last(pair.engine, feeds), got, pair.limits(feeds, last)),
+        compare_all(procedure(pair.engine, feeds), got, pair.limits(feeds, procedure)),
     )
+
+
+def _in_units(
+    manifest: Manifest, units: Sequence[int], frames: Mapping[str, tuple[slice, ...]]
+) -> Procedure:
+    """Return the procedure that feeds chunks of ``units`` and returns the ``frames`` of
+    the full sequence.
+    """
+    run_all = in_chunks(manifest, [count * manifest.unit for count in units])
+
+    def procedure(run: Runner, feeds: Feeds) -> Feeds:
+        joined = run_all(run, feeds)
+        return {name: joined[name][index] for name, index in frames.items()}
+
+    return procedure
 
 
 def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Model:

@@ -89,18 +89,15 @@ class _Counter:
 
     def value(self, value: ir.Value, *, is_moved: bool) -> ir.Value:
         """Return ``value``; ``is_moved`` if its axes are not where they are used."""
-        work = self._work
-        node = value.producer()
-        time = work.time_of(value)
+        time = self._work.time_of(value)
         if time is None:
-            is_single = {*axes_of(value)} <= {1}
-            if is_data_free(value) and (is_single or not is_moved):
-                return value
-            raise self._refusal(value)
+            return self._without_time(value, is_moved=is_moved)
+        node = value.producer()
         if node is None or node.domain:
             raise self._refusal(value)
         is_aligned = time.index - len(axes_of(value)) == self._offset
-        held = self._held(node) if is_aligned and not is_moved else None
+        is_moved = is_moved or not is_aligned
+        held = None if is_moved else self._held(node)
         if held is not None:
             return held
         if node.op_type == "Range":
@@ -108,16 +105,26 @@ class _Counter:
         if node.op_type in _MOVES and node.inputs[0] is not None:
             is_moved = is_moved or node.op_type in ("Reshape", "Transpose")
             return self.value(node.inputs[0], is_moved=is_moved)
+        return self._computed(value, node, is_moved=is_moved)
+
+    def _without_time(self, value: ir.Value, *, is_moved: bool) -> ir.Value:
+        """Return a value that is the same in all frames."""
+        is_single = {*axes_of(value)} <= {1}
+        if is_data_free(value) and (is_single or not is_moved):
+            return value
+        raise self._refusal(value)
+
+    def _computed(self, value: ir.Value, node: ir.Node, *, is_moved: bool) -> ir.Value:
+        """Return the result of an operator of single frames."""
         if node.op_type not in PER_FRAME or [*axes_read(node, 0, len(axes_of(value)))]:
             raise self._refusal(value)
-        operands = [
-            None
-            if operand is None
-            else self.value(operand, is_moved=is_moved or not is_aligned)
-            for operand in node.inputs
-        ]
-        attributes = dict[str, Any](node.attributes)
-        result = work.add(node.op_type, *operands, **attributes)
+        operands: list[ir.Value | None] = []
+        for operand in node.inputs:
+            if operand is not None:
+                operand = self.value(operand, is_moved=is_moved)
+            operands.append(operand)
+        attributes: dict[str, Any] = {**node.attributes}
+        result = self._work.add(node.op_type, *operands, **attributes)
         result.type = None if value.dtype is None else ir.TensorType(value.dtype)
         return result
 
@@ -127,19 +134,15 @@ class _Counter:
         if source is None or node.op_type not in ("Expand", "Tile"):
             return None
         work = self._work
-        if work.time_of(source) is not None or source in work.last:
+        if work.time_of(source) is not None or work.is_from_state(source):
             return None
-        if work.is_from_state(source):
-            return None
+        axes = axes_of(source)
+        repeats: list[int | None] = [1] * len(axes)
         if node.op_type == "Tile":
-            axes = axes_of(source)
             repeats = elements(node.inputs[1], len(axes))
-            is_broadcast = all(
-                size == 1 or times == 1
-                for size, times in zip(axes, repeats, strict=True)
-            )
-            return source if is_broadcast else None
-        return source
+        pairs = zip(axes, repeats, strict=True)
+        does_broadcast = all(size == 1 or times == 1 for size, times in pairs)
+        return source if does_broadcast else None
 
     def _range(self, value: ir.Value, node: ir.Node) -> ir.Value:
         """Return a Range that goes on from call to call."""

@@ -1,6 +1,6 @@
 """The rules: what each operator does to the flow of its first operand that moves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -106,19 +106,15 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a Concat: of another axis, or constant frames in front."""
-    if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
+    axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
+    if axis != flow.axis:
         _spread_operands(work, node)
         per_frame(work, node, value, flow)
         return
-    before = [
-        part
-        for part in node.inputs[: list(node.inputs).index(value)]
-        if part is not None
-    ]
-    fills = {fill_of(part) for part in before} or {0.0}
-    frames = [axes_of(part)[flow.axis] for part in before]
-    if sum(value in work.flows for value in node.inputs) > 1:
+    if sum(operand in work.flows for operand in node.inputs) > 1:
         raise work.refusal("joins several sequences")
+    index = [*node.inputs].index(value)
+    before = [part for part in node.inputs[:index] if part is not None]
     if len(before) == 1 and work.first.get(before[0]) is value:
         hand_on(work, node, *work.repeat_first(value, flow, 1))
         return
@@ -126,20 +122,27 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         raise work.refusal("puts a first frame in front of other frames")
     if any(map(work.is_from_state, before)):
         raise work.undecided("puts a state in front of the frames")
-    if (
-        None in fills
-        or len(fills) > 1
-        or not all(isinstance(size, int) for size in frames)
-    ):
+    frames, fill = _constant_frames(work, before, flow.axis)
+    hand_on(work, node, *work.shift(value, flow, frames, fill))
+
+
+def _constant_frames(
+    work: Rewriter, parts: Iterable[ir.Value], axis: int
+) -> tuple[int, float]:
+    """Return how many frames ``parts`` are, and their number."""
+    frames = 0
+    fills: set[float | None] = set()
+    for part in parts:
+        size = axes_of(part)[axis]
+        fills.add(fill_of(part) if isinstance(size, int) else None)
+        frames += size if isinstance(size, int) else 0
+    fill = fills.pop() if fills else 0.0
+    if fills or fill is None:
         raise work.refusal(
             "puts frames in front that are not one constant, or not a fixed number of"
             " them"
         )
-    hand_on(
-        work,
-        node,
-        *work.shift(value, flow, sum(map(int, frames)), float(fills.pop() or 0.0)),
-    )
+    return frames, fill
 
 
 def _spread_operands(work: Rewriter, node: ir.Node) -> None:

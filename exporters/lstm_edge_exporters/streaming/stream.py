@@ -10,6 +10,7 @@ by their delays, and the frames that it looks back at are states.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -155,65 +156,86 @@ def _check_operand(
         node.replace_input_with(index, count_on(work, value, partner))
 
 
+@dataclass(frozen=True)
+class _Output:
+    """An output of the stream."""
+
+    delay: int
+    """Number of frames by which it lags."""
+    axes: Axes | None
+    """Its axes if it has a time axis, else None."""
+    is_ordinary: bool
+    """True if it has the frames of the full sequence: one per step, without a lag."""
+
+
 def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     """Delay outputs up to their first frames, tidy the graph, and describe it."""
     leaving = {state.output for state in work.states}
-    delays = dict[str, int]()
-    axes = dict[str, Axes]()
-    unit = work.unit
-    ordinary = unit == 1
-    for index, value in enumerate(list(work.graph.outputs)):
+    outputs = {}
+    for index, value in enumerate([*work.graph.outputs]):
         name = str(value.name)
-        if value in work.first:
-            raise NotStreamableError(f"output {name} is the first frame alone")
-        flow = work.flows.get(value)
-        if flow is None:
-            delays |= {} if name in leaving else {name: work.last.get(value, 0) // unit}
-            continue
-        if work.is_merged(value):
-            raise NotStreamableError(
-                f"output {name} has rows and steps on one axis; return an axis for"
-                " each, such as output.view(L, N, -1)"
-            )
-        time = work.time_of(value)
-        ordinary &= flow.rate == 1 and (time is None or time.offset == 0)
-        settled, flow = work.settle(value, flow)
-        if work.undefined:
-            settled, flow = work.clean(settled, flow, 0.0)
-        if settled is not value:
-            value.name = f"{name}.undelayed"
-            settled.name = name
-            settled.shape = value.shape
-            work.graph.outputs[index] = settled
-        sizes: list[int | str] = [*axes_of(settled)]
-        # the axis is L, L/8, 2*L or 3*L/2
-        frames = flow.rate.numerator
-        steps = flow.rate.denominator
-        times = f"{frames}*" if frames > 1 else ""
-        per = f"/{steps}" if steps > 1 else ""
-        sizes[flow.axis] = f"{times}{work.sequence}{per}"
-        settled.shape = ir.Shape(sizes)
-        delays[name] = flow.delay
-        axes[name] = tuple(sizes)
+        if name not in leaving:
+            outputs[name] = _finish_output(work, index, value)
     _tidy(work.model)
-    ranges = {
-        name: sizes for name, sizes in manifest.ranges.items() if name != work.sequence
-    }
+    specs = []
+    for spec in manifest.outputs:
+        axes = outputs[spec.name].axes
+        specs.append(spec if axes is None else spec._replace(axes=axes))
+    unit = work.unit
+    ranges = {**manifest.ranges}
+    ranges.pop(work.sequence, None)
+    if unit > 1:
+        ranges[work.sequence] = AxisRange(unit, None, unit)
+    delays = {name: output.delay for name, output in outputs.items() if output.delay}
     manifest = manifest._replace(
-        outputs=tuple(
-            spec._replace(axes=axes.get(spec.name, spec.axes))
-            for spec in manifest.outputs
-        ),
+        outputs=tuple(specs),
         states=tuple(work.states),
         unit=unit,
-        delays={name: delay for name, delay in delays.items() if delay},
-        ranges=ranges
-        | ({work.sequence: AxisRange(unit, None, unit)} if unit > 1 else {}),
+        delays=delays,
+        ranges=ranges,
         unstreamable="",
         golden=None,
     )
-    need = "" if ordinary and not manifest.delays else _need(manifest)
+    are_ordinary = all(output.is_ordinary for output in outputs.values())
+    need = "" if unit == 1 and are_ordinary else _need(manifest)
     return Streamed(work.model, manifest, work.reach, work.ahead, need)
+
+
+def _finish_output(work: Rewriter, index: int, value: ir.Value) -> _Output:
+    """Delay an output up to its first frame, and name its time axis."""
+    name = str(value.name)
+    if value in work.first:
+        raise NotStreamableError(f"output {name} is the first frame alone")
+    flow = work.flows.get(value)
+    if flow is None:
+        delay = work.last.get(value, 0) // work.unit
+        return _Output(delay, axes=None, is_ordinary=delay == 0)
+    if work.is_merged(value):
+        raise NotStreamableError(
+            f"output {name} has rows and steps on one axis; return an axis for each,"
+            " such as output.view(L, N, -1)"
+        )
+    time = work.time_of(value)
+    has_all_frames = flow.rate == 1 and (time is None or time.offset == 0)
+    settled, flow = work.settle(value, flow)
+    if work.undefined:
+        settled, flow = work.clean(settled, flow, 0.0)
+    if settled is not value:
+        value.name = f"{name}.undelayed"
+        settled.name = name
+        settled.shape = value.shape
+        work.graph.outputs[index] = settled
+    axes: list[int | str] = [*axes_of(settled)]
+    axes[flow.axis] = _axis_of_frames(flow.rate, work.sequence)
+    settled.shape = ir.Shape(axes)
+    is_ordinary = has_all_frames and flow.delay == 0
+    return _Output(flow.delay, tuple(axes), is_ordinary)
+
+
+def _axis_of_frames(rate: Fraction, sequence: str) -> str:
+    """Return a time axis as a manifest has it: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
+    text = sequence if rate.numerator == 1 else f"{rate.numerator}*{sequence}"
+    return text if rate.denominator == 1 else f"{text}/{rate.denominator}"
 
 
 def _need(manifest: Manifest) -> str:
@@ -221,16 +243,19 @@ def _need(manifest: Manifest) -> str:
     ``looks 3 steps ahead: --stream writes a file ...``.
     """
     unit = manifest.unit
-    frames = max(manifest.delays.values(), default=0)
-    why = (
-        f"looks {counted(manifest.delay_steps, 'step')} ahead"
-        if frames
-        else "has strides"
-    )
-    why = why if unit == 1 else f"takes {unit} steps at a time"
-    calls = f"whose calls take a multiple of {unit} steps" if unit > 1 else ""
-    lag = f"whose outputs lag by {frames}" if frames else ""
-    return f"{why}: --stream writes a file {' and '.join(filter(None, (calls, lag)))}".rstrip()
+    delay = max(manifest.delays.values(), default=0)
+    if unit > 1:
+        reason = f"takes {unit} steps at a time"
+    elif delay:
+        reason = f"looks {counted(manifest.delay_steps, 'step')} ahead"
+    else:
+        reason = "has strides"
+    properties = []
+    if unit > 1:
+        properties.append(f"whose calls take a multiple of {unit} steps")
+    if delay:
+        properties.append(f"whose outputs lag by {delay}")
+    return f"{reason}: --stream writes a file {' and '.join(properties)}".rstrip()
 
 
 def _tidy(model: ir.Model) -> None:
