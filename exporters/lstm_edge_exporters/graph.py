@@ -303,10 +303,10 @@ class Builder:
             for x in inputs
         ]
         made = ir.node(
-            op, values, attributes or {}, num_outputs=outputs, name=self._name(name)
+            op, values, attributes or {}, num_outputs=outputs, name=self.name(name)
         )
         for index, value in enumerate(made.outputs):
-            value.name = self._name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
+            value.name = self.name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
             if values[0] is not None and values[0].dtype is not None:
                 value.dtype = values[0].dtype
         self._graph.insert_before(self._node, made)
@@ -314,7 +314,7 @@ class Builder:
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """Add an initializer."""
-        title = self._name(name)
+        title = self.name(name)
         value = ir.val(title, const_value=ir.tensor(array, name=title))
         self._graph.register_initializer(value)
         return value
@@ -338,5 +338,6 @@ class Builder:
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self._graph.remove(self._node, safe=True)
 
-    def _name(self, stem: str) -> str:
+    def name(self, stem: str) -> str:
+        """Return a name behind the prefix that nothing has."""
         return self._names.unique(f"{self._prefix}.{stem}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from traceback import FrameSummary, walk_tb
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -126,6 +126,23 @@ def frame_line(frame: FrameSummary | None) -> str:
     if frame.filename.startswith(_MODULES):
         return "in code that was compiled from a string"
     return _line_at(frame.filename, frame.lineno or 0, frame.name)
+
+
+def line_of_frame(frame: FrameType) -> str:
+    """Return the line that a running frame is at; empty if its file is not the
+    user's.
+    """
+    code = frame.f_code
+    return _line_at(code.co_filename, frame.f_lineno, code.co_name)
+
+
+def calling_line(frame: FrameType | None) -> str:
+    """Return the user's innermost line that is running in ``frame`` or above it."""
+    while frame is not None:
+        if line := line_of_frame(frame):
+            return line
+        frame = frame.f_back
+    return ""
 
 
 def stack_line(meta: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from .call import Call, flatten_output
 from .conditions import failing_sizes
 from .config import ExportConfig
 from .floats import Floats
+from .loops import Loop
 from .record import Recorder, RecurrentCall
 from .replaced import keeping_sizes
 
@@ -56,6 +57,8 @@ class Program:
     file."""
     batch: str | None
     sequence: str | None
+    loops: tuple[sympy.Expr, ...]
+    """The number of steps of each loop over time, in terms of axes."""
 
 
 class _Flat(nn.Module):
@@ -70,7 +73,8 @@ class _Flat(nn.Module):
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._call.run(self.module, tensors))
             recorder.outputs.extend((name, tensor.shape) for name, tensor in flat)
-        return tuple(tensor for _, tensor in flat)
+            recorder.loops.end()
+        return (*(tensor for _, tensor in flat), *recorder.loops.marks)
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
@@ -90,7 +94,9 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         ]
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
-    with quietly(), torch.no_grad(), tracing_any_size(), keeping_sizes(module):
+    stand_ins = recorder.loops.stand_ins()
+    sizes = keeping_sizes(module, stand_ins)
+    with quietly(), torch.no_grad(), tracing_any_size(), sizes:
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder),
@@ -123,10 +129,11 @@ class _Sizes:
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""
         calls = self.recorder.calls
+        loops = self.recorder.loops.loops
         outputs = self.recorder.outputs
         axes = [str(self.axis(size)) for _, shape in outputs for size in shape]
         unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
-        if unclear and not calls and not self.given:
+        if unclear and not (calls or loops or self.given):
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no"
                 " recurrent layer; pass "
@@ -152,6 +159,7 @@ class _Sizes:
             tuple(self._is_carried(call) for call in calls),
             self._first(rows, "N"),
             self._first(times, "L"),
+            tuple(self._named(loop.steps.node.expr) for loop in loops),
         )
 
     @cached_property
@@ -415,7 +423,8 @@ class _Sizes:
         """The symbols that the layers, those with lengths first, see as batch and as
         time.
         """
-        calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
+        layers = sorted(self.recorder.calls, key=lambda call: not call.lengths)
+        calls: list[RecurrentCall | Loop] = [*layers, *self.recorder.loops.loops]
         rows, times = (
             list(
                 dict.fromkeys(
@@ -427,7 +436,7 @@ class _Sizes:
         return [symbol for symbol in rows if symbol not in times] or rows, times
 
     def _first(self, symbols: Sequence[str], usual: str) -> str | None:
-        if not self.recorder.calls:
+        if not (self.recorder.calls or self.recorder.loops.loops):
             return usual if usual in self.names.values() else None
         return next(
             (self.names[symbol] for symbol in symbols if symbol in self.names), None

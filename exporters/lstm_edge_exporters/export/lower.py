@@ -18,6 +18,9 @@ from onnxscript.rewriter import RewritePass
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.manifest import AxisRange
+
 from ..graph import axes_of, constant, infer_shapes
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ._torch_internals import (
@@ -31,6 +34,7 @@ from .advice import refusal, stack_line
 from .capture import Program, axis_text, quietly
 from .floats import default_dtype
 from .replaced import TRANSLATIONS
+from .roll import loop_sizes, roll
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
 _NUMBERS = (
@@ -68,6 +72,8 @@ class Lowered:
     """The graph, in float64."""
     sizes: Mapping[str, sympy.Expr]
     """Sizes in terms of axes, by the names that the graph has for them."""
+    ranges: Mapping[str, AxisRange]
+    """The sizes of each dynamic axis; a loop may need two steps."""
 
 
 def lower(program: Program, names: Sequence[str]) -> Lowered:
@@ -83,17 +89,23 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             _name_axes(model, traced)
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.shape = ir.Shape(program.axes[name])
+            ranges = roll(model, program.ranges, program.loops)
             _simplify(model)
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.name = name
+        except LstmEdgeError:
+            raise
         except Exception as error:
             lines = {
                 str(node.target): stack_line(node.meta)
                 for node in decomposed.graph.nodes
             }
             raise refusal("has no translation to ONNX", error, lines) from error
-    sizes = {str(axis_text(size)): size for size in traced.values()}
-    return Lowered(model, sizes)
+    sizes = {
+        str(axis_text(size)): size
+        for size in (*traced.values(), *loop_sizes(program.loops))
+    }
+    return Lowered(model, sizes, ranges)
 
 
 def record_time_axes(
@@ -180,13 +192,13 @@ def _simplify(model: ir.Model) -> None:
         [folding, RewritePass(REWRITE_RULES), *unused], steps=2, early_stop=True
     )
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-    ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(
-        model
-    )
+    # onnxruntime computes garbage where a body has one value twice among its outputs
+    identities = (common.IdentityEliminationPass(), common.OutputFixPass())
+    ir.passes.Sequential(steps, unused[0], lift, *identities)(model)
     traced = re.compile(r"val_\d+")
     values = (
         value
-        for node in model.graph
+        for node in model.graph.all_nodes()
         for value in (*node.inputs, *node.outputs)
         if value is not None
     )

@@ -44,6 +44,7 @@ from .call import Call, own_copy, try_example
 from .capture import Program, capture
 from .config import ExportConfig
 from .floats import TURNS, copy_as
+from .loops import LOOP_STEPS
 from .lower import lower, record_time_axes
 from .lower_recurrent import lower_recurrent
 from .reference import TorchReference
@@ -87,6 +88,7 @@ def build(
         call = narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
         lowered = lower(program, call.names)
+        program = replace(program, ranges=lowered.ranges)
         exposed = expose_states(lowered.model, program, call, config=config)
         lower_recurrent(lowered.model)
         record_time_axes(lowered.model, lowered.sizes, program.sequence)
@@ -104,7 +106,8 @@ def build(
     held = frozenset(state.input for state in manifest.states) - {
         *call.names
     }  # the module starts at reset
-    cases = replace(cases.fitted_to(run), held=held)
+    steps = LOOP_STEPS if program.loops else ()
+    cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
     single = TorchReference(plain, call, exposed.titles, torch.float32)
     return Built(
         exact, file, manifest, run, single, cases, exposed.notes, reach, refused

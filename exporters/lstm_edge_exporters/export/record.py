@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .loops import Loops
 from .replaced import REPLACED
 
 _assume: Any = torch._check
@@ -157,6 +158,7 @@ class Recorder(TorchFunctionMode):
         """Shapes of the inputs as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
         """Names of the module for its outputs, and their shapes as traced."""
+        self.loops = Loops()
         self._path = ""
         self._packing = _Packing()
 
@@ -176,14 +178,25 @@ class Recorder(TorchFunctionMode):
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
         self.calls.clear()
+        self.loops.begin()
         self.outputs.clear()
         self.shapes[:] = shapes
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Answer the functions of recurrence and packing; pass every other one on."""
+        """Answer the functions of loops, recurrence and packing; pass every other one
+        on.
+        """
         kwargs = kwargs or {}
+        result = self.loops.call(func, args, kwargs)
+        if result is NotImplemented:
+            args, kwargs = self.loops.plain((args, kwargs))
+            result = self._answer(func, args, kwargs)
+        self.loops.tag(result)
+        return result
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func in _FUNCTIONS:
             return self._layer(_FUNCTIONS[func], *args)
         if func in _CELLS:

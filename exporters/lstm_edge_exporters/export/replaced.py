@@ -1,7 +1,7 @@
 """Replacements of functions while ``forward`` is traced: sizes, spectra, pooling,
 squeeze.
 
-Python's ``int``, ``float`` and ``len`` would fix a size: while a module is traced, the
+Python's ``int`` and ``float`` would fix a size: while a module is traced, the
 source modules of its layers have stand-ins among their globals. Spectra are
 convolutions with the windowed Fourier basis of ``8 * (n_fft // 2 + 1) * n_fft`` bytes:
 onnxruntime's STFT is less exact, and slower up to 512 points.
@@ -10,7 +10,6 @@ onnxruntime's STFT is less exact, and slower up to 512 points.
 import inspect
 import math
 import operator
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,7 +22,8 @@ from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from .advice import is_library
+from .source_modules import source_spaces
+from .step_numbers import Evenly
 
 _assume: Any = torch._check
 LARGEST = 512
@@ -37,7 +37,8 @@ class _LikeBuiltin(type):
     stands_for: type
 
     def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(value, cls.stands_for)
+        is_step = isinstance(value, Evenly) and value.is_whole
+        return isinstance(value, cls.stands_for) or (is_step and cls.stands_for is int)
 
     def __eq__(cls, other: object) -> bool:  # NumPy's dtype=int
         return other is cls or other is cls.stands_for
@@ -46,6 +47,8 @@ class _LikeBuiltin(type):
         return hash(cls.stands_for)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], Evenly):
+            return args[0].converted(cls.stands_for)
         traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
         return (
             getattr(torch, f"sym_{cls.__name__}")(*args)
@@ -54,29 +57,23 @@ class _LikeBuiltin(type):
         )
 
 
-def _len(value: Any) -> Any:
-    return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
-
-
 _STAND_INS: Mapping[str, Any] = {
     kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind})
     for kind in (int, float)
-} | {"len": _len}
+}
 
 
 @contextmanager
-def keeping_sizes(module: nn.Module) -> Iterator[None]:
-    """Let the source modules of the layers' classes keep traced sizes inside."""
-    names = {
-        kind.__module__ for layer in module.modules() for kind in type(layer).__mro__
-    }
-    spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    users = (space for space in spaces if not is_library(str(space.get("__file__"))))
-    added = [
-        (space, name) for space in users for name in _STAND_INS if name not in space
-    ]
+def keeping_sizes(module: nn.Module, loops: Mapping[str, Any]) -> Iterator[None]:
+    """Let the source modules of the layers' classes keep traced sizes inside.
+
+    ``loops`` are stand-ins for functions that run loops over time, by name.
+    """
+    stand_ins = {**_STAND_INS, **loops}
+    spaces = source_spaces(module)
+    added = [(space, name) for space in spaces for name in stand_ins.keys() - space]
     for space, name in added:
-        space[name] = _STAND_INS[name]
+        space[name] = stand_ins[name]
     try:
         yield
     finally:

@@ -66,6 +66,8 @@ class Case:
     """Every input of the file by name."""
     at_reset: bool
     """True if every state is at its reset value."""
+    is_long: bool = False
+    """True if rounding errors may have grown too far for a comparison in float32."""
 
     def __str__(self) -> str:
         """Return the sizes and the states: ``N=1, L=5, states at reset``."""
@@ -93,6 +95,8 @@ class CaseGenerator:
     held: frozenset[str] = frozenset()
     """States that are at reset in every case: frames of the past, from which no module
     can be started."""
+    further_steps: tuple[int, ...] = ()
+    """Further numbers of steps to compare at."""
 
     @classmethod
     def of(
@@ -170,6 +174,11 @@ class CaseGenerator:
             sizes = {name: _BEYOND * size + 1 for name, size in example_sizes.items()}
             sizes |= {self.batch: 2} if self.batch in sizes else {}
             yield self.at(sizes, offset=len(GRID))
+        for number, steps in enumerate(self.further_steps):
+            offset = len(GRID) + 1 + number
+            case = self.case(2, steps, at_reset=number % 2 == 0, offset=offset)
+            longest = max(length for _, length in GRID)
+            yield replace(case, is_long=steps > longest)
 
     def case(
         self,

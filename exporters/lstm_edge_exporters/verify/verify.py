@@ -105,9 +105,10 @@ def verify(
             continue
         try:
             require(f"at {case}", pair.equal(case.feeds))
-            engine += require(
-                f"at {case}: onnxruntime in float32", pair.rounding(case.feeds)
-            )
+            if not case.is_long:
+                engine += require(
+                    f"at {case}: onnxruntime in float32", pair.rounding(case.feeds)
+                )
         except CheckFailedError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class

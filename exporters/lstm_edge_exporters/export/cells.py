@@ -1,0 +1,156 @@
+"""Recurrent cells as elementary operators, for a step inside of a loop over time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import UnsupportedError
+
+from ..graph import Builder, constant
+from .record import DOMAIN, OP
+
+_FIRST_WEIGHT = 4
+_ROW = np.array([0])
+
+
+def is_cell(node: ir.Node) -> bool:
+    """Return True if ``node`` is a recorded recurrent call."""
+    return node.domain == DOMAIN and node.op_type == OP
+
+
+def expand_cell(node: ir.Node, line: str) -> None:
+    """Replace a recorded call of one step by elementary operators.
+
+    Raises:
+        UnsupportedError: it is bidirectional, has lengths, or takes several steps;
+            ``line`` is that of the loop.
+    """
+    x = node.inputs[0]
+    steps = x.shape[0] if x is not None and x.shape is not None else None
+    options = {name: attribute.value for name, attribute in node.attributes.items()}
+    if options["directions"] != 1 or node.inputs[3] is not None or steps != 1:
+        raise UnsupportedError(
+            f"forward calls {options['path'] or 'a recurrent layer'} for several steps"
+            f" inside of a loop over time ({line}); call it for one step, or move it"
+            " out of the loop"
+        )
+    build = Builder(node, options["path"] or "cell")
+    layers = options["layers"]
+    size = len(node.inputs[_FIRST_WEIGHT:]) // layers
+    states = [state for state in node.inputs[1:3] if state is not None]
+    rows = [_split(build, state, layers) for state in states]
+    y = _without_row(build, x)
+    last: list[Sequence[ir.Value]] = []
+    for layer in range(layers):
+        start = _FIRST_WEIGHT + layer * size
+        weights = node.inputs[start : start + size]
+        last.append(_step(build, options, y, [row[layer] for row in rows], weights))
+        for value, row in zip(last[-1], rows, strict=True):
+            value.shape = row[layer].shape
+        y = last[-1][0]
+    results = [[y], *(list(parts) for parts in zip(*last, strict=True))]
+    joined = [_join(build, parts) for parts in results]
+    for old, new in zip(node.outputs, joined, strict=True):
+        new.type = old.type
+        new.shape = old.shape
+    build.replace(joined)
+
+
+def _step(
+    build: Builder,
+    options: dict[str, Any],
+    x: ir.Value,
+    states: Sequence[ir.Value],
+    weights: Sequence[ir.Value | None],
+) -> Sequence[ir.Value]:
+    """Add one step of one layer; return its states ``(N, P)`` and, of an LSTM,
+    ``(N, H)``.
+    """
+    w, r, *others = weights
+    b_ih, b_hh = others[:2] if options["biased"] else (None, None)
+    w_hr = others[-1] if len(others) % 2 else None
+    if options["op"] == "GRU":
+        return [_gru(build, x, states[0], (w, r, b_ih, b_hh))]
+    z = _linear(build, x, w, b_ih)
+    recurrent = _linear(build, states[0], r, b_hh)
+    (z,) = build.node("Add", [z, recurrent])
+    if options["op"] == "RNN":
+        return build.node(options["activation"], [z])
+    i, f, g, o = build.node("Split", [z], {"axis": -1, "num_outputs": 4}, outputs=4)
+    kept = _product(build, _apply(build, "Sigmoid", f), states[1])
+    added = _product(build, _apply(build, "Sigmoid", i), _apply(build, "Tanh", g))
+    (c,) = build.node("Add", [kept, added])
+    h = _product(build, _apply(build, "Sigmoid", o), _apply(build, "Tanh", c))
+    return [h if w_hr is None else _linear(build, h, w_hr, None), c]
+
+
+def _gru(
+    build: Builder, x: ir.Value, h: ir.Value, weights: Sequence[ir.Value | None]
+) -> ir.Value:
+    w, r, b_ih, b_hh = weights
+    three = {"axis": -1, "num_outputs": 3}
+    of_x = build.node("Split", [_linear(build, x, w, b_ih)], three, outputs=3)
+    of_h = build.node("Split", [_linear(build, h, r, b_hh)], three, outputs=3)
+    (z_r,) = build.node("Add", [of_x[0], of_h[0]])
+    (z_z,) = build.node("Add", [of_x[1], of_h[1]])
+    inner = _product(build, _apply(build, "Sigmoid", z_r), of_h[2])
+    (z_n,) = build.node("Add", [of_x[2], inner])
+    n = _apply(build, "Tanh", z_n)
+    (change,) = build.node("Sub", [h, n])
+    (h,) = build.node(
+        "Add", [n, _product(build, _apply(build, "Sigmoid", z_z), change)]
+    )
+    return h
+
+
+def _linear(
+    build: Builder, x: ir.Value, weight: ir.Value | None, bias: ir.Value | None
+) -> ir.Value:
+    """Return ``x @ weight.T + bias``."""
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return build.node("Gemm", inputs, {"transB": 1})[0]
+
+
+def _apply(build: Builder, op: str, value: ir.Value) -> ir.Value:
+    return build.node(op, [value])[0]
+
+
+def _product(build: Builder, one: ir.Value, other: ir.Value) -> ir.Value:
+    return build.node("Mul", [one, other])[0]
+
+
+def _split(build: Builder, state: ir.Value, layers: int) -> list[ir.Value]:
+    """Return the rows ``(N, ...)`` of ``state (layers, N, ...)``."""
+    if layers == 1:
+        return [_without_row(build, state)]
+    parts = build.node(
+        "Split", [state, np.ones(layers, np.int64)], {"axis": 0}, outputs=layers
+    )
+    for part in parts:
+        part.shape = state.shape and ir.Shape([1, *state.shape[1:]])
+    return [_without_row(build, part) for part in parts]
+
+
+def _without_row(build: Builder, value: ir.Value | None) -> ir.Value:
+    """Return ``value (1, ...)`` without its first axis."""
+    assert value is not None
+    above = value.producer()
+    if (
+        above is not None
+        and above.op_type == "Unsqueeze"
+        and above.inputs[0] is not None
+    ):
+        axes = constant(above.inputs[1])
+        if axes is not None and [*np.ravel(axes)] == [0]:
+            return above.inputs[0]
+    (row,) = build.node("Squeeze", [value, _ROW])
+    row.shape = None if value.shape is None else ir.Shape(value.shape[1:])
+    return row
+
+
+def _join(build: Builder, rows: Sequence[ir.Value]) -> ir.Value:
+    """Return rows ``(N, ...)`` as ``(layers, N, ...)``."""
+    parts = [build.node("Unsqueeze", [row, _ROW])[0] for row in rows]
+    return parts[0] if len(parts) == 1 else build.node("Concat", parts, {"axis": 0})[0]

@@ -1,0 +1,115 @@
+"""States of loops over time as inputs and outputs of the graph."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Axes, StateSpec
+
+from ..graph import UniqueNames, axes_of, walk
+from .capture import Program
+from .config import ExportConfig
+from .outputs import append_output
+from .reset_values import reset_values
+from .roll import ROLLED, RolledLoop
+
+
+@dataclass(frozen=True)
+class _LoopState:
+    """A state of a Scan."""
+
+    node: ir.Node
+    loop: RolledLoop
+    index: int
+    """Index among the inputs and among the outputs of the Scan."""
+    initial: ir.Value
+
+    @property
+    def last(self) -> ir.Value:
+        """The value behind the last step."""
+        return self.node.outputs[self.index]
+
+    @property
+    def axes(self) -> Axes:
+        """The axes of the state."""
+        return axes_of(self.last)
+
+    @property
+    def variable(self) -> str:
+        """Name of the loop's variable."""
+        return self.loop.variables[self.index] or "state"
+
+
+def expose_loop_states(
+    graph: ir.Graph, program: Program, config: ExportConfig
+) -> list[StateSpec]:
+    """Make initial states of loops that depend on sizes alone inputs, and the last
+    states outputs.
+
+    A last state that is an output already is renamed, unless the user or the module
+    names it.
+    """
+    states = [state for state in _states(graph) if _continues(state, program)]
+    batch_axes = {state.initial: _batch_axis(state, program) for state in states}
+    resets = reset_values(graph, program, batch_axes)
+    names = UniqueNames(graph)
+    given = config.outputs or [""] * len(program.outputs)
+    outputs = zip(graph.outputs, program.outputs, given, strict=False)
+    unnamed = [value for value, (key, _), name in outputs if not key and not name]
+    specs = []
+    for state in states:
+        if state.initial not in resets:
+            continue
+        entering = names.unique(f"{state.variable}_0")
+        leaving = names.unique(f"{state.variable}_n")
+        dtype = state.last.dtype
+        assert dtype is not None
+        name = str(dtype.numpy().name).replace("float64", "float32")
+        axes = state.axes
+        specs.append(StateSpec(entering, leaving, name, axes, resets[state.initial]))
+        graph.inputs.append(ir.val(entering, dtype, axes))
+        state.node.replace_input_with(state.index, graph.inputs[-1])
+        if state.last in unnamed:
+            state.last.name = leaving
+        else:
+            append_output(graph, state.last, leaving, axes)
+    return specs
+
+
+def notes_on_loops(graph: ir.Graph) -> Iterator[str]:
+    """Yield a note for each state of a loop that no input gives."""
+    for state in _states(graph):
+        above = walk([state.initial], _inputs)
+        if not any(value in graph.inputs for value in above):
+            yield (
+                f"loop {state.loop.line}: its state {state.variable} stays in the graph"
+            )
+
+
+def _inputs(value: ir.Value) -> list[ir.Value]:
+    node = value.producer()
+    views = node is not None and node.op_type in ("Squeeze", "Unsqueeze", "Identity")
+    return [node.inputs[0]] if views and node and node.inputs[0] is not None else []
+
+
+def _states(graph: ir.Graph) -> Iterator[_LoopState]:
+    for node in graph:
+        loop = node.meta.get(ROLLED)
+        if isinstance(loop, RolledLoop):
+            for index in range(len(loop.variables)):
+                initial = node.inputs[index]
+                assert initial is not None
+                yield _LoopState(node, loop, index, initial)
+
+
+def _continues(state: _LoopState, program: Program) -> bool:
+    """Return True if a state may continue from call to call."""
+    over_time = program.sequence in re.findall(r"\w+", str(state.loop.steps))
+    named = [axis for axis in state.axes if isinstance(axis, str)]
+    return over_time and not state.loop.peeled and named == [program.batch]
+
+
+def _batch_axis(state: _LoopState, program: Program) -> int:
+    return state.axes.index(str(program.batch))

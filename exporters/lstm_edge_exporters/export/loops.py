@@ -1,0 +1,697 @@
+"""Python loops over time while ``forward`` is traced: a few iterations run, marked in
+the graph; ``roll`` makes one recurrence of them.
+
+``range`` of a traced size, iteration over a traced axis, and ``zip`` and ``enumerate``
+of these run ``STEPS`` iterations. What an iteration makes is tagged with it: results of
+all iterations that are stacked, concatenated or written into a buffer become one node
+of symbolic length. A step that is read, ``x[:, t]``, is a node of its own.
+"""
+
+import builtins
+import dis
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lstm_edge_runtime.errors import UnsupportedError
+
+from .advice import calling_line, line_of_frame
+from .step_numbers import Evenly, evenly, plain_number, plain_numbers
+
+_assume: Any = torch._check
+DOMAIN = "lstm_edge.loop"
+MARK = "Iteration"
+"""``(steps (), *variables) -> int64 (1,)``: the start of an iteration, or the end of a
+loop. Its attribute ``names`` has the names of the variables that the loop has set."""
+COLLECT = "Collect"
+"""``(y, ...) -> ys``: the values of all iterations along a new ``axis``."""
+READ = "Read"
+"""``(x,) -> x[..., index, ...]`` at ``axis``; the axis stays, with ``width`` steps, if
+``width`` is not 0."""
+STEPS = 5
+"""Iterations that a loop makes while it is traced: the first, those that are compared,
+and the last."""
+LOOP_STEPS = (2, 3, 4, 6, 7, 300)
+"""Further numbers of steps at which a network with loops is compared: next to
+``STEPS``, and many."""
+_DEPTH = 3
+"""Depth of the lists, tuples and dicts in which tensors are variables of a loop."""
+_WITHOUT_DATA = frozenset(
+    (
+        Tensor.size,
+        Tensor.dim,
+        Tensor.new_zeros,
+        torch.zeros_like,
+        *(
+            getattr(Tensor, name).__get__
+            for name in ("shape", "dtype", "device", "ndim")
+        ),
+    )
+)
+"""Functions that may be called with a buffer while a loop writes it."""
+
+
+@dataclass(eq=False)
+class Loop:
+    """One loop over time."""
+
+    number: int
+    steps: Any
+    """Number of steps, traced."""
+    line: str
+    """The user's line."""
+    iteration: int = 0
+    rows: Any = None
+    """The first other traced size of a tensor whose steps are read."""
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """The iteration that made a tensor."""
+
+    tensor: Tensor
+    """Kept, so that no other tensor gets its id."""
+    loop: Loop
+    iteration: int
+
+
+@dataclass
+class _Write:
+    """A buffer that a loop writes step by step."""
+
+    buffer: Tensor
+    index: tuple[Any, ...]
+    """Index with the step's place ``place``."""
+    place: int
+    first: int
+    """Position that the first iteration writes."""
+    values: list[Tensor] = field(default_factory=list)
+
+
+class Steps:
+    """An iterable of as many items as a traced size: ``item(k)`` is that of iteration
+    k.
+    """
+
+    def __init__(self, loops: "Loops", length: Any, item: Callable[[int], Any]) -> None:
+        self._loops = loops
+        self.length = length
+        self.item = item
+
+    def __iter__(self) -> Iterator[Any]:
+        if _is_unpacking(sys._getframe(1)):
+            return iter(self.unpacked())
+        return self._loops.iterate(self)
+
+    def unpacked(self) -> Sequence[Any]:
+        """Return all items, of a fixed number."""
+        raise self._loops.refusal("takes the number of steps for a number")
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, Evenly):
+            return self.item(plain_number(index))
+        raise self._loops.refusal("takes some steps only")
+
+    def __len__(self) -> int:
+        raise self._loops.refusal("takes the number of steps for a number")
+
+    def __reversed__(self) -> Iterator[Any]:
+        raise self._loops.refusal("runs backwards")
+
+
+class _TensorSteps(Steps):
+    """The steps of a tensor along a traced axis."""
+
+    def __init__(self, loops: "Loops", tensor: Tensor, axis: int, width: int) -> None:
+        super().__init__(
+            loops,
+            tensor.shape[axis],
+            lambda index: loops.read(tensor, axis, index, width),
+        )
+        self._tensor = tensor
+        self._axis = axis
+        self._width = width
+
+    def unpacked(self) -> Sequence[Tensor]:
+        """Return the steps of an axis whose size becomes a number."""
+        steps: Sequence[Tensor] = torch.ops.aten.unbind.int(self._tensor, self._axis)
+        return [x.unsqueeze(self._axis) for x in steps] if self._width else steps
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int):
+            step = self._tensor.select(self._axis, index)
+            return step.unsqueeze(self._axis) if self._width else step
+        return super().__getitem__(index)
+
+
+class Loops:
+    """The loops of one trace."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget an earlier run of ``forward``."""
+        self.marks: list[Tensor] = []
+        """Results of the marks; as outputs of the trace they stay in the graph."""
+        self.loops: list[Loop] = []
+        self._open: Loop | None = None
+        self._tags: dict[int, _Tag] = {}
+        self._writes: dict[int, _Write] = {}
+        self._broken: list[Loop] = []
+
+    def end(self) -> None:
+        """Refuse a loop that was left before its last step."""
+        for loop in self._broken:
+            raise _refusal(
+                f"forward leaves a loop over time early ({loop.line}); run all steps,"
+                " and keep the state where a step does not count:"
+                " h = torch.where(mask, new, h)"
+            )
+
+    def stand_ins(self) -> Mapping[str, Any]:
+        """Return the stand-ins of Python's functions, by name."""
+        return {
+            "range": _Range("range", (), {"loops": self}),
+            "zip": self._zip,
+            "enumerate": self._enumerate,
+            "len": self._len,
+        }
+
+    def refusal(self, reason: str) -> UnsupportedError:
+        """Return the error for a loop that ``reason``; the tracer adds the line."""
+        return _refusal(
+            f"forward has a loop over time that {reason} ({calling_line(sys._getframe(1))}); write it"
+            " as for t in range(x.size(1)) that reads x[:, t]"
+        )
+
+    def iterate(self, steps: Steps) -> Iterator[Any]:
+        """Yield the items of the iterations of one loop."""
+        frame = sys._getframe(1)
+        line = line_of_frame(frame)
+        if self._open is not None:
+            raise _refusal(
+                f"forward has a loop over a traced axis ({line}) inside of another one"
+                f" ({self._open.line}); use tensor operations for the inner one"
+            )
+        _assume(steps.length >= 1)
+        loop = self._open = Loop(len(self.loops), steps.length, line)
+        self.loops.append(loop)
+        complete = False
+        try:
+            for k in builtins.range(STEPS):
+                loop.iteration = k
+                self._mark(loop, frame)
+                yield steps.item(k)
+            loop.iteration = STEPS
+            complete = True
+        finally:
+            self._open = None
+            if not complete:
+                self._broken.append(loop)
+        self._mark(loop, frame)
+        self._flush(loop)
+
+    def _mark(self, loop: Loop, frame: FrameType) -> None:
+        """Add the mark of an iteration, with the variables that the last one set."""
+        named = dict[str, Tensor]()
+        for name, tensor in _variables(frame):
+            tag = self._tags.get(id(tensor))
+            if tag is None:  # what no function of tensors made, such as autograd's
+                tag = self._tag(tensor, loop, loop.iteration - 1)
+            if tag.loop is loop and tag.iteration >= 0:
+                named[name] = tensor
+        made = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{MARK}",
+            [torch.scalar_tensor(loop.steps, dtype=torch.int64), *named.values()],
+            {
+                "loop": loop.number,
+                "iteration": loop.iteration,
+                "line": loop.line,
+                "names": [*named] or [""],
+            },
+            dtypes=[torch.int64],
+            shapes=[[1]],
+            version=1,
+        )
+        self.marks.append(made[0])
+
+    def tag(self, result: Any) -> None:
+        """Note what the current iteration made."""
+        if self._open is None:
+            return
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor):
+                self._tag(value, self._open, self._open.iteration)
+
+    def _tag(self, tensor: Tensor, loop: Loop, iteration: int) -> _Tag:
+        self._tags[id(tensor)] = tag = _Tag(tensor, loop, iteration)
+        return tag
+
+    def _runs(self, tensors: Sequence[Any]) -> Iterator[Loop | Tensor]:
+        """Yield the loop for each run of the results of all its iterations, and the
+        other tensors.
+        """
+        position = 0
+        while position < len(tensors):
+            run = tensors[position : position + STEPS]
+            tags = [self._tags.get(id(tensor)) for tensor in run]
+            first = tags[0]
+            whole = first is not None and [
+                (tag.loop, tag.iteration) for tag in tags if tag
+            ] == [(first.loop, k) for k in builtins.range(STEPS)]
+            if whole and first and first.loop is not self._open:
+                yield first.loop
+                position += STEPS
+            else:
+                yield tensors[position]
+                position += 1
+
+    def _len(self, value: Any) -> Any:
+        if isinstance(value, Steps):
+            return value.length
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+        if isinstance(value, list | tuple):
+            parts = [*self._runs(value)]
+            if len(parts) == 1 and isinstance(parts[0], Loop):
+                return parts[0].steps
+        return builtins.len(value)
+
+    def _zip(self, *iterables: Any, strict: bool = False) -> Any:
+        steps = [self._steps_of(iterable) for iterable in iterables]
+        traced = [one for one in steps if one is not None]
+        if not traced:
+            return builtins.zip(*iterables, strict=strict)
+        if len(traced) < len(steps):
+            raise self.refusal("zips sequences of different lengths")
+        for one in traced[1:]:
+            _assume(one.length == traced[0].length)
+        return Steps(
+            self, traced[0].length, lambda k: tuple(one.item(k) for one in traced)
+        )
+
+    def _enumerate(self, iterable: Any, start: int = 0) -> Any:
+        steps = self._steps_of(iterable)
+        if steps is None:
+            return builtins.enumerate(iterable, start)
+        return Steps(self, steps.length, lambda k: (evenly(start, 1, k), steps.item(k)))
+
+    def _steps_of(self, iterable: Any) -> Steps | None:
+        """Return the steps of what a loop over time iterates over, None for anything
+        else.
+        """
+        if isinstance(iterable, Steps):
+            return iterable
+        if isinstance(iterable, Tensor) and iterable.dim() and _is_traced(iterable, 0):
+            return _TensorSteps(self, iterable, 0, 0)
+        if isinstance(iterable, list | tuple):
+            parts = [*self._runs(iterable)]
+            if len(parts) == 1 and isinstance(parts[0], Loop):
+                return Steps(self, parts[0].steps, iterable.__getitem__)
+        return None
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Answer a function of tensors that a loop reads or makes; NotImplemented
+        passes the call on.
+        """
+        if self.loops and self._open is None:
+            leaves = pytree.tree_leaves((args, kwargs))
+            if any(isinstance(leaf, Evenly) for leaf in leaves):
+                raise self.refusal("uses the number of a step behind the loop")
+        if (answer := _ANSWERS.get(func)) is not None:
+            result = answer(self, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if self._writes and func not in _WITHOUT_DATA:
+            for write in self._writes.values():
+                if any(arg is write.buffer for arg in args):
+                    raise self.refusal("reads the buffer that it writes as a whole")
+        return NotImplemented
+
+    def plain(self, args: Any) -> Any:
+        """Return arguments with ordinary numbers in the place of step numbers."""
+        return plain_numbers(args) if self._open is not None else args
+
+    def read(self, tensor: Tensor, axis: int, index: int, width: int = 0) -> Tensor:
+        """Return one step of ``tensor``, or ``width`` steps with their axis."""
+        axis %= tensor.dim()
+        shape = [*tensor.shape]
+        loop = self._open
+        others = [
+            size for size in (*shape[:axis], *shape[axis + 1 :]) if _symbolic(size)
+        ]
+        if loop is not None and loop.rows is None and others:
+            loop.rows = others[0]
+        if loop is not None and _have_same_size(shape[axis], loop.steps):
+            _assume(shape[axis] == loop.steps)
+        shape[axis : axis + 1] = [width] if width else []
+        made = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{READ}",
+            [tensor],
+            {"axis": axis, "index": index, "width": width},
+            dtypes=[tensor.dtype],
+            shapes=[shape],
+            version=1,
+        )
+        self.tag(made[0])
+        return made[0]
+
+    def _collect(self, tensors: Sequence[Tensor], axis: int, loop: Loop) -> Tensor:
+        """Return the results of all iterations along a new axis."""
+        first = tensors[0]
+        axis %= first.dim() + 1
+        shape = [*first.shape]
+        shape.insert(axis, loop.steps)
+        made = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{COLLECT}",
+            [*tensors],
+            {"axis": axis, "loop": loop.number},
+            dtypes=[first.dtype],
+            shapes=[shape],
+            version=1,
+        )
+        return made[0]
+
+    def stack(self, tensors: Any, dim: int = 0, **_: Any) -> Any:
+        """Stack results of all iterations, and others in front or behind."""
+        if (parts := self._collected(tensors, dim)) is None:
+            return NotImplemented
+        return _joined(parts, dim % (tensors[0].dim() + 1))
+
+    def cat(self, tensors: Any, dim: int = 0, axis: int | None = None, **_: Any) -> Any:
+        """Concatenate results of all iterations, and others in front or behind."""
+        dim = dim if axis is None else axis
+        if not isinstance(tensors, tuple | list) or not tensors:
+            return NotImplemented
+        dim %= max(tensors[0].dim(), 1)
+        if (parts := self._collected(tensors, dim)) is None:
+            return NotImplemented
+        return _joined([part.flatten(dim, dim + 1) for part in parts], dim)
+
+    def _collected(self, tensors: Any, axis: int) -> list[Tensor] | None:
+        """Return the tensors with a new axis, those of a loop as one; None without a
+        loop.
+        """
+        if not isinstance(tensors, tuple | list):
+            return None
+        runs = [*self._runs(tensors)]
+        if not any(isinstance(run, Loop) for run in runs):
+            return None
+        parts = []
+        position = 0
+        for run in runs:
+            if isinstance(run, Loop):
+                results = tensors[position : position + STEPS]
+                parts.append(self._collect(results, axis, run))
+                position += STEPS
+            else:
+                parts.append(run.unsqueeze(axis))
+                position += 1
+        return parts
+
+    def unbind(self, tensor: Tensor, dim: int = 0) -> Any:
+        """Return the steps along a traced axis."""
+        return (
+            _TensorSteps(self, tensor, dim, 0)
+            if _is_traced(tensor, dim)
+            else NotImplemented
+        )
+
+    def split(
+        self, tensor: Tensor, split_size: Any = None, dim: int = 0, **named: Any
+    ) -> Any:
+        """Return the steps along a traced axis, which stays, with one step."""
+        size = named.get("split_size_or_sections", split_size)
+        is_single = type(size) is int and size == 1
+        if not is_single or not _is_traced(tensor, dim):
+            return NotImplemented
+        return _TensorSteps(self, tensor, dim, 1)
+
+    def chunk(self, tensor: Tensor, chunks: Any, dim: int = 0) -> Any:
+        """Return the steps along a traced axis of ``chunks`` steps."""
+        if not _is_traced(tensor, dim) or not _symbolic(chunks):
+            return NotImplemented
+        if _expression(chunks) != _expression(tensor.shape[dim]):
+            return NotImplemented
+        return _TensorSteps(self, tensor, dim, 1)
+
+    def item(self, tensor: Tensor, index: Any) -> Any:
+        """Return ``tensor[..., t, ...]`` of the step number t."""
+        step = _StepIndex.of(tensor, index)
+        if step is None or self._open is None:
+            return NotImplemented
+        write = self._writes.get(id(tensor))
+        if write is not None:
+            return self._written(write, step)
+        return step.read(self) if step.position >= 0 else NotImplemented
+
+    def _written(self, write: _Write, step: "_StepIndex") -> Any:
+        """Return a step of a buffer that the loop writes."""
+        number = step.position - write.first
+        if 0 <= number < len(write.values):
+            if step.width or not step.is_plain:
+                raise self.refusal("reads the buffer that it writes as a whole")
+            return write.values[number]
+        if self._open is not None and self._open.iteration == 0:
+            return NotImplemented
+        raise self.refusal("reads a step of a buffer that it writes later")
+
+    def select(self, tensor: Tensor, dim: int, index: Any) -> Any:
+        """Return ``tensor.select(dim, t)``."""
+        return self._indexed(tensor, dim, index)
+
+    def narrow(self, tensor: Tensor, dim: int, start: Any, length: Any) -> Any:
+        """Return ``tensor.narrow(dim, t, width)``."""
+        if not _is_step(start) or type(length) is not int:
+            return NotImplemented
+        return self._indexed(tensor, dim, slice(start, start + length))
+
+    def _indexed(self, tensor: Tensor, dim: int, index: Any) -> Any:
+        before = [slice(None)] * (dim % tensor.dim())
+        return self.item(tensor, (*before, index))
+
+    def write(self, buffer: Tensor, index: Any, value: Any) -> Any:
+        """Note ``buffer[:, t] = value``; the values are written when the loop ends."""
+        step = _StepIndex.of(buffer, index)
+        loop = self._open
+        if step is None or loop is None:
+            return NotImplemented
+        write = self._writes.get(id(buffer))
+        if write is None:
+            write = _Write(buffer, step.index, step.place, step.position)
+            self._writes[id(buffer)] = write
+        position = write.first + len(write.values)
+        in_order = len(write.values) == loop.iteration and step.position == position
+        same = (step.index, step.place) == (write.index, write.place)
+        if not in_order or not same or step.width > 1:
+            raise self.refusal("does not write its buffer once per step, in order")
+        slot = buffer[step.at(0)]
+        if not isinstance(value, Tensor):
+            value = torch.full_like(slot, value)
+        if step.width:
+            value = value.expand(slot.unsqueeze(step.axis).shape).squeeze(step.axis)
+        value = value.to(slot.dtype).expand(slot.shape) * 1
+        self._tag(value, loop, loop.iteration)
+        write.values.append(value)
+        return None
+
+    def _flush(self, loop: Loop) -> None:
+        """Write the values of all iterations into their buffers."""
+        writes = [*self._writes.values()]
+        self._writes.clear()
+        for write in writes:
+            if len(write.values) < STEPS:
+                raise self.refusal("writes its buffer in some steps only")
+            step = _StepIndex.of(write.buffer, _placed(write, evenly(0, 1, 0)))
+            assert step is not None
+            collected = self._collect(write.values, step.result_axis, loop)
+            end = write.first + loop.steps
+            size = write.buffer.shape[step.axis]
+            to_the_end = _expression(size) == _expression(end)
+            if to_the_end and step.is_plain:
+                front = write.buffer.narrow(step.axis, 0, write.first)
+                parts = [front, collected] if write.first else [collected]
+                write.buffer.copy_(_joined(parts, step.axis))
+            else:
+                steps = slice(write.first, end)
+                write.buffer[_placed(write, steps)] = collected
+
+
+def _placed(write: _Write, step: Any) -> tuple[Any, ...]:
+    return (*write.index[: write.place], step, *write.index[write.place + 1 :])
+
+
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    torch.stack: Loops.stack,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), Loops.cat),
+    **dict.fromkeys((torch.unbind, Tensor.unbind), Loops.unbind),
+    **dict.fromkeys((torch.split, Tensor.split), Loops.split),
+    **dict.fromkeys((torch.chunk, Tensor.chunk), Loops.chunk),
+    **dict.fromkeys((torch.select, Tensor.select), Loops.select),
+    **dict.fromkeys((torch.narrow, Tensor.narrow), Loops.narrow),
+    Tensor.__getitem__: Loops.item,
+    Tensor.__setitem__: Loops.write,
+}
+
+
+class _Range(type):
+    """``range``: of a traced size it is a loop over time."""
+
+    loops: Loops
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, range)
+
+    def __call__(cls, *args: Any) -> Any:
+        if not any(map(_symbolic, args)):
+            return range(*args)
+        start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+        if _symbolic(step) or step != 1:
+            raise cls.loops.refusal(
+                "runs backwards" if not _symbolic(step) and step < 0 else "skips steps"
+            )
+        if _symbolic(start):
+            raise cls.loops.refusal("starts at a traced size")
+        return Steps(
+            cls.loops,
+            stop - start if start else stop,
+            lambda k: evenly(int(start), 1, k),
+        )
+
+
+@dataclass(frozen=True)
+class _StepIndex:
+    """An index with one step number: ``[:, t]`` or ``[:, t:t + 1, 0]``."""
+
+    tensor: Tensor
+    index: tuple[Any, ...]
+    """All parts, with a colon in the place of the step."""
+    place: int
+    """Place of the step among the parts."""
+    axis: int
+    """Axis of the steps."""
+    result_axis: int
+    """Axis of the steps in the result, if a slice were taken."""
+    position: int
+    width: int
+    """Number of steps of a slice, 0 for a single index."""
+
+    @classmethod
+    def of(cls, tensor: Tensor, index: Any) -> "_StepIndex | None":
+        """Return the parts of ``index``; None if it has no step number."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, Tensor) for part in parts):
+            return None
+        places = [place for place, part in enumerate(parts) if _position(part)]
+        if len(places) != 1:
+            return None
+        (place,) = places
+        position, width = _position(parts[place]) or (0, 0)
+        axes = [part is not None and part is not Ellipsis for part in parts]
+        rest = tensor.dim() - sum(axes)
+        axis = sum(axes[:place])
+        result = sum(not isinstance(part, int) for part in parts[:place])
+        if any(part is Ellipsis for part in parts[:place]):
+            axis += rest
+            result += rest - 1
+        blank = (*parts[:place], slice(None), *parts[place + 1 :])
+        return cls(tensor, blank, place, axis, result, position, width)
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the index selects nothing but the step."""
+        return all(part is Ellipsis or part == slice(None) for part in self.index)
+
+    def at(self, step: Any) -> tuple[Any, ...]:
+        """Return the index with ``step`` in the place of the step number."""
+        return (*self.index[: self.place], step, *self.index[self.place + 1 :])
+
+    def read(self, loops: Loops) -> Tensor:
+        """Return the step, then what the rest of the index selects of it."""
+        made = loops.read(self.tensor, self.axis, self.position, self.width)
+        if self.is_plain:
+            return made
+        left = () if not self.width else (slice(None),)
+        rest = (*self.index[: self.place], *left, *self.index[self.place + 1 :])
+        return made[rest]
+
+
+def _position(part: Any) -> tuple[int, int] | None:
+    """Return position and width of a step number, or of a slice between two."""
+    if _is_step(part):
+        return plain_number(part), 0
+    if not isinstance(part, slice) or part.step not in (None, 1):
+        return None
+    if not (_is_step(part.start) and _is_step(part.stop)):
+        return None
+    start = plain_number(part.start)
+    return start, plain_number(part.stop) - start
+
+
+def _is_step(number: Any) -> bool:
+    return isinstance(number, Evenly) and number.is_whole and number.slope == 1
+
+
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], axis)
+
+
+def _is_unpacking(frame: FrameType) -> bool:
+    """Return True if a function assigns the items to variables: ``a, b = steps``."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("UNPACK")
+
+
+def _variables(frame: FrameType) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of each tensor among the variables of the function that
+    runs a loop.
+    """
+    for name, value in list(frame.f_locals.items()):
+        if isinstance(value, nn.Module):
+            for attribute, inner in list(vars(value).items()):
+                if not attribute.startswith("_"):
+                    yield from _tensors(attribute, inner, _DEPTH)
+        else:
+            yield from _tensors(name, value, _DEPTH)
+
+
+def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping) and depth:
+        for key, inner in list(value.items()):
+            yield from _tensors(f"{name}.{key}", inner, depth - 1)
+    elif isinstance(value, list | tuple | deque) and depth:
+        for index, inner in enumerate(value):
+            yield from _tensors(f"{name}.{index}", inner, depth - 1)
+        if value:
+            yield from _tensors(f"{name}.last", value[-1], depth - 1)
+
+
+def _is_traced(tensor: Tensor, axis: int) -> bool:
+    return bool(tensor.dim()) and _symbolic(tensor.shape[axis])
+
+
+def _symbolic(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+
+
+def _have_same_size(one: Any, other: Any) -> bool:
+    """Return True if two traced sizes are one in the example."""
+    traced = _symbolic(one) and _symbolic(other)
+    return traced and one.node.hint == other.node.hint
+
+
+def _expression(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _refusal(message: str) -> UnsupportedError:
+    return UnsupportedError(message)

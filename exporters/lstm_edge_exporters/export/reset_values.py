@@ -1,0 +1,56 @@
+"""Values of states at the start of a stream, computed from the graph."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.axes import shape_of
+from lstm_edge_runtime.manifest import Array
+
+from ..graph import is_data_free, spec_of
+from ..verify.float64 import Graph64
+from .capture import Program
+
+Resets = Mapping[ir.Value, float | Array]
+"""Reset value of each initial state: a number if all elements are equal, else an array
+with size 1 for the batch axis."""
+
+
+def reset_values(
+    graph: ir.Graph, program: Program, batch_axes: Mapping[ir.Value, int]
+) -> Resets:
+    """Return the reset value of each initial state that depends on sizes alone and has
+    equal rows.
+
+    Args:
+        graph: the graph with the initial states.
+        program: the traced module.
+        batch_axes: the batch axis of each initial state.
+    """
+    values = {str(x.name): x for x in batch_axes if is_data_free(x)}
+    if not values:
+        return {}
+    start_graph = ir.convenience.extract(graph, graph.inputs, [*values.values()])
+    part = ir.Model(start_graph, ir_version=10)
+    sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
+    sizes[str(program.batch)] = 2
+    feeds = {}
+    for spec in map(spec_of, part.graph.inputs):
+        feeds[spec.name] = np.zeros(
+            shape_of(program.axes[spec.name], sizes), spec.dtype
+        )
+    resets: dict[ir.Value, float | Array] = {}
+    for name, rows in Graph64(part)(feeds).items():
+        value = values[name]
+        first_row = rows.take([0], axis=batch_axes[value])
+        if (rows == first_row).all():
+            resets[value] = _reset_value(first_row)
+    return resets
+
+
+def _reset_value(row: Array) -> float | Array:
+    """Return the number that all elements of ``row`` equal, else ``row``."""
+    row = row.astype(np.float32) if row.dtype.kind == "f" else row
+    number = row.flat[0]
+    return float(number) if (row == number).all() else row

@@ -1,0 +1,540 @@
+"""The iterations of each loop over time become one ``Scan``; what an iteration computes
+from the one before is its state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import sympy  # type: ignore[import-untyped]
+from onnx_ir.passes import common
+
+from lstm_edge_runtime.manifest import AxisRange
+
+from ..graph import Builder, axes_of, data_inputs
+from .capture import axis_text
+from .cells import expand_cell, is_cell
+from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
+from .unrolled import (
+    Family,
+    Number,
+    Operand,
+    Read,
+    State,
+    UnlikeError,
+    Unrolled,
+    is_loop_node,
+)
+
+ROLLED = "loop"
+"""Key of a Scan's ``RolledLoop`` in the metadata of the node."""
+_READ_BEHIND = (
+    "the results of single steps are read behind the loop; stack them, or read them in"
+    " another loop by their number, outs[t], and let h be the last one"
+)
+Ranges = Mapping[str, AxisRange]
+
+
+@dataclass(frozen=True)
+class RolledLoop:
+    """What is known of a loop that has become a Scan."""
+
+    line: str
+    """The user's line."""
+    variables: tuple[str, ...]
+    """The loop's variable for each state; empty if it has no name."""
+    steps: int | str
+    """Axis of the steps."""
+    peeled: bool
+    """True if the first step stands in front of the Scan."""
+
+
+def loop_sizes(loops: Sequence[sympy.Expr]) -> Iterator[sympy.Expr]:
+    """Yield the sizes that ``roll`` writes for loops of these numbers of steps."""
+    for steps in loops:
+        yield steps
+        yield steps - 1
+
+
+def roll(model: ir.Model, ranges: Ranges, loops: Sequence[sympy.Expr]) -> Ranges:
+    """Replace the iterations of every loop by a Scan, in place.
+
+    Args:
+        model: a graph with the marks of ``loops``.
+        ranges: the sizes of each dynamic axis.
+        loops: the number of steps of each loop, in terms of axes.
+
+    Returns:
+        The ranges; a loop whose first step differs needs two steps.
+
+    Raises:
+        UnsupportedError: the iterations are not alike; names the user's line.
+    """
+    marks = [node for node in model.graph if is_loop_node(node, MARK)]
+    numbers = sorted({node.attributes["loop"].as_int() for node in marks})
+    for node, line in _cells(model.graph):
+        expand_cell(node, line)
+    for number in reversed(numbers):  # a loop may read the results of earlier ones
+        unrolled = Unrolled(model.graph, number)
+        try:
+            ranges = _Rolled(model, unrolled, loops).write(ranges)
+        except UnlikeError as error:
+            raise unrolled.refusal(error) from error
+    _write_reads(model)
+    return ranges
+
+
+def _cells(graph: ir.Graph) -> list[tuple[ir.Node, str]]:
+    """Return the recurrent cells inside of loops, and the lines of these."""
+    cells = []
+    line = ""
+    for node in graph:
+        if is_loop_node(node, MARK):
+            last = node.attributes["iteration"].as_int() == STEPS
+            line = "" if last else node.attributes["line"].as_string()
+        elif line and is_cell(node):
+            cells.append((node, line))
+    return cells
+
+
+def _write_reads(model: ir.Model) -> None:
+    """Replace steps that are read outside of a loop."""
+    for node in [node for node in model.graph if is_loop_node(node, READ)]:
+        build = Builder(node, "read")
+        axis = node.attributes["axis"].as_int()
+        index = node.attributes["index"].as_int()
+        if width := node.attributes["width"].as_int():
+            bounds = [np.array([x]) for x in (index, index + width, axis)]
+            (value,) = build.node("Slice", [node.inputs[0], *bounds])
+        else:
+            (value,) = build.node(
+                "Gather", [node.inputs[0], np.array(index)], {"axis": axis}
+            )
+        value.shape = node.outputs[0].shape
+        build.replace([value])
+
+
+class _Rolled:
+    """One loop while it is replaced."""
+
+    def __init__(
+        self, model: ir.Model, unrolled: Unrolled, loops: Sequence[sympy.Expr]
+    ) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.unrolled = unrolled
+        self.loops = loops
+        self.size = loops[unrolled.number]
+        self.steps = axis_text(self.size)
+        """Axis of the steps."""
+        self.build = Builder(unrolled.marks[-1], f"loop{unrolled.number}")
+        self.collects = unrolled.collected()
+        self.last_values = unrolled.read_behind()
+        self.peeled = False
+        self.inner: dict[Family, ir.Value] = {}
+        """Values of families in the body."""
+        self.entries: dict[Any, tuple[ir.Value, ir.Value]] = {}
+        """Scanned inputs: outer value, entry of the body."""
+        self.nodes: list[ir.Node] = []
+        """Nodes of the body."""
+
+    def write(self, ranges: Ranges) -> Ranges:
+        """Replace the iterations; return the sizes that each axis may have now."""
+        unrolled = self.unrolled
+        rows = [node.inputs[1:] for node in self.collects]
+        rows += [self._row(value) for value in self.last_values]
+        results = unrolled.resolve(rows)
+        collected = results[: len(self.collects)]
+        finals = results[len(self.collects) :]
+        firsts = [node.inputs[0] for node in self.collects]
+        firsts += [self._first_of(value) for value in self.last_values]
+        known = all(value is not None for value in firsts)
+        pairs = zip(results, firsts, strict=True)
+        self.peeled = not (known and unrolled.includes_first(pairs))  # type: ignore[arg-type]
+        if self.peeled:
+            ranges = self._with_two_steps(ranges)
+        self._collect_earlier()
+        scan = self._scan([*collected, *finals])
+        states = len(self._states())
+        outputs = dict(
+            zip(
+                self._scanned([*collected, *finals]), scan.outputs[states:], strict=True
+            )
+        )
+        self._replace_collects(collected, outputs)
+        self._replace_values(finals, outputs, scan)
+        self._remove()
+        return ranges
+
+    # What is read of the iterations
+
+    def _row(self, value: ir.Value) -> Sequence[ir.Value | None]:
+        """Return the values of the compared iterations that end with ``value``."""
+        marks = self.unrolled.variables
+        for name, last in marks[-1].items():
+            if last is value:
+                row = [variables.get(name) for variables in marks[2:]]
+                if None not in row:
+                    return row
+        raise UnlikeError(_READ_BEHIND)
+
+    def _first_of(self, value: ir.Value) -> ir.Value | None:
+        marks = self.unrolled.variables
+        names = [name for name, last in marks[-1].items() if last is value]
+        firsts = (marks[1].get(name) for name in names)
+        return next((first for first in firsts if first is not None), None)
+
+    def _with_two_steps(self, ranges: Ranges) -> Ranges:
+        """Return the ranges that let the loop run one step behind the first one."""
+        names = self.size.free_symbols
+        missing = self.size - sum(names)
+        if len(names) != 1 or not missing.is_number:
+            raise UnlikeError("its first step differs from the others")
+        name = str(self.size - missing)
+        limits = ranges.get(name, AxisRange())
+        least = max(limits.least, 2 - int(missing))
+        return {**ranges, name: limits._replace(least=least)}
+
+    def _collect_earlier(self) -> None:
+        """Collect the results of earlier loops that are read from a list."""
+        for family in self.unrolled.families:
+            if not isinstance(family, Read) or family.source is not None:
+                continue
+            if family.first is None:
+                raise UnlikeError(
+                    "it reads the results of a loop before, and its first"
+                    " step differs from the others"
+                )
+            loop, _ = self.unrolled.places[family.node]
+            mark = next(
+                node
+                for node in self.graph
+                if is_loop_node(node, MARK)
+                and node.attributes["loop"].as_int() == loop
+                and node.attributes["iteration"].as_int() == STEPS
+            )
+            if self.loops[loop] != self.size:
+                raise UnlikeError("it reads the results of a loop of another length")
+            node = ir.node(
+                COLLECT,
+                [family.first, *family.members],
+                {"axis": 0, "loop": loop},
+                domain=DOMAIN,
+            )
+            (value,) = node.outputs
+            value.name = f"{family.value.name}.all"
+            value.type = family.value.type
+            value.shape = ir.Shape([self.steps, *axes_of(family.value)])
+            self.graph.insert_after(mark, node)
+            family.source = value
+
+    # The Scan
+
+    def _states(self) -> list[State]:
+        """Return the states in the order of the loop's variables."""
+        names = self.unrolled.names
+        families = self.unrolled.families
+        states = [family for family in families if isinstance(family, State)]
+        named = [state for state in states if state.name in names]
+        named.sort(key=lambda state: names.index(state.name))
+        return [*named, *(state for state in states if state not in named)]
+
+    def _scanned(self, results: Sequence[Operand]) -> list[Family]:
+        """Return the families whose values of all steps are read."""
+        if any(isinstance(result, ir.Value) for result in results):
+            raise UnlikeError("a result of it is the same at every step")
+        return list(dict.fromkeys(r for r in results if isinstance(r, Family)))
+
+    def _scan(self, results: Sequence[Operand]) -> ir.Node:
+        """Add the Scan; its outputs are the last states and the results of all steps."""
+        states = self._states()
+        scanned = self._scanned(results)
+        for state in states:
+            name = self.build.name(state.name or "state")
+            like = self._after(state)
+            self.inner[state] = ir.val(name, like.dtype, like.shape)
+        self._add_nodes()
+        after = [self._copy(self._value(state.source)) for state in states]
+        outputs = [*after, *(self._copy(self._value(family)) for family in scanned)]
+        initial = [self._initial(state) for state in states]
+        if not self.entries:
+            self._count()
+        outer = [value for value, _ in self.entries.values()]
+        entries = [entry for _, entry in self.entries.values()]
+        body = ir.Graph(
+            [*(self.inner[state] for state in states), *entries],
+            outputs,
+            nodes=self.nodes,
+            name=f"loop{self.unrolled.number}",
+        )
+        attributes = {"body": body, "num_scan_inputs": len(entries)}
+        made = self.build.node(
+            "Scan", [*initial, *outer], attributes, outputs=len(outputs)
+        )
+        for value, output in zip(made, outputs, strict=True):
+            value.type = output.type
+        for value, state in zip(made, states, strict=False):
+            value.shape = self.inner[state].shape
+        for value, family in zip(made[len(states) :], scanned, strict=True):
+            value.shape = self._of_all_steps(family.value)
+        node = made[0].producer()
+        assert node is not None
+        node.meta[ROLLED] = RolledLoop(
+            self.unrolled.line,
+            tuple(state.name for state in states),
+            self.steps,
+            self.peeled,
+        )
+        return node
+
+    def _of_all_steps(self, value: ir.Value) -> ir.Shape:
+        return ir.Shape([self._count_text(), *(value.shape or ())])
+
+    def _count_text(self) -> int | str:
+        """Return the axis of the Scan's steps."""
+        return axis_text(self.size - 1) if self.peeled else self.steps
+
+    def _after(self, state: State) -> ir.Value:
+        """Return a value of a state behind a step."""
+        source = state.source
+        assert source is not None
+        value = source if isinstance(source, ir.Value) else source.value
+        return self._after(source) if isinstance(source, State) else value
+
+    def _add_nodes(self) -> None:
+        """Add the nodes of an iteration to the body, in their order."""
+        families: dict[ir.Node, list[Family]] = {}
+        for family in self.unrolled.families:
+            if type(family) is Family and family not in self.unrolled.invariant:
+                families.setdefault(family.node, []).append(family)
+        for node in self.graph:
+            if node not in families:
+                continue
+            operands = [self._value(one) for one in families[node][0].operands]
+            made = ir.node(
+                node.op_type,
+                operands,
+                node.attributes,
+                domain=node.domain,
+                num_outputs=len(node.outputs),
+                name=self.build.name(node.op_type),
+            )
+            for value, old in zip(made.outputs, node.outputs, strict=True):
+                value.name = self.build.name(str(old.name))
+                value.type = old.type
+                value.shape = old.shape
+            self.nodes.append(made)
+            for family in families[node]:
+                self.inner[family] = made.outputs[family.value.index() or 0]
+
+    def _value(self, operand: Operand) -> ir.Value | None:
+        """Return the value of an operand in the body."""
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        if operand not in self.inner:
+            if isinstance(operand, Read):
+                self.inner[operand] = self._read(operand)
+            elif isinstance(operand, Number):
+                self.inner[operand] = self._number(operand)
+        return self.inner[operand]
+
+    def _copy(self, value: ir.Value | None) -> ir.Value:
+        """Return a value of its own for an output of the body."""
+        assert value is not None
+        copied = self._inside("Identity", [value])
+        copied.type = value.type
+        copied.shape = value.shape
+        return copied
+
+    def _inside(
+        self, op: str, inputs: Sequence[ir.Value], **attributes: Any
+    ) -> ir.Value:
+        node = ir.node(op, inputs, attributes, name=self.build.name(op))
+        node.outputs[0].name = self.build.name(f"{op}_out")
+        node.outputs[0].type = inputs[0].type
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def _read(self, read: Read) -> ir.Value:
+        if not read.width:
+            return self._entry(read, 0)
+        axes = self.build.constant(np.array([read.axis]), "axes")
+        steps = []
+        for number in range(read.width):
+            entry = self._entry(read, number)
+            steps.append(self._inside("Unsqueeze", [entry, axes]))
+        if len(steps) == 1:
+            return steps[0]
+        return self._inside("Concat", steps, axis=read.axis)
+
+    def _entry(self, read: Read, number: int) -> ir.Value:
+        """Return the body's entry for the step at ``number`` behind the read one."""
+        source = read.source
+        assert source is not None
+        start = read.offset + number + self.peeled
+        if (key := (source, read.axis, start)) not in self.entries:
+            axes = axes_of(source)
+            outer = self._time_first(source, read.axis, start)
+            others = [size for axis, size in enumerate(axes) if axis != read.axis]
+            entry = ir.val(self.build.name("x"), source.dtype, ir.Shape(others))
+            self.entries[key] = (outer, entry)
+        return self.entries[key][1]
+
+    def _time_first(self, source: ir.Value, axis: int, start: int) -> ir.Value:
+        """Return the steps of ``source`` from ``start`` on, with the time axis first."""
+        axes = [*axes_of(source)]
+        value = source
+        if start or axes[axis] != self.steps:
+            first = np.array([start])
+            (end,) = self.build.node("Add", [self._length(), first])
+            (value,) = self.build.node("Slice", [value, first, end, np.array([axis])])
+            sizes = [*axes[:axis], self._count_text(), *axes[axis + 1 :]]
+            value.shape = ir.Shape(sizes)
+        return self._moved(value, axis, 0)
+
+    def _moved(self, value: ir.Value, axis: int, to: int) -> ir.Value:
+        if axis == to:
+            return value
+        order = [at for at in range(len(axes_of(value))) if at != axis]
+        order.insert(to, axis)
+        (moved,) = self.build.node("Transpose", [value], {"perm": order})
+        moved.shape = ir.Shape([axes_of(value)[at] for at in order])
+        return moved
+
+    def _length(self) -> ir.Value:
+        """Return the number of the Scan's steps, ``(1,)``."""
+        (length,) = self.build.node("Reshape", [self.unrolled.length, np.array([1])])
+        if self.peeled:
+            (length,) = self.build.node("Sub", [length, np.array([1])])
+        return length
+
+    def _number(self, number: Number) -> ir.Value:
+        """Return the body's entry for numbers that grow evenly."""
+        start = np.asarray(number.start - (0 if self.peeled else 1) * number.slope)
+        dtype = ir.DataType.from_numpy(start.dtype)
+        value = self._range()
+        shape = np.array([-1] + [1] * start.ndim)
+        if dtype != ir.DataType.INT64:
+            value = self.build.cast(value, dtype)
+        (value,) = self.build.node("Reshape", [value, shape])
+        (value,) = self.build.node("Mul", [value, number.slope])
+        (value,) = self.build.node("Add", [value, start])
+        value.shape = ir.Shape([self._count_text(), *start.shape])
+        entry = ir.val(self.build.name("t"), dtype, ir.Shape(start.shape))
+        self.entries[number] = (value, entry)
+        return entry
+
+    def _range(self) -> ir.Value:
+        (length,) = self.build.node("Squeeze", [self._length()])
+        zero = self.build.constant(np.array(0), "first")
+        (steps,) = self.build.node("Range", [zero, length, np.array(1)])
+        return steps
+
+    def _count(self) -> None:
+        """Let the Scan run over step numbers, where it reads nothing else."""
+        entry = ir.val(self.build.name("t"), ir.DataType.INT64, ir.Shape([]))
+        self.entries["steps"] = (self._range(), entry)
+
+    def _initial(self, state: State) -> ir.Value:
+        """Return the initial value of a state, with the shape that the state keeps."""
+        value = state.members[0] if self.peeled else state.first
+        inner = self.inner[state]
+        assert value is not None
+        if value.dtype is not None and value.dtype != inner.dtype:
+            value = self.build.cast(value, inner.dtype)  # type: ignore[arg-type]
+        if value.shape is not None and axes_of(value) == axes_of(inner):
+            return value
+        (value,) = self.build.node("Expand", [value, self._shape(inner)])
+        value.shape = inner.shape
+        return value
+
+    def _shape(self, value: ir.Value) -> ir.Value:
+        """Return the shape of a state, of numbers and of sizes of the inputs."""
+        parts = []
+        for size in axes_of(value):
+            if isinstance(size, int):
+                parts.append(self.build.constant(np.array([size]), "size"))
+                continue
+            source, axis = self._with_axis(size)
+            ends = {"start": axis, "end": axis + 1}
+            (part,) = self.build.node("Shape", [source], ends)
+            part.dtype = ir.DataType.INT64
+            parts.append(part)
+        return self.build.node("Concat", parts, {"axis": 0})[0]
+
+    def _with_axis(self, size: str) -> tuple[ir.Value, int]:
+        for value in data_inputs(self.graph):
+            for axis, name in enumerate(axes_of(value)):
+                if name == size:
+                    return value, axis
+        raise UnlikeError(f"the shape of a state changes to {size}")
+
+    # Behind the loop
+
+    def _replace_collects(
+        self, collected: Sequence[Operand], outputs: Mapping[Family, ir.Value]
+    ) -> None:
+        for node, family in zip(self.collects, collected, strict=False):
+            assert isinstance(family, Family)
+            value = outputs[family]
+            if self.peeled:
+                first = node.inputs[0]
+                (first,) = self.build.node("Unsqueeze", [first, np.array([0])])
+                (value,) = self.build.node("Concat", [first, value], {"axis": 0})
+                value.shape = ir.Shape([self.steps, *axes_of(family.value)])
+            axis = node.attributes["axis"].as_int()
+            new = self._moved(value, 0, axis)
+            new.type = node.outputs[0].type
+            new.shape = node.outputs[0].shape
+            ir.convenience.replace_all_uses_with(
+                node.outputs[0], new, replace_graph_outputs=True
+            )
+            self.graph.remove(node, safe=True)
+
+    def _replace_values(
+        self,
+        finals: Sequence[Operand],
+        outputs: Mapping[Family, ir.Value],
+        scan: ir.Node,
+    ) -> None:
+        """Let what is behind the loop read the last states and results."""
+        sources = [state.source for state in self._states()]
+        for value, family in zip(self.last_values, finals, strict=True):
+            if family in sources:
+                self._replace(value, scan.outputs[sources.index(family)])
+            elif isinstance(family, Family):
+                self._replace(value, self._element(outputs[family], -1))
+
+    def _element(self, values: ir.Value, index: int) -> ir.Value:
+        (element,) = self.build.node("Gather", [values, np.array(index)], {"axis": 0})
+        return element
+
+    def _replace(self, value: ir.Value, new: ir.Value) -> None:
+        new.type = value.type
+        new.shape = value.shape
+        places = self.unrolled.places
+        for reader, slot in list(value.uses()):
+            inside = places.get(reader, (None, 0))[0] == self.unrolled.number
+            if not inside and not is_loop_node(reader, MARK):
+                reader.replace_input_with(slot, new)
+        if value.is_graph_output():
+            for index, output in enumerate(self.graph.outputs):
+                if output is value:
+                    self.graph.outputs[index] = new
+
+    def _remove(self) -> None:
+        """Remove the iterations.
+
+        Raises:
+            UnlikeError: a value of one is still read.
+        """
+        for mark in self.unrolled.marks:
+            self.graph.outputs.remove(mark.outputs[0])
+            self.graph.remove(mark, safe=True)
+        common.RemoveUnusedNodesPass()(self.model)
+        left = {*self.graph}
+        for node, (loop, iteration) in self.unrolled.places.items():
+            if loop == self.unrolled.number and iteration > 1 and node in left:
+                raise UnlikeError(_READ_BEHIND)

@@ -1,0 +1,62 @@
+"""The Python modules whose functions ``forward`` may run: those of the layers' classes,
+and those that these import.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from .advice import is_library
+
+Space = dict[str, Any]
+"""The globals of a module."""
+
+
+def source_spaces(module: nn.Module) -> list[Space]:
+    """Return the globals of the modules with source code of ``module``, those of
+    PyTorch, Python and this package aside.
+    """
+    classes = {kind for layer in module.modules() for kind in type(layer).__mro__}
+    waiting = sorted({kind.__module__ for kind in classes})
+    seen = set(waiting)
+    spaces = []
+    while waiting:
+        space = _space(waiting.pop())
+        if space is None:
+            continue
+        spaces.append(space)
+        fresh = sorted(set(_imported(space)) - seen)
+        seen.update(fresh)
+        waiting += [name for name in fresh if _follows(name)]
+    return spaces
+
+
+def _space(name: str) -> Space | None:
+    if name not in sys.modules or name in sys.builtin_module_names:
+        return None
+    space = vars(sys.modules[name])
+    return None if is_library(str(space.get("__file__"))) else space
+
+
+def _imported(space: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the modules that a module's globals come from."""
+    for value in list(space.values()):
+        if isinstance(value, ModuleType):
+            yield value.__name__
+        else:
+            origin = getattr(value, "__module__", None)
+            if isinstance(origin, str):
+                yield origin
+
+
+def _follows(name: str) -> bool:
+    """Return True if a module is the user's, or an installed one that uses PyTorch."""
+    space = _space(name)
+    if space is None:
+        return False
+    installed = "-packages" in str(space.get("__file__"))
+    uses_torch = any(origin.partition(".")[0] == "torch" for origin in _imported(space))
+    return not installed or uses_torch

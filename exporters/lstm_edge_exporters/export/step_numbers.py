@@ -1,0 +1,200 @@
+"""The number of a step while a loop over time is traced.
+
+It grows evenly, and forward may decide nothing by it but what the first step does.
+"""
+
+import operator
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lstm_edge_runtime.errors import UnsupportedError
+
+from .advice import calling_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_LATE = 10**9
+"""A step that stands for all late ones."""
+_TOLERANCE = 1e-12
+"""Relative difference of numbers that grow evenly."""
+_SIZES = (torch.SymInt, torch.SymFloat)
+Method = Callable[[Any, Any], Any]
+
+
+def _linear(compute: Method) -> Method:
+    """Return the method of an operator whose results grow evenly, too."""
+
+    def method(self: Any, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            return NotImplemented
+        if isinstance(other, _SIZES):
+            return compute(plain_number(self), other)
+        if not isinstance(other, int | float):
+            return NotImplemented
+        values = [
+            compute(self.at(k), other.at(k) if isinstance(other, Evenly) else other)
+            for k in (0, 1, 2)
+        ]
+        slope = values[1] - values[0]
+        if abs(values[2] - values[1] - slope) > _TOLERANCE * abs(slope):
+            return self.refuse()
+        return evenly(values[0], slope, self.iteration)
+
+    return method
+
+
+def _swapped(compute: Method) -> Method:
+    return lambda one, other: compute(other, one)
+
+
+def _refused(self: Any, *_: Any) -> Any:
+    return self.refuse()
+
+
+def _comparison(compare: Method) -> Method:
+    return lambda self, other: self.compared(compare, other)
+
+
+class Evenly(float):
+    """A number ``base + slope * k`` of iteration k, in the place of an ``int`` or a
+    ``float``.
+
+    As a ``float``, it is asked first where it stands on the right of a number. Sums
+    and multiples are numbers of the same kind. A comparison answers if all steps but
+    the first get the same answer.
+    """
+
+    base: float
+    slope: float
+    iteration: int
+
+    def __new__(cls, base: float, slope: float, iteration: int) -> "Self":
+        """Make the number of an iteration."""
+        made = super().__new__(cls, base + slope * iteration)
+        made.base = base
+        made.slope = slope
+        made.iteration = iteration
+        return made
+
+    __add__ = __radd__ = _linear(operator.add)
+    __sub__ = _linear(operator.sub)
+    __rsub__ = _linear(_swapped(operator.sub))
+    __mul__ = __rmul__ = _linear(operator.mul)
+    __truediv__ = _linear(operator.truediv)
+    __mod__ = __floordiv__ = __pow__ = __rpow__ = __rtruediv__ = _refused
+    __rmod__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _refused
+    __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = _refused
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
+
+    def __eq__(self, other: object) -> Any:
+        """Compare with a number."""
+        return self.compared(operator.eq, other)
+
+    def __ne__(self, other: object) -> Any:
+        """Compare with a number."""
+        return self.compared(operator.ne, other)
+
+    def __hash__(self) -> int:
+        """Return the hash of the ordinary number."""
+        return hash(plain_number(self))
+
+    def __index__(self) -> int:
+        """Return the ordinary number, as an index of a list."""
+        return operator.index(self.number)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Return the text of the ordinary number."""
+        return str(self.number)
+
+    def __format__(self, specification: str) -> str:
+        """Return the text of the ordinary number."""
+        return format(self.number, specification)
+
+    @property
+    def number(self) -> float:
+        """The ordinary number, of this iteration."""
+        return self.at(self.iteration)
+
+    @property
+    def is_whole(self) -> bool:
+        """True for an ``int``."""
+        return isinstance(self.number, int)
+
+    def __bool__(self) -> bool:
+        """Return True if the number is not 0."""
+        return bool(self.compared(operator.ne, 0))
+
+    def __neg__(self) -> Any:
+        """Return the negative number, which grows evenly, too."""
+        return self * -1
+
+    def at(self, iteration: int) -> float:
+        """Return the number of another iteration."""
+        return self.base + self.slope * iteration
+
+    def converted(self, kind: type) -> Any:
+        """Return the number as an ``int`` or ``float``."""
+        if kind is int and not self.is_whole:
+            return self.refuse()
+        return evenly(kind(self.base), kind(self.slope), self.iteration)
+
+    def compared(self, compare: Method, other: Any) -> Any:
+        """Return a comparison that all steps but the first answer alike.
+
+        Raises:
+            UnsupportedError: later steps answer differently.
+        """
+        if isinstance(other, _SIZES):
+            return compare(plain_number(self), other)
+        if not isinstance(other, int | float):
+            return NotImplemented
+        second = other.at(1) if isinstance(other, Evenly) else other
+        slope = self.slope - (other.slope if isinstance(other, Evenly) else 0)
+        answer = compare(self.at(1), second)
+        late = compare(self.at(1) + slope * _LATE, second)
+        zero = (second - self.at(1)) / slope if slope else -1.0
+        crosses = compare in (operator.eq, operator.ne) and zero >= 0 and zero % 1 == 0
+        if answer != late or crosses:
+            raise _refusal(
+                "treats one of the later steps differently",
+                "torch.where with a mask of all steps, and read its element t",
+            )
+        return compare(plain_number(self), plain_number(other))
+
+    def refuse(self) -> Any:
+        """Raise the error for arithmetic whose results do not grow evenly."""
+        raise _refusal(
+            "computes with the number of a step",
+            "torch.arange(x.size(1)) in front of the loop, and read its element t",
+        )
+
+
+def evenly(base: float, slope: float, iteration: int) -> Any:
+    """Return the number ``base + slope * iteration`` that remembers how it grows."""
+    return Evenly(base, slope, iteration) if slope else base
+
+
+def plain_numbers(args: Any) -> Any:
+    """Return ``args`` with ordinary numbers."""
+    return pytree.tree_map(plain_number, args)
+
+
+def plain_number(value: Any) -> Any:
+    """Return an ordinary number in the place of one that grows evenly."""
+    return value.number if isinstance(value, Evenly) else value
+
+
+def _refusal(reason: str, advice: str) -> UnsupportedError:
+    line = calling_line(sys._getframe(1))
+    return UnsupportedError(
+        f"forward has a loop over time that {reason} ({line}); use {advice}"
+    )

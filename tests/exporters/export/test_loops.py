@@ -1,0 +1,213 @@
+"""Loops over time: whole at any length, and streamed with their states carried."""
+
+import pytest
+import torch
+from compared import export_and_compare
+from loop_networks import NETWORKS, Linears
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime.errors import UnsupportedError
+
+X = {"x": ("N", "L", 3)}
+
+
+def exported(name):
+    torch.manual_seed(len(name))
+    network = NETWORKS[name]
+    config = ExportConfig(inputs=network.inputs)
+    return export_and_compare(network.kind().eval(), network.example(), config)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_loop_is_exact_at_any_length_and_streams(name):
+    network = NETWORKS[name]
+    artifact = exported(name)
+    assert artifact.manifest.streamable == network.streams
+    assert artifact.nodes.get(network.node)
+    assert artifact.verified.largest < 1e-13
+
+
+class Stepwise(Linears):
+    """A loop whose body is ``step``."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            h = self.step(x, t, h, outs)
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+    def plain(self, x_t, h):
+        return torch.tanh(self.w(x_t) + self.u(h))
+
+
+class LaterBranch(Stepwise):
+    def step(self, x, t, h, outs):
+        return h if t == 400 else self.plain(x[:, t], h)
+
+
+class EverySecond(Stepwise):
+    def step(self, x, t, h, outs):
+        return self.plain(x[:, t], h) if t % 2 == 0 else h
+
+
+class LateThreshold(Stepwise):
+    def step(self, x, t, h, outs):
+        return self.plain(x[:, t] * (2.0 if t * 0.1 > 50.0 else 1.0), h)
+
+
+class LateThresholdOfAFloat(Stepwise):
+    def step(self, x, t, h, outs):
+        return self.plain(x[:, t] * (2.0 if 0.1 * float(t) > 50.0 else 1.0), h)
+
+
+class LastStep(Stepwise):
+    def step(self, x, t, h, outs):
+        new = self.plain(x[:, t], h)
+        return new if t == x.size(1) - 1 else torch.relu(new)
+
+
+class Power(Stepwise):
+    def step(self, x, t, h, outs):
+        return self.plain(x[:, t], h) * 0.9**t
+
+
+class GrowingHistory(Stepwise):
+    def step(self, x, t, h, outs):
+        past = torch.stack(outs).mean(0) if outs else h
+        return self.plain(x[:, t], past)
+
+
+class Nested(Stepwise):
+    def step(self, x, t, h, outs):
+        for s in range(x.size(1)):
+            h = h + self.w(x[:, s])
+        return h
+
+
+class WholeBuffer(Linears):
+    def __init__(self):
+        super().__init__(w=(3, 3))
+
+    def forward(self, x):
+        out = torch.zeros_like(x)
+        for t in range(x.size(1)):
+            out[:, t] = self.w(x[:, t]) + out.sum(1)
+        return out
+
+
+class Leaving(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+            if t >= 0:
+                break
+        return h
+
+
+class Backwards(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for t in range(x.size(1) - 1, -1, -1):
+            h = self.plain(x[:, t], h)
+        return h
+
+
+class OneOfTheList(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+            outs.append(h)
+        return outs[-2]
+
+
+class NumberBehind(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+        return h / (t + 1)
+
+
+class WeightsPerStep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 3) for _ in range(6)])
+
+    def forward(self, x):
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.size(1)):
+            h = torch.tanh(self.layers[t](x[:, t]) + h)
+        return h
+
+
+REFUSED = {
+    LaterBranch: ("treats one of the later steps differently", "if t == 400"),
+    EverySecond: ("computes with the number of a step", "if t % 2 == 0"),
+    LateThreshold: ("treats one of the later steps differently", "t * 0.1 > 50.0"),
+    LateThresholdOfAFloat: (
+        "treats one of the later steps differently",
+        "0.1 * float(t) > 50.0",
+    ),
+    LastStep: ("forward", "if t == x.size(1) - 1"),
+    Power: ("computes with the number of a step", "0.9**t"),
+    GrowingHistory: ("its steps", "for t in range(x.size(1))"),
+    Nested: ("inside of another one", "for s in range(x.size(1))"),
+    WholeBuffer: ("reads the buffer that it writes", "out.sum(1)"),
+    Leaving: ("leaves a loop over time early", "for t in range(x.size(1))"),
+    Backwards: ("runs backwards", "range(x.size(1) - 1, -1, -1)"),
+    OneOfTheList: ("read behind the loop", "for t in range(x.size(1))"),
+    NumberBehind: ("behind the loop", "h / (t + 1)"),
+    WeightsPerStep: ("its steps", "for t in range(x.size(1))"),
+}
+"""What each module does that is refused, and the line that the message has."""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+def test_a_loop_that_is_no_recurrence_is_refused_with_its_line(kind):
+    torch.manual_seed(1)
+    reason, line = REFUSED[kind]
+    with pytest.raises(UnsupportedError) as refusal:
+        export(kind().eval(), torch.randn(2, 6, 3), ExportConfig(inputs=X))
+    message = str(refusal.value)
+    assert reason in message
+    assert "test_loops.py" in message
+    assert line in message
+
+
+@pytest.mark.system
+def test_axes_are_found_without_being_named():
+    torch.manual_seed(2)
+    network = NETWORKS["LayerNormLSTM"]
+    artifact = export(network.kind().eval(), network.example())
+    assert artifact.manifest.inputs[0].axes == ("N", "L", 3)
+    assert [state.input for state in artifact.manifest.states] == ["h_0", "c_0"]
+
+
+@pytest.mark.system
+def test_states_have_the_names_of_the_loops_variables():
+    states = exported("StabilizedLSTM").manifest.states
+    assert [(state.input, state.output) for state in states] == [
+        ("h_0", "h_n"),
+        ("c_0", "c_n"),
+        ("n_0", "n_n"),
+        ("m_0", "m_n"),
+    ]
+
+
+@pytest.mark.system
+def test_a_state_from_data_stays_inside_with_a_note():
+    artifact = exported("Encoded")
+    assert artifact.manifest.states == ()
+    assert "its state h stays in the graph" in artifact.notes[0]
+    assert "loop_networks.py" in artifact.notes[0]
