@@ -17,7 +17,7 @@ from .roll import ROLLED, RolledLoop
 
 
 @dataclass(frozen=True)
-class _LoopState:
+class LoopState:
     """A state of a Scan."""
 
     node: ir.Node
@@ -51,7 +51,7 @@ def expose_loop_states(
     A last state that is an output already is renamed, unless the user or the module
     names it.
     """
-    states = [state for state in _states(graph) if _continues(state, program)]
+    states = loop_states(graph, program)
     batch_axes = {state.initial: _batch_axis(state, program) for state in states}
     resets = reset_values(graph, program, batch_axes)
     names = UniqueNames(graph)
@@ -78,6 +78,11 @@ def expose_loop_states(
     return specs
 
 
+def loop_states(graph: ir.Graph, program: Program) -> list[LoopState]:
+    """Return the states of loops that may continue from call to call."""
+    return [state for state in _states(graph) if _continues(state, program)]
+
+
 def notes_on_loops(graph: ir.Graph) -> Iterator[str]:
     """Yield a note for each state of a loop that no input gives."""
     for state in _states(graph):
@@ -94,22 +99,22 @@ def _inputs(value: ir.Value) -> list[ir.Value]:
     return [node.inputs[0]] if views and node and node.inputs[0] is not None else []
 
 
-def _states(graph: ir.Graph) -> Iterator[_LoopState]:
+def _states(graph: ir.Graph) -> Iterator[LoopState]:
     for node in graph:
         loop = node.meta.get(ROLLED)
         if isinstance(loop, RolledLoop):
             for index in range(len(loop.variables)):
                 initial = node.inputs[index]
                 assert initial is not None
-                yield _LoopState(node, loop, index, initial)
+                yield LoopState(node, loop, index, initial)
 
 
-def _continues(state: _LoopState, program: Program) -> bool:
+def _continues(state: LoopState, program: Program) -> bool:
     """Return True if a state may continue from call to call."""
     over_time = program.sequence in re.findall(r"\w+", str(state.loop.steps))
     named = [axis for axis in state.axes if isinstance(axis, str)]
     return over_time and not state.loop.peeled and named == [program.batch]
 
 
-def _batch_axis(state: _LoopState, program: Program) -> int:
+def _batch_axis(state: LoopState, program: Program) -> int:
     return state.axes.index(str(program.batch))
