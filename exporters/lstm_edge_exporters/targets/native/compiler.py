@@ -22,8 +22,10 @@ from lstm_edge_runtime.native import TYPES, Past
 from ...graph import infer_shapes
 from . import convolutions  # noqa: F401  registers its operators
 from .evaluate import attribute, evaluate
+from .loops import inline_loops
 from .memory import INT8, Memory, Value
 from .operators import LOWER, MICROSOFT, MOVES, In
+from .products import rewrite_products
 from .program import Binary, Function, ProgramWriter
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
@@ -67,8 +69,11 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
             which and why.
     """
     model = model.clone()
+    inline_loops(model, manifest.unit)
     _INT8_PRODUCTS.apply_to_model(model)
     infer_shapes(model)  # which sizes depend on rows and steps
+    rewrite_products(model)
+    infer_shapes(model)
     return _Compiler(model, manifest).compile()
 
 

@@ -1,0 +1,86 @@
+"""Products of two computed values, as elementwise products and sums."""
+
+import string
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import UnsupportedError
+
+from ...graph import Builder, constant
+
+_OPERATORS = ("Einsum", "MatMul")
+_OPERANDS = 2
+
+
+def rewrite_products(model: ir.Model) -> None:
+    """Replace each Einsum of two operands, and each MatMul of two values that are both
+    computed, in place. The ranks of their operands are known.
+
+    Raises:
+        UnsupportedError: an equation has another form.
+    """
+    for node in [node for node in model.graph if node.op_type in _OPERATORS]:
+        computed = [constant(value) is None for value in node.inputs]
+        if node.op_type == "Einsum" or all(computed):
+            _rewrite(node)
+
+
+def _rewrite(node: ir.Node) -> None:
+    """Replace a product by ``ReduceSum(a * b)`` over the letters that are left out."""
+    left, right, result = _equation(node)
+    summed = "".join(dict.fromkeys(x for x in left + right if x not in result))
+    letters = result + summed
+    build = Builder(node, node.name or node.op_type)
+    a, b = (
+        _spread(build, value, own, letters)
+        for value, own in zip(node.inputs, (left, right), strict=True)
+    )
+    (product,) = build.node("Mul", [a, b])
+    if summed:
+        axes = np.arange(len(result), len(letters))
+        (product,) = build.node("ReduceSum", [product, axes], {"keepdims": 0})
+    product.name = node.outputs[0].name
+    product.type = node.outputs[0].type
+    product.shape = node.outputs[0].shape
+    build.replace([product])
+
+
+def _equation(node: ir.Node) -> tuple[str, str, str]:
+    """Return the letters of the axes of both operands and of the result."""
+    if node.op_type == "Einsum":
+        equation = node.attributes["equation"].as_string().replace(" ", "")
+        operands, _, result = equation.partition("->")
+        parts = operands.split(",")
+        letters = "".join((*parts, result))
+        repeated = any(len({*part}) < len(part) for part in (*parts, result))
+        if len(parts) != _OPERANDS or not letters.isalpha() or repeated:
+            raise UnsupportedError(
+                f"node {node.name!r} (Einsum): equation {equation!r}, expected two"
+                " operands and an axis once in each"
+            )
+        return parts[0], parts[1], result
+    ranks = [len(value.shape or ()) for value in node.inputs if value is not None]
+    if min(ranks) < 2:
+        raise UnsupportedError(
+            f"node {node.name!r} (MatMul): a vector, or a value of unknown shape"
+        )
+    outer = string.ascii_lowercase[: max(ranks) - 2]
+    left = outer[len(outer) - ranks[0] + 2 :] + "XY"
+    right = outer[len(outer) - ranks[1] + 2 :] + "YZ"
+    return left, right, outer + "XZ"
+
+
+def _spread(build: Builder, value: ir.Value | None, own: str, letters: str) -> ir.Value:
+    """Return ``value``, with an axis per letter of ``own``, with one per letter of
+    ``letters``.
+    """
+    assert value is not None
+    order = sorted(own, key=letters.index)
+    if order != [*own]:
+        perm = [own.index(letter) for letter in order]
+        (value,) = build.node("Transpose", [value], {"perm": perm})
+    missing = [at for at, letter in enumerate(letters) if letter not in own]
+    if missing:
+        (value,) = build.node("Unsqueeze", [value, np.array(missing)])
+    return value
