@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from lstm_edge_runtime.errors import printable, shortened
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a verb. Its text and its JSON are made from one document."""
+    """The result of a verb: a document for programs, and lines for people."""
 
     document: Any
-    """A mapping, or the rows of one table. Values may also be paths, arrays, and
-    classes with fields."""
+    """What ``--json`` prints: a mapping whose keys are stable and in snake_case, or the
+    rows of one table. Values may also be paths, arrays, and classes with fields.
+    ``docs/json-schema.json`` describes it."""
+    lines: Mapping[str, Any] | None = None
+    """What the text shows, by label; None for the entries of the document."""
     title: str = ""
-    hidden: Collection[str] = ()
-    """Entries of the document that the text does not have."""
     next: Sequence[Sequence[object]] = ()
     """Arguments of commands of ``lstm-edge`` to go on with, for the text."""
     error: BaseException | None = None
@@ -40,15 +41,22 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 def print_report(report: Report, *, as_json: bool) -> None:
     """Print a report; raises its error."""
-    document = plain(report.document)
     if as_json:
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        click.echo(json.dumps(plain(report.document), indent=2, allow_nan=False))
     else:
-        _print_text(
-            report, document if isinstance(document, dict) else {report.title: document}
-        )
+        _print_text(report)
     if report.error is not None:
         raise report.error
+
+
+def relabel(
+    document: Mapping[str, Any], key: str, lines: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the entries of a document with ``lines`` in the place of ``key``."""
+    replaced: dict[str, Any] = {}
+    for name, value in document.items():
+        replaced |= lines if name == key else {name: value}
+    return replaced
 
 
 def plain(value: Any) -> Any:
@@ -70,15 +78,18 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_text(report: Report, document: Mapping[str, Any]) -> None:
+def _print_text(report: Report) -> None:
     """Print lists of mappings as tables, and other entries that are not empty as
     lines.
     """
-    if report.title and report.title not in document:
+    entries = plain(report.document if report.lines is None else report.lines)
+    if not isinstance(entries, dict):
+        entries = {report.title: entries}
+    if report.title and report.title not in entries:
         echo(report.title)
-    for key, value in document.items():
+    for key, value in entries.items():
         name = key.replace("_", " ")
-        if key in report.hidden or value in _EMPTY:
+        if value in _EMPTY:
             continue
         if isinstance(value, list) and isinstance(value[0], dict):
             _print_table(name, value)

@@ -72,7 +72,7 @@ def command() -> Report:
         error = CheckFailedError(
             f"no model can run on this machine; {install_command('cpu')} in a new venv"
         )
-    return Report(rows, "lstm-edge doctor", error=error)
+    return Report(rows, title="lstm-edge doctor", error=error)
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..data.config import parse_rate
 from ._options import SCALE, is_factory, options_of, outputs_option, verb
-from ._output import Report, Show
+from ._output import Report, Show, relabel
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -131,8 +131,18 @@ def command(
         ("validate", path, "--against", source, *again) for path in exported[:1]
     ]
     sizes = {path: len(content) for path, content in contents.items()}
+    document = {"files": sizes, **_facts(artifact)}
+    verified = artifact.verified
+    equal = {
+        "in float64 to": verified.largest,
+        "cases": len(verified.cases),
+        "onnxruntime differs by": verified.max_abs,
+        "share of its limit": verified.worst.ratio,
+    }
     return Report(
-        {"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following]
+        document,
+        lines=relabel(document, "verification", {"equal to PyTorch": equal}),
+        next=[("inspect", outputs[0]), *following],
     )
 
 
@@ -206,11 +216,11 @@ def _facts(artifact: "Artifact") -> dict[str, Any]:
     return contract | {
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
-        "equal to PyTorch": {
-            "in float64 to": verified.largest,
-            "cases": len(verified.cases),
-            "onnxruntime differs by": verified.max_abs,
-            "share of its limit": verified.worst.ratio,
+        "verification": {
+            "float64": verified.largest,
+            "cases": verified.cases,
+            "onnxruntime_max_abs": verified.max_abs,
+            "onnxruntime_limit_ratio": verified.worst.ratio,
         },
         "unstreamable": manifest.unstreamable,
         "streams": pace(manifest) if manifest.is_buffered else None,

@@ -42,7 +42,7 @@ def command(model: Path) -> Report:
                 and {name: list(array.shape) for name, array in golden.inputs.items()}
             ),
         }
-    return Report(document, str(model))
+    return Report(document, title=str(model))
 
 
 def _state(spec: StateSpec) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lstm_edge_exporters.lift.config import LiftConfig
 from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
-from ._output import Report, plain
+from ._output import Report, plain, relabel
 
 
 @verb("lift", extra="export")
@@ -56,14 +56,25 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     document = {
         "output": output,
         "states": states,
-        "equal to the original": {
-            "sizes": figures["cases"],
+        "verification": {
             "float64": figures["float64"],
-            "share of its limit": figures["ratio"],
+            "cases": figures["cases"],
+            "onnxruntime_max_abs": figures["max_abs"],
+            "onnxruntime_limit_ratio": figures["ratio"],
         },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
         "notes": report.notes,
     }
     stream = [] if manifest.unstreamable else [("stream", output)]
-    return Report(document, str(output), next=[("inspect", output), *stream])
+    equal = {
+        "sizes": figures["cases"],
+        "float64": figures["float64"],
+        "share of its limit": figures["ratio"],
+    }
+    return Report(
+        document,
+        lines=relabel(document, "verification", {"equal to the original": equal}),
+        title=str(output),
+        next=[("inspect", output), *stream],
+    )

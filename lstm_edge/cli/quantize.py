@@ -58,7 +58,8 @@ def command(
     document = {
         "output": output,
         "precision": made.manifest.precision,
-        "arithmetic": made.description,
+        "arithmetic": made.manifest.arithmetic,
+        "method": made.description,
         "nodes": made.counts,
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
         "judgement": made.judgement,
@@ -67,4 +68,4 @@ def command(
         ("inspect", output),
         ("convert", output, "-o", output.with_suffix(".lep")),
     ]
-    return Report(document, str(output), next=following)
+    return Report(document, title=str(output), next=following)

@@ -35,5 +35,5 @@ def command(model: Path, options: ModelOptions) -> Report:
         "comparisons": rows,
     }
     return Report(
-        summary, str(model), error=None if result.ok else CheckFailedError(failed)
+        summary, title=str(model), error=None if result.ok else CheckFailedError(failed)
     )

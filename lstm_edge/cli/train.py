@@ -83,9 +83,7 @@ def command(
     sets = [name for name in ("validation", "test") if summary[name]]
     for name in sets:
         for score, value in _scores(summary[name]):
-            scores.setdefault(score, {"score": score})[
-                f"{name} ({summary['split'][name]} series)"
-            ] = value
+            scores.setdefault(score, {"score": score})[name] = value
     document = {
         "run": folder,
         "sha256": run.sha256,
@@ -102,7 +100,14 @@ def command(
     following: list[tuple[object, ...]] = [("export", folder, "-o", "model.onnx")]
     if summary["stopped"] == "interrupted":
         following.insert(0, ("train", data, "-o", folder, "--resume"))
-    return Report(document, hidden=(*sets, "history", "config"), next=following)
+    hidden = {*sets, "history", "config"}
+    lines = {name: entry for name, entry in document.items() if name not in hidden}
+    titles = {name: f"{name} ({summary['split'][name]} series)" for name in sets}
+    lines["scores"] = [
+        {titles.get(name, name): value for name, value in row.items()}
+        for row in scores.values()
+    ]
+    return Report(document, lines=lines, next=following)
 
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:

@@ -16,6 +16,7 @@ from ._output import Report, Show, note
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate.expected import Expected
+    from lstm_edge_exporters.validate.report import Group
     from lstm_edge_exporters.validate.report import Report as Validation
     from lstm_edge_exporters.verify.file import ModelFile
 
@@ -153,27 +154,20 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
 
 
 def report_of(result: "Validation") -> Report:
-    """Return one row per group, every failure, and what was skipped."""
-    counts = ", ".join(
-        f"{result.count(status)} {status}" for status in ("passed", "failed", "skipped")
+    """Return the document of a validation, and lines: one row per group, every failure,
+    and what was skipped.
+    """
+    counts = (
+        f"{result.count('passed')} passed, {result.count('failed')} failed,"
+        f" {result.count('skipped')} skipped"
     )
-    shown = {
-        "checks": [
-            {
-                "group": group.title,
-                "checks": len(group.checks) - group.count("skipped"),
-                "limit": group.worst and group.worst.limit,
-                "error": group.worst and group.worst.ratio * group.worst.limit,
-                "result": group.status,
-            }
-            for group in result.groups
-        ],
-        "FAILED": {
-            f"{group.title}: {check.name}": (
-                check.message + f" (and {more} more in this group)" * bool(more)
-            )
-            for group, check, more in result.headlines
-        },
+    failures = {}
+    for group, check, more in result.headlines:
+        others = f" (and {more} more in this group)" if more else ""
+        failures[f"{group.title}: {check.name}"] = check.message + others
+    lines = {
+        "checks": [_row(group) for group in result.groups],
+        "FAILED": failures,
         "skipped checks": {
             group.title: group.checks[0].message
             for group in result.groups
@@ -182,16 +176,22 @@ def report_of(result: "Validation") -> Report:
         "limits": f"{result.policy}; seed {result.seed}",
         "result": f"{'PASSED' if result.ok else 'FAILED'}: {counts}",
     }
-    document = result.to_dict()
-    error = (
-        None
-        if result.ok
-        else CheckFailedError(f"{result.count('failed')} checks failed")
-    )
-    hidden = document.keys() - {"verdict"}
+    error = CheckFailedError(f"{result.count('failed')} checks failed")
     return Report(
-        document | shown,
-        f"{result.model} against {result.reference}",
-        hidden=hidden,
-        error=error,
+        document=result.to_dict(),
+        lines=lines,
+        title=f"{result.model} against {result.reference}",
+        error=None if result.ok else error,
     )
+
+
+def _row(group: "Group") -> dict[str, object]:
+    """Return a group as a row of the table."""
+    worst = group.worst
+    return {
+        "group": group.title,
+        "checks": len(group.checks) - group.count("skipped"),
+        "limit": None if worst is None else worst.limit,
+        "error": None if worst is None else worst.ratio * worst.limit,
+        "result": group.status,
+    }

@@ -151,7 +151,7 @@ def against_file(path: str | os.PathLike[str], file: ModelFile) -> Expected:
             f"{path} has no manifest, and {file.path} was not lifted from it; give a"
             " file that export, lift or quantize made, or the PyTorch module"
         )
-    if is_original or (options is not None and _lift_options(other) is None):
+    if is_original:
         return _against_original(path, file, LiftConfig.of_record(options))
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")

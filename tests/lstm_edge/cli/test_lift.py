@@ -69,7 +69,7 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
         [1, "N", 4],
         "lifted",
     ]
-    assert (document["equal to the original"]["float64"], document["unstreamable"]) == (
+    assert (document["verification"]["float64"], document["unstreamable"]) == (
         0,
         "",
     )
