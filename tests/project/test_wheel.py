@@ -1,9 +1,6 @@
 """The built wheel: what is in it, and that it works where torch was never installed."""
 
-import os
 import subprocess
-import sys
-import venv
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -11,26 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from wheels import build_wheel, make_environment, needed_names, run_program
 
 from lstm_edge_runtime import __version__
-
-
-def _run(*command: object, cwd: Path, **environment: str) -> str:
-    ran = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(cwd),
-            "ORT_DISABLE_TELEMETRY": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 @pytest.fixture(scope="session")
@@ -43,47 +23,12 @@ def runtime_wheel(root, tmp_path_factory) -> Path:
     return build_wheel(root / "runtime", tmp_path_factory.mktemp("runtime"))
 
 
-def build_wheel(source: Path, out: Path) -> Path:
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            out,
-            source,
-        ],
-        check=True,
-        capture_output=True,
-    )
-    (built,) = out.glob("*.whl")
-    return built
-
-
-def _needed(distributions: list[tuple[str, str]]) -> set[str]:
-    """The names of the distributions that some need, each with an extra or "", and what
-    those need."""
-    names: set[str] = set()
-    while distributions:
-        name, extra = distributions.pop()
-        for requirement in map(Requirement, distribution(name).requires or []):
-            wanted = requirement.marker is None or requirement.marker.evaluate(
-                {"extra": extra}
-            )
-            if wanted and requirement.name not in names:
-                names.add(requirement.name)
-                distributions.append((requirement.name, ""))
-    return names
-
-
 def test_the_base_is_light_and_an_extra_adds_to_it():
     base = {"numpy", "click", "rich"}
-    assert base <= _needed([("lstm-edge", "")])
-    assert not {"torch", "onnx", "onnxruntime"} & _needed([("lstm-edge", "")])
-    assert "onnxruntime" in _needed([("lstm-edge-runtime", "cpu")])
-    assert {"torch", "onnx"} <= _needed([("lstm-edge", "export")])
+    assert base <= needed_names([("lstm-edge", "")])
+    assert not {"torch", "onnx", "onnxruntime"} & needed_names([("lstm-edge", "")])
+    assert "onnxruntime" in needed_names([("lstm-edge-runtime", "cpu")])
+    assert {"torch", "onnx"} <= needed_names([("lstm-edge", "export")])
 
 
 def test_every_requirement_has_one_lower_bound():
@@ -101,44 +46,13 @@ def test_every_requirement_has_one_lower_bound():
     assert [text for text, count in bounds.items() if count != 1] == []
 
 
-def _environment(folder: Path, borrowed: set[str], *wheels: Path) -> Path:
-    """Return the Python of a fresh environment with wheels; what they need is borrowed,
-    not downloaded."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    site = Path(
-        _run(
-            python,
-            "-c",
-            "import sysconfig; print(sysconfig.get_path('purelib'))",
-            cwd=folder,
-        ).strip()
-    )
-    for name in borrowed - {"lstm-edge-runtime"}:
-        files = distribution(name).files or []
-        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
-            if not (site / top).exists():
-                (site / top).symlink_to(distribution(name).locate_file(top))
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-index",
-    ]
-    subprocess.run([*pip, *wheels], check=True)
-    return python
-
-
 @pytest.fixture(scope="session")
 def thin_python(wheel, runtime_wheel, tmp_path_factory) -> Path:
     """A fresh environment with the wheels and what ``lstm-edge[cpu]`` needs."""
-    needed = _needed([("lstm-edge", "cpu"), ("lstm-edge-runtime", "cpu")])
-    return _environment(tmp_path_factory.mktemp("thin"), needed, runtime_wheel, wheel)
+    needed = needed_names([("lstm-edge", "cpu"), ("lstm-edge-runtime", "cpu")])
+    return make_environment(
+        tmp_path_factory.mktemp("thin"), needed, runtime_wheel, wheel
+    )
 
 
 @pytest.mark.parametrize(("extra", "suffix"), [("cpu", ".onnx"), ("native", ".lep")])
@@ -148,13 +62,16 @@ def test_the_runtime_alone_runs_a_file_without_what_makes_one(
     model = root / "tests" / "runtime" / "data" / f"lstm{suffix}"
     if extra == "native":
         pytest.importorskip("lstm_edge_native")
-    needed = _needed([("lstm-edge-runtime", extra)])
+    needed = needed_names([("lstm-edge-runtime", extra)])
     assert not {"click", "rich", "pandas", "torch", "onnx"} & needed
     assert ("onnxruntime" in needed) == (extra == "cpu")
-    python = _environment(tmp_path / "venv", needed, runtime_wheel)
+    python = make_environment(tmp_path / "venv", needed, runtime_wheel)
     data = tmp_path / "x.npy"
     np.save(data, np.random.default_rng(5).normal(size=(3, 12, 3)).astype(np.float32))
-    assert len(_run(python, "-I", "-c", USE, model, data, cwd=tmp_path).split()) == 3
+    assert (
+        len(run_program(python, "-I", "-c", USE, model, data, cwd=tmp_path).split())
+        == 3
+    )
 
 
 def test_both_distributions_have_the_version_that_the_one_requires_of_the_other():
@@ -195,11 +112,14 @@ def test_the_command_answers_without_torch(thin_python):
         "import importlib.util as u; print(*[n for n in ('torch', 'onnx', 'onnx_ir') if"
         " u.find_spec(n)])"
     )
-    assert _run(thin_python, "-I", "-c", program, cwd=thin_python.parent).strip() == ""
-    assert "lstm-edge" in _run(
+    assert (
+        run_program(thin_python, "-I", "-c", program, cwd=thin_python.parent).strip()
+        == ""
+    )
+    assert "lstm-edge" in run_program(
         thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent
     )
-    assert "export" in _run(
+    assert "export" in run_program(
         thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent
     )
 
@@ -226,10 +146,12 @@ def test_the_installed_wheel_loads_runs_streams_and_predicts(
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     data = tmp_path / "x.npy"
     np.save(data, np.random.default_rng(5).normal(size=(3, 12, 3)).astype(np.float32))
-    labels = _run(thin_python, "-I", "-c", USE, model, data, cwd=tmp_path).split()
+    labels = run_program(
+        thin_python, "-I", "-c", USE, model, data, cwd=tmp_path
+    ).split()
     command = thin_python.with_name("lstm-edge")
-    assert "logits" in _run(command, "inspect", model, cwd=tmp_path)
-    lines = _run(command, "predict", model, data, cwd=tmp_path).splitlines()
+    assert "logits" in run_program(command, "inspect", model, cwd=tmp_path)
+    lines = run_program(command, "predict", model, data, cwd=tmp_path).splitlines()
     assert len(lines) == 1 + len(labels) == 4
     assert all(label in line for label, line in zip(labels, lines[1:], strict=True))
 
