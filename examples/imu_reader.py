@@ -4,10 +4,10 @@ activity.
 A Linux board's IMU through the kernel's Industrial I/O folder, or a recording played
 back:
 
-    python examples/imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate
-    10 python examples/imu_reader.py har.onnx --replay recording.csv --rate 100
+    python imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate 10
+    python imu_reader.py har.onnx --replay recording.csv --rate 100
 
-It needs lstm-edge[cpu] alone. Put your own driver in the place of ``read_iio``: a
+It needs lstm-edge-runtime[cpu] alone. Put your own driver in the place of ``read_iio``: a
 function that returns one sample, the features in the order in which the file names
 them.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_edge_runtime import load
+from lstm_edge_runtime import Model, load
 
 CHANNELS = {
     "acc_x": "accel_x", "acc_y": "accel_y", "acc_z": "accel_z",
@@ -53,15 +53,20 @@ def read_iio(folder: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray
 def replay(path: Path, features: tuple[str, ...]) -> Callable[[], np.ndarray]:
     """Return a function that reads the next row of a recording; StopIteration at its
     end.
+
+    Raises ValueError for a recording without a feature.
     """
     with path.open(newline="") as file:
-        rows = iter(
-            [
-                np.array([float(row[name]) for name in features], np.float32)
-                for row in csv.DictReader(file)
-            ]
-        )
-    return lambda: next(rows)
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or ()
+        for name in features:
+            if name not in columns:
+                raise ValueError(
+                    f"{path} has no column {name!r} (it has {', '.join(columns)})"
+                )
+        rows = [[float(row[name]) for name in features] for row in reader]
+    samples = iter(np.array(rows, np.float32))
+    return lambda: next(samples)
 
 
 def ticks(seconds: float) -> Iterator[float]:
@@ -95,54 +100,49 @@ def main() -> None:
     options = parser.parse_args()
 
     with load(options.model) as model:
-        task = model.manifest and model.manifest.task
-        if (
-            not model.manifest
-            or not task
-            or not task.labels
-            or not model.manifest.signal.features
-        ):
+        signal = model.manifest.signal
+        if model.manifest.task is None or not signal.features:
             parser.error(f"{options.model} has no names of features and classes")
-        features = model.manifest.signal.features
-        labels = task.labels
-        rate = (
-            options.rate
-            or model.manifest.signal.sampling_rate
-            or parser.error("give --rate")
-        )
-        read = (
-            read_iio(options.iio, features)
-            if options.iio
-            else replay(options.replay, features)
-        )
-        stream = model.stream(reset_every=model.manifest.reset_every)  # as in training
-        last = None
-        lags = 0
-        slowest = 0.0
+        rate = options.rate or signal.sampling_rate or parser.error("give --rate")
         try:
-            for lag in itertools.islice(ticks(1 / rate), options.samples):
-                sample = read()
-                began = time.perf_counter()
-                result = stream.step(sample)
-                slowest = max(slowest, time.perf_counter() - began)
-                lags += lag > 1 / rate
-                if (
-                    result is None
-                ):  # the stream has a delay, or a frame takes more samples
-                    continue
-                logits = np.atleast_2d(result)[
-                    -1
-                ]  # of one output per layer, the top one's
-                label = labels[int(logits.argmax())]
-                if label != last:
-                    print(f"{stream.steps_seen / rate:8.2f} s  {label}", flush=True)
-                    last = label
-        except (StopIteration, KeyboardInterrupt):
-            pass
-        print(
-            f"{stream.steps_seen} samples, {lags} late by an interval, slowest step"
-            f" {slowest * 1e6:.0f} us"
-        )
+            if options.iio:
+                read = read_iio(options.iio, signal.features)
+            else:
+                read = replay(options.replay, signal.features)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        run(model, read, rate, options.samples)
+
+
+def run(
+    model: Model, read: Callable[[], np.ndarray], rate: float, samples: int | None
+) -> None:
+    """Step at the sensor's rate, print each new label, and at the end the times."""
+    interval = 1 / rate
+    stream = model.stream(reset_every=model.manifest.reset_every or "never")
+    last = None
+    missed = 0
+    slowest = 0.0
+    try:
+        for delay in itertools.islice(ticks(interval), samples):
+            sample = read()
+            start = time.perf_counter()
+            result = stream.step(sample)
+            slowest = max(slowest, time.perf_counter() - start)
+            if delay > interval:
+                missed += 1
+            if result is None:  # no frame yet: a delay, or a frame takes more samples
+                continue
+            label = model.interpret(result).label
+            if label != last:
+                print(f"{stream.steps_seen * interval:8.2f} s  {label}", flush=True)
+                last = label
+    except (StopIteration, KeyboardInterrupt):
+        pass
+    print(
+        f"{stream.steps_seen} samples, {missed} late by an interval, slowest step"
+        f" {slowest * 1e6:.0f} us"
+    )
 
 
 if __name__ == "__main__":

@@ -70,13 +70,13 @@ def listen(model: Model, path: Path) -> list[float]:
         raise ValueError(
             "expected a model that has labels and a sampling rate, of samples (N, L)"
         )
-    stream = model.stream()
-    probabilities = []
+    stream = model.stream(reset_every=model.manifest.reset_every or "never")
+    probabilities: list[float] = []
     quiet_until = 0.0
     for block in read_blocks(path, rate):
         frames = [
-            float(1 / (1 + np.exp(logits[0] - logits[1])))
-            for logits in stream.process(block)
+            float(model.interpret(logits).probabilities[1])
+            for logits in model.frames(stream.process(block))
         ]
         probabilities += frames
         now = stream.steps_seen / rate

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from lstm_edge.data.config import DATA_SUFFIXES
+from lstm_edge.data.config import DATA_SUFFIXES, suffix_of
 from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
 from lstm_edge_exporters.options import check_options, option, option_fields
 from lstm_edge_runtime.errors import InputError, MissingDependencyError, install_command
@@ -55,7 +55,7 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
             ["--json", "as_json"], is_flag=True, help="Print one JSON document."
         )
         vars(command).setdefault("__click_params__", []).insert(0, added)
-        return click.command(name)(command)
+        return click.command(name, cls=SectionCommand)(command)
 
     return decorate
 
@@ -109,66 +109,137 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
         def call(**given: Any) -> Any:
             made = {}
             for name, kind in kinds.items():
-                values = {field: given.pop(field) for field in option_fields(kind)}
-                made[name] = kind(
-                    **{
-                        field: value
-                        for field, value in values.items()
-                        if value is not None
-                    }
-                )
+                values = take_given(kind, given)
+                made[name] = kind(**values)
                 check_options(made[name])
             return function(**made, **given)
 
-        return field_options(*kinds.values())(call)
+        return field_options({"": tuple(kinds.values())})(call)
 
     return decorate
 
 
-def field_options(*kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
+def take_given(
+    kind: "type[DataclassInstance]", given: dict[str, Any]
+) -> dict[str, Any]:
+    """Remove the options of a configuration from ``given``, and return those that were
+    given.
+    """
+    values = {name: given.pop(name) for name in option_fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def field_options(
+    sections: "Mapping[str, tuple[type[DataclassInstance], ...]]",
+) -> Callable[[Command], Command]:
     """Return a decorator that adds an option for each field made with ``option``; None
     if it is not given.
+
+    ``sections`` are configurations by the title of their options in the help; a field
+    that a configuration inherits is in the section of the first one that has it.
     """
-    entries = {
-        entry.name: entry for kind in kinds for entry in option_fields(kind).values()
+    options: dict[str, Callable[[Any], Any]] = {}
+    for section, kinds in sections.items():
+        for kind in kinds:
+            for name, entry in option_fields(kind).items():
+                if name not in options:
+                    options[name] = _from_field(entry, section)
+
+    def decorate(function: Command) -> Command:
+        for add in reversed(options.values()):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+class SectionOption(click.Option):
+    """An option that stands under a title of its own in the help."""
+
+    def __init__(self, *args: Any, section: str = "", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.section = section
+        """The title; empty for the ordinary options."""
+
+
+class SectionCommand(click.Command):
+    """A command whose help lists options by their sections."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write one list per section, the ordinary options last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                section = getattr(param, "section", "")
+                sections.setdefault(section, []).append(record)
+        ordinary = sections.pop("", [])
+        for title, records in (*sections.items(), ("Options", ordinary)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _from_field(entry: "Field[Any]", section: str) -> Callable[[Any], Any]:
+    """Return the decorator that adds the option of a field."""
+    rule = entry.metadata["rule"]
+    flag = rule.flag or f"--{entry.name.replace('_', '-')}"
+    if entry.type is bool and entry.default:
+        flag = f"{flag}/--no-{flag[2:]}"
+    facts = {
+        "metavar": rule.metavar or None,
+        "help": _help_of(entry),
+        "default": None,
+        "show_default": False,
+        "section": section,
+        "cls": SectionOption,
+        **_value_of(entry),
     }
-    options = [_from_field(entry) for entry in reversed(entries.values())]
-    return lambda function: functools.reduce(
-        lambda made, decorate: decorate(made), options, function
-    )
+    return click.option(flag, entry.name, **facts)
 
 
-def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
+def _help_of(entry: "Field[Any]") -> str:
+    """Return the help of a field, with its default if it is a number or text."""
+    rule = entry.metadata["rule"]
+    default = entry.default
+    is_plain = isinstance(default, int | float | str) and not isinstance(default, bool)
+    shown = rule.shown
+    if not shown and is_plain:
+        shown = f"{default}"
+    text: str = rule.help
+    if shown:
+        text += f"  [default: {shown}]"
+    if get_origin(entry.type) is Mapping:
+        text += " Repeatable."
+    return text
+
+
+def _value_of(entry: "Field[Any]") -> dict[str, Any]:
+    """Return how click reads the value of a field."""
     rule = entry.metadata["rule"]
     hint = entry.type
-    flag = rule.flag or f"--{entry.name.replace('_', '-')}"
-    is_plain = isinstance(entry.default, int | float | str) and not isinstance(
-        entry.default, bool
-    )
-    shown = rule.shown or (f"{entry.default}" if is_plain else "")
-    text = rule.help + (f"  [default: {shown}]" if shown else "")
-    facts = dict[str, Any](
-        metavar=rule.metavar or None, help=text, default=None, show_default=False
-    )
     if hint is bool:
-        flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
-        facts["is_flag"] = True
-    elif get_origin(hint) is Mapping:
-        read = rule.parse or (float if get_args(hint)[1] is float else str)
+        return {"is_flag": True}
+    if get_origin(hint) is Mapping:
+        is_number = get_args(hint)[1] is float
+        read = rule.parse or (float if is_number else str)
         pairs = functools.partial(_read_pairs, read)
-        facts |= {
-            "multiple": True,
-            "callback": _reader(pairs),
-            "help": f"{text} Repeatable.",
-        }
-    elif rule.parse or get_origin(hint) is tuple:
-        facts["callback"] = _reader(rule.parse or _read_names)
-    else:
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        kind: Any = next((kind for kind in (int, float, Path) if kind in kinds), str)
-        kind = PATH if kind is Path else kind
-        facts["type"] = click.Choice(rule.choices) if rule.choices else kind
-    return click.option(flag, entry.name, **facts)
+        return {"multiple": True, "callback": _reader(pairs)}
+    if rule.parse or get_origin(hint) is tuple:
+        return {"callback": _reader(rule.parse or _read_names)}
+    if rule.choices:
+        return {"type": click.Choice(rule.choices)}
+    return {"type": _type_of(hint)}
+
+
+def _type_of(hint: Any) -> Any:
+    """Return click's type for a hint such as ``int | None``."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for kind in (int, float):
+        if kind in kinds:
+            return kind
+    return PATH if Path in kinds else str
 
 
 def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -213,7 +284,9 @@ class ModelOptions:
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
     device: Literal["cpu", "cuda"] = option(
-        "cpu", "Device, never another.", choices=("cpu", "cuda")
+        "cpu",
+        "Device to run on. An error is raised if it is unavailable.",
+        choices=("cpu", "cuda"),
     )
     threads: int = option(1, "Number of threads per operator.", low=1)
 
@@ -223,17 +296,19 @@ def check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
     right command.
     """
     for path in given if isinstance(given, tuple) else (given,):
-        if path.suffix in DATA_SUFFIXES:
+        if suffix_of(path) in DATA_SUFFIXES:
             raise InputError(
                 f"{path} is a data file, expected an .onnx file; MODEL is the first"
                 " argument"
             )
-        if path.suffix in CHECKPOINT_SUFFIXES or is_run(path):
-            kind, name = (
-                ("a run folder", path.name)
-                if is_run(path)
-                else ("a PyTorch checkpoint", path.stem)
-            )
+        kind = ""
+        name = path.name
+        if is_run(path):
+            kind = "a run folder"
+        elif path.suffix in CHECKPOINT_SUFFIXES:
+            kind = "a PyTorch checkpoint"
+            name = path.stem
+        if kind:
             command = f"lstm-edge export {path} -o {name}.onnx"
             raise InputError(f"{path} is {kind}, expected an .onnx file; run {command}")
     return given

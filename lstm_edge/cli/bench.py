@@ -37,7 +37,11 @@ def command(
     Rows are one step of one stream (or one unit, if the file takes several steps at a
     time), and one call for many streams. All calls take turns in short blocks, so that
     files can be compared. p50 is the median and p99 the 99th percentile of all calls.
-    """
+
+    \b
+    Example:
+      lstm-edge bench har.onnx har.lep
+    """  # noqa: D301
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:

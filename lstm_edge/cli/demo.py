@@ -36,7 +36,11 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     demo trains an LSTM1 on 40 recordings, exports it to one ONNX file, verifies it
     against PyTorch, and then runs the file one sample at a time on 40 held-out
     recordings, each from reset and all in one long stream.
-    """
+
+    \b
+    Example:
+      lstm-edge demo -o demo-out
+    """  # noqa: D301
     say = (lambda _: None) if ctx.params["as_json"] else echo
     started = time.monotonic()
     from lstm_edge_runtime import load
@@ -57,7 +61,8 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     say(f"train   LSTM1 with 32 hidden units, {run.summary['epochs']} epochs on {data}")
     show(0.5, "tracing, exporting and verifying")
     cases = len(_demo.export_run(run, folder).manifest.equivalence["cases"])
-    say(f"export  {model_file}, equal to PyTorch at {cases} other sizes")
+    others = cases - 1  # the first case has the sizes of the trace
+    say(f"export  {model_file}, equal to PyTorch at {others} other sizes")
     with load(model_file) as model:
         stream = model.stream(reset_every="never")  # reset before each recording
         say("run     one sample at a time, without torch")

@@ -20,7 +20,11 @@ def command(model: Path) -> Report:
     """Show MODEL's inputs, outputs, states, sizes and provenance.
 
     Memory per stream is the size of its states; an open stream stores them twice.
-    """
+
+    \b
+    Example:
+      lstm-edge inspect har.onnx
+    """  # noqa: D301
     with load(model) as opened:
         manifest = opened.manifest
         golden = opened.manifest.golden

@@ -17,7 +17,11 @@ def command(model: Path, options: ModelOptions) -> Report:
     reference.
 
     If an output exceeds its limit, the worst element is printed and the exit code is 1.
-    """
+
+    \b
+    Example:
+      lstm-edge selftest har.onnx
+    """  # noqa: D301
     with load(model, **vars(options)) as opened:
         result = opened.selftest()
         engine = opened.engine

@@ -16,7 +16,7 @@ import numpy as np
 from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import MainFrames, is_classification
 from lstm_edge_exporters.options import option
-from lstm_edge_runtime import Stream, load
+from lstm_edge_runtime import Model, Stream, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
@@ -81,47 +81,28 @@ def command(
 
     Example: read-sensor | lstm-edge stream har.onnx --state har.state --json
     """
-    window = config.window
-    if window and (config.state or reset_every):
+    if config.window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
     opened = load(model, **vars(options))
     samples = SampleInput(opened)
     manifest = opened.manifest
-    frames = MainFrames(opened)
-    if config.features and len(config.features) != samples.width:
-        raise InputError(
-            f"--features names {len(config.features)} columns, the model takes"
-            f" {samples.width}"
-        )
-    if config.hold > 1 and not is_classification(manifest.task):
-        raise InputError("--hold confirms labels, and the model has none; remove it")
+    _check_config(config, opened, samples)
     names = config.features or manifest.signal.features
     parser = LineParser(
-        samples.width, names, samples.spec.dtype, needs_header=bool(config.features)
+        samples.width,
+        names,
+        samples.spec.dtype,
+        needs_header=bool(config.features),
     )
     lines = ResultLines(manifest.task, "step", as_json=as_json, hold=config.hold)
-    reset: Any = reset_every or manifest.reset_every or "never"
-    if not window and reset_every is None and manifest.from_reset:
-        kept = (
-            "states are carried on"
-            if reset == "never"
-            else f"states are reset every {reset} steps"
-        )
-        note(
-            f"training windows started from reset; {kept}; see --window and"
-            " --reset-every"
-        )
-    stream = (
-        opened.stream(window=window) if window else opened.stream(reset_every=reset)
-    )
+    stream = _open_stream(opened, config.window, reset_every)
     file = StateFile(stream, config.state)
     if file.steps:
         echo(f"resumed {config.state} at step {file.steps}", err=True)
     if sys.stdin.isatty():
-        echo(
-            f"waiting for lines of {samples.width} numbers: {', '.join(names)}",
-            err=True,
-        )
+        expected = ", ".join(names)
+        echo(f"waiting for lines of {samples.width} numbers: {expected}", err=True)
+    frames = MainFrames(opened)
     try:
         for sample in _read_samples(parser):
             result = stream.step(samples.steps(sample))
@@ -132,6 +113,36 @@ def command(
         return
     finally:
         file.save()
+
+
+def _check_config(config: StreamConfig, model: Model, samples: SampleInput) -> None:
+    """Raise InputError for options that do not fit the model."""
+    if config.features and len(config.features) != samples.width:
+        raise InputError(
+            f"--features names {len(config.features)} columns, the model takes"
+            f" {samples.width}"
+        )
+    if config.hold > 1 and not is_classification(model.manifest.task):
+        raise InputError("--hold confirms labels, and the model has none; remove it")
+
+
+def _open_stream(
+    model: Model, window: int | None, reset_every: int | str | None
+) -> Stream | SlidingStream:
+    """Open a stream; a note says what happens at a training window."""
+    if window:
+        return model.stream(window=window)
+    manifest = model.manifest
+    reset: Any = reset_every or manifest.reset_every or "never"
+    if reset_every is None and manifest.from_reset:
+        effect = f"states are reset every {reset} steps"
+        if reset == "never":
+            effect = "states are carried on"
+        note(
+            f"training windows started from reset; {effect}; see --window and"
+            " --reset-every"
+        )
+    return model.stream(reset_every=reset)
 
 
 def _read_samples(parser: LineParser) -> Iterator[Array]:
@@ -183,13 +194,10 @@ class StateFile:
 
     def save(self, *, age: float = 0) -> None:
         """Write the state atomically, if the file is at least ``age`` seconds old."""
-        if self._path is not None and (
-            not age or time.monotonic() - self._saved_at >= age
-        ):
-            with contextlib.suppress(
-                StateError
-            ):  # within a unit: the last whole one stays
-                self._stream.state.save(self._path, steps=np.array(self.steps))
+        if self._path is None:
+            return
+        if not age or time.monotonic() - self._saved_at >= age:
+            self._stream.state.save(self._path, steps=np.array(self.steps))
             self._saved_at = time.monotonic()
 
     def _restore(self, path: Path) -> None:

@@ -1,23 +1,31 @@
 """``lstm-edge train``."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lstm_edge_exporters.options import option_fields
 from lstm_edge_runtime.errors import InputError, MissingDependencyError
 
-from ..data.config import DataConfig
+from ..data.config import DataConfig, ReadConfig
 from ..run_files import REPORT
 from ..training.config import TrainConfig
-from ._options import PATH, field_options, needing, verb
+from ._options import PATH, field_options, needing, take_given, verb
 from ._output import Report, Show
 
 if TYPE_CHECKING:
     from ..training.train import Epoch
+
+
+_SECTIONS = {
+    "Data": (ReadConfig,),
+    "Windows and sets": (DataConfig,),
+    "Network and training": (TrainConfig,),
+}
+"""Configurations by the title of their options in the help."""
 
 
 @verb("train", extra="export")
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="Run folder.",
 )
-@field_options(DataConfig, TrainConfig)
+@field_options(_SECTIONS)
 @click.option(
     "--resume", is_flag=True, help="Resume; --epochs and --patience may change."
 )
@@ -58,20 +66,18 @@ def command(
         )
     from ..training.train import read_state, train
 
-    given = {name: value for name, value in options.items() if value is not None}
-    data_config, config = (
-        read_state(folder)[:2] if resume else (DataConfig(), TrainConfig())
-    )
+    started = time.monotonic()
+    data_config = DataConfig()
+    config = TrainConfig()
+    if resume:
+        state = read_state(folder)
+        data_config = state.data_config
+        config = state.config
     run = train(
         data,
         folder,
-        data_config=replace(
-            data_config,
-            **{n: given[n] for n in option_fields(data_config) if n in given},
-        ),
-        config=replace(
-            config, **{n: given[n] for n in option_fields(config) if n in given}
-        ),
+        data_config=replace(data_config, **take_given(DataConfig, options)),
+        config=replace(config, **take_given(TrainConfig, options)),
         resume=resume,
         overwrite=overwrite,
         on_epoch=lambda epoch, epochs: show(
@@ -79,16 +85,13 @@ def command(
         ),
     )
     summary = run.summary
-    scores = dict[str, dict[str, Any]]()
     sets = [name for name in ("validation", "test") if summary[name]]
-    for name in sets:
-        for score, value in _scores(summary[name]):
-            scores.setdefault(score, {"score": score})[name] = value
     document = {
         "run": folder,
         "sha256": run.sha256,
         **summary,
-        "scores": [*scores.values()],
+        "scores": _score_table(summary, sets),
+        "seconds": time.monotonic() - started,
     }
     try:
         with needing("report", "train"):
@@ -105,9 +108,21 @@ def command(
     titles = {name: f"{name} ({summary['split'][name]} series)" for name in sets}
     lines["scores"] = [
         {titles.get(name, name): value for name, value in row.items()}
-        for row in scores.values()
+        for row in document["scores"]
     ]
     return Report(document, lines=lines, next=following)
+
+
+def _score_table(
+    summary: Mapping[str, Any], sets: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return one row per score, with the name of each set as a key."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in sets:
+        for score, value in _scores(summary[name]):
+            row = rows.setdefault(score, {"score": score})
+            row[name] = value
+    return list(rows.values())
 
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:
@@ -120,19 +135,25 @@ def describe_epoch(epoch: "Epoch", epochs: int) -> str:
 
 
 _SHOWN = ("accuracy", "all_steps", "mae", "rmse", "recall")
+"""Names of the scores in the table."""
 
 
 def _scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of a set's scores."""
-    ways = {way: summary[way] for way in ("streams", "windows") if way in summary}
-    ways |= {
-        f"baseline {name}": scores for name, scores in summary["baselines"].items()
-    }
-    for way, scores in ways.items():
+    modes = {mode: summary[mode] for mode in ("streams", "windows") if mode in summary}
+    for name, scores in summary["baselines"].items():
+        modes[f"baseline {name}"] = scores
+    for mode, scores in modes.items():
         for name in _SHOWN:
-            value = scores.get(name, {})
-            for part, entry in (
-                value.items() if isinstance(value, dict) else [("", value)]
-            ):
-                title = f"{name.replace('_', ' ')}{part and f' {part}'}, {way}"
-                yield title, "none" if entry is None else entry
+            title = name.replace("_", " ")
+            value = scores.get(name)
+            if isinstance(value, dict):
+                for label, entry in value.items():
+                    yield f"{title} {label}, {mode}", _or_none(entry)
+            elif name in scores:
+                yield f"{title}, {mode}", _or_none(value)
+
+
+def _or_none(value: Any) -> Any:
+    """Return a score, or ``none`` for one that is not defined."""
+    return "none" if value is None else value

@@ -238,15 +238,15 @@ class Training:
         """Go on from what ``save`` wrote; raises InputError for other data or
         options.
         """
-        options, config, tensors, facts = read_state(folder)
+        saved = read_state(folder)
+        tensors = saved.tensors
+        facts = saved.facts
         config = replace(
-            config, epochs=self.config.epochs, patience=self.config.patience
+            saved.config, epochs=self.config.epochs, patience=self.config.patience
         )
-        if (options, config, facts.get("series")) != (
-            self.options,
-            self.config,
-            _hash(self.split.data),
-        ):
+        is_same_data = facts.get("series") == _hash(self.split.data)
+        is_same_config = (saved.data_config, config) == (self.options, self.config)
+        if not (is_same_data and is_same_config):
             text = (
                 "was trained on other data or with other options; only --epochs and"
                 " --patience may change"
@@ -288,6 +288,7 @@ class Training:
         trained = {*map(len, data.of("train"))}
         summary = {
             "task": data.task.kind,
+            "parameters": sum(tensor.numel() for tensor in self.net.parameters()),
             "epochs": len(self.history),
             "best_epoch": self.history[-1].best,
             "stopped": stopped,
@@ -303,6 +304,8 @@ class Training:
                     "shortest": min(lengths),
                     "longest": max(lengths),
                 },
+                "features": list(data.signal.features) or data.series[0].x.shape[1],
+                "classes": list(data.classes),
                 "sampling_rate": data.signal.sampling_rate,
                 "window": options.window,
             },
@@ -406,15 +409,24 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def read_state(
-    folder: Path,
-) -> tuple[DataConfig, TrainConfig, dict[str, Tensor], dict[str, Any]]:
-    """Return the options and state of the training in a run folder; raises
-    NotFoundError, FileFormatError.
+@dataclass(frozen=True)
+class SavedTraining:
+    """The state of a training in a run folder."""
+
+    data_config: DataConfig
+    config: TrainConfig
+    tensors: dict[str, Tensor]
+    """All tensors that the next epoch follows from."""
+    facts: dict[str, Any]
+    """History of the epochs, and a hash of the series."""
+
+
+def read_state(folder: Path) -> SavedTraining:
+    """Return the state of the training in a run folder; raises NotFoundError,
+    FileFormatError.
     """
     check_run_folder(folder, resume=True)
     checkpoint = read_tensors(folder / RESUME)
-    tensors = checkpoint.tensors
     facts = checkpoint.facts
     with malformed_as(
         FileFormatError, f"{folder} has no state of a training", "use --overwrite"
@@ -425,7 +437,12 @@ def read_state(
             for name, value in data.items()
             if isinstance(value, list)
         }
-        return DataConfig(**data | lists), TrainConfig(**facts["train"]), tensors, facts
+        return SavedTraining(
+            data_config=DataConfig(**data | lists),
+            config=TrainConfig(**facts["train"]),
+            tensors=checkpoint.tensors,
+            facts=facts,
+        )
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:

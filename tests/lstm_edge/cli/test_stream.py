@@ -17,6 +17,7 @@ import pytest
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.manifest import Manifest, TensorSpec, Trained
 from lstm_edge_runtime.ort import sealed
+from lstm_edge_runtime.state import read_state
 
 MAIN = "from lstm_edge.cli import main; main()"
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
@@ -120,7 +121,7 @@ def test_killed_and_restarted_it_continues_from_the_saved_state(start, har, tmp_
     first.wait()
     second = start("--state", tmp_path / "s.npz", "--json")
     second.stdin.write("\n")
-    resumed = int(np.load(tmp_path / "s.npz")["steps"])
+    resumed = int(read_state(tmp_path / "s.npz")[1]["steps"])
     out, err = second.communicate(text(X[resumed:]))
     assert err == (
         f"resumed {tmp_path / 's.npz'} at step {resumed}\n" if resumed else ""

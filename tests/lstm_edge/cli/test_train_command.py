@@ -39,6 +39,10 @@ def test_training_prints_a_summary_and_the_next_command(invoke, data):
     code, out, err = invoke("train", data, "-o", "run", *FAST)
     assert code == 0
     assert "epochs: 4\nbest epoch: " in out
+    assert "parameters: 1,394\n" in out
+    assert "data features: 2\n" in out
+    assert "data classes: 0, 1\n" in out
+    assert "seconds: " in out
     assert "recall 1, streams" in out
     assert "test (6 series)" in out
     assert "lstm-edge export run -o model.onnx" in out

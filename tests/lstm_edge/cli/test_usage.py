@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lstm_edge import LSTM1, Run, save
+from lstm_edge.cli import _VERBS
 from lstm_edge.cli.stream import StateFile
 from lstm_edge_runtime import load
 
@@ -323,3 +324,26 @@ def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(
     assert {
         path for path in folder.rglob("*") if "__pycache__" not in str(path)
     } == before
+
+
+@pytest.mark.parametrize("verb", list(_VERBS))
+def test_the_help_of_every_verb_has_an_example(invoke, verb):
+    code, out, _ = invoke(verb, "--help")
+    assert code == 0
+    example = out.partition("Example:")[2]
+    assert f"lstm-edge {verb}" in example
+
+
+def test_the_help_of_train_groups_its_options(invoke):
+    _, out, _ = invoke("train", "--help")
+    titles = ("\nData:", "\nWindows and sets:", "\nNetwork and training:", "\nOptions:")
+    positions = [out.index(title) for title in titles]
+    assert positions == sorted(positions)
+    data, windows, network, options = (
+        out[start:end]
+        for start, end in zip(positions, [*positions[1:], None], strict=True)
+    )
+    assert "--label" in data
+    assert "--window" in windows
+    assert "--hidden-size" in network
+    assert "--overwrite" in options

@@ -155,7 +155,9 @@ def test_resuming_gives_the_same_bits(tmp_path, options, config):
     train(
         path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2)
     )
-    assert read_state(tmp_path / "parts")[:2] == (options, replace(config, epochs=2))
+    saved = read_state(tmp_path / "parts")
+    assert saved.data_config == options
+    assert saved.config == replace(config, epochs=2)
     more = train(
         path, tmp_path / "parts", data_config=options, config=config, resume=True
     )
@@ -219,7 +221,7 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
     train(
         data, tmp_path / "run", config=replace(QUICK, seed=3, epochs=1), overwrite=True
     )
-    assert (read_state(tmp_path / "run")[1].seed, half.exists()) == (3, False)
+    assert (read_state(tmp_path / "run").config.seed, half.exists()) == (3, False)
 
 
 def test_overwrite_keeps_the_old_run_until_the_new_one_is_written(data, tmp_path):
@@ -295,7 +297,7 @@ def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
             NotFoundError, match="its training was stopped; train again with --resume"
         ):
             load(folder)
-        done = len(read_state(folder)[3]["history"])
+        done = len(read_state(folder).facts["history"])
         config = replace(QUICK, epochs=done + 1)
         train(data, folder, config=config, resume=True)
         train(data, tmp_path / "whole", config=config)
