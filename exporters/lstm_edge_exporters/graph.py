@@ -1,7 +1,6 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,24 @@ _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
 END = int(np.iinfo(np.int64).max)
 """The end of any axis."""
-KEEPING = frozenset(
-    """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
-    Transpose Unsqueeze""".split()  # noqa: SIM905
+MOVING_AXES = ("Identity", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that move axes and change no number."""
+VIEWS = frozenset(
+    (*MOVING_AXES, "Cast", "Concat", "Gather", "Reshape", "Slice", "Split")
 )
+"""Operators whose outputs hold the numbers of their operands in another layout: of all
+operands for ``Concat``, else of the first."""
+KEEPING = (VIEWS - {"Concat"}) | {
+    *("Clip", "Expand", "Flatten", "Pad", "ReverseSequence", "Tile", "TopK")
+}
 """Operators whose outputs hold numbers of the first operand."""
 RANDOM = frozenset(
-    """Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike""".split()  # noqa: SIM905
+    (
+        *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
+        *("RandomUniform", "RandomUniformLike"),
+    )
 )
+"""Operators that draw random numbers."""
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -91,15 +100,18 @@ def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     numbers.
     """
 
-    def kept(reading: ir.Value) -> Iterator[ir.Value]:
-        return (
-            n.outputs[0]
-            for n, index in reading.uses()
-            if index == 0 and n.op_type in KEEPING
-        )
+    def copies(reading: ir.Value) -> Iterator[ir.Value]:
+        for node, index in reading.uses():
+            if index == 0 and node.op_type in KEEPING:
+                # the second output of TopK holds indices
+                yield from node.outputs[:1] if node.op_type == "TopK" else node.outputs
 
-    uses = (use for reading in walk([value], kept) for use in reading.uses())
-    return [(node, index) for node, index in uses if node.op_type not in KEEPING]
+    found = []
+    for reading in walk([value], copies):
+        for node, index in reading.uses():
+            if node.op_type not in KEEPING:
+                found.append((node, index))
+    return found
 
 
 def walk(
@@ -113,44 +125,43 @@ def walk(
     while waiting:
         value = waiting.pop()
         yield value
-        fresh = [
-            fresh_value
-            for fresh_value in dict.fromkeys(following(value))
-            if fresh_value not in seen
-        ]
-        seen.update(fresh)
-        waiting += fresh
+        for next_value in following(value):
+            if next_value not in seen:
+                seen.add(next_value)
+                waiting.append(next_value)
 
 
 def is_data_free(value: ir.Value) -> bool:
     """Return True if ``value`` is computed from constants and from the sizes of other
     values alone.
 
-    Nodes of foreign domains and random numbers count as data; a product with zero does
-    not.
+    Custom-domain and random operators count as data; ``x * 0`` does not.
     """
-
-    def above(inner: ir.Value) -> Iterator[ir.Value]:
-        node = inner.producer()
-        sized = node is None or node.op_type in ("Shape", "Size")
-        return iter(()) if sized or _is_zero(node) else operands(inner)
-
-    def is_data(inner: ir.Value) -> bool:
-        node = inner.producer()
-        return (inner.is_graph_input() and not inner.is_initializer()) or (
-            node is not None and (node.domain != "" or node.op_type in RANDOM)
-        )
-
-    return not any(map(is_data, walk([value], above)))
+    return not any(map(_is_data, walk([value], _numbers_read)))
 
 
-def _is_zero(node: ir.Node | None) -> bool:
+def _numbers_read(value: ir.Value) -> Iterable[ir.Value]:
+    """Return the values whose numbers, not only sizes, ``value`` is computed from."""
+    node = value.producer()
+    if node is None or node.op_type in ("Shape", "Size") or _is_zero(node):
+        return ()
+    return values_read(node)
+
+
+def _is_data(value: ir.Value) -> bool:
+    """Return True for an input, and for the result of an unknown or random operator."""
+    node = value.producer()
+    if node is not None:
+        return node.domain != "" or node.op_type in RANDOM
+    return value.is_graph_input() and not value.is_initializer()
+
+
+def _is_zero(node: ir.Node) -> bool:
     """Return True for ``x * 0``, a common way to write zeros of the size of ``x``."""
-    factors = node.inputs if node is not None and node.op_type == "Mul" else ()
-    return any(
-        (array := constant(factor)) is not None and array.size and not array.any()
-        for factor in factors
-    )
+    if node.op_type != "Mul":
+        return False
+    arrays = [constant(factor) for factor in node.inputs]
+    return any(array is not None and array.size and not array.any() for array in arrays)
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
@@ -195,11 +206,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         UnsupportedError: the weights do not fit into one file.
         FileFormatError: the graph has parts that no file can contain.
     """
-    graphs = (model.graph, *model.graph.subgraphs())
-    values = [value for graph in graphs for value in graph.initializers.values()]
-    if (
-        size := sum(value.const_value.nbytes for value in values if value.const_value)
-    ) > _MAX_WEIGHT_BYTES:
+    size = sum(_bytes_of(graph) for graph in (model.graph, *model.graph.subgraphs()))
+    if size > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(
             f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,};"
             " split the network"
@@ -210,6 +218,12 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         raise FileFormatError(
             f"the graph is malformed: {first_line(error.__cause__ or error)}"
         ) from error
+
+
+def _bytes_of(graph: ir.Graph | ir.GraphView) -> int:
+    """Return the number of bytes of the weights of a graph."""
+    tensors = [value.const_value for value in graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -239,36 +253,28 @@ class UniqueNames:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        graphs = (graph, *graph.subgraphs())
-        nodes = [*graph.all_nodes()]
-        values = [
-            *(
-                value
-                for node in nodes
-                for value in (*node.inputs, *node.outputs)
-                if value is not None
-            )
-        ]
-        values += [
-            value
-            for graph in graphs
-            for value in (*graph.inputs, *graph.initializers.values())
-        ]
-        self._taken = {
-            *(node.name for node in nodes),
-            *(value.name for value in values),
-        }
+        self._taken: set[str | None] = set()
+        for part in (graph, *graph.subgraphs()):
+            self._add(part.inputs)
+            self._add(part.initializers.values())
+            for node in part:
+                self._taken.add(node.name)
+                self._add(node.inputs)
+                self._add(node.outputs)
+
+    def _add(self, values: Iterable[ir.Value | None]) -> None:
+        """Reserve the names of values."""
+        self._taken.update(value.name for value in values if value is not None)
 
     def unique(self, name: str) -> str:
         """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve
         it.
         """
-        numbered = (f"{name}_{number}" for number in count(2))
-        candidate = next(
-            numbered_name
-            for numbered_name in chain([name], numbered)
-            if numbered_name not in self._taken
-        )
+        candidate = name
+        number = 1
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{name}_{number}"
         self._taken.add(candidate)
         return candidate
 

@@ -86,7 +86,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     given = put_constants(model, config.constants)
     declared_sizes = freed_sizes(model.graph, config.inputs)
     if declared_sizes:
-        free_sizes(model)
+        free_sizes(model, config.inputs)
     take_given(model.graph, config.inputs)
     axes = name_axes(model)
     to_free = option_to_free(model, axes)

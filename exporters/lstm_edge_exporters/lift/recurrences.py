@@ -9,14 +9,12 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..graph import behind_identity
+from ..graph import VIEWS, behind_identity
 from ..recurrent import Slot, is_recurrent, label, slots
 
 Axis = tuple[ir.Value, int | None]
 """One axis of a value; None for a number that is a length itself."""
-LAYOUT = frozenset(
-    "Cast Concat Gather Identity MatMul Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
-)
+LAYOUT = VIEWS | {"MatMul"}
 """Operators that may lie between a state input and a node, or a last state and its
 output."""
 

@@ -9,12 +9,13 @@ they came: ``node(x[p]) = node(x)[p]`` for any order ``p`` of rows, so that stat
 not follow the order of a call.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import FileFormatError
+from lstm_edge_runtime.manifest import Axes
 
 from ..graph import (
     Builder,
@@ -35,127 +36,117 @@ from .running import evaluate
 _SEQUENCE_RANK = 3
 
 
-def free_sizes(model: ir.Model) -> None:
+def free_sizes(model: ir.Model, given: Mapping[str, Axes]) -> None:
     """Free all three patterns of sizes, in place; the declared sizes must still be
     there.
+
+    ``given`` are the axes of inputs, with names for those that are to be dynamic.
     """
     if any(node.op_type in ("Loop", "Reshape") for node in model.graph):
         infer_shapes(model)
-    _transpose_reshapes(model)
-    _generalize_reshapes(model)
-    _generalize_loops(model)
+    for node in [*model.graph]:
+        if node.op_type == "Reshape" and node.domain == "":
+            _transpose_instead(node)
+    for node in [*model.graph]:
+        if is_recurrent(node):
+            _generalize_reshapes(node)
+    for layer in recurrences(model):
+        if layer.node.op_type == "Loop":
+            _generalize_loop(model.graph, layer.node, given)
 
 
-def _transpose_reshapes(model: ir.Model) -> None:
+def _transpose_instead(node: ir.Node) -> None:
     """Replace a Reshape that swaps the first two of three axes, one of them 1
     (tf2onnx), by a Transpose.
     """
-    for node in [
-        node for node in model.graph if node.op_type == "Reshape" and node.domain == ""
-    ]:
-        source = node.inputs[0]
-        target = constant(node.inputs[1])
-        sizes = () if source is None else axes_of(source)
-        if (
-            target is None
-            or len(sizes) != _SEQUENCE_RANK
-            or 1 not in sizes[:2]
-            or sizes[0] == sizes[1]
-        ):
-            continue
-        if target.tolist() == [sizes[1], sizes[0], sizes[2]]:
-            swapped = ir.node(
-                "Transpose", [source], {"perm": [1, 0, 2]}, name=node.name
-            )
-            old = node.outputs[0]
-            new = swapped.outputs[0]
-            new.name = old.name
-            new.type = old.type
-            new.shape = old.shape
-            model.graph.insert_before(node, swapped)
-            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-            model.graph.remove(node, safe=True)
+    source = node.inputs[0]
+    target = constant(node.inputs[1])
+    if source is None or target is None:
+        return
+    sizes = axes_of(source)
+    is_sequence = len(sizes) == _SEQUENCE_RANK and 1 in sizes[:2]
+    if not is_sequence or sizes[0] == sizes[1]:
+        return
+    if target.tolist() == [sizes[1], sizes[0], sizes[2]]:
+        build = Builder(node, node.name or node.op_type)
+        (swapped,) = build.node("Transpose", [source], {"perm": [1, 0, 2]})
+        name = node.outputs[0].name
+        swapped.shape = node.outputs[0].shape
+        build.replace([swapped])
+        swapped.name = name
 
 
-def _generalize_reshapes(model: ir.Model) -> None:
+def _generalize_reshapes(node: ir.Node) -> None:
     """Let a Reshape of Y to three numbers, ``(L, N, 1, H)`` to ``(L, N, H)``, take any
     batch and length.
     """
-    names = UniqueNames(model.graph)
-    for node in [node for node in model.graph if is_recurrent(node)]:
-        value = node.outputs[0]
-        axis = 1
-        while (
-            len(users := list(value.uses())) == 1
-            and users[0].node.op_type == "Transpose"
-        ):
-            axis = list(
-                users[0].node.attributes.get_ints("perm", (3, 2, 1, 0)) or ()
-            ).index(axis)
-            value = users[0].node.outputs[0]
-        sizes = list(axes_of(value))
-        for user, index in users:
-            target = (
-                constant(user.inputs[1])
-                if user.op_type == "Reshape" and index == 0
-                else None
-            )
-            dropped = sizes[:axis] + sizes[axis + 1 :]
-            if (
-                target is None
-                or axis not in (1, 2)
-                or sizes[axis] != 1
-                or target.tolist() != dropped
-            ):
-                continue
-            name = names.unique(f"{user.name}.sizes")
-            numbers = ir.tensor(
-                np.array([0, -1 if axis == 1 else 0, dropped[2]]), name=name
-            )
-            free = ir.val(name, const_value=numbers)
-            model.graph.register_initializer(free)
-            user.replace_input_with(1, free)
-            user.attributes.pop("allowzero", None)
-
-
-def _generalize_loops(model: ir.Model) -> None:
-    """Let a Loop of constant passes, whose condition reads no data, make one per step
-    of that many.
-    """
-    names = UniqueNames(model.graph)
-    for node in [
-        recurrence.node
-        for recurrence in recurrences(model)
-        if recurrence.node.op_type == "Loop"
-    ]:
-        trips = constant(node.inputs[0])
-        body = node.attributes["body"].as_graph()
-        axes = [
-            (value, axis)
-            for value in data_inputs(model.graph)
-            for axis, size in enumerate(
-                axes_of(value)[: max(len(axes_of(value)) - 1, 1)]
-            )
-            if trips is not None and trips.size == 1 and size == trips.item() > 1
-        ]
-        above = {*walk([body.outputs[0]], operands)}
-        whole = not any(
-            (value.dtype or ir.DataType.INT64).is_floating_point() for value in above
-        )
-        if not axes or not whole or above.intersection(model.graph.inputs):
+    value, axis = _transposed_output(node)
+    sizes = [*axes_of(value)]
+    if axis not in (1, 2) or sizes[axis : axis + 1] != [1]:
+        return
+    without_axis = sizes[:axis] + sizes[axis + 1 :]
+    for user, index in [*value.uses()]:
+        target = constant(user.inputs[1]) if user.op_type == "Reshape" else None
+        if index != 0 or target is None or target.tolist() != without_axis:
             continue
-        shape = ir.node("Shape", [axes[0][0]])
-        axis = ir.node("Constant", [], {"value": ir.tensor(np.array(axes[0][1]))})
-        steps = ir.node("Gather", [shape.outputs[0], axis.outputs[0]])
-        go = ir.node("Identity", [body.inputs[1]])
-        for value in (*shape.outputs, *axis.outputs, *steps.outputs, *go.outputs):
-            value.name = names.unique(f"{node.name}.steps")
-        model.graph.insert_before(node, [shape, axis, steps])
-        node.replace_input_with(0, steps.outputs[0])
-        body.append(go)
-        go.outputs[0].type = body.outputs[0].type
-        go.outputs[0].shape = body.outputs[0].shape
-        body.outputs[0] = go.outputs[0]
+        second = -1 if axis == 1 else 0  # 0 keeps the size of the same axis
+        build = Builder(user, user.name or user.op_type)
+        free = build.constant(np.array([0, second, without_axis[2]]), "sizes")
+        user.replace_input_with(1, free)
+        user.attributes.pop("allowzero", None)
+
+
+def _transposed_output(node: ir.Node) -> tuple[ir.Value, int]:
+    """Return Y behind all Transposes that alone read it, and the axis of directions."""
+    value = node.outputs[0]
+    axis = 1
+    while True:
+        users = [user for user, _ in value.uses()]
+        if len(users) != 1 or users[0].op_type != "Transpose":
+            return value, axis
+        order = users[0].attributes.get_ints("perm", None) or (3, 2, 1, 0)
+        axis = [*order].index(axis)
+        value = users[0].outputs[0]
+
+
+def _generalize_loop(graph: ir.Graph, node: ir.Node, given: Mapping[str, Axes]) -> None:
+    """Let a Loop of constant passes, whose condition reads no data, make one per step
+    of an axis of that size that is to be dynamic.
+    """
+    trips = constant(node.inputs[0])
+    if trips is None or trips.size != 1:
+        return
+    found = _dynamic_axis(graph, given, trips.item())
+    body = node.attributes["body"].as_graph()
+    above = [*walk([body.outputs[0]], operands)]
+    dtypes = [value.dtype or ir.DataType.INT64 for value in above]
+    reads_floats = any(dtype.is_floating_point() for dtype in dtypes)
+    if found is None or reads_floats or {*above}.intersection(graph.inputs):
+        return
+    value, axis = found
+    build = Builder(node, f"{node.name or node.op_type}.steps")
+    (shape,) = build.node("Shape", [value])
+    shape.dtype = ir.DataType.INT64
+    (steps,) = build.node("Gather", [shape, build.constant(np.array(axis), "axis")])
+    node.replace_input_with(0, steps)
+    go = ir.node("Identity", [body.inputs[1]])
+    go.outputs[0].name = UniqueNames(graph).unique(f"{node.name}.go")
+    go.outputs[0].type = body.outputs[0].type
+    go.outputs[0].shape = body.outputs[0].shape
+    body.append(go)
+    body.outputs[0] = go.outputs[0]
+
+
+def _dynamic_axis(
+    graph: ir.Graph, given: Mapping[str, Axes], size: int
+) -> tuple[ir.Value, int] | None:
+    """Return the first axis of this size that ``given`` names."""
+    for value in data_inputs(graph):
+        names = given.get(str(value.name), ())
+        for index, (name, axis) in enumerate(zip(names, axes_of(value), strict=False)):
+            if isinstance(name, str) and axis == size:
+                return value, index
+    return None
 
 
 def restore_order(model: ir.Model) -> None:
@@ -173,25 +164,19 @@ def _orders(node: ir.Node) -> Iterator[ir.Value]:
     or input above it.
     """
     value = node.inputs[0]
-    while (
-        value is not None
-        and (above := value.producer()) is not None
-        and not is_recurrent(above)
-    ):
-        if (
-            above.op_type == "Gather"
-            and (order := above.inputs[1]) is not None
-            and constant(order) is None
-        ):
+    while value is not None:
+        above = value.producer()
+        if above is None or is_recurrent(above):
+            return
+        order = above.inputs[1] if above.op_type == "Gather" else None
+        if order is not None and constant(order) is None:
             yield order
-        value = next(
-            (
-                value
-                for value in above.inputs
-                if value is not None and constant(value) is None
-            ),
-            None,
-        )
+        computed = [
+            operand
+            for operand in above.inputs
+            if operand is not None and constant(operand) is None
+        ]
+        value = computed[0] if computed else None
 
 
 def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value]) -> bool:
@@ -203,7 +188,7 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value]) -> bo
         ((_, run),) = evaluate(model, [x, *orders], [[sizes]])
     except FileFormatError:
         return False
-    rows = list(range(run[x].shape[1]))
+    rows = [*range(run[x].shape[1])]
     return all(
         run[order].ndim == 1 and sorted(run[order].tolist()) == rows for order in orders
     )
@@ -211,44 +196,45 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value]) -> bo
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     """Put the rows of what ``node`` reads back, and sort what it gives."""
-    for sort, index in (use for order in orders for use in list(order.uses())):
-        if (
-            sort.op_type == "Gather"
-            and index == 1
-            and sort.inputs[0]
-            and is_data_free(sort.inputs[0])
-        ):
-            ir.convenience.replace_all_uses_with(
-                sort.outputs[0], sort.inputs[0]
-            )  # all rows are the same
+    for order in orders:
+        _skip_equal_rows(order)
     build = Builder(node, f"{node.name or node.op_type}.rows")
     order, *outer = reversed(orders)
     for inner in outer:
-        order = build.node("Gather", [order, inner], {"axis": 0})[0]
+        (order,) = build.node("Gather", [order, inner], {"axis": 0})
     (count,) = build.node("Shape", [order])
     _, back = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
     starts = [slot.input for slot in slots(node)]
     for index, value in enumerate(node.inputs):
-        if value is not None and (
-            index in (0, LENGTHS) or (index in starts and not is_data_free(value))
-        ):
+        if value is None:
+            continue
+        is_state = index in starts and not is_data_free(value)
+        if index in (0, LENGTHS) or is_state:
             axis = 0 if index == LENGTHS else 1
-            node.replace_input_with(
-                index, build.node("Gather", [value, back], {"axis": axis})[0]
-            )
+            (restored,) = build.node("Gather", [value, back], {"axis": axis})
+            node.replace_input_with(index, restored)
     for index, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
-            sort = ir.node(
-                "Gather",
-                [value, order],
-                {"axis": 1 if index else 2},
-                name=f"{value.name}.sort",
-            )
-            new = sort.outputs[0]
-            new.name = value.name
-            new.type = value.type
-            new.shape = value.shape
-            value.name = f"{value.name}.as_came"
-            ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
-            sort.replace_input_with(0, value)
-            node.append(sort)
+            _sort_rows(node, value, order, axis=1 if index else 2)
+
+
+def _skip_equal_rows(order: ir.Value) -> None:
+    """Let users of rows in this order that are all the same read them as they are."""
+    for sort, index in [*order.uses()]:
+        source = sort.inputs[0]
+        is_sort = sort.op_type == "Gather" and index == 1
+        if is_sort and source is not None and is_data_free(source):
+            ir.convenience.replace_all_uses_with(sort.outputs[0], source)
+
+
+def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) -> None:
+    """Let users of an output of ``node`` read its rows in this order."""
+    sort = ir.node("Gather", [value, order], {"axis": axis}, name=f"{value.name}.sort")
+    new = sort.outputs[0]
+    new.name = value.name
+    new.type = value.type
+    new.shape = value.shape
+    value.name = f"{value.name}.as_came"
+    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+    sort.replace_input_with(0, value)
+    node.append(sort)

@@ -4,12 +4,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..graph import axes_of, constant, is_data_free
+from ..graph import MOVING_AXES, axes_of, constant, is_data_free
 from .operands import elements
 from .per_frame import PER_FRAME, axes_read
 from .rewrite import Flow, Rewriter, fill_of
 
-_MOVES = ("Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_MOVES = (*MOVING_AXES, "Expand", "Reshape")
 """Operators that move numbers and change none."""
 
 

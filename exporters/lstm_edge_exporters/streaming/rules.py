@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import END, axes_of, constant
+from ..graph import END, MOVING_AXES, axes_of, constant
 from .operands import elements, ints, numbers
 from .per_frame import PER_FRAME, per_frame
 from .positions import count_on, spread
@@ -441,7 +441,7 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(PER_FRAME, per_frame),
-    **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
+    **dict.fromkeys(MOVING_AXES, layout),
     **dict.fromkeys(("Expand", "Reshape"), reshape),
     **dict.fromkeys(("AveragePool", "Conv", "MaxPool"), windows),
     "Pad": pad,
