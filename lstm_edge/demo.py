@@ -19,6 +19,7 @@ from lstm_edge_runtime.manifest import Array
 from .checkpoint import Run, deployable
 from .data.read import read_data
 from .data.series import Data
+from .results import Frame, PredictedSeries
 from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
@@ -27,6 +28,7 @@ from .training.train import Epoch, train
 DATA = "basic_motions.npz"
 RUN = "run"
 MODEL = "basic_motions.onnx"
+PLOT = "activities.png"
 TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on two cores
 
 
@@ -104,6 +106,20 @@ def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, 
         start = perf_counter_ns()
         logits = stream.step(sample)
         yield np.array(logits), perf_counter_ns() - start
+
+
+def plot_activities(stream: Stream, held_out: Data, path: Path) -> None:
+    """Draw one recording per activity, with the label after each sample."""
+    from .report.predictions import write_plot
+
+    assert held_out.task is not None
+    series = []
+    for activity, name in enumerate(held_out.classes):
+        recording = next(item for item in held_out.series if item.y[-1] == activity)
+        replayed = replay_recording(stream, recording.x)
+        frames = [Frame(step, logits) for step, (logits, _) in enumerate(replayed, 1)]
+        series.append(PredictedSeries(name, recording.x, frames))
+    write_plot(path, series, held_out.task)
 
 
 def measure(run: Run, stream: Stream, held_out: Data) -> Result:

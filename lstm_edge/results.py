@@ -2,7 +2,7 @@
 values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,16 @@ class Frame:
     """Time step that the frame ends with, from 1."""
     values: Array
     """Logits or values, ``(C,)``."""
+
+
+@dataclass(frozen=True)
+class PredictedSeries:
+    """A series and the frames that the model gave."""
+
+    name: str
+    x: Array
+    """Features, ``(L, I)``."""
+    frames: Sequence[Frame]
 
 
 class MainFrames:

@@ -1,5 +1,6 @@
 """``lstm-edge demo``."""
 
+import contextlib
 import sys
 import time
 from itertools import pairwise
@@ -72,6 +73,9 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
         )
         for activity in range(len(held_out.classes)):
             say(_play(stream, held_out, activity))
+        with contextlib.suppress(ImportError):  # matplotlib is optional
+            _demo.plot_activities(stream, held_out, folder / _demo.PLOT)
+            say(f"plot    {folder / _demo.PLOT}")
         show(0.8, "running all held-out recordings, also in PyTorch")
         result = _demo.measure(run, stream, held_out)
     result.check()

@@ -1,6 +1,6 @@
 """``lstm-edge predict``: run a model on whole series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -8,13 +8,19 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.sample_input import SampleInput, read_for_model, run_series
 from lstm_edge.data.series import Data
-from lstm_edge.results import MainFrames, frame_axis, pace
+from lstm_edge.results import (
+    Frame,
+    MainFrames,
+    PredictedSeries,
+    frame_axis,
+    pace,
+)
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import InputError, UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._lines import ResultLines
-from ._options import PATH, ModelOptions, model_argument, options_of
+from ._options import PATH, ModelOptions, model_argument, needing, options_of
 from ._output import note
 
 
@@ -27,12 +33,14 @@ from ._output import note
 @click.option(
     "--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV."
 )
+@click.option("--plot", type=PATH, help="Draw the first series to this .png file.")
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
     source: Path,
     output: Path | None,
     as_json: bool,
+    plot: Path | None,
     config: ReadConfig,
     options: ModelOptions,
 ) -> None:
@@ -51,6 +59,8 @@ def command(
     if output is not None:
         check_target(output)
         _check_format(output, as_json=as_json)
+    if plot is not None:
+        _check_plot(plot)
     opened = load(model, **vars(options))
     data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
@@ -65,12 +75,25 @@ def command(
             f"training windows of {window} steps started from reset; only the last"
             f" {window} steps are used"
         )
-    text = _lines(opened, samples, data, as_json=as_json)
+    predicted: Iterable[PredictedSeries] = _predict(opened, samples, data)
+    if plot is not None:
+        predicted = list(predicted)
+        with needing("report", "predict --plot"):
+            from lstm_edge.report.predictions import write_plot
+        write_plot(plot, predicted, manifest.task)
+    text = _lines(opened, samples, predicted, as_json=as_json)
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))
         return
     for line in text:
         click.echo(printable(line), nl=False)
+
+
+def _check_plot(path: Path) -> None:
+    """Raise InputError for a file that is not named ``.png``."""
+    check_target(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path} is not named .png; use --plot {path.stem}.png")
 
 
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -93,21 +116,38 @@ def _check_format(output: Path, *, as_json: bool) -> None:
         )
 
 
+def _predict(
+    model: Model, samples: SampleInput, data: Data
+) -> Iterator[PredictedSeries]:
+    """Run the model on each series, or on its last window if it is reset at every
+    window.
+    """
+    window = model.manifest.reset_every
+    frames = MainFrames(model)
+    for record in data.series:
+        first = max(0, len(record.x) - window) if window else 0
+        rows = run_series(model, samples, record.x[first:])
+        found = [
+            Frame(first + frame.step, frame.values)
+            for frame in frames.of_sequence(rows)
+        ]
+        yield PredictedSeries(record.name, record.x, found)
+
+
 def _lines(
-    model: Model, samples: SampleInput, data: Data, *, as_json: bool
+    model: Model,
+    samples: SampleInput,
+    predicted: Iterable[PredictedSeries],
+    *,
+    as_json: bool,
 ) -> Iterator[str]:
     """Yield one line per series, or one per frame if the model has a result at each."""
-    manifest = model.manifest
     has_frames = samples.one_step or frame_axis(model) is not None
-    frames = MainFrames(model)
     keys = ("series", "step") if has_frames else ("series",)
-    lines = ResultLines(manifest.task, *keys, as_json=as_json)
-    for record in data.series:
-        first = 0
-        if manifest.reset_every:
-            first = max(0, len(record.x) - manifest.reset_every)
-        for frame in frames.of_sequence(run_series(model, samples, record.x[first:])):
+    lines = ResultLines(model.manifest.task, *keys, as_json=as_json)
+    for series in predicted:
+        for frame in series.frames:
             if has_frames:
-                yield lines.line(frame.values, record.name, first + frame.step)
+                yield lines.line(frame.values, series.name, frame.step)
             else:
-                yield lines.line(frame.values, record.name)
+                yield lines.line(frame.values, series.name)

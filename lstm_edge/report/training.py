@@ -3,10 +3,7 @@ page with all scores.
 """
 
 import base64
-import io
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
+from .figures import Axes, drawing, new_figure, to_png
 
-with (
-    tempfile.TemporaryDirectory() as _fonts
-):  # matplotlib writes its list of fonts when it is imported
-    _given = os.environ.setdefault("MPLCONFIGDIR", _fonts)
-    from matplotlib.figure import Figure
-
-    if _given == _fonts:
-        del os.environ["MPLCONFIGDIR"]
+_LOSSES = {
+    "loss": "training",
+    "streams": "validation, states carried",
+    "windows": "validation, windows from reset",
+}
+"""Labels of the losses in the history, in the words of the page's table."""
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -31,7 +27,8 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     folder of its run.
     """
     name = "test" if summary["test"] else "validation"
-    curves = _curves(summary)
+    with drawing():
+        curves = _curves(summary)
     loader = PackageLoader(__package__, ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("training.html.j2").render(
@@ -47,33 +44,30 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _curves(summary: Mapping[str, Any]) -> bytes:
-    """Return losses and scores by epoch as PNG."""
-    figure = Figure(figsize=(12, 4), layout="constrained", dpi=100)
-    score = (
-        "accuracy"
-        if summary["task"] == "classification"
-        else "RMSE / standard deviation"
-    )
-    lines = {
-        "loss": {
-            "loss": "training",
-            "streams": "validation, streams",
-            "windows": "validation, from reset",
-        },
-        score: {"score": "validation"},
-    }
-    for axes, (ylabel, labels) in zip(
-        figure.subplots(1, 2), lines.items(), strict=True
-    ):
-        for key, label in labels.items():
-            values = [epoch[key] for epoch in summary["history"]]
-            axes.plot(range(1, len(values) + 1), values, label=label, marker=".")
-        axes.set(
-            xlabel="epoch",
-            ylabel=ylabel,
-            yscale="log" if ylabel == "loss" else "linear",
-        )
-        axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    """Return losses and scores by epoch as PNG, with the best epoch marked."""
+    history = summary["history"]
+    figure, (losses, scores) = new_figure(2, height=3.6)
+    for key, label in _LOSSES.items():
+        _plot_known(losses, [epoch[key] for epoch in history], label)
+    _plot_known(scores, [epoch["score"] for epoch in history], "validation")
+    losses.set(ylabel="loss", yscale="log")
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter("{x:.1g}")
+    is_classification = summary["task"] == "classification"
+    scores.set(ylabel="accuracy" if is_classification else "RMSE / std")
+    for axes in (losses, scores):
+        best = summary["best_epoch"]
+        axes.axvline(best, color="gray", linestyle="--", label=f"best epoch, {best}")
+        axes.set(xlabel="epoch")
+        axes.legend(fontsize=11)
+    return to_png(figure)
+
+
+def _plot_known(axes: Axes, values: Sequence[float | None], label: str) -> None:
+    """Plot values by epoch; epochs without a value are bridged."""
+    known = [
+        (epoch, value) for epoch, value in enumerate(values, 1) if value is not None
+    ]
+    if known:
+        epochs, shown = zip(*known, strict=True)
+        axes.plot(epochs, shown, label=label, marker="." if len(known) < 40 else None)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,6 +166,20 @@ def test_a_file_whose_name_ends_in_another_format_is_refused(
 ):
     code, _, err = invoke("predict", har.path, data, "-o", tmp_path / name, *options)
     assert (code, message in err, (tmp_path / name).exists()) == (2, True, False)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_plot_has_a_row_per_series(invoke, make, data, tmp_path, task):
+    path = make("plotted", task=task).path
+    target = tmp_path / "p.png"
+    code, out, _ = invoke("predict", path, data, "--plot", target)
+    assert (code, len(out.splitlines())) == (0, 6)
+    content = target.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    assert (width, height) == (640, 5 * 240)
+    code, _, err = invoke("predict", path, data, "--plot", tmp_path / "p.pdf")
+    assert (code, "is not named .png; use --plot p.png" in err) == (2, True)
 
 
 class Shorter(torch.nn.Module):

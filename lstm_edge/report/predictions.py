@@ -1,0 +1,80 @@
+"""A picture of predictions: the inputs of each series, and its values or labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lstm_edge.results import (
+    PredictedSeries,
+    class_labels,
+    is_classification,
+    value_names,
+)
+from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import Array, Task
+
+from .figures import Axes, drawing, new_figure, to_png
+
+MAX_SERIES = 6
+"""Maximum number of series in a picture."""
+
+
+def write_plot(
+    path: Path, series: Sequence[PredictedSeries], task: Task | None
+) -> None:
+    """Write a PNG with one row for each of the first series: labels as a timeline over
+    the inputs, or the predicted values next to them.
+    """
+    series = series[:MAX_SERIES]
+    with drawing():
+        figure, rows = new_figure(len(series), height=2.4)
+        for axes, record in zip(rows, series, strict=True):
+            _draw_series(axes, record, task)
+        rows[-1].set(xlabel="time step")
+        content = to_png(figure)
+    write_bytes(path, content)
+
+
+def _draw_series(axes: Axes, series: PredictedSeries, task: Task | None) -> None:
+    steps = np.arange(1, len(series.x) + 1)
+    axes.plot(steps, series.x, color="gray", alpha=0.5, linewidth=0.8)
+    values = np.array([frame.values for frame in series.frames])
+    ends = [frame.step for frame in series.frames]
+    if is_classification(task):
+        _draw_labels(axes, ends, values, task)
+    else:
+        _draw_values(axes, ends, values, task)
+    axes.set(title=series.name, xlim=(0, len(series.x) + 1))
+
+
+def _draw_labels(
+    axes: Axes, ends: Sequence[int], values: Array, task: Task | None
+) -> None:
+    """Draw a colored span for each stretch of frames with one label."""
+    names = class_labels(task, values.shape[1])
+    labels = values.argmax(axis=1)
+    changes = np.flatnonzero(np.diff(labels)) + 1
+    shown: set[int] = set()
+    for frames in np.split(np.arange(len(labels)), changes):
+        label = int(labels[frames[0]])
+        start = ends[frames[0] - 1] if frames[0] else 0
+        axes.axvspan(
+            start,
+            ends[frames[-1]],
+            color=f"C{label % 10}",
+            alpha=0.3,
+            label=None if label in shown else names[label],
+        )
+        shown.add(label)
+    axes.legend(fontsize=11, loc="upper right")
+
+
+def _draw_values(
+    axes: Axes, ends: Sequence[int], values: Array, task: Task | None
+) -> None:
+    """Draw the predicted values over time; a single result as points."""
+    marker = "o" if len(ends) == 1 else None
+    for index, name in enumerate(value_names(task, values.shape[1])):
+        axes.plot(ends, values[:, index], color=f"C{index}", label=name, marker=marker)
+    axes.legend(fontsize=11, loc="upper right")
