@@ -318,6 +318,10 @@ class Builder:
         self._graph.insert_before(self._node, made)
         return made.outputs
 
+    def insert(self, node: ir.Node) -> None:
+        """Add a node that is made already."""
+        self._graph.insert_before(self._node, node)
+
     def constant(self, array: Array, name: str) -> ir.Value:
         """Add an initializer."""
         title = self.name(name)

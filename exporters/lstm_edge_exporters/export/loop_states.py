@@ -13,23 +13,22 @@ from .capture import Program
 from .config import ExportConfig
 from .outputs import append_output
 from .reset_values import reset_values
-from .roll import ROLLED, RolledLoop
+from .roll import ROLLED, LoopSlot, RolledLoop
 
 
 @dataclass(frozen=True)
 class LoopState:
-    """A state of a Scan."""
+    """A state of the node that a loop became."""
 
     node: ir.Node
     loop: RolledLoop
-    index: int
-    """Index among the inputs and among the outputs of the Scan."""
+    slot: LoopSlot
     initial: ir.Value
 
     @property
     def last(self) -> ir.Value:
         """The value behind the last step."""
-        return self.node.outputs[self.index]
+        return self.node.outputs[self.slot.output]
 
     @property
     def axes(self) -> Axes:
@@ -39,7 +38,7 @@ class LoopState:
     @property
     def variable(self) -> str:
         """Name of the loop's variable."""
-        return self.loop.variables[self.index] or "state"
+        return self.slot.variable or "state"
 
 
 def expose_loop_states(
@@ -70,7 +69,7 @@ def expose_loop_states(
         axes = state.axes
         specs.append(StateSpec(entering, leaving, name, axes, resets[state.initial]))
         graph.inputs.append(ir.val(entering, dtype, axes))
-        state.node.replace_input_with(state.index, graph.inputs[-1])
+        state.node.replace_input_with(state.slot.input, graph.inputs[-1])
         if state.last in unnamed:
             state.last.name = leaving
         else:
@@ -103,10 +102,10 @@ def _states(graph: ir.Graph) -> Iterator[LoopState]:
     for node in graph:
         loop = node.meta.get(ROLLED)
         if isinstance(loop, RolledLoop):
-            for index in range(len(loop.variables)):
-                initial = node.inputs[index]
+            for slot in loop.states:
+                initial = node.inputs[slot.input]
                 assert initial is not None
-                yield LoopState(node, loop, index, initial)
+                yield LoopState(node, loop, slot, initial)
 
 
 def _continues(state: LoopState, program: Program) -> bool:

@@ -17,6 +17,7 @@ from ..graph import Builder, axes_of, data_inputs
 from .capture import axis_text
 from .cells import expand_cell, is_cell
 from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
+from .timed import NotTimedError, TimedGraph, find_cells
 from .unrolled import (
     Family,
     Number,
@@ -38,13 +39,23 @@ Ranges = Mapping[str, AxisRange]
 
 
 @dataclass(frozen=True)
+class LoopSlot:
+    """A state of the node that a loop became."""
+
+    variable: str
+    """The loop's variable; empty if it has no name."""
+    input: int
+    """Index among the inputs of the node."""
+    output: int
+
+
+@dataclass(frozen=True)
 class RolledLoop:
-    """What is known of a loop that has become a Scan."""
+    """What is known of a loop that has become a Scan, or a layer."""
 
     line: str
     """The user's line."""
-    variables: tuple[str, ...]
-    """The loop's variable for each state; empty if it has no name."""
+    states: tuple["LoopSlot", ...]
     steps: int | str
     """Axis of the steps."""
     peeled: bool
@@ -74,29 +85,33 @@ def roll(model: ir.Model, ranges: Ranges, loops: Sequence[sympy.Expr]) -> Ranges
     """
     marks = [node for node in model.graph if is_loop_node(node, MARK)]
     numbers = sorted({node.attributes["loop"].as_int() for node in marks})
-    for node, line in _cells(model.graph):
-        expand_cell(node, line)
     for number in reversed(numbers):  # a loop may read the results of earlier ones
         unrolled = Unrolled(model.graph, number)
         try:
-            ranges = _Rolled(model, unrolled, loops).write(ranges)
+            ranges = _roll(model, unrolled, ranges, loops)
         except UnlikeError as error:
             raise unrolled.refusal(error) from error
     _write_reads(model)
     return ranges
 
 
-def _cells(graph: ir.Graph) -> list[tuple[ir.Node, str]]:
-    """Return the recurrent cells inside of loops, and the lines of these."""
-    cells = []
-    line = ""
-    for node in graph:
-        if is_loop_node(node, MARK):
-            last = node.attributes["iteration"].as_int() == STEPS
-            line = "" if last else node.attributes["line"].as_string()
-        elif line and is_cell(node):
-            cells.append((node, line))
-    return cells
+def _roll(
+    model: ir.Model,
+    unrolled: Unrolled,
+    ranges: Ranges,
+    loops: Sequence[sympy.Expr],
+) -> Ranges:
+    """Replace one loop by layers if all states pass through cells only, else by a
+    Scan.
+    """
+    cells = [node for node in unrolled.nodes if is_cell(node)]
+    if cells:
+        if _Rolled(model, unrolled, loops).write_layers():
+            return ranges
+        for cell in cells:
+            expand_cell(cell, unrolled.line)
+        unrolled = Unrolled(model.graph, unrolled.number)
+    return _Rolled(model, unrolled, loops).write_scan(ranges)
 
 
 def _write_reads(model: ir.Model) -> None:
@@ -140,33 +155,82 @@ class _Rolled:
         self.nodes: list[ir.Node] = []
         """Nodes of the body."""
 
-    def write(self, ranges: Ranges) -> Ranges:
-        """Replace the iterations; return the sizes that each axis may have now."""
+    def write_scan(self, ranges: Ranges) -> Ranges:
+        """Replace the iterations by a Scan; return the sizes that each axis may have
+        now.
+        """
+        collected, finals = self._results()
+        if self.peeled:
+            ranges = self._with_two_steps(ranges)
+        self._collect_earlier()
+        scan = self._scan([*collected, *finals])
+        states = self._states()
+        scanned = dict.fromkeys(self._scanned([*collected, *finals]))
+        outputs = dict(zip(scanned, scan.outputs[len(states) :], strict=True))
+        self._replace_collects([outputs[family] for family in self._scanned(collected)])
+        sources = [state.source for state in states]
+        for value, family in zip(self.last_values, finals, strict=True):
+            if family in sources:
+                self._replace(value, scan.outputs[sources.index(family)])
+            elif isinstance(family, Family):
+                self._replace(value, self._element(outputs[family], -1))
+        self._remove()
+        return ranges
+
+    def write_layers(self) -> bool:
+        """Replace the iterations by recurrent layers and by operators on all steps;
+        return False if that is not possible.
+        """
+        collected, finals = self._results()
+        cells = find_cells(self.unrolled.families)
+        if self.peeled or cells is None:
+            return False
+        self._collect_earlier()
+        timed = TimedGraph(
+            self.build,
+            cells,
+            read=lambda read, number: self._all_steps(read, number),
+            number=self._numbers,
+            steps=self.steps,
+        )
+        try:
+            values = [timed.value(family) for family in self._scanned(collected)]
+            lasts = [timed.last(family) for family in self._scanned(finals)]
+        except NotTimedError:
+            return False
+        self._replace_collects(values)
+        for value, last in zip(self.last_values, lasts, strict=True):
+            self._replace(value, last)
+        for cell in cells:
+            node = next(iter(cell.outputs.values())).node
+            if node in timed.layers:
+                self._note(timed.layers[node][0].producer(), cell.states)
+        self._remove()
+        return True
+
+    def _note(self, layer: ir.Node | None, states: Mapping[int, State]) -> None:
+        """Note the names of the states of a layer."""
+        assert layer is not None
+        slots = [LoopSlot(state.name, at, at) for at, state in states.items()]
+        layer.meta[ROLLED] = RolledLoop(
+            self.unrolled.line, tuple(slots), self.steps, peeled=False
+        )
+
+    def _results(self) -> tuple[list[Operand], list[Operand]]:
+        """Return the families of the collected results, and of the values of the last
+        step that are read behind the loop.
+        """
         unrolled = self.unrolled
         rows = [node.inputs[1:] for node in self.collects]
         rows += [self._row(value) for value in self.last_values]
         results = unrolled.resolve(rows)
-        collected = results[: len(self.collects)]
-        finals = results[len(self.collects) :]
         firsts = [node.inputs[0] for node in self.collects]
         firsts += [self._first_of(value) for value in self.last_values]
         known = all(value is not None for value in firsts)
         pairs = zip(results, firsts, strict=True)
         self.peeled = not (known and unrolled.includes_first(pairs))  # type: ignore[arg-type]
-        if self.peeled:
-            ranges = self._with_two_steps(ranges)
-        self._collect_earlier()
-        scan = self._scan([*collected, *finals])
-        states = len(self._states())
-        outputs = dict(
-            zip(
-                self._scanned([*collected, *finals]), scan.outputs[states:], strict=True
-            )
-        )
-        self._replace_collects(collected, outputs)
-        self._replace_values(finals, outputs, scan)
-        self._remove()
-        return ranges
+        count = len(self.collects)
+        return results[:count], results[count:]
 
     # What is read of the iterations
 
@@ -245,12 +309,12 @@ class _Rolled:
         """Return the families whose values of all steps are read."""
         if any(isinstance(result, ir.Value) for result in results):
             raise UnlikeError("a result of it is the same at every step")
-        return list(dict.fromkeys(r for r in results if isinstance(r, Family)))
+        return [result for result in results if isinstance(result, Family)]
 
     def _scan(self, results: Sequence[Operand]) -> ir.Node:
         """Add the Scan; its outputs are the last states and the results of all steps."""
         states = self._states()
-        scanned = self._scanned(results)
+        scanned = list(dict.fromkeys(self._scanned(results)))
         for state in states:
             name = self.build.name(state.name or "state")
             like = self._after(state)
@@ -283,7 +347,7 @@ class _Rolled:
         assert node is not None
         node.meta[ROLLED] = RolledLoop(
             self.unrolled.line,
-            tuple(state.name for state in states),
+            tuple(LoopSlot(x.name, i, i) for i, x in enumerate(states)),
             self.steps,
             self.peeled,
         )
@@ -376,11 +440,17 @@ class _Rolled:
         start = read.offset + number + self.peeled
         if (key := (source, read.axis, start)) not in self.entries:
             axes = axes_of(source)
-            outer = self._time_first(source, read.axis, start)
+            outer = self._all_steps(read, number)
             others = [size for axis, size in enumerate(axes) if axis != read.axis]
             entry = ir.val(self.build.name("x"), source.dtype, ir.Shape(others))
             self.entries[key] = (outer, entry)
         return self.entries[key][1]
+
+    def _all_steps(self, read: Read, number: int) -> ir.Value:
+        """Return all steps of what is read, ``number`` steps later, time first."""
+        assert read.source is not None
+        start = read.offset + number + self.peeled
+        return self._time_first(read.source, read.axis, start)
 
     def _time_first(self, source: ir.Value, axis: int, start: int) -> ir.Value:
         """Return the steps of ``source`` from ``start`` on, with the time axis first."""
@@ -412,6 +482,13 @@ class _Rolled:
 
     def _number(self, number: Number) -> ir.Value:
         """Return the body's entry for numbers that grow evenly."""
+        value = self._numbers(number)
+        entry = ir.val(self.build.name("t"), value.dtype, ir.Shape(axes_of(value)[1:]))
+        self.entries[number] = (value, entry)
+        return entry
+
+    def _numbers(self, number: Number) -> ir.Value:
+        """Return the numbers of all steps, time first."""
         start = np.asarray(number.start - (0 if self.peeled else 1) * number.slope)
         dtype = ir.DataType.from_numpy(start.dtype)
         value = self._range()
@@ -421,10 +498,9 @@ class _Rolled:
         (value,) = self.build.node("Reshape", [value, shape])
         (value,) = self.build.node("Mul", [value, number.slope])
         (value,) = self.build.node("Add", [value, start])
+        value.dtype = dtype
         value.shape = ir.Shape([self._count_text(), *start.shape])
-        entry = ir.val(self.build.name("t"), dtype, ir.Shape(start.shape))
-        self.entries[number] = (value, entry)
-        return entry
+        return value
 
     def _range(self) -> ir.Value:
         (length,) = self.build.node("Squeeze", [self._length()])
@@ -473,39 +549,23 @@ class _Rolled:
 
     # Behind the loop
 
-    def _replace_collects(
-        self, collected: Sequence[Operand], outputs: Mapping[Family, ir.Value]
-    ) -> None:
-        for node, family in zip(self.collects, collected, strict=False):
-            assert isinstance(family, Family)
-            value = outputs[family]
+    def _replace_collects(self, results: Sequence[ir.Value]) -> None:
+        """Let what takes the results of all iterations take those of all steps."""
+        for node, result in zip(self.collects, results, strict=True):
+            value = result
+            first = node.inputs[0]
+            assert first is not None
             if self.peeled:
-                first = node.inputs[0]
-                (first,) = self.build.node("Unsqueeze", [first, np.array([0])])
-                (value,) = self.build.node("Concat", [first, value], {"axis": 0})
-                value.shape = ir.Shape([self.steps, *axes_of(family.value)])
-            axis = node.attributes["axis"].as_int()
-            new = self._moved(value, 0, axis)
+                (front,) = self.build.node("Unsqueeze", [first, np.array([0])])
+                (value,) = self.build.node("Concat", [front, value], {"axis": 0})
+            value.shape = ir.Shape([self.steps, *axes_of(first)])
+            new = self._moved(value, 0, node.attributes["axis"].as_int())
             new.type = node.outputs[0].type
             new.shape = node.outputs[0].shape
             ir.convenience.replace_all_uses_with(
                 node.outputs[0], new, replace_graph_outputs=True
             )
             self.graph.remove(node, safe=True)
-
-    def _replace_values(
-        self,
-        finals: Sequence[Operand],
-        outputs: Mapping[Family, ir.Value],
-        scan: ir.Node,
-    ) -> None:
-        """Let what is behind the loop read the last states and results."""
-        sources = [state.source for state in self._states()]
-        for value, family in zip(self.last_values, finals, strict=True):
-            if family in sources:
-                self._replace(value, scan.outputs[sources.index(family)])
-            elif isinstance(family, Family):
-                self._replace(value, self._element(outputs[family], -1))
 
     def _element(self, values: ir.Value, index: int) -> ir.Value:
         (element,) = self.build.node("Gather", [values, np.array(index)], {"axis": 0})

@@ -123,6 +123,12 @@ class Unrolled:
         self._waiting: list[Family] = []
         self.invariant: set[Family] = set()
 
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes of all iterations."""
+        places = self.places.items()
+        return [node for node, (loop, _) in places if loop == self.number]
+
     def iteration(self, value: ir.Value | None) -> int | None:
         """Return the iteration of this loop that computes ``value``."""
         loop, iteration = self._place(value)

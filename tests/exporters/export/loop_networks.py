@@ -54,7 +54,7 @@ class Linears(nn.Module):
             setattr(self, name, nn.Linear(*size))
 
 
-@network()
+@network(node="LSTM")
 class Cell(nn.Module):
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class ConvLSTM(nn.Module):
         return torch.cat(outs, 1)
 
 
-@network()
+@network(node="GRU")
 class NoneFirst(Linears):
     def __init__(self):
         super().__init__(out=(4, 1))
@@ -145,7 +145,7 @@ class NoneFirst(Linears):
         return torch.cat(ys, dim=1)
 
 
-@network()
+@network(node="GRU")
 class TwoLayers(Linears):
     def __init__(self):
         super().__init__(out=(4, 1))
@@ -163,7 +163,7 @@ class TwoLayers(Linears):
         return self.out(torch.stack(ys, dim=1))
 
 
-@network()
+@network(node="GRU")
 class Layered(Linears):
     def __init__(self):
         super().__init__(out=(4, 1))
@@ -238,7 +238,7 @@ class Spiking(Linears):
         return torch.stack(spikes, 1), torch.stack(potentials, 1)
 
 
-@network({**X, "h": ("N", 4), "c": ("N", 4)})
+@network({**X, "h": ("N", 4), "c": ("N", 4)}, node="LSTM")
 class Arguments(nn.Module):
     def __init__(self):
         super().__init__()
@@ -283,7 +283,7 @@ class TwoStepsBack(Linears):
         return torch.stack(outs, 1)
 
 
-@network()
+@network(node="GRU")
 class LearnedStart(nn.Module):
     def __init__(self):
         super().__init__()
@@ -357,7 +357,7 @@ class Iterated(Linears):
         return torch.stack(outs)
 
 
-@network()
+@network(node="LSTM")
 class SplitInOnes(nn.Module):
     def __init__(self):
         super().__init__()
@@ -428,7 +428,7 @@ class DictOfStates(Linears):
         return torch.stack(outs, 1)
 
 
-@network()
+@network(node="GRU")
 class Helped(nn.Module):
     def __init__(self):
         super().__init__()
