@@ -192,9 +192,10 @@ def _simplify(model: ir.Model) -> None:
         [folding, RewritePass(REWRITE_RULES), *unused], steps=2, early_stop=True
     )
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    of_bodies = common.LiftSubgraphInitializersToMainGraphPass()
     # onnxruntime computes garbage where a body has one value twice among its outputs
     identities = (common.IdentityEliminationPass(), common.OutputFixPass())
-    ir.passes.Sequential(steps, unused[0], lift, *identities)(model)
+    ir.passes.Sequential(steps, unused[0], lift, of_bodies, *identities)(model)
     traced = re.compile(r"val_\d+")
     values = (
         value
