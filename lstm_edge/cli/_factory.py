@@ -116,6 +116,12 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+_BATCH = 3
+_FIRST_SIZE = 64
+"""Sizes of an example's first axis and of the second one; each further axis has two
+more, so that all differ."""
+
+
 def make_example(
     specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
@@ -125,45 +131,7 @@ def make_example(
     Integers with one axis are lengths, in descending order; others are indices valid
     for every embedding.
     """
-    names = list(
-        dict.fromkeys(
-            axis for spec in specs for axis in spec.axes if isinstance(axis, str)
-        )
-    )
-    sizes = dict(zip(names, (3, *range(64, 64 + 2 * len(names), 2)), strict=False)) | {
-        **given
-    }
-    words = min(
-        (
-            layer.num_embeddings
-            for layer in module.modules()
-            if isinstance(layer, nn.Embedding)
-        ),
-        default=2,
-    )
-    inputs = [_to_draw(spec, words) for spec in specs]
-    cases = CaseGenerator(
-        tuple(inputs), None, [*names, None, None][1], sorted_lengths=True
-    )
-    floats = [
-        parameter.dtype
-        for parameter in module.parameters()
-        if parameter.is_floating_point()
-    ]
-    example = {}
-    try:
-        feeds = cases.at(sizes).feeds
-        for spec in specs:
-            dtype = (
-                getattr(torch, spec.dtype)
-                if spec.dtype
-                else (*floats, torch.float32)[0]
-            )
-            example[spec.name] = torch.from_numpy(feeds[spec.name]).to(dtype)
-    except (MemoryError, ValueError) as error:
-        raise InputError(
-            "can't create an example: an axis of --input is too large"
-        ) from error
+    example = _draw(specs, given, module)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -171,14 +139,66 @@ def make_example(
     except Exception as error:
         trace = error.__traceback__  # without the line above
         line = raising_line(error.with_traceback(trace and trace.tb_next))
+        place = f" ({line})" if line else ""
         shapes = ", ".join(
             f"{name} {list(tensor.shape)}" for name, tensor in example.items()
         )
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
-            f"{f' ({line})' if line else ''}; {_advice(specs, module)}"
+            f"{place}; {_advice(specs, module)}"
         ) from error
     return example
+
+
+def _draw(
+    specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
+) -> dict[str, Tensor]:
+    """Return random values of each input, with the ``given`` sizes of axes."""
+    names: dict[str, None] = {}
+    for spec in specs:
+        names.update(dict.fromkeys(axis for axis in spec.axes if isinstance(axis, str)))
+    axes = list(names)
+    sizes = {axis: _FIRST_SIZE + 2 * index for index, axis in enumerate(axes, -1)}
+    sizes.update(dict.fromkeys(axes[:1], _BATCH))
+    sizes.update(given)
+    words = _smallest_embedding(module)
+    cases = CaseGenerator(
+        tuple(_to_draw(spec, words) for spec in specs),
+        None,
+        axes[1] if len(axes) > 1 else None,
+        sorted_lengths=True,
+    )
+    default = _float_dtype(module)
+    try:
+        feeds = cases.at(sizes).feeds
+        return {
+            spec.name: torch.from_numpy(feeds[spec.name]).to(
+                getattr(torch, spec.dtype) if spec.dtype else default
+            )
+            for spec in specs
+        }
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            "can't create an example: an axis of --input is too large"
+        ) from error
+
+
+def _smallest_embedding(module: nn.Module) -> int:
+    """Return the number of indices that every embedding has; 2 without any."""
+    sizes = [
+        layer.num_embeddings
+        for layer in module.modules()
+        if isinstance(layer, nn.Embedding)
+    ]
+    return min(sizes, default=2)
+
+
+def _float_dtype(module: nn.Module) -> torch.dtype:
+    """Return the dtype of the first float parameter; float32 without any."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
 
 
 def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
@@ -191,23 +211,25 @@ def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
 def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
     """Return what to write if ``forward`` fails."""
     parameters = inspect.signature(module.forward).parameters
-    names = {spec.name for spec in specs}
     needed = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
     ]
-    axes = [",".join(map(str, spec.axes)) for spec in specs][: len(needed)]
+    names = {spec.name for spec in specs}
     if not set(needed) <= names <= set(parameters):
-        inputs = " ".join(
-            f"--input {x}={y}" for x, y in zip_longest(needed, axes, fillvalue="N,L,8")
-        )
+        axes = [",".join(map(str, spec.axes)) for spec in specs][: len(needed)]
+        pairs = zip_longest(needed, axes, fillvalue="N,L,8")
+        inputs = " ".join(f"--input {name}={text}" for name, text in pairs)
         return f"describe its inputs, such as {inputs} (N:int64 for lengths)"
-    layer = next(
-        (layer for layer in module.modules() if [*layer.parameters(recurse=False)]),
-        module,
-    )
+    for spec in specs:
+        if len(spec.axes) == 1 and not spec.dtype:
+            return (
+                f"if {spec.name} are lengths or indices, give their dtype: --input"
+                f" {spec.name}={spec.axes[0]}:int64"
+            )
     first = specs[0]
+    layer = _first_layer(module)
     if (
         isinstance(layer, nn.RNNBase)
         and not first.dtype
@@ -222,3 +244,11 @@ def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
         "take device and sizes from the inputs in forward, give fixed axes as numbers,"
         " and the size of the example if it is another: --input x=N,L:500,8"
     )
+
+
+def _first_layer(module: nn.Module) -> nn.Module:
+    """Return the first module that has parameters of its own."""
+    for layer in module.modules():
+        if any(True for _ in layer.parameters(recurse=False)):
+            return layer
+    return module

@@ -88,11 +88,9 @@ def windows_of(
     """
     if window is None:
         return list(series)
-    starts = [
-        range(0, max(len(record) - window, 0) + 1, stride or window)
-        for record in series
-    ]
-    pairs = zip(series, starts, strict=True)
-    return [
-        record.cut(start, start + window) for record, steps in pairs for start in steps
-    ]
+    windows: list[Series] = []
+    for record in series:
+        last_start = max(len(record) - window, 0)
+        starts = range(0, last_start + 1, stride or window)
+        windows.extend(record.cut(start, start + window) for start in starts)
+    return windows

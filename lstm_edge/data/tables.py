@@ -331,6 +331,32 @@ def _read_arrays(path: Path) -> Table:
     arrays = read_arrays(
         path, "can't be read", "save plain arrays with numpy.savez", ["x"]
     )
+    x = _take_x(path, arrays)
+    samples, longest, width = x.shape
+    lengths = _take_lengths(path, arrays, samples, longest)
+    rate = _take_rate(path, arrays)
+    names = arrays.pop("features", None)
+    if names is None:
+        features = [f"x{index}" for index in range(width)]
+    elif names.shape == (width,):
+        features = names.astype(str).tolist()
+    else:
+        raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
+    sample, step = np.nonzero(np.arange(longest) < lengths[:, None])
+    columns = [*zip(features, x[sample, step].T, strict=True)]
+    columns.append(("series", sample.astype(str)))
+    for name, array in arrays.items():
+        for key, column in _columns(path, name, array, samples):
+            columns.append((key, column[sample]))
+    index = pd.MultiIndex.from_arrays([sample, step], names=["sample", "step"])
+    frame = pd.DataFrame(dict(enumerate(column for _, column in columns)), index)
+    frame = frame.set_axis([name for name, _ in columns], axis=1)
+    has_names = names is not None
+    return Table(path, frame, rate=rate, features=tuple(features), named=has_names)
+
+
+def _take_x(path: Path, arrays: dict[str, Array]) -> Array:
+    """Remove and return the samples ``(samples, L, I)``."""
     x = arrays.pop("x")
     if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape:
         advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
@@ -338,49 +364,31 @@ def _read_arrays(path: Path) -> Table:
             f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L,"
             f" I){advice}"
         )
-    samples, longest, width = x.shape
+    return x
+
+
+def _take_lengths(
+    path: Path, arrays: dict[str, Array], samples: int, longest: int
+) -> Array:
+    """Remove and return the valid steps of each sample ``(samples,)``."""
     lengths = arrays.pop("lengths", np.full(samples, longest))
-    if (
-        lengths.shape != (samples,)
-        or not np.isin(lengths, np.arange(1, longest + 1)).all()
-    ):
+    is_valid = np.isin(lengths, np.arange(1, longest + 1))
+    if lengths.shape != (samples,) or not is_valid.all():
         raise InputError(
             f"{path}: lengths has other values than 1 to {longest} for each sample"
         )
+    return lengths
+
+
+def _take_rate(path: Path, arrays: dict[str, Array]) -> float | None:
+    """Remove and return the sampling rate; None if it is not there, or 0."""
     rate = arrays.pop("sampling_rate", np.array(0.0))
-    names = arrays.pop("features", None)
-    if rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 <= rate.item() < np.inf:
+    is_number = rate.size == 1 and rate.dtype.kind in "fiu"
+    if not is_number or not 0 <= rate.item() < np.inf:
         raise InputError(
             f"{path}: sampling_rate is {rate}, expected one positive number of Hertz"
         )
-    if names is not None and names.shape != (width,):
-        raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
-    features = (
-        [f"x{index}" for index in range(width)]
-        if names is None
-        else names.astype(str).tolist()
-    )
-    sample, step = np.nonzero(np.arange(longest) < lengths[:, None])
-    columns = [
-        *zip(features, x[sample, step].T, strict=True),
-        ("series", sample.astype(str)),
-    ]
-    for name, array in arrays.items():
-        columns += [
-            (key, column[sample])
-            for key, column in _columns(path, name, array, samples)
-        ]
-    index = pd.MultiIndex.from_arrays([sample, step], names=["sample", "step"])
-    frame = pd.DataFrame(dict(enumerate(column for _, column in columns)), index)
-    frame = frame.set_axis([name for name, _ in columns], axis=1)
-    rate_or_none = float(rate.item()) or None
-    return Table(
-        path,
-        frame,
-        rate=rate_or_none,
-        features=tuple(features),
-        named=names is not None,
-    )
+    return float(rate.item()) or None
 
 
 def _columns(

@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, groupby
@@ -28,31 +28,30 @@ from .config import ScoreConfig
 from .pool import Pool
 
 ROWS = 1_000_000
+"""Rows of a partition, and of a group of files."""
 _SERIES = 64
+"""Minimum number of series of a partition."""
 _MAX_PARTS = 1024
-"""Rows of a partition and of a group of files; minimum of series of a partition;
-maximum of partitions."""
+"""Maximum number of partitions."""
 PLAN = "_plan.json"
 STATES = "_states"
 EVENTS = "_events"
 EVENT_COLUMNS = ("start", "end", "label", "samples", "open")
 """Columns of ``EVENTS`` after the series."""
 KEY = "a key in the path"
-_NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
-_ORDERS = (
-    "numbers, dates or times",
-    (
-        *_NUMBERS[1],
-        pa.types.is_timestamp,
-        pa.types.is_date,
-    ),
-)
+_Test = Callable[[pa.DataType], bool]
+_Kind = tuple[str, Sequence[_Test]]
+"""Description of the types of a column, and functions that are True for them."""
+_NUMBER = (pa.types.is_integer, pa.types.is_floating)
+_TIME = (pa.types.is_timestamp, pa.types.is_date)
 _TEXT = (
     pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_dictionary,
 )  # as pandas writes it
-_NAMES = "text or integers", (*_TEXT, pa.types.is_integer)
+_NUMBERS: _Kind = ("numbers", _NUMBER)
+_ORDERS: _Kind = ("numbers, dates or times", (*_NUMBER, *_TIME))
+_NAMES: _Kind = ("text or integers", (*_TEXT, pa.types.is_integer))
 _SAME = (
     "series",
     "order",
@@ -294,52 +293,66 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
     """Return the number of rows of a file that has all columns, and the types of its
     series and order.
     """
+    schema, rows = _read_schema(path)
+    types = dict(zip(schema.names, schema.types, strict=True))
+    names = list(schema.names)
+    keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
+    is_key = options.series in keys and options.series not in types
+    if is_key:
+        types[options.series] = pa.string()
+        names += keys
+    expected = {options.series: _NAMES, options.order: _ORDERS}
+    expected |= dict.fromkeys(options.features, _NUMBERS)
+    for name, kind in expected.items():
+        _check_column(path, name, kind, names, types)
+    series_type = types[options.series]
+    series = "string" if _is_any(series_type, _TEXT) else str(series_type)
+    found = (KEY if is_key else series, str(types[options.order]))
+    if found != before and any(before):
+        raise InputError(
+            f"{path}: series and order are {' and '.join(found)}, expected"
+            f" {' and '.join(before)} as in the first file"
+        )
+    return rows, found
+
+
+def _read_schema(path: str) -> tuple[pa.Schema, int]:
+    """Return the columns and the number of rows of a file."""
     try:
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
-            schema = file.schema_arrow
-            rows = file.metadata.num_rows
+            return file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        advice = (
-            ""
-            if path.endswith(".parquet")
-            else "; lstm-edge predict reads CSV, NumPy and WAV files"
-        )
+        advice = ""
+        if not path.endswith(".parquet"):
+            advice = "; lstm-edge predict reads CSV, NumPy and WAV files"
         raise FileFormatError(
             f"{path} can't be read as Parquet ({first_line(error)}){advice}"
         ) from error
-    types = dict(zip(schema.names, schema.types, strict=True))
-    wanted = {options.series: _NAMES, options.order: _ORDERS} | dict.fromkeys(
-        options.features, _NUMBERS
-    )
-    keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
-    is_key = options.series in keys and options.series not in types
-    types |= dict.fromkeys([options.series] * is_key, pa.string())
-    names = [
-        name.lower() for name in [*schema.names, *keys * is_key]
-    ]  # DuckDB ignores the case
-    for name, (expected, tests) in wanted.items():
-        if (count := names.count(name.lower())) != 1 or name not in types:
-            raise InputError(
-                f"{path} has {count} columns {name!r}, expected one of"
-                f" {', '.join(types)}"
-            )
-        if not any(test(types[name]) for test in tests):
-            raise InputError(
-                f"{path}: column {name!r} is {types[name]}, expected {expected}"
-            )
-    series = (
-        "string"
-        if any(test(types[options.series]) for test in _TEXT)
-        else str(types[options.series])
-    )
-    found_types = KEY if is_key else series, str(types[options.order])
-    if found_types != before and any(before):
-        wrong = (
-            f"series and order are {' and '.join(found_types)}, expected"
-            f" {' and '.join(before)}"
+
+
+def _check_column(
+    path: str,
+    name: str,
+    expected: _Kind,
+    names: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> None:
+    """Raise InputError for a column that does not exist once, or has another type."""
+    lower = [other.lower() for other in names]  # DuckDB ignores the case
+    count = lower.count(name.lower())
+    if count != 1 or name not in types:
+        raise InputError(
+            f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}"
         )
-        raise InputError(f"{path}: {wrong} as in the first file")
-    return rows, found_types
+    description, tests = expected
+    if not _is_any(types[name], tests):
+        raise InputError(
+            f"{path}: column {name!r} is {types[name]}, expected {description}"
+        )
+
+
+def _is_any(kind: pa.DataType, tests: Sequence[_Test]) -> bool:
+    return any(test(kind) for test in tests)
 
 
 def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:

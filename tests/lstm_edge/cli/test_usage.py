@@ -26,6 +26,11 @@ class Net(nn.Module):
     def forward(self, series):
         return self.rnn(series)[0]
 
+class Packed(Net):
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][0][-1]
+
 class Fixed(Net):
     def forward(self, x):
         h = torch.zeros(1, 7, 4)
@@ -89,6 +94,10 @@ def folder(tmp_path, har, make, monkeypatch):
 NET = "export usage_nets:build --input series"
 LAST = "export usage_nets:Last --input x=N,L,3 -o m.onnx"
 TABLE = [
+    (
+        "export usage_nets:Packed --input x=N,L,3 --input lengths=N -o m.onnx",
+        "if lengths are lengths or indices, give their dtype: --input lengths=N:int64",
+    ),
     # verbs, options, arguments
     ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
     ("stream har.onnx --stats s.npz", "'--state'"),
