@@ -17,7 +17,8 @@ from networks import Reads
 from onnx import numpy_helper
 
 from lstm_edge_exporters.targets.native.compiler import compile_program
-from lstm_edge_exporters.targets.native.program import NONE, Code, ProgramWriter
+from lstm_edge_exporters.targets.native.operations import NONE, Code
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import NativeEngine, Past, installed
 

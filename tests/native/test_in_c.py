@@ -16,7 +16,8 @@ from operations import operations, samples
 
 from conftest import open_for
 from lstm_edge_exporters.targets.c.table import Table
-from lstm_edge_exporters.targets.native.program import Binary, Code, ProgramWriter
+from lstm_edge_exporters.targets.native.operations import Code
+from lstm_edge_exporters.targets.native.program import Binary, ProgramWriter
 
 pytestmark = pytest.mark.system
 

@@ -15,7 +15,8 @@ from engine import Program, Stream
 from networks import USUAL, make_network
 from test_safety import every_operation, late_operation, saved
 
-from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
+from lstm_edge_exporters.targets.native.operations import Code
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 
 
 def bias_free(inputs: int, hidden: int) -> bytes:

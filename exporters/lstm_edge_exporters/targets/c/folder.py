@@ -27,7 +27,8 @@ from lstm_edge_runtime.manifest import Manifest
 from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
 from ..native.convert import compile_file, read, record
-from ..native.program import NONE, ProgramWriter
+from ..native.operations import NONE
+from ..native.program import ProgramWriter
 from .names import c_identifiers, c_string, member, model_name
 from .table import Table, literals
 

@@ -2,41 +2,17 @@
 in working memory.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..native.program import NONE, Code, Operation, ProgramWriter
+from ..native.operations import RECURRENT, Code
+from ..native.program import ProgramWriter
 
-RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
-_BUFFERS: Mapping[Code, tuple[Sequence[int], Sequence[int]]] = {
-    Code.BINARY: ((0, 1), (3,)), Code.WHERE: ((0, 1, 2), (3,)), Code.CONSTANT: ((), (1,)),
-    Code.WINDOW: ((0, 1), (2,)), Code.PUSH: ((0, 1), ()), **dict.fromkeys(RECURRENT, ((0, 1, 2), (3, 4))),
-}  # fmt: skip
-"""The arguments of an operation that it reads, and those that it writes, where not 0
-and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input of the same width."""
-_GATES = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
-
-
-def reads(operation: Operation) -> list[int]:
-    """Return the buffers that an operation reads."""
-    positions = _BUFFERS.get(operation.code, ((0,), (1,)))[0]
-    return [
-        operation.arguments[position]
-        for position in positions
-        if operation.arguments[position] != NONE
-    ]
-
-
-def writes(operation: Operation) -> list[int]:
-    """Return the buffers that an operation writes."""
-    positions = _BUFFERS.get(operation.code, ((0,), (1,)))[1]
-    return [
-        operation.arguments[position]
-        for position in positions
-        if operation.arguments[position] != NONE
-    ]
+_GATE_ROWS = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
+"""Sums of a layer's gates, as multiples of its units; a GRU keeps the part of its
+candidate that the reset gate scales."""
 
 
 def size_of(writer: ProgramWriter, buffer: int) -> int:
@@ -64,7 +40,7 @@ def last_reads(writer: ProgramWriter) -> dict[int, int]:
     last = {
         buffer: number
         for number, operation in enumerate(operations)
-        for buffer in reads(operation)
+        for buffer in operation.reads
     }
     last |= {port.buffer: len(operations) for port in writer.ports("outputs")}
     return last | {port.next: len(operations) for port in writer.ports("states")}
@@ -88,15 +64,15 @@ def plan(
     gates: dict[int, Span] = {}
     for number, operation in enumerate(writer.operations):
         if operation.code in RECURRENT:
-            size = _GATES[operation.code] * writer.width(operation.arguments[1])
+            size = _GATE_ROWS[operation.code] * writer.width(operation.argument("h"))
             gates[number] = Span(size, number, number)
-        for buffer in writes(operation):
+        for buffer in operation.writes:
             if buffer in placed or buffer in spans:
                 continue
             size = size_of(writer, buffer)
             ending = [
                 read
-                for read in reads(operation)
+                for read in operation.reads
                 if read in spans and last[read] == number
             ]
             ends = [spans[end] for end in ending if size_of(writer, end) == size]

@@ -12,16 +12,9 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-from ..native.program import (
-    NONE,
-    Binary,
-    Code,
-    Function,
-    Operation,
-    ProgramWriter,
-    Weights,
-)
-from .memory import RECURRENT, last_reads, lay, plan, size_of, writes
+from ..native.operations import ACTIVATIONS, NONE, RECURRENT, Code, Operation
+from ..native.program import Binary, Function, ProgramWriter, Weights
+from .memory import last_reads, lay, plan, size_of
 
 Array = npt.NDArray[np.generic]
 Fields = Mapping[str, object]
@@ -206,9 +199,8 @@ class Table:
     def _place_constants(self) -> None:
         for operation in self._operations:
             if operation.code == Code.CONSTANT:
-                self._refs[operation.arguments[1]] = self._operand(
-                    operation.arguments[0]
-                )
+                values = self._operand(operation.argument("values"))
+                self._refs[operation.argument("y")] = values
 
     def _place_ports(self) -> list[tuple[int, str, int]]:
         """Place inputs, outputs and states; return the final copies: from, to, how
@@ -223,7 +215,7 @@ class Table:
         writer_of = {
             buffer: number
             for number, op in enumerate(self._operations)
-            for buffer in writes(op)
+            for buffer in op.writes
         }
         for number, port in enumerate(inputs):
             self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
@@ -338,12 +330,15 @@ class Table:
     # operations
 
     def _linear(self, operation: Operation) -> None:
-        x, y, numbers, bias, scales, stored = operation.arguments[:6]
-        weights = self._writer.weights(numbers, scales, stored)
-        width = self._writer.width(y)
-        count = width // len(weights.numbers)
-        start = self._operand(bias, len(weights.numbers))
-        self._product(weights, start, self._refs[x], self._refs[y], count)
+        given = operation.named
+        weights = self._writer.weights(
+            given["weights"], given["scales"], given["stored"]
+        )
+        rows = len(weights.numbers)
+        count = self._writer.width(given["y"]) // rows
+        start = self._operand(given["bias"], rows)
+        x = self._refs[given["x"]]
+        self._product(weights, start, x, self._refs[given["y"]], count)
 
     def _product(
         self, weights: Weights, start: str, x: str, y: str, count: int = 1
@@ -413,16 +408,19 @@ class Table:
         self._add(f"le_{kind}", "le_mix_op", {**operands, "y": y, "n": n})
 
     def _unary(self, operation: Operation) -> None:
-        x, y, *function = operation.arguments[:5]
-        self._map(
-            self._function(*function),
-            self._refs[x],
-            self._refs[y],
-            self._writer.width(y),
-        )
+        given = operation.named
+        function = self._function(given["kind"], given["alpha"], given["beta"])
+        y = given["y"]
+        width = self._writer.width(y)
+        self._map(function, self._refs[given["x"]], self._refs[y], width)
 
     def _binary(self, operation: Operation) -> None:
-        a, b, constant, y, kind, swap = operation.arguments[:6]
+        given = operation.named
+        a = given["a"]
+        b = given["b"]
+        constant = given["constant"]
+        y = given["y"]
+        kind = given["kind"]
         operands = [(self._refs[a], self._writer.width(a))]
         if constant == NONE:
             operands.append((self._refs[b], self._writer.width(b)))
@@ -430,7 +428,9 @@ class Table:
             operands.append(
                 (self._operand(constant), self._writer.constants[constant].size)
             )
-        (left, left_width), (right, right_width) = operands[::-1] if swap else operands
+        (left, left_width), (right, right_width) = (
+            reversed(operands) if given["swap"] else operands
+        )
         many = (int(left_width > 1), int(right_width > 1))
         width = self._writer.width(y)
         if self._writer.dtype(a) != "int64":
@@ -451,28 +451,23 @@ class Table:
         )
 
     def _where(self, operation: Operation) -> None:
-        condition, a, b, y = (
-            self._refs[argument] for argument in operation.arguments[:4]
-        )
-        n = self._writer.width(operation.arguments[3])
-        self._add(
-            "le_where",
-            "le_where_op",
-            {"condition": condition, "a": a, "b": b, "y": y, "n": n},
-        )
+        fields = {name: self._refs[given] for name, given in operation.named.items()}
+        n = self._writer.width(operation.argument("y"))
+        self._add("le_where", "le_where_op", {**fields, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
-        x, y, length, logarithm = operation.arguments[:4]
-        self._in_rows("le_log_softmax" if logarithm else "le_softmax", x, y, length, {})
+        given = operation.named
+        kernel = "le_log_softmax" if given["logarithm"] else "le_softmax"
+        self._in_rows(kernel, given["x"], given["y"], given["length"], {})
 
     def _normalize(self, operation: Operation) -> None:
-        x, y, length, epsilon, scale, bias = operation.arguments[:6]
+        given = operation.named
         extra = {
-            "scale": self._vector(scale),
-            "bias": self._vector(bias),
-            "epsilon": _float(epsilon),
+            "scale": self._vector(given["scale"]),
+            "bias": self._vector(given["bias"]),
+            "epsilon": _float(given["epsilon"]),
         }
-        self._in_rows("le_normalize", x, y, length, extra)
+        self._in_rows("le_normalize", given["x"], given["y"], given["length"], extra)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         count = self._writer.width(x) // length
@@ -485,10 +480,13 @@ class Table:
         self._add(kernel, "le_rows_op", {**fields, **extra})
 
     def _gather(self, operation: Operation) -> None:
-        index, y, numbers, stored = operation.arguments[:4]
-        table, scales, _ = self._writer.weights(numbers, NONE, stored)
-        given = index in {port.buffer for port in self._writer.ports("inputs")}
-        kind = "LE_INT32" if given else "LE_INT64"
+        index = operation.argument("index")
+        y = operation.argument("y")
+        table, scales, _ = self._writer.weights(
+            operation.argument("table"), NONE, operation.argument("stored")
+        )
+        is_input = index in {port.buffer for port in self._writer.ports("inputs")}
+        kind = "LE_INT32" if is_input else "LE_INT64"
         fields = {
             "index": self._refs[index],
             "y": self._refs[y],
@@ -499,33 +497,39 @@ class Table:
         fields["table"] = (self.floats if scales is None else self.bytes).add(table)
         fields["scales"] = "NULL" if scales is None else self.floats.add(scales)
         self._add("le_gather", "le_gather_op", fields)
-        if given:
+        if is_input:
             self._entries.insert(
                 0, self._entries[-1].replace("le_gather", "le_check_rows")
             )
 
     def _copy(self, operation: Operation) -> None:
-        x, y, offset_x, offset_y, length, count, step_x, step_y = operation.arguments[
-            :8
-        ]
-        source = f"{self._refs[x]} + {offset_x}"
-        target = f"{self._refs[y]} + {offset_y}"
-        self._copy_op(source, target, length, count, step_x, step_y)
+        given = operation.named
+        source = f"{self._refs[given['x']]} + {given['offset_x']}"
+        target = f"{self._refs[given['y']]} + {given['offset_y']}"
+        self._copy_op(
+            source,
+            target,
+            given["length"],
+            given["count"],
+            given["step_x"],
+            given["step_y"],
+        )
 
     def _window(self, operation: Operation) -> None:
-        x, past, y, first, dilation, count, new = operation.arguments[:7]
-        width = self._writer.width(x) // max(1, new)
+        given = operation.named
+        width = self._writer.width(given["x"]) // max(1, given["new"])
         fields = {
-            "y": self._refs[y],
-            "first": first,
-            "dilation": dilation,
-            "count": count,
+            "y": self._refs[given["y"]],
+            "first": given["first"],
+            "dilation": given["dilation"],
+            "count": given["count"],
         }
-        self._ring("le_window", x, past, width, fields)
+        self._ring("le_window", given["x"], given["past"], width, fields)
 
     def _push(self, operation: Operation) -> None:
-        x, past, frames = operation.arguments[:3]
-        width = (self._writer.width(past) - 1) // frames
+        x = operation.argument("x")
+        past = operation.argument("past")
+        width = (self._writer.width(past) - 1) // operation.argument("frames")
         self._ring("le_push", x, past, width, {"count": self._writer.width(x) // width})
 
     def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
@@ -539,27 +543,29 @@ class Table:
         self._add(kernel, "le_ring_op", {**fields, **extra})
 
     def _depthwise(self, operation: Operation) -> None:
-        x, y, weights, bias = operation.arguments[:4]
-        width = self._writer.width(y)
+        given = operation.named
+        width = self._writer.width(given["y"])
         fields = {
-            "x": self._refs[x],
-            "y": self._refs[y],
-            "k": self._writer.width(x) // width,
+            "x": self._refs[given["x"]],
+            "y": self._refs[given["y"]],
+            "k": self._writer.width(given["x"]) // width,
             "n": width,
+            "weights": self._vector(given["weights"]),
+            "bias": self._vector(given["bias"]),
         }
-        fields |= {"weights": self._vector(weights), "bias": self._vector(bias)}
         self._add("le_depthwise", "le_depthwise_op", fields)
 
     def _constant(self, operation: Operation) -> None:
         """Nothing: whoever reads the buffer reads the constant."""
 
     def _cast(self, operation: Operation) -> None:
-        x, y = operation.arguments[:2]
-        given = x in {port.buffer for port in self._writer.ports("inputs")}
+        x = operation.argument("x")
+        y = operation.argument("y")
+        is_input = x in {port.buffer for port in self._writer.ports("inputs")}
         kinds = {"float32": "LE_FLOAT", "int64": "LE_INT64"}
         source = (
             "LE_INT32"
-            if given and self._writer.dtype(x) != "float32"
+            if is_input and self._writer.dtype(x) != "float32"
             else kinds[self._writer.dtype(x)]
         )
         fields = {
@@ -579,25 +585,29 @@ class _Cell:
     """
 
     def __init__(self, table: Table, operation: Operation) -> None:
-        arguments = operation.arguments
+        given = operation.named
         refs = table._refs
         writer = table._writer
         self._table = table
-        self.x, self.h, self.c, self.new_h, self.new_c = (
-            refs.get(buffer, "") for buffer in arguments[:5]
-        )
-        self.w, self.r = (
-            writer.weights(*(arguments[first + i] for first in (5, 8, 20)))
-            for i in (0, 1)
-        )
+        self.x = refs[given["x"]]
+        self.h = refs[given["h"]]
+        self.c = refs.get(given["c"], "")
+        self.new_h = refs[given["new_h"]]
+        self.new_c = refs.get(given["new_c"], "")
+        self.w = writer.weights(given["w"], given["w_scales"], given["w_stored"])
+        self.r = writer.weights(given["r"], given["r_scales"], given["r_stored"])
         self.hidden = self.r.numbers.shape[1]
-        self.resets_last = bool(arguments[10])
-        none = np.zeros(2 * len(self.r.numbers), np.float32)
-        self.bias = (
-            none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
-        )
+        self.resets_last = bool(given["flags"])
+        self.bias = np.zeros(2 * len(self.r.numbers), np.float32)
+        if given["bias"] != NONE:
+            self.bias = writer.constants[given["bias"]].reshape(-1)
         self.functions = [
-            table._function(*arguments[first : first + 3]) for first in (11, 14, 17)
+            table._function(
+                given[f"kind_{number}"],
+                given[f"alpha_{number}"],
+                given[f"beta_{number}"],
+            )
+            for number in range(ACTIVATIONS)
         ]
 
     def gate(self, number: int) -> str:

@@ -18,7 +18,8 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import Past
 
-from .program import Code, ProgramWriter
+from .operations import Code
+from .program import ProgramWriter
 
 PADDING = -1
 """The place of a number that is 0, and in no buffer."""

@@ -20,7 +20,8 @@ from lstm_edge_runtime.manifest import Array
 from ...graph import constant
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
-from .program import Binary, Code, Function, in_int8
+from .operations import Code
+from .program import Binary, Function, in_int8
 
 In = Value | Array | None
 Out = Value | Array

@@ -16,19 +16,13 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import TYPES, Past
 
-NONE = 0xFFFFFFFF
-"""A constant or buffer that is not there."""
+from .operations import ACTIVATIONS, FIELDS, NONE, Code, Operation
+
 _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
 _OPERATION = struct.Struct("<32I")
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
-Code = IntEnum(
-    "Code",
-    "LINEAR LSTM GRU RNN UNARY BINARY SOFTMAX NORMALIZE GATHER COPY CAST CONSTANT WHERE"
-    " WINDOW PUSH DEPTHWISE",
-)
-"""Operations."""
 Function = IntEnum(
     "Function",
     "IDENTITY RELU SIGMOID TANH AFFINE LEAKY_RELU THRESHOLDED_RELU SCALED_TANH"
@@ -43,14 +37,6 @@ Binary = IntEnum(
     start=0,
 )
 """Functions of two numbers."""
-
-
-class Operation(NamedTuple):
-    """One operation of a program."""
-
-    code: Code
-    arguments: tuple[int, ...]
-    """As ``lstm_edge_format.h`` describes them for each code; a float32 by its bits."""
 
 
 @dataclass
@@ -81,6 +67,16 @@ class Weights(NamedTuple):
         """Return a part of the outputs."""
         scales = None if self.scales is None else self.scales[rows]
         return self._replace(numbers=self.numbers[rows], scales=scales)
+
+
+class _WeightArguments(NamedTuple):
+    """The arguments that name weights."""
+
+    numbers: int
+    scales: int
+    """The constant with the scales if inputs are quantized, else ``NONE``."""
+    stored: int
+    """One more than the constant with the scales if weights alone are int8, else 0."""
 
 
 class ProgramWriter:
@@ -309,46 +305,47 @@ class ProgramWriter:
             flags: 1 for linear_before_reset.
             functions: each with alpha and beta.
         """
-        numbers, own_scales, stored = zip(
-            *map(self._weights, weights, scales or (None, None)), strict=True
+        w, r = (
+            self._weights(numbers, scale)
+            for numbers, scale in zip(weights, scales or (None, None), strict=True)
         )
-        three = [*functions, *[(0, 0.0, 0.0)] * (3 - len(functions))]
-        activations = [
-            value
-            for kind, *numbers_of in three
-            for value in (int(kind), *map(float, numbers_of))
-        ]
-        return self._layer(
-            code,
-            x,
-            states,
-            (
-                *numbers,
-                self.optional(bias),
-                *own_scales,
-                flags,
-                *activations,
-                *stored,
-                0,
-            ),
-        )
+        layer: dict[str, float] = {
+            "w": w.numbers,
+            "r": r.numbers,
+            "bias": self.optional(bias),
+            "w_scales": w.scales,
+            "r_scales": r.scales,
+            "flags": flags,
+            "w_stored": w.stored,
+            "r_stored": r.stored,
+            "shared": 0,
+        }
+        unused = [(Function.IDENTITY, 0.0, 0.0)] * (ACTIVATIONS - len(functions))
+        for number, (kind, alpha, beta) in enumerate([*functions, *unused]):
+            layer[f"kind_{number}"] = int(kind)
+            layer[f"alpha_{number}"] = float(alpha)
+            layer[f"beta_{number}"] = float(beta)
+        return self._layer(code, x, states, layer)
 
     def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
         """Add the layer of operation ``number`` once more, for the next frame; return
         its new states.
         """
-        code, arguments = self.operations[number]
-        return self._layer(code, x, states, (*arguments[5:20], 0, 0, number + 1))
+        operation = self.operations[number]
+        layer = operation.named | {"w_stored": 0, "r_stored": 0, "shared": number + 1}
+        return self._layer(operation.code, x, states, layer)
 
     def _layer(
-        self, code: Code, x: int, states: Sequence[int], rest: Sequence[float]
+        self, code: Code, x: int, states: Sequence[int], layer: Mapping[str, float]
     ) -> list[int]:
+        """Add a layer with arguments by name, but for its buffers."""
         new = [self.buffer(self.width(state)) for state in states]
-        olds, news = (
-            (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
-            for buffers in (states, new)
-        )
-        self.operation(code, x, *olds, *news, *rest)
+        buffers = dict.fromkeys(("h", "c", "new_h", "new_c"), NONE)
+        buffers |= {"x": x}
+        buffers |= dict(zip(("h", "c"), states, strict=False))
+        buffers |= dict(zip(("new_h", "new_c"), new, strict=False))
+        named = {**layer, **buffers}
+        self.operation(code, *(named[field.name] for field in FIELDS[code]))
         return new
 
     def unary(
@@ -487,13 +484,17 @@ class ProgramWriter:
     def _floats(self, array: npt.ArrayLike) -> int:
         return self.constant(np.asarray(array, "float32").reshape(1, -1))
 
-    def _weights(self, numbers: Array, scales: Array | None) -> tuple[int, int, int]:
-        """Add weights; return the arguments that ``weights`` takes."""
+    def _weights(self, numbers: Array, scales: Array | None) -> _WeightArguments:
+        """Add weights; return the arguments that name them."""
         if scales is not None:
-            return self.constant(np.asarray(numbers, "int8")), self._floats(scales), 0
-        if (packed := in_int8(numbers := np.asarray(numbers, "float32"))) is None:
-            return self.constant(numbers), NONE, 0
-        return self.constant(packed[0]), NONE, 1 + self._floats(packed[1])
+            number = self.constant(np.asarray(numbers, "int8"))
+            return _WeightArguments(number, self._floats(scales), 0)
+        floats = np.asarray(numbers, "float32")
+        packed = in_int8(floats)
+        if packed is None:
+            return _WeightArguments(self.constant(floats), NONE, 0)
+        number = self.constant(packed[0])
+        return _WeightArguments(number, NONE, 1 + self._floats(packed[1]))
 
     def optional(self, array: Array | None) -> int:
         """Add a constant of float32; return its number, ``NONE`` where there is no
