@@ -24,10 +24,10 @@ int main(void) {
     static int16_t quantized[%(quantized)d];
     static %(type)s x[%(inputs)d];
     static float %(outputs)s;
-    const le_base base[] = {%(pools)s, {.to = memory}, {.to = quantized}, {.to = state}, {.from = x},
+    const lc_base base[] = {%(pools)s, {.to = memory}, {.to = quantized}, {.to = state}, {.from = x},
                             %(bases)s};
     while (fread(x, sizeof x, 1, stdin) == 1) {
-        if (le_run(operations, %(count)d, base) != 0) return 1;
+        if (lc_run(operations, %(count)d, base) != 0) return 1;
         %(writes)s
         fwrite(state, sizeof *state, %(written)d, stdout);
     }

@@ -122,7 +122,7 @@ def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
     writer.output("rows", rows, every_step=True)
     writer.output("y", writer.linear(rows, stored * scales, None), every_step=True)
     code = c_of(writer)
-    assert "le_stored_product" in code
+    assert "lc_stored_product" in code
     assert len(writer.to_bytes()) < 1.3 * (2 * stored.size + 4 * 2 * len(stored)) + 1024
     x = rng.integers(-40, 40, (9, 2)).astype("int32")
     got = run_in_c(writer, x, tmp_path, GCC)

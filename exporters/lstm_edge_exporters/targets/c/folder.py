@@ -264,7 +264,7 @@ def _members(compiled: Compiled, table: Table) -> Iterator[str]:
     for (c_type, name), size in sizes.items():
         yield f"{c_type} {name}[{size}]"
     if not table.states:
-        yield "float le_nothing"
+        yield "float lc_nothing"
 
 
 def _counters(compiled: Compiled, table: Table) -> Iterator[str]:
@@ -308,7 +308,7 @@ def _self_test_values(
         ),
         "arguments": ", ".join([*arguments, *(port.symbol for port in outputs)]),
         "compared": "\n".join(
-            f"    le_compare({name}, expected_{name}, limits_{name}, {width}, &worst,"
+            f"    lc_compare({name}, expected_{name}, limits_{name}, {width}, &worst,"
             " &all);"
             for name, _, _, width, _ in outputs
         ),

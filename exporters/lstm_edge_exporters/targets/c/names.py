@@ -17,7 +17,7 @@ unsigned using virtual void volatile wchar_t while xor xor_eq
 assert complex ctype errno fenv limits locale math setjmp signal stddef stdint stdio stdlib string time wchar
 """
 """The keywords of C23 and C++20, and headers."""
-_OURS = ("le", "lstm_edge_core")
+_OURS = ("lc", "lstm_edge_core")
 """Prefix and file of the core that comes with each network."""
 
 

@@ -36,7 +36,7 @@ def _ref(base: str, offset: int) -> str:
         raise UnsupportedError(
             f"{offset:,} numbers, expected fewer than {_MOST_ELEMENTS:,} in C"
         )
-    return f"LE_REF({base}, {offset})"
+    return f"LC_REF({base}, {offset})"
 
 
 def _narrow(size: int) -> int:
@@ -84,7 +84,7 @@ def _initializer(value: object) -> str:
 
 
 def _packed(weights: Array) -> Array:
-    """Return ``(M, K)`` weights flat, as ``le_float_product`` takes them."""
+    """Return ``(M, K)`` weights flat, as ``lc_float_product`` takes them."""
     rows = len(weights)
     whole = rows - rows % 4
     stops = [*range(0, whole, _TILE), *range(whole, rows + 1)]
@@ -170,7 +170,7 @@ class Table:
             self._copy_op(self._refs[source], target, width)
         self.count = len(self._entries)
         self.lines.append(
-            f"static const le_op operations[] = {{\n{''.join(self._entries)}}};"
+            f"static const lc_op operations[] = {{\n{''.join(self._entries)}}};"
         )
 
     # where each buffer lies
@@ -218,9 +218,9 @@ class Table:
             for buffer in op.writes
         }
         for number, port in enumerate(inputs):
-            self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
+            self._refs[port.buffer] = f"LC_REF(LC_PORTS + {number}, 0)"
         for port, offset in zip(states, self.offsets, strict=True):
-            ref = self._refs[port.buffer] = _ref("LE_STATE", offset)
+            ref = self._refs[port.buffer] = _ref("LC_STATE", offset)
             number = writer_of.get(port.next, -1)
             recurrent = number >= 0 and self._operations[number].code in RECURRENT
             if (
@@ -232,7 +232,7 @@ class Table:
             elif port.next != port.buffer:
                 copies.append((port.next, ref, size_of(writer, port.buffer)))
         for number, port in enumerate(outputs):
-            ref = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
+            ref = f"LC_REF(LC_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:
                 copies.insert(
                     0, (port.buffer, ref, writer.width(port.buffer))
@@ -245,10 +245,10 @@ class Table:
         spans, gates = plan(self._writer, self._refs)
         self.memory = max(1, lay([*spans.values(), *gates.values()]))
         self._refs |= {
-            buffer: _ref("LE_MEMORY", span.offset) for buffer, span in spans.items()
+            buffer: _ref("LC_MEMORY", span.offset) for buffer, span in spans.items()
         }
         return {
-            number: _ref("LE_MEMORY", span.offset) for number, span in gates.items()
+            number: _ref("LC_MEMORY", span.offset) for number, span in gates.items()
         }
 
     # parts of operations
@@ -275,7 +275,7 @@ class Table:
             else self._writer.constants[number]
         )
         whole = values.dtype == np.int64
-        pool, base = (self.wholes, "LE_WHOLES") if whole else (self.floats, "LE_FLOATS")
+        pool, base = (self.wholes, "LC_WHOLES") if whole else (self.floats, "LC_FLOATS")
         return _ref(base, pool.offset(values) * (1 + whole))
 
     def _matrix(self, weights: Weights) -> Fields:
@@ -289,18 +289,18 @@ class Table:
         shape = {"rows": rows, "columns": columns}
         if scales is None:
             return {
-                "product": "le_float_product",
+                "product": "lc_float_product",
                 "weights": self.floats.add(_packed(numbers)),
                 **shape,
             }
-        product = "le_stored_product"
+        product = "lc_stored_product"
         if quantized:
             self.quantized = max(self.quantized, columns + -columns % 4)
             same = bool((scales == scales[0]).all())
             product, scales = (
-                ("le_int8_product", scales[:1])
+                ("lc_int8_product", scales[:1])
                 if same
-                else ("le_int8_scaled_product", scales)
+                else ("lc_int8_scaled_product", scales)
             )
         return {
             "product": product,
@@ -312,7 +312,7 @@ class Table:
     @staticmethod
     def _function(kind: int, alpha: int = 0, beta: int = 0) -> Fields:
         return {
-            "map": f"le_{Function(kind).name.lower()}",
+            "map": f"lc_{Function(kind).name.lower()}",
             "alpha": _float(alpha),
             "beta": _float(beta),
         }
@@ -322,8 +322,8 @@ class Table:
     ) -> None:
         fields = {"x": source, "y": target, "length": length, "count": count}
         self._add(
-            "le_copy",
-            "le_copy_op",
+            "lc_copy",
+            "lc_copy_op",
             fields | dict(zip(("step_x", "step_y"), steps, strict=False)),
         )
 
@@ -351,7 +351,7 @@ class Table:
             "count": count,
             "w": self._matrix(weights),
         }
-        self._add("le_linear", "le_linear_op", fields)
+        self._add("lc_linear", "lc_linear_op", fields)
 
     def _lstm(self, operation: Operation) -> None:
         cell = _Cell(self, operation)
@@ -373,7 +373,7 @@ class Table:
             bias[last] = both[0, last]
         cell.products(bias, 2)
         if cell.resets_last:
-            start = _ref("LE_FLOATS", self.floats.offset(both[1, last]))
+            start = _ref("LC_FLOATS", self.floats.offset(both[1, last]))
             self._product(cell.r.rows(last), start, cell.h, through)
         cell.function(0, update, 2)
         if cell.resets_last:
@@ -390,7 +390,7 @@ class Table:
         self._map(cell.functions[0], cell.gate(0), cell.new_h, cell.hidden)
 
     def _map(self, function: Fields, x: str, y: str, n: int) -> None:
-        self._add("le_unary", "le_unary_op", {"x": x, "y": y, "n": n, "f": function})
+        self._add("lc_unary", "lc_unary_op", {"x": x, "y": y, "n": n, "f": function})
 
     def _pair(self, kind: str, a: str, b: str, y: str, n: int, *many: int) -> None:
         many_a, many_b = many or (1, 1)
@@ -402,10 +402,10 @@ class Table:
             "many_a": many_a,
             "many_b": many_b,
         }
-        self._add("le_binary", "le_binary_op", fields | {"pair": f"le_{kind}"})
+        self._add("lc_binary", "lc_binary_op", fields | {"pair": f"lc_{kind}"})
 
     def _mix(self, kind: str, n: int, y: str, **operands: str) -> None:
-        self._add(f"le_{kind}", "le_mix_op", {**operands, "y": y, "n": n})
+        self._add(f"lc_{kind}", "lc_mix_op", {**operands, "y": y, "n": n})
 
     def _unary(self, operation: Operation) -> None:
         given = operation.named
@@ -447,17 +447,17 @@ class Table:
             "many_b": many[1],
         }
         self._add(
-            "le_whole", "le_whole_op", fields | {"kind": f"LE_{Binary(kind).name}"}
+            "lc_whole", "lc_whole_op", fields | {"kind": f"LC_{Binary(kind).name}"}
         )
 
     def _where(self, operation: Operation) -> None:
         fields = {name: self._refs[given] for name, given in operation.named.items()}
         n = self._writer.width(operation.argument("y"))
-        self._add("le_where", "le_where_op", {**fields, "n": n})
+        self._add("lc_where", "lc_where_op", {**fields, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
         given = operation.named
-        kernel = "le_log_softmax" if given["logarithm"] else "le_softmax"
+        kernel = "lc_log_softmax" if given["logarithm"] else "lc_softmax"
         self._in_rows(kernel, given["x"], given["y"], given["length"], {})
 
     def _normalize(self, operation: Operation) -> None:
@@ -467,7 +467,7 @@ class Table:
             "bias": self._vector(given["bias"]),
             "epsilon": _float(given["epsilon"]),
         }
-        self._in_rows("le_normalize", given["x"], given["y"], given["length"], extra)
+        self._in_rows("lc_normalize", given["x"], given["y"], given["length"], extra)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         count = self._writer.width(x) // length
@@ -477,7 +477,7 @@ class Table:
             "count": count,
             "length": length,
         }
-        self._add(kernel, "le_rows_op", {**fields, **extra})
+        self._add(kernel, "lc_rows_op", {**fields, **extra})
 
     def _gather(self, operation: Operation) -> None:
         index = operation.argument("index")
@@ -486,7 +486,7 @@ class Table:
             operation.argument("table"), NONE, operation.argument("stored")
         )
         is_input = index in {port.buffer for port in self._writer.ports("inputs")}
-        kind = "LE_INT32" if is_input else "LE_INT64"
+        kind = "LC_INT32" if is_input else "LC_INT64"
         fields = {
             "index": self._refs[index],
             "y": self._refs[y],
@@ -496,10 +496,10 @@ class Table:
         fields |= {"rows": table.shape[0], "columns": table.shape[1]}
         fields["table"] = (self.floats if scales is None else self.bytes).add(table)
         fields["scales"] = "NULL" if scales is None else self.floats.add(scales)
-        self._add("le_gather", "le_gather_op", fields)
+        self._add("lc_gather", "lc_gather_op", fields)
         if is_input:
             self._entries.insert(
-                0, self._entries[-1].replace("le_gather", "le_check_rows")
+                0, self._entries[-1].replace("lc_gather", "lc_check_rows")
             )
 
     def _copy(self, operation: Operation) -> None:
@@ -524,13 +524,13 @@ class Table:
             "dilation": given["dilation"],
             "count": given["count"],
         }
-        self._ring("le_window", given["x"], given["past"], width, fields)
+        self._ring("lc_window", given["x"], given["past"], width, fields)
 
     def _push(self, operation: Operation) -> None:
         x = operation.argument("x")
         past = operation.argument("past")
         width = (self._writer.width(past) - 1) // operation.argument("frames")
-        self._ring("le_push", x, past, width, {"count": self._writer.width(x) // width})
+        self._ring("lc_push", x, past, width, {"count": self._writer.width(x) // width})
 
     def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
         frames = (self._writer.width(past) - 1) // width
@@ -540,7 +540,7 @@ class Table:
             "frames": frames,
             "n": width,
         }
-        self._add(kernel, "le_ring_op", {**fields, **extra})
+        self._add(kernel, "lc_ring_op", {**fields, **extra})
 
     def _depthwise(self, operation: Operation) -> None:
         given = operation.named
@@ -553,7 +553,7 @@ class Table:
             "weights": self._vector(given["weights"]),
             "bias": self._vector(given["bias"]),
         }
-        self._add("le_depthwise", "le_depthwise_op", fields)
+        self._add("lc_depthwise", "lc_depthwise_op", fields)
 
     def _constant(self, operation: Operation) -> None:
         """Nothing: whoever reads the buffer reads the constant."""
@@ -562,9 +562,9 @@ class Table:
         x = operation.argument("x")
         y = operation.argument("y")
         is_input = x in {port.buffer for port in self._writer.ports("inputs")}
-        kinds = {"float32": "LE_FLOAT", "int64": "LE_INT64"}
+        kinds = {"float32": "LC_FLOAT", "int64": "LC_INT64"}
         source = (
-            "LE_INT32"
+            "LC_INT32"
             if is_input and self._writer.dtype(x) != "float32"
             else kinds[self._writer.dtype(x)]
         )
@@ -575,7 +575,7 @@ class Table:
             "from": source,
         }
         self._add(
-            "le_cast", "le_cast_op", fields | {"to": kinds[self._writer.dtype(y)]}
+            "lc_cast", "lc_cast_op", fields | {"to": kinds[self._writer.dtype(y)]}
         )
 
 
@@ -622,7 +622,7 @@ class _Cell:
         sums = self.gate(0)
         table._product(
             self.w,
-            _ref("LE_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])),
+            _ref("LC_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])),
             self.x,
             sums,
         )

@@ -101,7 +101,7 @@ def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
     )
     small.save(tmp_path / "har.onnx")
     folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
-    assert "le_int8_" in (folder / "src/har.c").read_text()
+    assert "lc_int8_" in (folder / "src/har.c").read_text()
     assert on_board(board, folder)["flash"] < 32 * 1024
 
 

@@ -141,7 +141,7 @@ def test_a_state_of_whole_numbers_starts_at_its_reset_value(
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("name", ["le", "lstm_edge_core"])
+@pytest.mark.parametrize("name", ["lc", "lstm_edge_core"])
 def test_a_name_of_the_core_is_refused(name, network):
     with pytest.raises(InputError, match="a name of the core that comes with it"):
         to_c(network("demo"), name=name)
@@ -167,7 +167,7 @@ def test_the_linker_sees_prefixed_names_only_and_nothing_that_allocates(
         line.split()
         for line in run(find_program("nm"), "-g", *objects).decode().splitlines()
     ]
-    assert all(line[2].startswith(("net_", "le_")) for line in lines if len(line) == 3)
+    assert all(line[2].startswith(("net_", "lc_")) for line in lines if len(line) == 3)
     wanted = {line[1] for line in lines if len(line) == 2 and line[0] == "U"}
     assert not wanted & {"malloc", "calloc", "free", "printf", "fopen", "puts"}
     sections = run(find_program("size"), "-A", *objects).decode()

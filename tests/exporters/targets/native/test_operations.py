@@ -88,3 +88,15 @@ def test_an_operation_names_its_arguments_and_buffers():
     assert operation.argument("constant") == 7
     assert operation.reads == [3]
     assert operation.writes == [4]
+
+
+def test_the_core_for_microcontrollers_and_the_library_share_no_names():
+    native = HEADER.parents[1]
+    core = [*(native / "core").glob("*.[ch]")]
+    library = [*(native / "src").glob("*.[ch]"), *(native / "include").glob("*.h")]
+    prefixes = {"lc": core, "le": library}
+    for prefix, other in (("lc", library), ("le", core)):
+        pattern = re.compile(rf"\b{prefix}_\w+", re.IGNORECASE)
+        assert any(pattern.search(path.read_text()) for path in prefixes[prefix])
+        found = {name for path in other for name in pattern.findall(path.read_text())}
+        assert found == set()

@@ -12,13 +12,13 @@ $operations
 const char *const ${name}_labels[] = {$labels};
 
 void ${name}_reset(${name}_state *state) {
-    le_reset((float *)state, $reset, $states);
+    lc_reset((float *)state, $reset, $states);
    $counters
 }
 
 int ${name}_step_with(${name}_state *state, ${name}_work *work, $parameters) {
-    const le_base base[] = {$pools, {.to = work->memory}, {.to = work->quantized}, {.to = state}, $bases};
-    return le_run(operations, $count, base);
+    const lc_base base[] = {$pools, {.to = work->memory}, {.to = work->quantized}, {.to = state}, $bases};
+    return lc_run(operations, $count, base);
 }
 
 int ${name}_step(${name}_state *state, $parameters) {
