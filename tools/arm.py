@@ -3,7 +3,7 @@
 On an ARM machine they run as they are. On Debian for x86-64 they run under qemu-user,
 on an aarch64 Python from the distribution and aarch64 wheels of numpy and onnxruntime,
 all kept in a cache folder outside the tree; nothing is installed and nothing needs
-root. Elsewhere the reason is printed, no more.
+root. On other machines the reason is printed.
 """
 
 import argparse
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1")
 """Raspberry Pi 3, 4 and 5, and a server."""
 TESTED = ("cortex-a53", "cortex-a76")
-"""Where all tests run: a core without dot products and one with them, for which other
-kernels are picked."""
+"""Cores on which all tests run: one without dot products and one with them, which use
+different kernels."""
 ARTIFACTS = "tests/runtime/test_artifacts.py"
 """The self-test of every committed file, which runs on every core."""
 TOO_SLOW = (
@@ -39,7 +39,7 @@ TOO_SLOW = (
 """Soaks, wide searches and timings, which an emulator a twentieth as fast has no use
 for."""
 TRACES = ("test_isolation",)
-"""They trace system calls, and would see the emulator's."""
+"""Tests that trace system calls, which would be the emulator's."""
 CROSS = "aarch64-linux-gnu-gcc"
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
 
@@ -54,7 +54,7 @@ def _environment(cpu: str) -> dict[str, str]:
 
 
 def _run(python: Path, arguments: list[str], cpu: str) -> bool:
-    """Run one program; print how it went, and all its output where it failed."""
+    """Run one program; print its duration, and all its output if it failed."""
     start = time.monotonic()
     ran = subprocess.run(
         [python, *arguments],
@@ -101,7 +101,7 @@ def _native_package(folder: Path) -> list[Path]:
 
 
 def main() -> int:
-    """Run everything, two at a time; 1 where something failed."""
+    """Run everything, two at a time; return 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--cpu", action="append", choices=CPUS, help="only this core (repeatable)"

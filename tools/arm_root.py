@@ -39,7 +39,7 @@ subprocesses are emulated too."""
 
 
 class UnsupportedMachineError(Exception):
-    """This machine can't run aarch64 programs by the means used here; the message says
+    """This machine can't run aarch64 programs under emulation; the message says
     why.
     """
 
@@ -81,7 +81,7 @@ def _apt(folder: Path, *options: str) -> list[str]:
 
 
 def _call(command: Sequence[str | Path], cwd: Path | None = None) -> None:
-    """Run a program silently; print what it said where it fails."""
+    """Run a program silently; print its output if it fails."""
     ran = subprocess.run(
         command,
         stdout=subprocess.PIPE,

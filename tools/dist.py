@@ -1,9 +1,9 @@
 """Build what a release holds into dist/, and try it where nothing else is installed, on
 aarch64 under qemu.
 
-The sdist and the pure wheel; where there is gcc, lstm-edge-native's wheel for this
-machine, and where there is a cross compiler the one for the other of x86-64 and
-aarch64, both checked and tagged by auditwheel. ``--check TAG`` only compares a tag with
+Sdists of all distributions, and the pure wheels. If there is gcc, the wheel of
+lstm-edge-native for this machine, and with a cross compiler also that for x86-64 or
+aarch64; auditwheel checks and tags both. ``--check TAG`` only compares a tag with
 the version and the changelog.
 """
 
@@ -33,7 +33,7 @@ def run(
     *command: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
 ) -> None:
     """Run a command with variables added to the environment; end with its exit code
-    where that is not 0.
+    if that is not 0.
     """
     print("$", *command, flush=True)
     ran = subprocess.run(
@@ -55,7 +55,7 @@ def version() -> str:
 
 
 def check(tag: str, changelog: str) -> str:
-    """Return why a tag can't be released; empty where it can."""
+    """Return why a tag can't be released; empty if it can."""
     if tag != f"v{version()}":
         return f"the tag is {tag}, and the source is of version {version()}"
     heading = re.search(r"^## .*$", changelog, re.MULTILINE)
@@ -221,6 +221,7 @@ def main() -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     run(UV, "build", "-q", "-o", DIST)
     run(UV, "build", "-q", "-o", DIST, ROOT / "runtime")
+    run(UV, "build", "-q", "--sdist", "-o", DIST, ROOT / "native")
     for machine in ("x86_64", "aarch64"):
         names = (
             f"{machine}-linux-gnu-gcc",

@@ -25,7 +25,7 @@ def make(wheel: Path, target: Path) -> None:
     """Write BasicMotions to ``target`` as a file that ``lstm-edge train`` reads.
 
     ``x: float32 (80, 100, 6)`` in the archive's units; ``y: <U9 (80,)`` the activity;
-    ``split: <U5 (80,)`` the archive's own parts, ``train`` and ``test``;
+    ``split: <U5 (80,)`` the sets of the archive, ``train`` and ``test``;
     ``features: <U5 (6,)``; ``sampling_rate`` in Hertz.
     """
     rows = []

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_only_the_steps_that_need_it_may_write_and_publishing_has_no_token(root)
     )
 
 
+@pytest.mark.system
+def test_the_native_engine_has_an_sdist_that_builds(root, tmp_path, find_program):
+    """For systems without a wheel: macOS, Windows, armv7, riscv64."""
+    find_program("cc")
+    find_program("cmake")
+    pytest.importorskip("scikit_build_core")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path]
+    subprocess.run(
+        [*build, "--sdist", root / "native"], check=True, capture_output=True
+    )
+    (sdist,) = tmp_path.glob("lstm_edge_native-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    subprocess.run([*build, "--wheel", source], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.endswith((".so", ".dylib")) for name in names)
+
+
 @pytest.mark.slow
 def test_make_dist_builds_all_and_tries_it(root, tmp_path):
     tree = tmp_path / "tree"
@@ -119,6 +140,7 @@ def test_make_dist_builds_all_and_tries_it(root, tmp_path):
     names = [path.name for path in (tree / "dist").iterdir()]
     assert f"lstm_edge-{__version__}.tar.gz" in names
     assert f"lstm_edge-{__version__}-py3-none-any.whl" in names
+    assert f"lstm_edge_native-{__version__}.tar.gz" in names
     for machine in ("x86_64", "aarch64"):
         if not shutil.which(f"{machine}-linux-gnu-gcc"):
             continue
