@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.strangers import matrix
+from benchmarks.strangers import loops, matrix
 
 _LOOP = "a loop over time in Python"
 _FRAMES = "a loop over as many frames as the length makes, in Python"
@@ -232,6 +232,7 @@ _TTS = "TTS.tts.layers.tacotron."
 # fmt: off
 GROUPS: dict[str, list[Call]] = {
     "matrix": list(_matrix()),
+    "loops": list(loops.calls(_call, Build, _frames)),
     "separation": [
         _call("denoiser", "Demucs", "denoiser.demucs.Demucs", _channels(1, 400), resample=1, **_DENOISER),
         _call("denoiser", "Demucs resample", "denoiser.demucs.Demucs", _channels(1, 400), resample=2,
