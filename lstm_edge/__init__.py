@@ -31,9 +31,11 @@ __all__ = [
 _MODULES = {
     "DataConfig": ".data.config",
     "LSTM1": ".lstm1",
+    "Run": ".checkpoint",
     "TrainConfig": ".training.config",
-}
-_MODULES |= dict.fromkeys(("Run", "deployable", "load", "save"), ".checkpoint") | {
-    "train": ".training.train"
+    "deployable": ".checkpoint",
+    "load": ".checkpoint",
+    "save": ".checkpoint",
+    "train": ".training.train",
 }
 __getattr__, __dir__ = _lazy_names(__name__, _MODULES)

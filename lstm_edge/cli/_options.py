@@ -51,11 +51,10 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
                     report = function(**given)
             print_report(report, as_json=as_json)
 
-        added = click.Option(
-            ["--json", "as_json"], is_flag=True, help="Print one JSON document."
+        with_json = click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON document."
         )
-        vars(command).setdefault("__click_params__", []).insert(0, added)
-        return click.command(name, cls=SectionCommand)(command)
+        return click.command(name, cls=SectionCommand)(with_json(command))
 
     return decorate
 
@@ -172,7 +171,7 @@ class SectionCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if isinstance(param, click.Option) and record is not None:
                 section = getattr(param, "section", "")
                 sections.setdefault(section, []).append(record)
         ordinary = sections.pop("", [])

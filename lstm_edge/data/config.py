@@ -58,7 +58,10 @@ class ReadConfig:
         (), "Features whose next value to predict.", metavar="NAMES"
     )
     features: tuple[str, ...] = option(
-        (), "Columns.", metavar="NAMES", shown="the model's, or all others"
+        (),
+        "Feature columns.",
+        metavar="NAMES",
+        shown="those of the model if there is one, else all others",
     )
     group: str = option(
         "group",
@@ -101,7 +104,9 @@ class DataConfig(ReadConfig):
         (), "Units of the predicted values.", metavar="NAMES"
     )
     forecast_difference: bool = option(
-        False, "Predict the change from the current value, which is added."
+        False,
+        "Train on the difference to the current value; the exported model still outputs"
+        " the value.",
     )
     validation: float = option(
         0.2, "Fraction of the series in the validation set.", above=0, below=1

@@ -1,6 +1,5 @@
 """Options for training."""
 
-import math
 from dataclasses import dataclass
 
 from lstm_edge_exporters.options import check_options, option
@@ -37,9 +36,7 @@ class TrainConfig:
         shown="0.3 of --epochs",
     )
     batch_size: int = option(16, "Samples per optimizer step.", low=1, high=2**31 - 1)
-    learning_rate: float = option(
-        5e-3, "Learning rate of AdamW.", above=0, below=math.inf
-    )
+    learning_rate: float = option(5e-3, "Learning rate of AdamW.", above=0, high=1e30)
     class_weight: str = option(
         "none", "Weights of classes in the loss.", choices=("none", "balanced")
     )
