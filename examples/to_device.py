@@ -56,7 +56,7 @@ def to_device(
 
     made = quantize(path, QuantizeConfig(weights_only=True), samples)
     made.save(small)
-    judged = made.judgement
+    judged = made.verified
     kept = f"outputs change by at most {max(judged.change.values()):.2%} of their range"
     if judged.agreement is not None:
         kept = f"{judged.agreement:.1%} of the labels stay"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def train_run(folder: Path, on_epoch: Callable[[Epoch, int], None]) -> Run:
     )
 
 
-def export_run(run: Run, folder: Path) -> Artifact:
+def export_run(run: Run, folder: Path) -> Artifact[Any]:
     """Export the file; raises ``CheckFailedError`` if it does not compute the same as
     PyTorch.
     """

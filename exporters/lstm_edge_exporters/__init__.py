@@ -16,8 +16,8 @@ from .quantize import quantize
 from .validate import validate
 
 if _typing.TYPE_CHECKING:
+    from .artifact import Artifact
     from .export.config import ExportConfig
-    from .export.pipeline import Artifact
     from .lift.config import LiftConfig
     from .quantize.config import QuantizeConfig
     from .validate.config import ValidateConfig
@@ -37,7 +37,7 @@ __all__ = [
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
-        "Artifact": ".export.pipeline",
+        "Artifact": ".artifact",
         "ExportConfig": ".export.config",
         "LiftConfig": ".lift.config",
         "QuantizeConfig": ".quantize.config",

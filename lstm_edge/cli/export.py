@@ -206,7 +206,7 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
     return module, make_example(specs, sizes, module), config
 
 
-def _facts(artifact: "Artifact") -> dict[str, Any]:
+def _facts(artifact: "Artifact[Any]") -> dict[str, Any]:
     manifest = artifact.manifest
     verified = artifact.verified
     contract = {

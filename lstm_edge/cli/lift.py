@@ -47,7 +47,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         "past steps": report.past,
         "existing": report.recognized,
     }
-    figures = report.verified.figures()
+    figures = lifted.verified.figures()
     states = [
         plain(state) | {"kind": kind}
         for kind, group in kinds.items()
@@ -64,7 +64,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
-        "notes": report.notes,
+        "notes": lifted.notes,
     }
     stream = [] if manifest.unstreamable else [("stream", output)]
     equal = {

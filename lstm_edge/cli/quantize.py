@@ -62,7 +62,7 @@ def command(
         "method": made.description,
         "nodes": made.counts,
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
-        "judgement": made.judgement,
+        "judgement": made.verified,
     }
     following = [
         ("inspect", output),

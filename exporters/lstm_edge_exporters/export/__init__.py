@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..artifact import Artifact
     from ..progress import Progress
+    from ..verify.verify import Verified
     from .config import ExportConfig
-    from .pipeline import Artifact
 
 __all__ = ["export"]
 
@@ -18,7 +19,7 @@ def export(
     config: "ExportConfig | None" = None,
     *,
     on_progress: "Progress | None" = None,
-) -> "Artifact":
+) -> "Artifact[Verified]":
     """Turn ``module`` into one ONNX file and verify that it computes what PyTorch does.
 
     The module is copied, and the copy is traced in eval mode.

@@ -7,9 +7,7 @@ rounding) -> ``verify`` -> golden case and bytes.
 """
 
 import copy
-import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,10 +19,10 @@ from torch import nn
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
-from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..artifact import Artifact
 from ..cast import IR_VERSION, to_float32
 from ..chunks import Runner
 from ..graph import spec_of, with_manifest
@@ -213,33 +211,7 @@ def _checked_task(
     return config.task and output and task._replace(output=output.name)
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A verified ONNX file; it exists only where every check passed."""
-
-    model: bytes
-    """The file."""
-    manifest: Manifest
-    """The contract that is inside the file."""
-    verified: Verified
-    """Every comparison with PyTorch."""
-    nodes: Mapping[str, int]
-    """Operator to count."""
-    notes: tuple[str, ...] = ()
-    """Notes for the reader: states left in the graph, sizes that PyTorch itself
-    refuses."""
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file atomically: to a temporary file, which is then renamed.
-
-        Raises:
-            NotFoundError: the folder does not exist.
-            InputError: the path can't be written.
-        """
-        write_bytes(path, self.model)
-
-
-def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
+def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Verified]:
     """Verify a build, record golden cases, and write the file, or with ``stream`` the
     one that streams.
     """
@@ -275,6 +247,10 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
         manifest = manifest._replace(golden=golden, equivalence=verified.figures())
         content = with_manifest(built.file, manifest)
     load(content)
-    nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
     skipped = (f"not compared at {case}" for case in verified.skipped)
-    return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
+    return Artifact(
+        model=content,
+        manifest=manifest,
+        verified=verified,
+        notes=(*built.notes, *skipped),
+    )

@@ -4,16 +4,15 @@ outputs, verify.
 Axes of fixed size stay fixed, unless the user gives them names.
 """
 
-import os
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
-from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec
 
+from ..artifact import Artifact
 from ..graph import (
     axes_of,
     data_inputs,
@@ -42,7 +41,7 @@ from .verification import find_chunks, lifted_cases, pair_up, verify_lifted
 
 @dataclass(frozen=True)
 class LiftReport:
-    """Result of a lift and its verification."""
+    """The states of a lifted file, by where they come from."""
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""
@@ -50,33 +49,13 @@ class LiftReport:
     """States that operators along time got: frames of the past, sums."""
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
-    verified: Verified
-    """Every comparison with the original."""
-    notes: tuple[str, ...]
-    """Inputs that may be states, with the option that makes them states."""
 
 
-@dataclass(frozen=True)
-class Lifted:
-    """A verified ONNX file with explicit states; it exists only if every check
-    passed.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Lifted(Artifact[Verified]):
+    """A verified ONNX file with explicit states."""
 
-    model: bytes
-    """The file."""
-    manifest: Manifest
-    """The contract inside the file; its ``unstreamable`` says why chunks do not equal
-    the full sequence."""
     report: LiftReport
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file whole or not at all.
-
-        Raises:
-            NotFoundError: the folder does not exist.
-            InputError: the path can't be written.
-        """
-        write_bytes(path, self.model)
 
 
 def lift_file(source: Source, config: LiftConfig) -> Lifted:
@@ -142,10 +121,14 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         lifted=tuple(lifted),
         past=past,
         recognized=known,
+    )
+    return Lifted(
+        model=content,
+        manifest=manifest,
         verified=verified,
         notes=(question,) if question else (),
+        report=report,
     )
-    return Lifted(content, manifest, report)
 
 
 def _forward_layers(axes: NamedAxes) -> list[Recurrence]:

@@ -17,12 +17,12 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
     counted,
 )
-from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import selftest
 
+from ..artifact import Artifact
 from ..graph import with_manifest
 from ..progress import Progress
 from ..recurrent import LENGTHS
@@ -67,29 +67,15 @@ class Candidate:
     """How engines compute, as the manifest has it."""
 
 
-@dataclass(frozen=True)
-class Quantized:
+@dataclass(frozen=True, kw_only=True)
+class Quantized(Artifact[Judgement]):
     """A smaller file that kept to its budget."""
 
-    model: bytes
-    """The file."""
-    manifest: Manifest
-    """The contract that is inside the file."""
     description: str
     """The candidate that was chosen."""
     counts: Count
     """Number of nodes by kind of reduction."""
     bytes_before: int
-    judgement: Judgement
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file whole or not at all.
-
-        Raises:
-            NotFoundError: the folder is not there.
-            InputError: the path can't be written.
-        """
-        write_bytes(path, self.model)
 
 
 @dataclass(frozen=True)
@@ -149,7 +135,7 @@ def quantize_file(
             description=candidate.description,
             counts=counts,
             bytes_before=original.size,
-            judgement=judgement,
+            verified=judgement,
         )
     count = counted(len(original.cases), "sample")
     data = count if original.is_real else "the golden case"

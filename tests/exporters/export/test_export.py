@@ -223,3 +223,20 @@ def test_older_weight_norm_and_a_wrapper_for_several_devices_export_as_they_are(
     np.testing.assert_allclose(
         load(made.model).run(x.numpy())[0]["output"], expected, rtol=0, atol=1e-6
     )
+
+
+def test_an_artifact_says_whether_it_streams_and_takes_names_of_onnx_files(tmp_path):
+    torch.manual_seed(0)
+    for layer, reason in (
+        (nn.GRU(3, 4, batch_first=True), ""),
+        (nn.GRU(3, 4, batch_first=True, bidirectional=True), "bidirectional"),
+    ):
+        artifact = export(layer.eval(), torch.randn(2, 5, 3))
+        assert artifact.streamable == (not reason)
+        assert reason in artifact.reason
+        assert bool(artifact.reason) == bool(reason)
+    for name in ("x.pt", "x", "x.lep"):
+        with pytest.raises(InputError, match=r"is not named \.onnx; use \S*x\.onnx"):
+            artifact.save(tmp_path / name)
+    artifact.save(tmp_path / "x.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]

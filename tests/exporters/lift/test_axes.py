@@ -58,7 +58,7 @@ def test_fixed_axes_stay_fixed_until_they_get_names(network):
     freed = lift(content, LiftConfig(inputs=dict.fromkeys("ab", ("L", "N", 3))))
     assert [spec.axes for spec in freed.manifest.inputs] == [("L", "N", 3)] * 2
     assert freed.manifest.unstreamable == ""
-    assert freed.report.verified.cases[0] == "L=5, N=1"
+    assert freed.verified.cases[0] == "L=5, N=1"
 
 
 def test_one_name_is_not_given_to_axes_of_different_sizes(network):

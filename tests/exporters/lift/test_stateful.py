@@ -116,7 +116,7 @@ def test_a_condition_is_not_taken_for_a_state_by_its_name(network, name):
     assert [spec.name for spec in lifted.manifest.inputs] == ["x", name]
     assert [spec.name for spec in lifted.manifest.outputs] == ["y"]
     assert lifted.report.recognized == ()
-    asked = [note for note in lifted.report.notes if f"--state {name}=y" in note]
+    asked = [note for note in lifted.notes if f"--state {name}=y" in note]
     assert bool(asked) == (name != "condition")
 
 
