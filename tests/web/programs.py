@@ -10,7 +10,7 @@ import onnx
 
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.targets.native.program import ProgramWriter
-from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
 from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
@@ -24,7 +24,11 @@ def _hostile(manifest: dict) -> None:
     ]
 
 
-def _altered(change, name: str = "motions-int8") -> bytes:
+def _window(manifest: dict) -> None:
+    manifest["reset_every"] = 5
+
+
+def _altered(name: str, change) -> bytes:
     """Return a file with another manifest."""
     model = onnx.load(DATA / f"{name}.onnx")
     (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
@@ -40,22 +44,25 @@ def _wrong() -> bytes:
     x = writer.input("x", 2)
     writer.output("y", writer.linear(x, np.eye(2, dtype="float32")), every_step=True)
     writer.golden({"x": np.ones((3, 2))}, {"y": (np.full((3, 2), 2.0), 0.5)})
-    model = onnx.load(DATA / "lstm.onnx")
-    (text,) = (prop.value for prop in model.metadata_props if prop.key == KEY)
-    writer.manifest(json.dumps(json.loads(text) | {"task": None}))
+    described = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", 2)),),
+        outputs=(TensorSpec("y", "float32", ("N", "L", 2)),),
+    )
+    writer.manifest(described.to_json())
     return writer.to_bytes()
 
 
 def _wide() -> bytes:
-    """Return a program of 1 input and 256 outputs, whose long chunks need gigabytes."""
+    """Return a program with an output of 4,096 values per step."""
     writer = ProgramWriter()
     x = writer.input("x", 1)
-    y = writer.linear(x, np.ones((256, 1), "float32"))
-    writer.output("logits", y, every_step=True)
-    writer.golden({"x": np.ones((3, 1))}, {"logits": (np.ones((3, 256)), 0.5)})
-    model = onnx.load(DATA / "lstm.onnx")
-    (text,) = (prop.value for prop in model.metadata_props if prop.key == KEY)
-    writer.manifest(json.dumps(json.loads(text) | {"task": None}))
+    weights = np.ones((4096, 1), "float32")
+    writer.output("y", writer.linear(x, weights), every_step=True)
+    described = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", 1)),),
+        outputs=(TensorSpec("y", "float32", ("N", "L", 4096)),),
+    )
+    writer.manifest(described.to_json())
     return writer.to_bytes()
 
 
@@ -63,11 +70,13 @@ def main(folder: Path) -> None:
     """Write every program."""
     for name in PLAIN:
         (folder / f"{name}.lep").write_bytes(to_native(DATA / f"{name}.onnx"))
-    (folder / "hostile.lep").write_bytes(to_native(_altered(_hostile)))
+    hostile = _altered("motions-int8", _hostile)
+    (folder / "hostile.lep").write_bytes(to_native(hostile))
+    for name in ("lstm", "tokens"):
+        windowed = to_native(_altered(name, _window))
+        (folder / f"{name}-window.lep").write_bytes(windowed)
     (folder / "wrong.lep").write_bytes(_wrong())
     (folder / "wide.lep").write_bytes(_wide())
-    reset = _altered(lambda manifest: manifest.update(reset_every=7), "lstm")
-    (folder / "reset.lep").write_bytes(to_native(reset))
 
 
 if __name__ == "__main__":

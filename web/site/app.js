@@ -215,7 +215,7 @@ const [REPLAY_WORDS = "", LIVE_WORDS = ""] = ["replay-words", "live-words"].map(
 function showReplay(model) {
   const [input] = model.inputs,
     names = [...model.features],
-    fits = model.inputs.length === 1 && input?.type === 0;
+    fits = model.inputs.length === 1 && input?.dtype === "float32";
   const recordings = SITE.recordings
     .filter(
       ({ features }) =>

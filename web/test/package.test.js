@@ -70,21 +70,21 @@ describe("the package", () => {
     const { status, stdout } = strict(
       "use.ts",
       `
-      import { load, LstmEdgeError, type Model, type Port, type Result, type SlidingStream, type State, type Stream } from "lstm-edge";
+      import { load, LstmEdgeError, type Model, type Port, type Result, type State, type Stream, type SlidingStream } from "lstm-edge";
       const model: Model = await load(new URL("har.lep", import.meta.url));
       const stream: Stream = model.stream(), logits: Result = stream.step(Float32Array.of(1, 2, 3));
       stream.process({ x: [1, 2, 3] });
       const state: State = stream.state;
       stream.restore(state);
       stream.reset();
-      const sliding: SlidingStream = model.stream({ window: 20 });
-      model.stream({ resetEvery: "never" });
-      sliding.step([1, 2, 3]);
-      model.close();
       const { ok, worst } = model.selftest();
       const labels: readonly string[] = model.labels, rate: number | null = model.samplingRate, ports: readonly Port[] = model.inputs;
       try { stream.close(); } catch (error) { if (error instanceof LstmEdgeError && error.name === "InputError") console.log(error.message); }
       console.log(logits, ok, worst.toFixed(), labels, rate, ports, model.manifest.task?.labels, model.interpret([1]).label);
+      const sliding: SlidingStream = model.stream({ window: 3 }), never: Stream = model.stream({ resetEvery: "never" });
+      sliding.step([1]);
+      never.close();
+      model.close();
     `,
     );
     assert.equal(stdout, "");
@@ -98,20 +98,30 @@ describe("the package", () => {
       '(await load("x")).stream().step("abc")',
       '(await load("x")).labels = []',
     ]) {
-      const { stdout } = strict("wrong.ts", `import { load } from "lstm-edge";\n${wrong};\nexport {};`);
+      const { stdout } = strict(
+        "wrong.ts",
+        `import { load } from "lstm-edge";\n${wrong};\nexport {};`,
+      );
       assert.match(stdout, /^wrong\.ts\(2,\d+\): error/, wrong);
     }
   });
 
-  test("it runs from where npm puts it", { skip: skipWithout("lstm-edge", hasCommand) }, async () => {
-    const programs = makePrograms();
-    writeFileSync(
-      join(folder, "run.js"),
-      `import { load } from "lstm-edge";
+  test(
+    "it runs from where npm puts it",
+    { skip: skipWithout("lstm-edge", hasCommand) },
+    async () => {
+      const programs = makePrograms();
+      writeFileSync(
+        join(folder, "run.js"),
+        `import { load } from "lstm-edge";
       const model = await load(${JSON.stringify(`${programs}lstm.lep`)});
       console.log(model.selftest().ok);`,
-    );
-    assert.equal(execFileSync(process.execPath, ["run.js"], { cwd: folder, encoding: "utf8" }), "true\n");
-    await rm(programs, { recursive: true });
-  });
+      );
+      assert.equal(
+        execFileSync(process.execPath, ["run.js"], { cwd: folder, encoding: "utf8" }),
+        "true\n",
+      );
+      await rm(programs, { recursive: true });
+    },
+  );
 });

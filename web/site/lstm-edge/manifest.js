@@ -1,82 +1,219 @@
-/** The description in a file, checked once. */
+/** The manifest of a program: its fields, whose values are checked once, when it is read. */
 
-import { LstmEdgeError } from "./errors.js";
+import { LstmEdgeError, messageOf, shown } from "./errors.js";
 
 /**
+ * An input or output of the ONNX file.
+ *
+ * @typedef {object} TensorSpec
+ * @property {string} name
+ * @property {string} dtype
+ * @property {(number | string)[]} axes sizes, and names of dynamic axes
+ */
+
+/**
+ * What the main output means.
+ *
  * @typedef {object} Task
  * @property {string} kind `classification` or `regression`
- * @property {string} output
- * @property {string[]} labels
- * @property {string[]} units
+ * @property {string} output the name of the main output
+ * @property {string[]} labels class names; empty if unknown
+ * @property {string[]} units units of values; empty if unknown
  */
+
 /**
+ * The input signal.
+ *
  * @typedef {object} Signal
- * @property {string[]} features
- * @property {number | null} sampling_rate Hertz
- * @property {number | null} window
+ * @property {string[]} features names of the columns; empty if unknown
+ * @property {number | null} sampling_rate in hertz
+ * @property {number | null} window steps of a training window
+ * @property {number | null} full_scale the largest sample of sound
  */
+
 /**
+ * What the file says about itself; `docs/manifest.md` describes all fields.
+ *
  * @typedef {object} Manifest
+ * @property {TensorSpec[]} inputs
+ * @property {TensorSpec[]} outputs
+ * @property {{batch: string | null, sequence: string | null}} axes names of the axes
+ * @property {string | null} lengths the name of the input of lengths, which a stream does not have
+ * @property {string[]} counts outputs that count steps
+ * @property {string} unstreamable why the file can't be streamed; empty if it can
  * @property {Task | null} task
  * @property {Signal} signal
- * @property {number | null} [reset_every] steps after which a stream is reset; null for never
+ * @property {number | null} reset_every steps after which a stream is reset, as in training
  * @property {string} precision
- * @property {string} [identity]
+ * @property {string} identity sha256 of the `.onnx` file that the program was made from
+ * @property {number} unit steps per result
  * @property {Record<string, unknown>} provenance
+ * @property {any} [golden] the golden case; see `recordings.js` of the page
  */
 
 const SCHEMA = 1;
+const MAX_NUMBER = 2 ** 31 - 1;
+const DEFAULTS = {
+  axes: {},
+  lengths: null,
+  counts: [],
+  unstreamable: "",
+  task: null,
+  signal: {},
+  reset_every: null,
+  precision: "fp32",
+  identity: "",
+  unit: 1,
+  provenance: {},
+};
+const DEFAULT_AXES = { batch: "N", sequence: "L" };
+const DEFAULT_SIGNAL = { features: [], sampling_rate: null, window: null, full_scale: null };
+const DEFAULT_TASK = { labels: [], units: [] };
 
-/** @param {unknown} value @returns {value is Record<string, any>} */
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-/** @param {unknown} value */
-const areTexts = (value) => Array.isArray(value) && value.every((text) => typeof text === "string");
-/** @param {unknown} value */
-const isCount = (value) =>
-  value === null || value === undefined || (Number.isSafeInteger(value) && Number(value) >= 1);
-/** @param {unknown} value */
-const isRate = (value) =>
-  value === null || (typeof value === "number" && value > 0 && Number.isFinite(value));
-
-/**
- * Return the manifest of a program; a `FileFormatError` with the field that is wrong.
- *
- * @param {string} text
- * @param {readonly string[]} outputs the names of the program's outputs
- * @returns {Manifest}
- */
-export function checkManifest(text, outputs) {
-  if (!text) throw refused("there is none");
-  /** @type {unknown} */
-  let raw;
-  try {
-    raw = JSON.parse(text);
-  } catch {
-    throw refused("it is not JSON");
+/** Return the manifest in a JSON text. @param {string} text @returns {Manifest} */
+export function readManifest(text) {
+  const raw = parsed(text);
+  isRecord(raw, "it");
+  if (raw.schema !== SCHEMA) throw malformed("schema", raw.schema, String(SCHEMA));
+  const manifest = { ...DEFAULTS, ...raw };
+  for (const [field, check] of Object.entries(FIELDS)) check(manifest[field], field);
+  manifest.axes = { ...DEFAULT_AXES, ...manifest.axes };
+  manifest.signal = { ...DEFAULT_SIGNAL, ...manifest.signal };
+  manifest.task &&= { ...DEFAULT_TASK, ...manifest.task };
+  for (const [field, check] of Object.entries(AXES)) check(manifest.axes[field], `axes.${field}`);
+  for (const [field, check] of Object.entries(SIGNAL))
+    check(manifest.signal[field], `signal.${field}`);
+  if (manifest.task) {
+    for (const [field, check] of Object.entries(TASK)) check(manifest.task[field], `task.${field}`);
   }
-  if (!isObject(raw)) throw refused("it is not an object");
-  if (raw.schema !== SCHEMA) throw refused(`schema is ${JSON.stringify(raw.schema)}, expected ${SCHEMA}`);
-  const { task, signal } = raw;
-  if (task !== null) {
-    if (!isObject(task) || typeof task.kind !== "string") throw refused("task has no kind");
-    if (!outputs.includes(task.output)) throw refused(`task.output is ${JSON.stringify(task.output)}`);
-    if (!areTexts(task.labels)) throw refused("task.labels are not texts");
-    if (!areTexts(task.units)) throw refused("task.units are not texts");
-  }
-  if (!isObject(signal) || !areTexts(signal.features)) throw refused("signal.features are not texts");
-  if (!isRate(signal.sampling_rate))
-    throw refused(`signal.sampling_rate is ${JSON.stringify(signal.sampling_rate)}`);
-  if (!isCount(signal.window)) throw refused(`signal.window is ${JSON.stringify(signal.window)}`);
-  if (!isCount(raw.reset_every)) throw refused(`reset_every is ${JSON.stringify(raw.reset_every)}`);
-  if (typeof (raw.identity ?? "") !== "string") throw refused("identity is not a text");
-  if (typeof raw.precision !== "string") throw refused("precision is not a text");
-  return /** @type {Manifest} */ (/** @type {unknown} */ (raw));
+  checkNames(manifest);
+  return manifest;
 }
 
-/** @param {string} reason */
-function refused(reason) {
+/** @param {string} text @returns {any} */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new LstmEdgeError(
+      "ManifestError",
+      `the manifest is malformed (${messageOf(cause)}); export the model again`,
+    );
+  }
+}
+
+/** @param {string} field @param {unknown} value @param {string} expected */
+function malformed(field, value, expected) {
   return new LstmEdgeError(
-    "FileFormatError",
-    `the manifest is malformed (${reason}); convert the file again`,
+    "ManifestError",
+    `the manifest is malformed: ${field} is ${shown(value)}, expected ${expected}; export the model again`,
   );
 }
+
+/** Check names across fields. @param {Manifest} manifest */
+function checkNames({ inputs, outputs, counts, task }) {
+  for (const [side, specs] of Object.entries({ inputs, outputs })) {
+    const names = specs.map(({ name }) => name);
+    const repeated = names.find((name, index) => names.indexOf(name) !== index);
+    if (repeated !== undefined) throw malformed(side, repeated, "every name once");
+  }
+  const names = outputs.map(({ name }) => name);
+  const expected = `one of ${names.join(", ")}`;
+  for (const name of counts) {
+    if (!names.includes(name)) throw malformed("counts", name, expected);
+  }
+  if (task && !names.includes(task.output)) throw malformed("task.output", task.output, expected);
+}
+
+// --- Checks of one value
+
+/** @typedef {(value: any, field: string) => void} Check */
+
+/** @type {Check} */
+function isRecord(value, field) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw malformed(field, value, "an object");
+  }
+}
+
+/** @type {Check} */
+function isText(value, field) {
+  if (typeof value !== "string") throw malformed(field, value, "text");
+}
+
+/** @type {Check} */
+function isName(value, field) {
+  if (typeof value !== "string" || value === "") throw malformed(field, value, "a name");
+}
+
+/** @type {Check} */
+function isSize(value, field) {
+  if (!Number.isInteger(value) || value < 1 || value > MAX_NUMBER) {
+    throw malformed(field, value, "a whole number from 1");
+  }
+}
+
+/** @type {Check} */
+function isAxis(value, field) {
+  if (typeof value === "number") isSize(value, field);
+  else isName(value, field);
+}
+
+/** @type {Check} */
+function isPositive(value, field) {
+  if (!Number.isFinite(value) || value <= 0) throw malformed(field, value, "a positive number");
+}
+
+/** @param {Check} check @returns {Check} */
+function orNull(check) {
+  return (value, field) => {
+    if (value !== null) check(value, field);
+  };
+}
+
+/** @param {Check} check @returns {Check} */
+function listOf(check) {
+  return (value, field) => {
+    if (!Array.isArray(value)) throw malformed(field, value, "a list");
+    value.forEach((item, index) => check(item, `${field}[${index}]`));
+  };
+}
+
+/** @type {Check} */
+function isTensor(value, field) {
+  isRecord(value, field);
+  isName(value.name, `${field}.name`);
+  isName(value.dtype, `${field}.dtype`);
+  listOf(isAxis)(value.axes, `${field}.axes`);
+}
+
+/** @type {Record<string, Check>} */
+const FIELDS = {
+  inputs: listOf(isTensor),
+  outputs: listOf(isTensor),
+  axes: isRecord,
+  lengths: orNull(isName),
+  counts: listOf(isText),
+  unstreamable: isText,
+  task: orNull(isRecord),
+  signal: isRecord,
+  reset_every: orNull(isSize),
+  precision: isText,
+  identity: isText,
+  unit: isSize,
+  provenance: isRecord,
+};
+
+/** @type {Record<string, Check>} */
+const AXES = { batch: orNull(isName), sequence: orNull(isName) };
+
+/** @type {Record<string, Check>} */
+const SIGNAL = {
+  features: listOf(isText),
+  sampling_rate: orNull(isPositive),
+  window: orNull(isSize),
+  full_scale: orNull(isPositive),
+};
+
+/** @type {Record<string, Check>} */
+const TASK = { kind: isText, output: isName, labels: listOf(isText), units: listOf(isText) };
