@@ -43,7 +43,7 @@ check: $(VENV)/.installed docs  ## lint, types and the documentation's own links
 	$(BIN)/mypy
 	$(BIN)/mypy tools noxfile.py
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
-	if command -v npm >/dev/null; then $(MAKE) -s web/node_modules/.package-lock.json && cd web && npm run -s format; fi
+	if command -v npm >/dev/null; then $(MAKE) -s web/node_modules/.package-lock.json && cd web && npm run -s check; fi
 
 # build sdist and wheels into dist/, and try them in a fresh environment
 dist: $(VENV)/.installed $(WASM)

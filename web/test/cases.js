@@ -50,16 +50,11 @@ export const cases = {
     const model = await load(`${url}motions-int8.lep`);
     check(model.labels.join() === "Badminton,Running,Standing,Walking", String(model.labels));
     check(
-      model.features.length === 6 &&
-        model.samplingRate === 10 &&
-        model.unit === 1 &&
-        model.delay === 0,
+      model.features.length === 6 && model.samplingRate === 10 && model.unit === 1 && model.delay === 0,
       "signal",
     );
     check(
-      /^[0-9a-f]{64}$/.test(model.identity) &&
-        model.inputs[0]?.name === "x" &&
-        model.states.length === 2,
+      /^[0-9a-f]{64}$/.test(model.identity) && model.inputs[0]?.name === "x" && model.states.length === 2,
       "identity and ports",
     );
   },
@@ -70,17 +65,13 @@ export const cases = {
       other = (await load(`${url}lstm.lep`)).stream(),
       x = signal(3 * 40);
     const last =
-      Array.from({ length: 40 }, (_, step) =>
-        only(stream.step(x.subarray(3 * step, 3 * step + 3))),
-      ).at(-1) ?? [];
+      Array.from({ length: 40 }, (_, step) => only(stream.step(x.subarray(3 * step, 3 * step + 3)))).at(-1) ??
+      [];
     other.process(x.subarray(0, 3 * 7));
     check(isSame(last, only(other.process(x.subarray(3 * 7)))), "a chunk");
     stream.reset();
     const fresh = model.stream();
-    check(
-      isSame(only(stream.process(x)), only(fresh.process(Array.from(x)))),
-      "a stream that was reset",
-    );
+    check(isSame(only(stream.process(x)), only(fresh.process(Array.from(x)))), "a stream that was reset");
     for (let count = 0; count < 50; count += 1) model.stream().close();
     fresh.close();
   },
@@ -89,10 +80,7 @@ export const cases = {
     const strided = await load(`${url}strided.lep`),
       stream = strided.stream(),
       lagging = await load(`${url}late.lep`);
-    check(
-      strided.unit === 4 && strided.delay === 4 && lagging.unit === 1 && lagging.delay === 2,
-      "pace",
-    );
+    check(strided.unit === 4 && strided.delay === 4 && lagging.unit === 1 && lagging.delay === 2, "pace");
     const results = Array.from({ length: 20 }, (_, step) =>
       stream.step(signal(60).subarray(3 * step, 3 * step + 3)),
     );
@@ -102,10 +90,7 @@ export const cases = {
     );
     const whole = only(strided.stream().process(signal(60))),
       single = results.flatMap((result) => Array.from(result === null ? [] : only(result)));
-    check(
-      isSame(whole, single) && whole.length === 4 * (strided.outputs[0]?.width ?? 0),
-      "the same frames",
-    );
+    check(isSame(whole, single) && whole.length === 4 * (strided.outputs[0]?.width ?? 0), "the same frames");
     const delayed = lagging.stream();
     check(
       delayed.step([1, 2, 3]) === null &&
@@ -165,21 +150,13 @@ export const cases = {
       "InputError",
       /got a single array, expected arrays for inputs x, gain/,
     );
-    await refuses(
-      () => stream.step({ x: [1, 2, 3] }),
-      "InputError",
-      /got inputs x, expected x, gain/,
-    );
+    await refuses(() => stream.step({ x: [1, 2, 3] }), "InputError", /got inputs x, expected x, gain/);
     await refuses(
       () => stream.step({ x: [1, 2, 3], gain: [1], z: [1] }),
       "InputError",
       /got inputs x, gain, z/,
     );
-    await refuses(
-      () => any.step({ x: [1, 2, 3], gain: 2 }),
-      "InputError",
-      /gain is 2, expected an array/,
-    );
+    await refuses(() => any.step({ x: [1, 2, 3], gain: 2 }), "InputError", /gain is 2, expected an array/);
     await refuses(
       () =>
         any.step(
@@ -241,8 +218,7 @@ export const cases = {
       ["line\nline", /got "line/],
     ]);
     for (const [sample, words] of wrong) {
-      for (const kind of ["step", "process"])
-        await refuses(() => any[kind](sample), "InputError", words);
+      for (const kind of ["step", "process"]) await refuses(() => any[kind](sample), "InputError", words);
     }
     await refuses(
       () => any.process([1, 2, 3, 4]),
@@ -256,11 +232,7 @@ export const cases = {
   "tokens are whole numbers of the table": async ({ load, url }) => {
     const model = await load(`${url}tokens.lep`);
     check(model.inputs[0]?.dtype === "int64", String(model.inputs[0]?.dtype));
-    for (const stream of [
-      model.stream(),
-      model.stream({ window: 3 }),
-      model.stream({ resetEvery: 2 }),
-    ]) {
+    for (const stream of [model.stream(), model.stream({ window: 3 }), model.stream({ resetEvery: 2 })]) {
       for (const token of [1, 2n, 0]) stream.step([token]);
       const whole = only(stream.process([1, 2, 3]));
       const wrong = /** @type {any[]} */ ([
@@ -283,19 +255,11 @@ export const cases = {
           "InputError",
           /at \[0\], expected a whole number from -9223372036854775808 to 9223372036854775807 \(int64\)/,
         );
-        await refuses(
-          () => stream.process([1, token]),
-          "InputError",
-          /at \[1\], expected a whole number/,
-        );
+        await refuses(() => stream.process([1, token]), "InputError", /at \[1\], expected a whole number/);
       }
       for (const token of [-1e6, 1e6]) {
         await refuses(() => stream.step([token]), "InputError", /index -?1000000, expected/);
-        await refuses(
-          () => stream.process([0, 0, 1, token]),
-          "InputError",
-          /index -?1000000, expected/,
-        );
+        await refuses(() => stream.process([0, 0, 1, token]), "InputError", /index -?1000000, expected/);
       }
       stream.reset();
       stream.process([1, 2, 0]);
@@ -314,18 +278,14 @@ export const cases = {
     const byFile = model.stream();
     model.stream();
     console.warn = warn;
-    check(
-      said.length === 1 && /reset every 5 steps.*resetEvery: 5/.test(said[0] ?? ""),
-      String(said),
-    );
+    check(said.length === 1 && /reset every 5 steps.*resetEvery: 5/.test(said[0] ?? ""), String(said));
     const by5 = model.stream({ resetEvery: 5 }),
       never = model.stream({ resetEvery: "never" });
     const [file, five, none] = [byFile, by5, never].map((stream) =>
       steps.map((sample) => Array.from(only(stream.step(sample)))),
     );
     check(
-      JSON.stringify(file) === JSON.stringify(five) &&
-        JSON.stringify(file) !== JSON.stringify(none),
+      JSON.stringify(file) === JSON.stringify(five) && JSON.stringify(file) !== JSON.stringify(none),
       "steps",
     );
     by5.reset();
@@ -364,11 +324,7 @@ export const cases = {
         /window is .*, expected a whole number from 1/,
       );
     }
-    await refuses(
-      () => any.stream({ window: 5, resetEvery: 5 }),
-      "InputError",
-      /remove resetEvery/,
-    );
+    await refuses(() => any.stream({ window: 5, resetEvery: 5 }), "InputError", /remove resetEvery/);
     await refuses(
       () => any.stream({ reset_every: 5 }),
       "InputError",
@@ -397,9 +353,7 @@ export const cases = {
       window = model.stream({ window: 3 }),
       other = model.stream({ window: 3 }),
       any = /** @type {any} */ (window);
-    const samples = Array.from({ length: 5 }, (_, step) =>
-      Array.from(signal(3), (value) => value + step),
-    );
+    const samples = Array.from({ length: 5 }, (_, step) => Array.from(signal(3), (value) => value + step));
     for (const sample of samples) {
       await refuses(() => any.step([1, 2, "x"]), "InputError", /x is "x" at \[2\]/);
       const [result, expected] = [window.step(sample), other.step(sample)];
@@ -420,8 +374,7 @@ export const cases = {
       any = /** @type {any} */ (model);
     const { label, probabilities } = model.interpret([0, 3, 1, 0]);
     check(
-      label === "Running" &&
-        Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12,
+      label === "Running" && Math.abs(probabilities.reduce((sum, share) => sum + share, 0) - 1) < 1e-12,
       "probabilities",
     );
     check(model.interpret([0, 3, 1, 0, 9, 0, 0, 0]).label === "Badminton", "the last frame counts");

@@ -34,14 +34,8 @@ async function useModel(model) {
   await attempt(() => model.selftest());
   if (model.inputs.some(({ width }) => width > 1e5)) return;
   const samples = (/** @type {number} */ steps) =>
-    Object.fromEntries(
-      model.inputs.map(({ name, width }) => [name, new Uint8Array(steps * width)]),
-    );
-  for (const options of [
-    { resetEvery: /** @type {const} */ ("never") },
-    { resetEvery: 3 },
-    { window: 4 },
-  ]) {
+    Object.fromEntries(model.inputs.map(({ name, width }) => [name, new Uint8Array(steps * width)]));
+  for (const options of [{ resetEvery: /** @type {const} */ ("never") }, { resetEvery: 3 }, { window: 4 }]) {
     await attempt(async () => {
       const stream = model.stream(/** @type {any} */ (options));
       await attempt(() => model.frames(stream.step(samples(1))));

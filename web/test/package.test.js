@@ -98,30 +98,20 @@ describe("the package", () => {
       '(await load("x")).stream().step("abc")',
       '(await load("x")).labels = []',
     ]) {
-      const { stdout } = strict(
-        "wrong.ts",
-        `import { load } from "lstm-edge";\n${wrong};\nexport {};`,
-      );
+      const { stdout } = strict("wrong.ts", `import { load } from "lstm-edge";\n${wrong};\nexport {};`);
       assert.match(stdout, /^wrong\.ts\(2,\d+\): error/, wrong);
     }
   });
 
-  test(
-    "it runs from where npm puts it",
-    { skip: skipWithout("lstm-edge", hasCommand) },
-    async () => {
-      const programs = makePrograms();
-      writeFileSync(
-        join(folder, "run.js"),
-        `import { load } from "lstm-edge";
+  test("it runs from where npm puts it", { skip: skipWithout("lstm-edge", hasCommand) }, async () => {
+    const programs = makePrograms();
+    writeFileSync(
+      join(folder, "run.js"),
+      `import { load } from "lstm-edge";
       const model = await load(${JSON.stringify(`${programs}lstm.lep`)});
       console.log(model.selftest().ok);`,
-      );
-      assert.equal(
-        execFileSync(process.execPath, ["run.js"], { cwd: folder, encoding: "utf8" }),
-        "true\n",
-      );
-      await rm(programs, { recursive: true });
-    },
-  );
+    );
+    assert.equal(execFileSync(process.execPath, ["run.js"], { cwd: folder, encoding: "utf8" }), "true\n");
+    await rm(programs, { recursive: true });
+  });
 });

@@ -59,8 +59,6 @@ function shortened(text, length) {
   if (text.length <= length) return text;
   const beginning = Math.min(MAX_BEGINNING, Math.floor(length / 2));
   return (
-    text.slice(0, beginning) +
-    ELLIPSIS +
-    text.slice(text.length - (length - beginning - ELLIPSIS.length))
+    text.slice(0, beginning) + ELLIPSIS + text.slice(text.length - (length - beginning - ELLIPSIS.length))
   );
 }

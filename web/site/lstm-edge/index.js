@@ -38,10 +38,7 @@ async function compile(bytes) {
   try {
     return await WebAssembly.compile(/** @type {BufferSource} */ (bytes));
   } catch (cause) {
-    throw new LstmEdgeError(
-      "UnsupportedError",
-      `the library can't be compiled here: ${messageOf(cause)}`,
-    );
+    throw new LstmEdgeError("UnsupportedError", `the library can't be compiled here: ${messageOf(cause)}`);
   }
 }
 
@@ -85,10 +82,7 @@ async function read(source) {
     const name = source instanceof Blob ? "the file" : source;
     throw new LstmEdgeError("NotFoundError", `${name} can't be read: ${messageOf(cause)}`);
   }
-  throw new LstmEdgeError(
-    "InputError",
-    `got ${shown(source)}, expected a URL or the bytes of a .lep file`,
-  );
+  throw new LstmEdgeError("InputError", `got ${shown(source)}, expected a URL or the bytes of a .lep file`);
 }
 
 /** @param {string | URL} address */

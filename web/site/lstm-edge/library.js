@@ -19,10 +19,7 @@ export class Library {
       const { exports } = await WebAssembly.instantiate(module, importsOf(module));
       return new Library(/** @type {Functions} */ (exports));
     } catch (cause) {
-      throw new LstmEdgeError(
-        "UnsupportedError",
-        `the library can't be started: ${messageOf(cause)}`,
-      );
+      throw new LstmEdgeError("UnsupportedError", `the library can't be started: ${messageOf(cause)}`);
     }
   }
 
@@ -75,10 +72,7 @@ export class Library {
     const start = total > MAX_BYTES ? 0 : this.functions.malloc(Math.max(total, 1)) >>> 0;
     if (!start) {
       const megabytes = Math.ceil(total / 1e6);
-      throw new LstmEdgeError(
-        "InputError",
-        `no memory for ${megabytes} MB; process fewer steps per call`,
-      );
+      throw new LstmEdgeError("InputError", `no memory for ${megabytes} MB; process fewer steps per call`);
     }
     try {
       return work(offsets.map((offset) => start + offset));

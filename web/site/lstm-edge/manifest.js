@@ -81,8 +81,7 @@ export function readManifest(text) {
   manifest.signal = { ...DEFAULT_SIGNAL, ...manifest.signal };
   manifest.task &&= { ...DEFAULT_TASK, ...manifest.task };
   for (const [field, check] of Object.entries(AXES)) check(manifest.axes[field], `axes.${field}`);
-  for (const [field, check] of Object.entries(SIGNAL))
-    check(manifest.signal[field], `signal.${field}`);
+  for (const [field, check] of Object.entries(SIGNAL)) check(manifest.signal[field], `signal.${field}`);
   if (manifest.task) {
     for (const [field, check] of Object.entries(TASK)) check(manifest.task[field], `task.${field}`);
   }

@@ -167,8 +167,7 @@ export class Model {
   #interval(resetEvery) {
     if (resetEvery === undefined) return this.#defaultInterval();
     if (resetEvery === "never") return Infinity;
-    const isNumber =
-      typeof resetEvery === "number" && Number.isSafeInteger(resetEvery) && resetEvery >= 1;
+    const isNumber = typeof resetEvery === "number" && Number.isSafeInteger(resetEvery) && resetEvery >= 1;
     if (isNumber) return resetEvery;
     throw new LstmEdgeError(
       "InputError",
@@ -227,8 +226,7 @@ export class Model {
   }
 
   #checkOpen() {
-    if (!this.#address)
-      throw new LstmEdgeError("StateError", "this model is closed; load it again");
+    if (!this.#address) throw new LstmEdgeError("StateError", "this model is closed; load it again");
   }
 
   /** Free the program; streams that are open keep it until they are closed. */
@@ -240,7 +238,5 @@ export class Model {
 
 /** @param {readonly {name: string}[]} specs @param {readonly Port[]} ports */
 function hasSameNames(specs, ports) {
-  return (
-    specs.length === ports.length && specs.every(({ name }, index) => name === ports[index]?.name)
-  );
+  return specs.length === ports.length && specs.every(({ name }, index) => name === ports[index]?.name);
 }

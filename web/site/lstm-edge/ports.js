@@ -48,9 +48,7 @@ const ARRAYS = {
 export function portsOf(library, program, kind, manifest) {
   const { functions } = library;
   const count = functions.lstm_edge_count(program, kind) >>> 0;
-  const booleans = new Set(
-    manifest.inputs.filter(({ dtype }) => dtype === "bool").map(({ name }) => name),
-  );
+  const booleans = new Set(manifest.inputs.filter(({ dtype }) => dtype === "bool").map(({ name }) => name));
   return library.allocated([PORT_BYTES], ([address = 0]) =>
     Array.from({ length: count }, (_, index) => {
       functions.lstm_edge_describe(program, kind, index, address);

@@ -76,10 +76,7 @@ function valuesOf(result, name) {
   if (typeof result === "object" && result !== null) {
     return Object.hasOwn(result, name) ? valuesOf(/** @type {any} */ (result)[name], name) : null;
   }
-  throw new LstmEdgeError(
-    "InputError",
-    `got ${shown(result)}, expected a result of step or process`,
-  );
+  throw new LstmEdgeError("InputError", `got ${shown(result)}, expected a result of step or process`);
 }
 
 /** Return the number of values in a frame. @param {TensorSpec} output @param {Manifest} manifest */

@@ -63,16 +63,10 @@ function byName(inputs, samples) {
   const expected = names.join(", ");
   if (isOne) {
     if (inputs.length === 1) return [samples];
-    throw new LstmEdgeError(
-      "InputError",
-      `got a single array, expected arrays for inputs ${expected}`,
-    );
+    throw new LstmEdgeError("InputError", `got a single array, expected arrays for inputs ${expected}`);
   }
   if (!isObject)
-    throw new LstmEdgeError(
-      "InputError",
-      `got ${shown(samples)}, expected numbers for ${expected}`,
-    );
+    throw new LstmEdgeError("InputError", `got ${shown(samples)}, expected numbers for ${expected}`);
   const given = Object.keys(samples);
   const isSame = given.length === names.length && names.every((name) => given.includes(name));
   if (!isSame)
@@ -92,10 +86,7 @@ function byName(inputs, samples) {
 function lengthIn(values, { name }) {
   const length = typeof values === "object" && values !== null ? values.length : undefined;
   if (Number.isSafeInteger(length) && length >= 0) return length;
-  throw new LstmEdgeError(
-    "InputError",
-    `${name} is ${shown(values)}, expected an array of numbers`,
-  );
+  throw new LstmEdgeError("InputError", `${name} is ${shown(values)}, expected an array of numbers`);
 }
 
 /**
@@ -132,8 +123,7 @@ function asArray(port, values, length) {
       array[index] = typeof value === "number" ? value : asFloat(port, value, index);
     }
   } else if (array instanceof BigInt64Array) {
-    for (let index = 0; index < length; index += 1)
-      array[index] = asWhole(port, values[index], index);
+    for (let index = 0; index < length; index += 1) array[index] = asWhole(port, values[index], index);
   } else {
     for (let index = 0; index < length; index += 1)
       array[index] = Number(asWhole(port, values[index], index));

@@ -120,10 +120,7 @@ export class SlidingStream {
 function checkedWindow(window, unit) {
   const isNumber = typeof window === "number" && Number.isSafeInteger(window) && window >= 1;
   if (!isNumber) {
-    throw new LstmEdgeError(
-      "InputError",
-      `window is ${shown(window)}, expected a whole number from 1`,
-    );
+    throw new LstmEdgeError("InputError", `window is ${shown(window)}, expected a whole number from 1`);
   }
   if (window % unit) {
     throw new LstmEdgeError(

@@ -44,8 +44,7 @@ export class Source {
 
   /** The address of an open stream. */
   get #open() {
-    if (!this.#address)
-      throw new LstmEdgeError("StateError", "this stream is closed; open another one");
+    if (!this.#address) throw new LstmEdgeError("StateError", "this stream is closed; open another one");
     return this.#address;
   }
 
@@ -113,10 +112,7 @@ export class Source {
         arrayAt(port, library.buffer, blocks[index] ?? 0, steps * port.width).set(array);
       });
       const targets = table + inputs.length * Uint32Array.BYTES_PER_ELEMENT;
-      library.check(
-        library.functions.lstm_edge_chunk(address, table, steps, targets),
-        "InputError",
-      );
+      library.check(library.functions.lstm_edge_chunk(address, table, steps, targets), "InputError");
       return outputs.map((port, index) => {
         const length = this.#frames(index) * port.width;
         const start = blocks[inputs.length + index];
@@ -157,10 +153,7 @@ export class Source {
     const { library } = this.#program;
     library.allocated([bytes.length], ([start = 0]) => {
       new Uint8Array(library.buffer, start, bytes.length).set(bytes);
-      library.check(
-        library.functions.lstm_edge_restore(address, start, bytes.length),
-        "StateError",
-      );
+      library.check(library.functions.lstm_edge_restore(address, start, bytes.length), "StateError");
     });
   }
 

@@ -121,7 +121,7 @@ export class Stream {
     const { inputs, outputs } = this.#program;
     /** @type {Float32Array[][]} */
     const pieces = outputs.map(() => []);
-    for (let start = 0; start < steps;) {
+    for (let start = 0; start < steps; ) {
       if (this.#age >= this.#interval) this.reset();
       const count = Math.min(steps - start, this.#interval - this.#age);
       const cut = arrays.map((array, index) => {
@@ -178,10 +178,7 @@ export class Stream {
   restore(state) {
     const isBytes = state instanceof Uint8Array || state instanceof ArrayBuffer;
     if (!isBytes) {
-      throw new LstmEdgeError(
-        "StateError",
-        `got ${shown(state)}, expected the bytes of a stream's state`,
-      );
+      throw new LstmEdgeError("StateError", `got ${shown(state)}, expected the bytes of a stream's state`);
     }
     this.#source.restore(new Uint8Array(state));
     this.#age = this.#source.age;
@@ -216,7 +213,6 @@ function concatenated(arrays) {
 function summed(arrays) {
   const [first, ...others] = arrays;
   if (!first) return null;
-  for (const array of others)
-    array.forEach((value, index) => (first[index] = (first[index] ?? 0) + value));
+  for (const array of others) array.forEach((value, index) => (first[index] = (first[index] ?? 0) + value));
   return first;
 }
