@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import END, MOVING_AXES, axes_of, constant
+from ..graph import END, MOVING_AXES, axes_of, constant, values_read
+from ..recurrent import is_reversed
 from .operands import elements, ints, numbers
 from .per_frame import PER_FRAME, per_frame
 from .positions import count_on, spread
@@ -339,6 +340,35 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     work.take_last(node.outputs[1:], read, flow, 1)
 
 
+def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
+    """Take a Scan over time whose states are inputs: a step reads its slices alone."""
+    first = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
+    scanned = node.inputs[first:]
+    captured = [*values_read(node)][len([x for x in node.inputs if x is not None]) :]
+    if any(source in work.flows or source in work.last for source in captured):
+        raise work.refusal("reads all frames in each step")
+    if not all(source and work.is_from_state(source) for source in node.inputs[:first]):
+        raise work.undecided("starts again with every call")
+    axes = ints(node, "scan_input_axes") or [0] * len(scanned)
+    for index, (source, axis) in enumerate(zip(scanned, axes, strict=True), first):
+        flow = None if source is None else work.flows.get(source)
+        if source is None or flow is None:
+            raise work.undecided("reads values that are computed from sizes or states")
+        if axis % len(axes_of(source)) != flow.axis:
+            raise work.refusal("does not run over time")
+        settled, flow = work.settle(source, flow)
+        if flow.delay > 0 or flow.rate != work.flows[value].rate:
+            raise work.refusal("lags; pad in front of it, or use a layer of torch.nn")
+        node.replace_input_with(index, settled)
+    if is_reversed(node) or any(ints(node, "scan_output_directions")):
+        raise work.refusal("reads time backwards")
+    read = work.flows[value]
+    for result in node.outputs[first:]:
+        time = work.time_of(result)
+        work.set(result, Flow(0 if time is None else time.index, rate=read.rate))
+    work.take_last(node.outputs[:first], value, replace(read, delay=0), 1)
+
+
 def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
     """Return ``value`` so that a recurrent layer stays at zero until its first frame.
 
@@ -453,5 +483,6 @@ RULES: Mapping[str, Rule] = {
     "CumSum": sum_so_far,
     "Resize": repeat,
     **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
+    "Scan": scan,
 }
 """By operator; any other is refused."""

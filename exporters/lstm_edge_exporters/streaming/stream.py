@@ -34,8 +34,6 @@ from .rules import RULES
 
 _OLDEST_OPSET = 13
 _SIZES = {"Shape", "Size"}
-_BODIES = {"Loop", "Scan"}
-"""Operators whose bodies are not read; chunks show whether they can be fed."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
         if steps:
             work.last.update(dict.fromkeys(node.outputs, max(steps)))
         return
-    if node.domain or node.op_type in _BODIES:
+    if node.domain or node.op_type == "Loop":  # chunks show whether it can be fed
         raise work.undecided("has no rule for streaming")
     rule = RULES.get(node.op_type)
     if rule is None:
