@@ -190,6 +190,9 @@ def deployable(
             for size in (width, lstm.hidden_size)
         ),
     )
+    output = "logits"
+    if run.task is not None and run.task.output:
+        output = run.task.output
     states = {"h_0": (layers, "N", width), "c_0": (layers, "N", lstm.hidden_size)}
     config = ExportConfig(
         inputs={
@@ -197,7 +200,7 @@ def deployable(
             **states,
             **({"lengths": ("N",)} if lengths else {}),
         },
-        outputs=(run.task.output if run.task else "logits", "h_n", "c_n"),
+        outputs=(output, "h_n", "c_n"),
         states={"h_0": "h_n", "c_0": "c_n"},
         task=run.task,
         signal=run.signal,

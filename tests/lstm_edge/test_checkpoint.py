@@ -238,7 +238,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(
         ({"signal": {"features": "ab"}}, "malformed"),
         ({"trained": {"carry": 1, "window": None, "reset": 1.0}}, "malformed .*1, expected bool"),
         ({"task": 3}, r"malformed \('int' object"),
-        ({"task": {"kind": "x"}}, "malformed .*'output'"),
+        ({"task": {"output": "x"}}, "malformed .*'kind'"),
         ({"signal": Signal(("a",))._asdict()}, "has 1 entries"),
     ],
 )  # fmt: skip

@@ -260,7 +260,7 @@ TABLE = [
     ),
     (
         "export usage_nets:Fixed --input x=N,L,3 -o m.onnx",
-        "usage_nets.py:16: return self.rnn(x, (h, h))[0]",
+        "usage_nets.py:21: return self.rnn(x, (h, h))[0]",
     ),
     (f"{NET} -o m.onnx", "--input series: expected NAME=VALUE"),
     (f"{NET}=N,0,3 -o m.onnx", "expected x=N,L,8"),
@@ -283,7 +283,7 @@ TABLE = [
     ("export lstm1.pth --units m,s -o m.onnx", "units has 2 entries, expected 3"),
     (
         "export lstm1.pth --scale none.json -o m.onnx",
-        "none.json does not exist; expected x_mean and x_std",
+        "none.json does not exist; expected mean and std, or min and max",
     ),
     ("export lstm1.pth --scale lstm1.pth -o m.onnx", "is not a scale"),
     # validate
