@@ -34,6 +34,8 @@ def lift(
         ContractError: there is no state to lift or to recognize; a node reads time
             backwards, or its state can't be carried; the message names it.
         InputError: an option that does not fit the file.
+        UnsupportedError: an operator that can't be evaluated in float64, or weights of
+            more than 2 GiB.
         CheckFailedError: the lifted file does not compute what the original does.
     """
     from .config import LiftConfig

@@ -25,6 +25,7 @@ from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import stream
+from ..verify.compare import Pair
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
 from ..versions import versions
@@ -36,7 +37,7 @@ from .recurrences import Recurrence, refuse_nested
 from .rewrites import free_sizes
 from .running import length_input, measure_shapes
 from .states import lift_states
-from .verification import find_chunks, lifted_cases, pair_up, verify_lifted
+from .verification import Cases, find_chunks, lifted_cases, pair_up, verify_lifted
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     original = read_graph(source)
     model = original.clone()
     given = put_constants(model, config.constants)
-    declared_sizes = freed_sizes(model.graph, config.inputs)
-    if declared_sizes:
-        free_sizes(model, config.inputs)
-    take_given(model.graph, config.inputs)
+    declared_sizes = _declare_axes(model, config)
     axes = name_axes(model)
     to_free = option_to_free(model, axes)
     refuse_nested(model)
@@ -102,14 +100,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     else:
         manifest = find_chunks(pair, cases, along_time.reach, along_time.undecided)
     cases = replace(cases, held=frozenset())
-    golden = record_golden(
-        replace(pair, manifest=manifest, reference=pair.graph), cases
-    )
-    manifest = manifest._replace(
-        equivalence=verified.figures(),
-        golden=golden,
-        provenance={**manifest.provenance, "lift": config.record()},
-    )
+    manifest = _with_records(manifest, pair, cases, verified=verified, config=config)
     content = _write(along_time.model, manifest)
     if config.stream:
         if manifest.unstreamable and not along_time.unstreamable:
@@ -128,6 +119,34 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         verified=verified,
         notes=(question,) if question else (),
         report=report,
+    )
+
+
+def _declare_axes(model: ir.Model, config: LiftConfig) -> dict[str, int]:
+    """Give the inputs the user's axes, in place; return the fixed sizes of those that
+    become dynamic.
+    """
+    sizes = freed_sizes(model.graph, config.inputs)
+    if sizes:
+        free_sizes(model, config.inputs)
+    take_given(model.graph, config.inputs)
+    return sizes
+
+
+def _with_records(
+    manifest: Manifest,
+    pair: Pair,
+    cases: Cases,
+    *,
+    verified: Verified,
+    config: LiftConfig,
+) -> Manifest:
+    """Return the manifest with golden cases, figures and the options of the lift."""
+    lifted = replace(pair, manifest=manifest, reference=pair.graph)
+    return manifest._replace(
+        equivalence=verified.figures(),
+        golden=record_golden(lifted, cases),
+        provenance={**manifest.provenance, "lift": config.record()},
     )
 
 
