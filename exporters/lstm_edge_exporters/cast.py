@@ -16,6 +16,8 @@ from lstm_edge_runtime.manifest import Array
 
 from .graph import Builder, is_data_free, to_proto
 
+DTYPE_ATTRIBUTES = frozenset(["dtype", "output_datatype", "to"])
+"""Attributes that hold the dtype of a node's output."""
 IR_VERSION = 8
 """The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and
 later."""
@@ -71,7 +73,7 @@ def _convert(
 
 def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) -> None:
     for name, attribute in list(node.attributes.items()):
-        if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
+        if name in DTYPE_ATTRIBUTES and attribute.type is ir.AttributeType.INT:
             if attribute.as_int() in before:
                 node.attributes[name] = ir.AttrInt64(name, int(after))
         elif (

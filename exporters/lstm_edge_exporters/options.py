@@ -55,6 +55,8 @@ class Rule:
         """Return True if a value is in the range, or one of the choices."""
         if self.choices:
             return value in self.choices
+        if not isinstance(value, int | float):
+            return False
         return (
             (self.low is None or value >= self.low)
             and (self.above is None or value > self.above)

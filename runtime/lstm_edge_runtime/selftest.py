@@ -224,7 +224,8 @@ def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison
     left = np.asarray(got, np.float64)
     right = np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        difference = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
+        distance = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
+        difference = np.asarray(distance)  # NumPy makes a scalar of an array of no axes
         difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
         limits = np.broadcast_to(limits, right.shape)
         ratio = np.where(difference > 0, difference / limits, 0)

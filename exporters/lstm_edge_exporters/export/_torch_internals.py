@@ -21,6 +21,7 @@ from torch.fx.experimental import _config as _tracing
 from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 __all__ = [
     "REWRITE_RULES",
@@ -30,6 +31,7 @@ __all__ = [
     "fixing_frame",
     "guards",
     "int_oo",
+    "is_unbacked",
     "original_symbol",
     "registry",
     "tracing_any_size",
@@ -70,6 +72,13 @@ def guards(sizes: Sequence[Any]) -> list[Guard]:
                 Guard(guard.expr, _frame(guard.sloc.framework_loc)) for guard in found
             ]
     return []
+
+
+def is_unbacked(symbol: Any) -> bool:
+    """Return True if a symbol is a size that depends on data, or that the tracer could
+    not tell.
+    """
+    return symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT))
 
 
 def original_symbol(size: torch.SymInt) -> Any:

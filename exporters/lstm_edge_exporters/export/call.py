@@ -5,6 +5,7 @@ that are run.
 import dataclasses
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Axes
 
-from .floats import Floats, copy_as
+from .floats import OTHER_FLOATS, Floats, copy_as
 
 Path = tuple[str | int, ...]
 """Where a tensor is in nested arguments or results: keys and fields, and places in
@@ -85,7 +87,14 @@ class Call:
                 "the example holds no tensor; pass one tensor for each input of the"
                 " network"
             )
-        return cls(signature, tuple(tensors), leaves, spec)
+        made = cls(signature, tuple(tensors), leaves, spec)
+        repeated = [name for name, count in Counter(made.names).items() if count > 1]
+        if repeated:
+            raise InputError(
+                f"two inputs of {type(module).__name__}.forward are both called"
+                f" {repeated[0]}: a parameter and an item of another; rename one"
+            )
+        return made
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -182,12 +191,14 @@ def own_copy(module: nn.Module) -> nn.Module:
             module._orig_mod if isinstance(module, OptimizedModule) else module.module
         )
     kind = type(module).__name__
+    for layer in module.modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                f"{kind} is or contains a TorchScript module ({layer.original_name});"
+                " export the module that it was scripted or traced from"
+            )
     try:
-        wrong = [
-            name
-            for name, value in module.named_parameters()
-            if not bool(torch.isfinite(value).all())
-        ]
+        wrong = _not_finite(module)
         copied = copy_as(module, torch.float32)
     except Exception as error:
         raise InputError(
@@ -201,12 +212,73 @@ def own_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
+class _WholeLengths(TorchFunctionMode):
+    """Refuses lengths of packed sequences that a float input gives."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        inputs = zip(call.names, call.example, strict=True)
+        self._floats = [
+            name
+            for name, tensor in inputs
+            if tensor.dim() == 1 and tensor.is_floating_point()
+        ]
+        """Float inputs with one axis."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func``; raise InputError if it packs by lengths that are not
+        positive.
+        """
+        packs = func == torch._VF._pack_padded_sequence
+        if packs and self._floats and bool((args[1] < 1).any()):
+            raise InputError(float_lengths(self._floats[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def float_lengths(name: str) -> str:
+    """Return the message for lengths of packed sequences that are floats."""
+    return (
+        f"{name} has floats, but packed sequences take it as lengths, which are int64;"
+        f" give whole numbers: --input {name}=N:int64"
+    )
+
+
+def _not_finite(module: nn.Module) -> list[str]:
+    """Return the names of parameters with NaN or infinity, and of buffers with NaN; a
+    mask may hold infinity.
+    """
+    wrong = [
+        name
+        for name, value in module.named_parameters()
+        if not bool(torch.isfinite(value).all())
+    ]
+    wrong += [
+        name for name, value in module.named_buffers() if bool(value.isnan().any())
+    ]
+    return wrong
+
+
+def note_on_dtype(module: nn.Module) -> str:
+    """Return a note on weights that are not float32; empty if all are."""
+    values = (*module.parameters(), *module.buffers())
+    other = {value.dtype for value in values} & OTHER_FLOATS
+    names = sorted(str(dtype).removeprefix("torch.") for dtype in other)
+    return f"{' and '.join(names)} weights are float32 in the file" if names else ""
+
+
 def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
     """Run ``module`` twice on the example in float32 and return its outputs; raise if
     the runs differ.
     """
     try:
-        with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
+        with (
+            torch.no_grad(),
+            _WholeLengths(call),
+            Floats(torch.float32),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             first = flatten_output(call.run(module, call.example))
             second = flatten_output(call.run(module, call.example))
@@ -225,6 +297,11 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
             "forward is not deterministic: two calls with the same input gave different"
             " outputs, so it keeps a state in the module, or draws random numbers; take"
             " the state or the numbers as an argument and return the state's next value"
+        )
+    if any(tensor.is_complex() for _, tensor in first):
+        raise UnsupportedError(
+            "forward returns complex numbers, which ONNX files can't hold; return their"
+            " magnitude, or torch.view_as_real(...)"
         )
     return first
 

@@ -25,10 +25,11 @@ from ._torch_internals import (
     fixing_frame,
     guards,
     int_oo,
+    is_unbacked,
     original_symbol,
     tracing_any_size,
 )
-from .advice import frame_line, refusal
+from .advice import frame_line, refusal, stack_line
 from .call import Call, flatten_output
 from .conditions import failing_sizes
 from .config import ExportConfig
@@ -131,6 +132,7 @@ class _Sizes:
         calls = self.recorder.calls
         loops = self.recorder.loops.loops
         outputs = self.recorder.outputs
+        self._refuse_unknown()
         axes = [str(self.axis(size)) for _, shape in outputs for size in shape]
         unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
         if unclear and not (calls or loops or self.given):
@@ -304,7 +306,7 @@ class _Sizes:
         the example.
         """
         name = self.names.get(str(symbol), "")
-        if not name and str(symbol).startswith("u"):
+        if not name and is_unbacked(symbol):
             name = LONGEST
         if not name:
             return sympy.Integer(self._example_sizes.get(symbol, 1))
@@ -333,6 +335,29 @@ class _Sizes:
             if expression.is_symbol
         }
 
+    def _refuse_unknown(self) -> None:
+        """Refuse a size that the tracer can't tell, except the greatest length of a
+        batch.
+        """
+        known = {
+            symbol
+            for size in self.recorder.longest
+            for symbol in size.node.expr.free_symbols
+        }
+        for node in self.exported.graph.nodes:
+            shape = getattr(node.meta.get("val"), "shape", ())
+            sizes = [size for size in shape if isinstance(size, torch.SymInt)]
+            symbols = {
+                symbol for size in sizes for symbol in size.node.expr.free_symbols
+            }
+            if any(is_unbacked(symbol) for symbol in symbols - known):
+                line = stack_line(node.meta) or f"operator {node.target}"
+                raise UnsupportedError(
+                    f"forward makes a tensor whose size can't be told from the sizes of"
+                    f" its inputs ({line}); slice to a number of steps that is a sum or"
+                    " multiple of these sizes, or pad: F.pad(x, (0, 0, 0, -L % 4))"
+                )
+
     def _refuse_equal(self) -> None:
         """Refuse a condition that makes two dynamic axes of one input the same axis."""
         for name, shape, _ in self._inputs():
@@ -348,44 +373,49 @@ class _Sizes:
             )
 
     def _refuse_fixed(self) -> None:
-        """Refuse a size that the user's code takes for a number, where the axis is to
+        """Refuse a size that the user's code treats as a constant, where the axis is to
         be dynamic.
         """
-        calls = self.recorder.calls
-        rows = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {
-            None,
-            1,
-        }
-        timeless = not (
-            self.given
-            or "L" in self.names.values()
-            or any(_growing(c.steps) for c in calls)
-        )
         for name, shape, tensor in self._inputs():
-            last = (
-                len(shape) - tensor.is_floating_point()
-            )  # features are no time, tokens have none
             for axis, size in enumerate(map(_fixed, shape)):
                 line = frame_line(fixing_frame(shape[axis]))
-                looped = (
-                    timeless
-                    and (line or all(call.cell for call in calls))
-                    and 0 < axis < last
-                )
-                fixed = (looped and tensor.shape[axis] > 1) or (
-                    axis == 0 and size in rows
-                )
                 if name in self.given:
-                    fixed = isinstance(self.given[name][axis], str)
-                if fixed and size is not None:
-                    where = f"{size} ({line})" if line else size
+                    is_dynamic = isinstance(self.given[name][axis], str)
+                else:
+                    is_batch = axis == 0 and size in self._fixed_sizes_of_layers
+                    is_dynamic = is_batch or self._is_looped(tensor, axis, line)
+                if is_dynamic and size is not None:
+                    place = f" ({line})" if line else ""
+                    axes = [str(self.axis(other)) for other in shape]
                     raise UnsupportedError(
-                        f"forward fixes axis {axis} of {name} at {where}: a loop or a"
-                        " layer takes the size for a number; use tensor operations"
-                        " over the whole axis, take and return the state and export"
-                        " one step a call: --input x=N,1,8, or give the axis as a"
-                        " number (inputs=)"
+                        f"forward fixes axis {axis} of {name} at {size}{place}: a loop"
+                        " or a layer treats the size as a constant; use tensor"
+                        " operations over the whole axis, or fix the axis: --input"
+                        f" {name}={','.join(axes)} (inputs=)"
                     )
+
+    @cached_property
+    def _fixed_sizes_of_layers(self) -> set[int | None]:
+        """The fixed numbers of steps and rows that layers see, except 1."""
+        sizes = set()
+        for call in self.recorder.calls:
+            sizes |= {_fixed(call.steps), _fixed(call.rows)}
+        return sizes - {None, 1}
+
+    def _is_looped(self, tensor: Tensor, axis: int, line: str) -> bool:
+        """Return True if a fixed axis of several steps is read by a loop, and no other
+        axis is time.
+        """
+        calls = self.recorder.calls
+        has_time = "L" in self.names.values() or any(_growing(c.steps) for c in calls)
+        is_read_by_user = bool(line) or all(call.cell for call in calls)
+        # the last axis of floats are features; tokens have none
+        last = tensor.dim() - 1 if tensor.is_floating_point() else tensor.dim()
+        is_inner = 0 < axis < last
+        has_steps = tensor.shape[axis] > 1
+        return (
+            not (self.given or has_time) and is_read_by_user and is_inner and has_steps
+        )
 
     def _guards(self) -> list[tuple[Any, str]]:
         """Return every condition on sizes that the trace rests on, and the user's line

@@ -1,12 +1,18 @@
 """Export options: everything that can't be read off the module and its example."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, Signal, Task, Trained
 
-from ..options import check_options, option, seed_option, stream_option
+from ..options import (
+    check_options,
+    is_axis_name,
+    option,
+    seed_option,
+    stream_option,
+)
 
 
 @dataclass(frozen=True)
@@ -44,20 +50,24 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Refuse axes, names and seeds out of range; raises InputError."""
         check_options(self)
-        if isinstance(self.outputs, str):
+        if isinstance(self.outputs, str) or not _are_texts(self.outputs):
             raise InputError(
                 f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)'
             )
+        if not isinstance(self.inputs, Mapping):
+            raise InputError(
+                f"inputs {self.inputs!r}: give axes by input name, such as"
+                ' {"x": ("N", "L", 8)}'
+            )
         for name, axes in self.inputs.items():
-            named = [
-                axis.isidentifier() if isinstance(axis, str) else axis > 0
-                for axis in axes
-            ]
-            if isinstance(axes, str) or not all(named):
-                raise InputError(
-                    f"input {name}: got axes {axes!r}, expected numbers and names:"
-                    ' ("N", "L", 8)'
-                )
+            _check_input(name, axes)
+        if self.states is not None and not (
+            isinstance(self.states, Mapping) and _are_texts(self.states.values())
+        ):
+            raise InputError(
+                f"states {self.states!r}: give output names by input name, such as"
+                ' {"h_0": "h_n"}'
+            )
 
     def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
         """Return the axes of the inputs whose axes are given; ``shapes`` are those of
@@ -81,3 +91,25 @@ class ExportConfig:
         return {
             name: tuple(self.inputs[name]) for name in shapes if name in self.inputs
         }
+
+
+def _are_texts(names: object) -> bool:
+    """Return True for an iterable of texts."""
+    return isinstance(names, Iterable) and all(isinstance(name, str) for name in names)
+
+
+def _check_input(name: str, axes: object) -> None:
+    """Raise InputError if ``axes`` are not numbers and names."""
+    is_tuple = isinstance(axes, Sequence) and not isinstance(axes, str)
+    if not is_tuple or not all(map(_is_axis, axes)):  # type: ignore[call-overload]
+        raise InputError(
+            f"input {name}: got axes {axes!r}, expected a positive number for each fixed"
+            ' axis and a name for each dynamic one: ("N", "L", 8)'
+        )
+
+
+def _is_axis(axis: object) -> bool:
+    """Return True for a positive number and for a name of an axis."""
+    if isinstance(axis, str):
+        return is_axis_name(axis)
+    return isinstance(axis, int) and not isinstance(axis, bool) and axis > 0

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import AxisRange
 
+from ..cast import DTYPE_ATTRIBUTES
 from ..graph import axes_of, constant, infer_shapes
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ._torch_internals import (
@@ -232,10 +233,9 @@ def _widen(model: ir.Model, program: ExportedProgram) -> None:
             exact = np.array(digits, np.float64).reshape(array.shape)
             node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(exact))
-        if (
-            to := node.attributes.get("to")
-        ) is not None and to.as_int() == ir.DataType.FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.DOUBLE))
+        for name in DTYPE_ATTRIBUTES & node.attributes.keys():
+            if node.attributes[name].as_int() == ir.DataType.FLOAT:
+                node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.DOUBLE))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 value.dtype = ir.DataType.DOUBLE

@@ -38,7 +38,7 @@ from ..verify.golden import record_golden
 from ..verify.indices import index_values
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
-from .call import Call, own_copy, try_example
+from .call import Call, note_on_dtype, own_copy, try_example
 from .capture import Program, capture
 from .config import ExportConfig
 from .floats import TURNS, copy_as
@@ -107,8 +107,17 @@ def build(
     steps = LOOP_STEPS if program.loops else ()
     cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
     single = TorchReference(plain, call, exposed.titles, torch.float32)
+    notes = [*filter(None, [note_on_dtype(module)]), *exposed.notes]
     return Built(
-        exact, file, manifest, run, single, cases, exposed.notes, reach, refused
+        exact=exact,
+        file=file,
+        manifest=manifest,
+        module=run,
+        plain=single,
+        cases=cases,
+        notes=notes,
+        reach=reach,
+        refused=refused,
     )
 
 

@@ -53,6 +53,8 @@ class _Packing:
 
     def __init__(self) -> None:
         self._meanings: list[tuple[Any, Any]] = []
+        self.longest: list[Any] = []
+        """Sizes that are the greatest length of a batch."""
 
     def note(self, value: Any, meaning: Any) -> Any:
         self._meanings.append((value, meaning))
@@ -95,6 +97,7 @@ class _Packing:
         y = torch.where(valid.reshape(rows, steps, *[1] * (y.dim() - 2)), y, value)
         if self.meaning(total) == "longest":
             longest: Any = lengths.max().item()
+            self.longest.append(longest)
             _assume(longest >= 1)
             _assume(longest <= steps)
             y = y.narrow(1, 0, longest)
@@ -162,6 +165,11 @@ class Recorder(TorchFunctionMode):
         self._path = ""
         self._packing = _Packing()
 
+    @property
+    def longest(self) -> list[Any]:
+        """Sizes that are the greatest length of a batch, as traced."""
+        return self._packing.longest
+
     def instrument(self, module: nn.Module) -> None:
         """Let the recurrent layers of ``module``, a copy that is ours, tell their
         paths.
@@ -171,6 +179,7 @@ class Recorder(TorchFunctionMode):
                 layer.register_forward_pre_hook(
                     lambda *_, path=path: setattr(self, "_path", path)
                 )
+                layer.register_forward_hook(lambda *_: setattr(self, "_path", ""))
             if isinstance(layer, nn.RNNBase):
                 # packed data has another shape here; the node checks its own
                 layer.check_forward_args = lambda *_, **__: None  # type: ignore[method-assign]

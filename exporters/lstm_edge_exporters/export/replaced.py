@@ -90,6 +90,18 @@ def _whole(size: Any) -> Any:
     return op.Cast(size, to=INT64.dtype)
 
 
+def _atan2(y: Any, x: Any) -> Any:
+    """Return the angle of ``(x, y)``; NaN stays NaN, which ``torch.onnx`` turns into
+    0.
+    """
+    numbers: list[Any] = [op.Constant(value_float=x) for x in (0.0, 1.0, math.pi)]
+    zero, one, pi = (op.CastLike(number, y) for number in numbers)
+    is_origin = op.And(op.Equal(x, zero), op.Equal(y, zero))
+    angle = op.Atan(op.Div(y, op.Where(is_origin, one, x)))
+    opposite = op.Where(op.Less(y, zero), op.Sub(angle, pi), op.Add(angle, pi))
+    return op.Where(op.Less(x, zero), opposite, angle)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     math.ceil: lambda size: _whole(op.Ceil(_wide(size))),
     math.floor: lambda size: _whole(op.Floor(_wide(size))),
@@ -98,8 +110,10 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     operator.floordiv: lambda a, b: _whole(op.Floor(op.Div(_wide(a), _wide(b)))),
     operator.truediv: lambda a, b: op.Div(_wide(a), _wide(b)),
     torch.sym_float: _wide,
+    torch.ops.aten.atan2.default: _atan2,
 }
-"""Arithmetic on sizes, by the function in a traced graph."""
+"""Translations of arithmetic on sizes and of operators, by the function in a traced
+graph."""
 
 
 def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
@@ -215,11 +229,38 @@ def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name 
 
 
 def _arange(*args: Any, **kwargs: Any) -> Tensor:
-    """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
+    """Make a range whose ``tolist()`` gives numbers if its ends are numbers."""
     made = torch.arange(*args, **kwargs)
-    if all(type(arg) is int for arg in args):
-        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+    names = ("start", "end", "step") if len(args) > 1 else ("end",)
+    ends = {"start": 0, "step": 1} | dict(zip(names, args, strict=False)) | kwargs
+    numbers = [ends[name] for name in ("start", "end", "step")]
+    if all(type(number) is int for number in numbers):
+        made.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
     return made
+
+
+_WINDOWS: Mapping[Any, Callable[..., np.ndarray]] = {
+    torch.bartlett_window: np.bartlett,
+    torch.blackman_window: np.blackman,
+    torch.hamming_window: np.hamming,
+    torch.hann_window: np.hanning,
+}
+"""NumPy's function for each window of PyTorch that has no parameters besides its
+length."""
+
+
+def _window_function(function: Any) -> Callable[..., Tensor]:
+    """Return a function that makes a window of a fixed length as a constant."""
+    make = _WINDOWS[function]
+
+    def window(window_length: Any, periodic: bool = True, **options: Any) -> Tensor:
+        if type(window_length) is not int or window_length < 2:
+            return function(window_length, periodic, **options)  # type: ignore[no-any-return]
+        points = window_length + 1 if periodic else window_length
+        array = make(points)[:window_length]
+        return torch.tensor(array.tolist(), dtype=options.get("dtype"))
+
+    return window
 
 
 def _max_pool(
@@ -248,6 +289,7 @@ def _max_pool(
 
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
+    **{function: _window_function(function) for function in _WINDOWS},
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool),
     **dict.fromkeys((torch.stft, Tensor.stft), stft),

@@ -8,6 +8,10 @@ import onnx
 import pytest
 import torch
 from compared import export_and_compare as export
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig
+from lstm_edge_runtime.errors import UnsupportedError
 
 CORES = {
     "lstm": (
@@ -119,3 +123,44 @@ def test_states_of_a_generated_cell_are_neither_swapped_nor_missed_silently(
         assert any(name in note and "--state" in note for note in artifact.notes), (
             f"{name} was missed"
         )
+
+
+class Normalized(nn.Module):
+    """A loop over a cell that carries another value than the cell gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+        self.norm = nn.LayerNorm(5)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 5)
+        for step in range(x.size(1)):
+            h = self.norm(self.cell(x[:, step], h))
+        return h
+
+
+class Plain(Normalized):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 5)
+        for step in range(x.size(1)):
+            h = self.cell(x[:, step], h)
+        return h
+
+
+ONE_STEP = ExportConfig(inputs={"x": ("N", 1, 3)})
+
+
+@pytest.mark.parametrize("config", [ONE_STEP, None])
+def test_a_loop_of_one_step_around_a_cell_is_refused_unless_the_cell_gives_the_state(
+    config,
+):
+    x = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UnsupportedError, match=r"state h of cell itself.*x=N,L,3$"):
+        export(Normalized().eval(), x, config)
+
+
+def test_a_cell_of_one_step_whose_state_is_returned_is_exported():
+    x = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
+    artifact = export(Plain().eval(), x, ONE_STEP)
+    assert [state.input for state in artifact.manifest.states] == ["h_0"]

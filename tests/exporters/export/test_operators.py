@@ -1,0 +1,253 @@
+"""Operators that tensors are made with inside ``forward``, results of no axes, and
+inputs that do not fit."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compared import export_and_compare as export
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from lstm_edge_exporters import ExportConfig
+from lstm_edge_exporters import export as export_only
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+
+SEEDED = torch.Generator().manual_seed(0)
+X = torch.randn(2, 9, 3, generator=SEEDED)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 5, batch_first=True)
+
+
+class Windowed(Net):
+    def __init__(self, window, **options):
+        super().__init__()
+        self.window = window
+        self.options = options
+
+    def forward(self, x):
+        return self.rnn(x * self.window(3, **self.options))[0]
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize(
+    "window",
+    [
+        torch.hann_window,
+        torch.hamming_window,
+        torch.blackman_window,
+        torch.bartlett_window,
+    ],
+)
+def test_a_window_made_in_forward_is_a_constant(window, periodic):
+    artifact = export(Windowed(window, periodic=periodic).eval(), X)
+    assert {name for name in artifact.nodes if "Window" in name} == set()
+
+
+class Spectrum(Net):
+    def forward(self, x):
+        window = torch.hann_window(8)
+        spectrum = torch.stft(
+            x[..., 0], 8, 4, window=window, center=False, return_complex=True
+        )
+        return self.rnn(spectrum.abs().transpose(1, 2)[..., :3])[0]
+
+
+def test_a_spectrum_with_a_window_made_in_forward_exports():
+    x = torch.randn(2, 40, 1, generator=torch.Generator().manual_seed(0))
+    assert export(Spectrum().eval(), x).nodes["Conv"] == 1
+
+
+class Mean(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y, y.mean()
+
+
+def test_a_result_of_no_axes_is_an_output():
+    artifact = export(Mean().eval(), X)
+    assert [spec.axes for spec in artifact.manifest.outputs] == [("N", "L", 5), ()]
+    outputs, _ = load(artifact.model).run(X.numpy())
+    assert outputs["output_1"].shape == ()
+
+
+class Phase(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.atan2(*self.line(x).unbind(-1))
+
+
+def test_an_angle_is_right_in_each_quadrant_and_nan_for_nan():
+    module = Phase().eval()
+    artifact = export(module, X)
+    module.line.weight.data = torch.eye(3)[:2]
+    module.line.bias.data.zero_()
+    angles = export(module, X)
+    points = torch.tensor(
+        [[y, x, 0.0] for y in (-2.0, 0.0, 2.0) for x in (-1.0, 0.0, 1.0)]
+    )[None]
+    got, _ = load(angles.model).run(points.numpy())
+    want = module(points).detach()
+    assert torch.allclose(torch.from_numpy(got["output"]), want, atol=1e-6)
+    assert artifact.manifest.unstreamable == ""
+
+
+class Indexed(Net):
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y[..., torch.arange(0, 4, step=2).tolist()], y[
+            ..., torch.arange(end=4).tolist()
+        ]
+
+
+def test_a_range_with_named_ends_gives_its_numbers():
+    artifact = export(Indexed().eval(), X)
+    assert [spec.axes[-1] for spec in artifact.manifest.outputs] == [2, 4]
+
+
+class Padded(Net):
+    def forward(self, x):
+        return self.rnn(F.pad(x, (0, 0, 0, -x.shape[1] % 4)))[0]
+
+
+def test_padding_to_a_whole_number_of_hops_exports():
+    assert export(Padded().eval(), X).manifest.inputs[0].axes == ("N", "L", 3)
+
+
+class Hops(Net):
+    def forward(self, x):
+        return self.rnn(x[:, : x.shape[1] - x.shape[1] % 4])[0]
+
+
+def test_a_slice_of_unknown_size_is_refused_with_its_line():
+    with pytest.raises(
+        UnsupportedError, match=r"size can't be told.*test_operators.py:\d+: return"
+    ):
+        export(Hops().eval(), X)
+
+
+class Packs(Net):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        return self.rnn(packed)[1][0]
+
+
+@pytest.mark.parametrize("lengths", [[9.0, 4.0], [-0.5, 0.7]])
+def test_lengths_of_floats_are_refused_with_their_dtype(lengths):
+    with pytest.raises(InputError, match=r"lengths has floats.*=N:int64"):
+        export_only(Packs().eval(), (X, torch.tensor(lengths)))
+
+
+class Twins(nn.Module):
+    def forward(self, x, x_1):
+        return x[0] + 2 * x[1] * x_1
+
+
+def test_two_inputs_of_one_name_are_refused():
+    with pytest.raises(InputError, match="both called x_1"):
+        export_only(Twins(), ((X, X), X))
+
+
+class Holds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = torch.jit.script(nn.GRU(3, 5, batch_first=True))
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_module_is_refused():
+    module = Holds().eval()
+    for scripted in (module, module.rnn):
+        with pytest.raises(UnsupportedError, match=r"TorchScript module \(GRU\)"):
+            export_only(scripted, X)
+
+
+class Complex(Net):
+    def forward(self, x):
+        return torch.fft.fft(self.rnn(x)[0], dim=-1)
+
+
+def test_complex_results_are_refused_with_what_to_return():
+    with pytest.raises(UnsupportedError, match=r"magnitude, or torch\.view_as_real"):
+        export_only(Complex().eval(), X)
+
+
+class Buffered(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor([1.0, float("nan"), 2.0]))
+
+    def forward(self, x):
+        return self.rnn(x * self.scale)[0]
+
+
+def test_a_buffer_with_nan_is_named():
+    with pytest.raises(InputError, match="scale holds NaN"):
+        export_only(Buffered().eval(), X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_dtype_are_noted(dtype):
+    artifact = export(Mean().to(dtype).eval(), X.to(dtype))
+    name = str(dtype).removeprefix("torch.")
+    assert f"{name} weights are float32 in the file" in artifact.notes
+
+
+def test_an_example_of_one_step_that_fixes_an_axis_is_noted():
+    artifact = export(nn.Linear(3, 2).eval(), X[:, :1])
+    (note,) = artifact.notes
+    assert note.startswith("axis 1 of input is fixed at 1")
+
+
+class Functional(nn.Module):
+    """A layer, then a call of PyTorch's function that belongs to no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.GRU(3, 5, batch_first=True)
+        self.b = nn.GRU(5, 5, batch_first=True)
+
+    def forward(self, x):
+        y = self.a(x)[0]
+        h = y.new_zeros(1, x.size(0), 5)
+        weights = self.b._flat_weights
+        return torch.gru(y, h, weights, True, 1, 0.0, False, False, True)[0]
+
+
+def test_a_call_of_no_layer_does_not_take_the_name_of_the_layer_before():
+    states = export(Functional().eval(), X).manifest.states
+    assert [state.input for state in states] == ["a.h_0", "h_0"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inputs": {"x": (None, "L", 3)}},
+        {"inputs": {"x": ("N", "L", 3.0)}},
+        {"inputs": {"x": ("N", True, 3)}},
+        {"inputs": {"x": "NL"}},
+        {"inputs": {"x": None}},
+        {"inputs": None},
+        {"outputs": None},
+        {"outputs": ("y", None)},
+        {"states": {"h": None}},
+        {"states": [("h", "h_n")]},
+        {"seed": "1"},
+    ],
+    ids=str,
+)
+def test_options_of_another_type_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))[:-1]):
+        ExportConfig(**options)
