@@ -142,7 +142,15 @@ class Call:
         )
 
     def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
-        """Call ``module`` with ``tensors`` in the places of the example's."""
+        """Call ``module`` with copies of ``tensors`` in the places of the example's:
+        ``forward`` may change its arguments in place.
+        """
+        return self.run_in_place(module, [tensor.clone() for tensor in tensors])
+
+    def run_in_place(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """Call ``module`` with ``tensors`` themselves in the places of the
+        example's.
+        """
         arguments = pytree.tree_unflatten(self._leaves(tensors), self.spec)
         bound = inspect.BoundArguments(self.signature, arguments)
         return module(*bound.args, **bound.kwargs)
@@ -280,7 +288,8 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            first = flatten_output(call.run(module, call.example))
+            copies = [tensor.clone() for tensor in call.example]
+            first = flatten_output(call.run_in_place(module, copies))
             second = flatten_output(call.run(module, call.example))
     except InputError:
         raise
@@ -298,6 +307,14 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
             " outputs, so it keeps a state in the module, or draws random numbers; take"
             " the state or the numbers as an argument and return the state's next value"
         )
+    returned = {id(tensor) for _, tensor in first}
+    for name, given, copied in zip(call.names, call.example, copies, strict=True):
+        is_changed = not torch.equal(given.nan_to_num(), copied.nan_to_num())
+        if is_changed and id(copied) not in returned:
+            raise UnsupportedError(
+                f"forward changes its argument {name} in place and does not return it;"
+                " return the new value, too, so that it is an output of the file"
+            )
     if any(tensor.is_complex() for _, tensor in first):
         raise UnsupportedError(
             "forward returns complex numbers, which ONNX files can't hold; return their"

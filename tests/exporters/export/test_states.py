@@ -12,7 +12,7 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters import export as export_only
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X = torch.randn(3, 6, 5)
 N6 = torch.zeros(3, 6)
@@ -350,6 +350,36 @@ def test_a_declared_state_has_no_time_axis():
             (X, torch.ones(3, 6)),
             replace(config, inputs={"x": ("N", "L", 5), "mask": ("N", "L")}),
         )
+
+
+class InPlace(nn.Module):
+    """A step as in public state-space models: it writes the next state into its
+    argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(5, 6)
+
+    def forward(self, x, state):
+        state.copy_(0.9 * state + self.line(x))
+        return {"y": torch.tanh(state), "state": state}
+
+
+class InPlaceOnly(InPlace):
+    def forward(self, x, state):
+        return super().forward(x, state)["y"]
+
+
+def test_an_argument_that_forward_writes_into_is_a_state():
+    state = torch.zeros(3, 6)
+    artifact = export(InPlace().eval(), (X[:, 0], state))
+    assert states(artifact) == [("state", "state_n", ("N", 6))]
+    assert not state.any()
+
+
+def test_an_argument_that_is_changed_and_not_returned_is_refused():
+    with pytest.raises(UnsupportedError, match="changes its argument state in place"):
+        export_only(InPlaceOnly().eval(), (X[:, 0], N6))
 
 
 class Nested(nn.Module):
