@@ -86,48 +86,58 @@ def judge(
             of random inputs.
     """
     manifest = before.manifest
-    task = manifest.task
     states = [spec.output for spec in manifest.states]
     carries = real and manifest.streamable and not manifest.from_reset
-    single = _gathered(
-        lambda model: _run_cases(model, cases, carries=carries), (before, after)
-    )
-    long = _gathered(lambda model: _long_run(model, cases), (before, after))
-    change = {
-        name: _changed(pairs + long[name])
-        for name, pairs in single.items()
-        if name not in states
-    }
-    agreement = accuracy = None
-    if real and task is not None and task.kind == "classification":
-        axis = next(
-            (
-                channel_axis(spec.axes)
-                for spec in before.outputs
-                if spec.name == task.output
-            ),
-            -1,
-        )
-        sides = zip(*single[task.output], strict=True)
-        # the class of each row and step, those of the last step and layer last
-        left, right = (
-            [array.argmax(axis).ravel() for array in arrays] for arrays in sides
-        )
-        agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
-        if targets is not None:
-            ends = [
-                np.array([labels[-1] for labels in labels_of])
-                for labels_of in (left, right)
-            ]
-            old, new = (float(np.mean(end == targets)) for end in ends)
-            accuracy = old, new
+    models = (before, after)
+    single = _gathered(lambda model: _run_cases(model, cases, carries=carries), models)
+    long = _gathered(lambda model: _long_run(model, cases), models)
+    labels = _labels(manifest, single) if real else None
+    accuracy = None
+    if labels is not None and targets is not None:
+        accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
     return Judgement(
-        len(cases),
-        agreement,
-        accuracy,
-        change,
-        {name: _drifted(long[name]) for name in states},
+        cases=len(cases),
+        agreement=None if labels is None else labels.agreement,
+        accuracy=accuracy,
+        change={
+            name: _changed(pairs + long[name])
+            for name, pairs in single.items()
+            if name not in states
+        },
+        drift={name: _drifted(long[name]) for name in states},
     )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The classes that two files give for each row and step of each case, those of the
+    last step and layer last.
+    """
+
+    sides: tuple[Sequence[Array], Sequence[Array]]
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of equal classes."""
+        before, after = map(np.concatenate, self.sides)
+        return float((before == after).mean())
+
+    def accuracy(self, side: int, targets: Array) -> float:
+        """Return the fraction of cases whose last class is right."""
+        last = np.array([classes[-1] for classes in self.sides[side]])
+        return float(np.mean(last == targets))
+
+
+def _labels(manifest: Manifest, pairs: Mapping[str, Sequence[Pair]]) -> _Labels | None:
+    """Return the classes of both files; None if they do not classify."""
+    task = manifest.task
+    if task is None or task.kind != "classification":
+        return None
+    outputs = [spec for spec in manifest.outputs if spec.name == task.output]
+    axis = channel_axis(outputs[0].axes) if outputs else -1
+    before = [left.argmax(axis).ravel() for left, _ in pairs[task.output]]
+    after = [right.argmax(axis).ravel() for _, right in pairs[task.output]]
+    return _Labels((before, after))
 
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
@@ -198,25 +208,30 @@ def _gathered(
 
 
 def _changed(pairs: Sequence[Pair]) -> float:
-    low, high = (
-        float(pick([pick(left) for left, _ in pairs])) for pick in (np.min, np.max)
-    )
-    largest = max(_difference(*pair) for pair in pairs)
-    return (
-        0.0 if largest == 0 else largest / (high - low) if high > low else float("inf")
-    )
+    """Return the largest difference as a fraction of the range before."""
+    low = float(np.min([left.min() for left, _ in pairs]))
+    high = float(np.max([left.max() for left, _ in pairs]))
+    largest = max(_difference(left, right) for left, right in pairs)
+    if largest == 0:
+        return 0.0
+    return largest / (high - low) if high > low else float("inf")
 
 
 def _drifted(pairs: Sequence[Pair]) -> float:
-    left, right = (
-        np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1)
-    )
-    if not np.isfinite(right).all():
+    """Return the root mean square of the difference, relative to that before."""
+    before = np.stack([left for left, _ in pairs]).astype(np.float64)
+    after = np.stack([right for _, right in pairs]).astype(np.float64)
+    if not np.isfinite(after).all():
         return float("inf")
-    part, whole = (
-        float(np.sqrt(np.mean(np.square(array)))) for array in (left - right, left)
-    )
-    return 0.0 if part == 0 else part / whole if whole > 0 else float("inf")
+    drift = _root_mean_square(before - after)
+    size = _root_mean_square(before)
+    if drift == 0:
+        return 0.0
+    return drift / size if size > 0 else float("inf")
+
+
+def _root_mean_square(array: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(array))))
 
 
 def _difference(left: Array, right: Array) -> float:

@@ -35,47 +35,63 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         refused = first_line(error)
     yield answered("onnx.checker", refused)
     yield answered("manifest and graph agree", file.broken)
-    texts = [prop.value for prop in file.proto.metadata_props if prop.key == KEY]
     if file.model is not None:
-        same = len(texts) == 1 and json.loads(texts[0]) == json.loads(
-            Manifest.from_json(texts[0]).to_json()
-        )
-        wrong = (
-            "the manifest has unknown fields, or derived ones that contradict the"
-            " others; export again"
-        )
-        yield answered("fields of the manifest", "" if same else wrong)
-    opsets = (
-        entry.version
-        for entry in file.proto.opset_import
-        if entry.domain in ("", "ai.onnx")
-    )
-    opset = max(opsets, default=0)
-    version = file.proto.ir_version
-    wrong = (
-        f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and"
-        f" {LATEST_IR_VERSION}"
-    )
-    read = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
-    yield answered(
-        f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads",
-        "" if read else wrong,
-    )
+        yield _check_fields(file)
+    yield _check_age(file)
     if file.model is None:
         return
     manifest = file.manifest
     yield _same("precision", manifest.precision, file.precision)
     if manifest.lengths is None:
         yield _same("states stop at lengths", manifest.padded_states, True)
+    opset = _opset(file)
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
+    yield _check_arithmetic(file)
+
+
+def _check_fields(file: ModelFile) -> Check:
+    """Check that the manifest has the fields that it is written with, and no others."""
+    texts = [entry.value for entry in file.proto.metadata_props if entry.key == KEY]
+    same = len(texts) == 1 and json.loads(texts[0]) == json.loads(
+        Manifest.from_json(texts[0]).to_json()
+    )
+    wrong = (
+        "the manifest has unknown fields, or derived ones that contradict the others;"
+        " export again"
+    )
+    return answered("fields of the manifest", "" if same else wrong)
+
+
+def _opset(file: ModelFile) -> int:
+    """Return the version of ONNX's own operators."""
+    imports = file.proto.opset_import
+    versions = [entry.version for entry in imports if entry.domain in ("", "ai.onnx")]
+    return max(versions, default=0)
+
+
+def _check_age(file: ModelFile) -> Check:
+    """Check that the oldest onnxruntime of the manual reads the file."""
+    opset = _opset(file)
+    version = file.proto.ir_version
+    is_readable = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
+    wrong = (
+        f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and"
+        f" {LATEST_IR_VERSION}"
+    )
+    name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
+    return answered(name, "" if is_readable else wrong)
+
+
+def _check_arithmetic(file: ModelFile) -> Check:
+    """Check that the manifest states how engines compute."""
+    stated = file.manifest.arithmetic
     found = file.arithmetic
-    may_be_native = found == "float32" and file.precision == "int8"
-    if may_be_native and file.operators & {"GRU", "RNN"}:
-        native = {"float32", "int8-native"}
-        wrong = f"it is {manifest.arithmetic}, expected one of {sorted(native)}"
-        yield answered("arithmetic", "" if manifest.arithmetic in native else wrong)
-    else:
-        yield _same("arithmetic", manifest.arithmetic, found)
+    is_stored = found == "float32" and file.precision == "int8"
+    if is_stored and file.operators & {"GRU", "RNN"}:
+        allowed = ("float32", "int8-native")
+        wrong = f"it is {stated}, expected {' or '.join(allowed)}"
+        return answered("arithmetic", "" if stated in allowed else wrong)
+    return _same("arithmetic", stated, found)
 
 
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
@@ -96,7 +112,7 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
         if expected.configured or not _is_narrower(narrower, wider):
             yield _same(f"range of {axis}", str(narrower), str(wider))
     for role in ("input", "output"):
-        names = differing(file.proto, expected.proto, role)
+        names = _differing(file.proto, expected.proto, role)
         wrong = (
             f"{', '.join(names)} of the graph are not the reference's; export again"
             if names
@@ -105,28 +121,27 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
         yield answered(f"{role}s of the graph", wrong)
 
 
-def differing(
+def _differing(
     proto: onnx.ModelProto, expected: onnx.ModelProto, role: str
 ) -> list[str]:
-    """Return the names of constants (``initializer``), nodes, inputs or outputs that
-    differ in two files.
-    """
-    parts, wanted = (
-        _contents(getattr(model.graph, role)) for model in (proto, expected)
-    )
+    """Return the names of inputs or outputs that differ in two files."""
+    parts = _contents(getattr(proto.graph, role))
+    wanted = _contents(getattr(expected.graph, role))
     names = [
         name for name in {**wanted, **parts} if parts.get(name) != wanted.get(name)
     ]
-    return names or ([] if [*parts] == [*wanted] else ["their order"])
+    if not names and [*parts] != [*wanted]:
+        return ["their order"]
+    return names
 
 
 def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
     contents = {}
-    for index, part in enumerate(parts):
+    for part in parts:
         copied = type(part)()
         copied.CopyFrom(part)
         copied.doc_string = ""
-        contents[part.name or f"{index}"] = copied.SerializeToString(deterministic=True)
+        contents[part.name] = copied.SerializeToString(deterministic=True)
     return contents
 
 

@@ -251,27 +251,30 @@ class _Direction:
         self.linear = options.get("linear_before_reset")
 
     def lstm(self, z: Array, h: Array, c: Array) -> tuple[Array, ...]:
-        (f, g, last), z = (
-            self.functions,
-            (z + h @ self.r + self.bias).reshape(len(z), 4, -1),
-        )
-        before = z if self.peepholes is None else z + self.peepholes * c[:, None]
-        i = f(before[:, 0])
-        forget = f(before[:, 2])
-        c = (1.0 - i if self.coupled else forget) * c + i * g(z[:, 3])
-        o = z[:, 1] if self.peepholes is None else z[:, 1] + self.peepholes[1] * c
+        f, g, last = self.functions
+        gates = (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
+        seen = gates
+        if self.peepholes is not None:
+            seen = gates + self.peepholes * c[:, None]
+        i = f(seen[:, 0])
+        forget = 1.0 - i if self.coupled else f(seen[:, 2])
+        c = forget * c + i * g(gates[:, 3])
+        o = gates[:, 1]
+        if self.peepholes is not None:
+            o = o + self.peepholes[1] * c
         return f(o) * last(c), c
 
     def gru(self, z: Array, h: Array) -> tuple[Array, ...]:
-        (f, g), two = self.functions, 2 * h.shape[-1]
-        gates = f(z[:, :two] + h @ self.r[:, :two] + self.bias[:two])
-        update = gates[:, : two // 2]
-        reset = gates[:, two // 2 :]
-        if self.linear:
-            inner = reset * (h @ self.r[:, two:] + self.bias[two:])
-        else:
-            inner = (reset * h) @ self.r[:, two:] + self.bias[two:]
-        return ((1.0 - update) * g(z[:, two:] + inner) + update * h,)
+        f, g = self.functions
+        width = h.shape[-1]
+        both = 2 * width
+        gates = f(z[:, :both] + h @ self.r[:, :both] + self.bias[:both])
+        update = gates[:, :width]
+        reset = gates[:, width:]
+        r = self.r[:, both:]
+        bias = self.bias[both:]
+        inner = reset * (h @ r + bias) if self.linear else (reset * h) @ r + bias
+        return ((1.0 - update) * g(z[:, both:] + inner) + update * h,)
 
     def rnn(self, z: Array, h: Array) -> tuple[Array, ...]:
         return (self.functions[0](z + h @ self.r + self.bias),)
@@ -291,64 +294,87 @@ def _recurrent(
     Inputs, formulas and the layout of weights are those of the operators' specification
     (https://onnx.ai/onnx/operators/).
     """
-    operands: Any = (*inputs, *[None] * 8)[:8]
-    x, w, r, b, lengths, h, c, p = operands
     if layout:
         raise NotImplementedError("layout=1")
-    (steps, rows), width, directions = x.shape[:2], r.shape[-1], r.shape[0]
-    starts = [
-        np.zeros((directions, rows, width)) if start is None else start
-        for start in (h, c)
-    ]
+    operands: Any = (*inputs, *[None] * 8)[:8]
+    x, w, r, b, lengths, h, c, peepholes = operands
+    steps, rows = x.shape[:2]
+    directions = r.shape[0]
+    width = r.shape[-1]
+    zeros = np.zeros((directions, rows, width))
+    starts = [zeros if h is None else h]
+    if kind == "LSTM":
+        starts.append(zeros if c is None else c)
     y = np.zeros((steps, directions, rows, width))
     ends = []
     usual = _USUAL[kind]
     for number in range(directions):
-        names = (
-            list(activations or ())[number * len(usual) : (number + 1) * len(usual)]
-            or usual
+        chosen = list(activations or ())[number * len(usual) :][: len(usual)]
+        biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
+        w_bias, r_bias = np.split(biases, 2)
+        layer = _Direction(kind, chosen or usual, r[number].T, r_bias, options)
+        if peepholes is not None:
+            by_gate = peepholes[number].reshape(3, -1)
+            layer.peepholes = np.pad(by_gate, ((0, 1), (0, 0)))
+        is_backward = direction == "reverse" or number == 1
+        y[:, number], states = _run_steps(
+            step=getattr(layer, kind.lower()),
+            z=x @ w[number].T + w_bias,
+            states=tuple(start[number] for start in starts),
+            lengths=lengths,
+            is_backward=is_backward,
         )
-        from_w, from_r = np.split(
-            np.zeros(2 * w.shape[1]) if b is None else b[number], 2
-        )
-        layer = _Direction(kind, names, r[number].T, from_r, options)
-        layer.peepholes = (
-            None if p is None else np.pad(p[number].reshape(3, -1), ((0, 1), (0, 0)))
-        )
-        step = getattr(layer, kind.lower())
-        z = x @ w[number].T + from_w
-        states = tuple(start[number] for start in starts[: 2 if kind == "LSTM" else 1])
-        back = direction == "reverse" or number == 1
-        for time in reversed(range(steps)) if back else range(steps):
-            after = step(z[time], *states)
-            live = None if lengths is None else (time < lengths)[:, None]
-            if live is not None:
-                after = tuple(
-                    np.where(live, new, old)
-                    for new, old in zip(after, states, strict=True)
-                )
-            states = after
-            y[time, number] = (
-                after[0] if live is None else np.where(live, after[0], 0.0)
-            )
         ends.append(states)
     return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
+
+
+def _run_steps(
+    *,
+    step: Callable[..., tuple[Array, ...]],
+    z: Array,
+    states: tuple[Array, ...],
+    lengths: Array | None,
+    is_backward: bool,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the outputs ``(L, N, H)`` of one direction and its last states.
+
+    Args:
+        step: computes new states, the output first.
+        z: products of the input and W, ``(L, N, G*H)``.
+        states: the initial states.
+        lengths: steps after which a row keeps its states and gives zeros.
+        is_backward: run from the last step to the first.
+    """
+    outputs = np.zeros((len(z), *states[0].shape))
+    times = range(len(z))
+    for time in reversed(times) if is_backward else times:
+        new = step(z[time], *states)
+        if lengths is None:
+            states = new
+            outputs[time] = new[0]
+        else:
+            is_valid = (time < lengths)[:, None]
+            states = tuple(
+                np.where(is_valid, after, before)
+                for after, before in zip(new, states, strict=True)
+            )
+            outputs[time] = np.where(is_valid, new[0], 0.0)
+    return outputs, states
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
-    tanh = (
-        np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-        if approximate == "tanh"
-        else None
-    )
-    return np.asarray(
-        0.5
-        * x
-        * (1 + ((_erf(x / math.sqrt(2)) if x.size else x) if tanh is None else tanh))
-    )
+    if approximate == "tanh":
+        inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    else:
+        inner = _exact_erf(x / math.sqrt(2))
+    return np.asarray(0.5 * x * (1 + inner))
+
+
+def _exact_erf(x: Array) -> Array:
+    return np.asarray(_erf(x) if x.size else x)
 
 
 def _layer_norm(
@@ -520,7 +546,7 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
         kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options)
         for kind in _USUAL
     },
-    "Erf": lambda x: _erf(x) if x.size else x,
+    "Erf": _exact_erf,
     "Gelu": _gelu,
     "Selu": lambda x, **_: (
         1.0507009873554804934 * np.maximum(x, 0.0)

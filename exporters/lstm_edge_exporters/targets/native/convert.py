@@ -4,6 +4,7 @@ need.
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,
     UnsupportedError,
+    first_line,
 )
 from lstm_edge_runtime.files import read_content
-from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
 from lstm_edge_runtime.model import open_content, runner
 from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
@@ -31,11 +33,9 @@ from ...verify.float64 import Graph64
 from .compiler import Compiled, compile_program
 from .memory import INT8
 
-_SHARE = 1e-3
 _INT8_SHARE = 0.25
-"""Largest difference from onnxruntime, as a share of an output, where there is no graph
-in float64: a random case shows that every node means the same, the golden case how it
-rounds."""
+"""Largest difference of an int8 file from onnxruntime, as a fraction of an output: a
+random case shows that every node means the same, the golden case how it rounds."""
 _GROWTH = 10
 """Times the effect of a change in the last bits of the inputs that a result may be away
 from another one."""
@@ -52,8 +52,8 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
     It contains the manifest with the file's identity. On the C library it replays the
     golden cases, and gives what the graph in float64 gives for random sequences, chunks
-    and single steps, each from the states of the one before. A graph that can't be
-    evaluated in float64, as one in int8, is compared with onnxruntime.
+    and single steps, each from the states of the one before. A graph in int8 is
+    compared with onnxruntime.
 
     Raises:
         NotFoundError, FileFormatError, ManifestError, ContractError: the file is not
@@ -129,61 +129,86 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
         CheckFailedError: onnxruntime does not give what the golden case says.
     """
     manifest = model.manifest
-    writer = compiled.writer
     golden = manifest.golden
-    feeds = dict[str, Array]()
-    rows = dict[str, Array]()
     assert golden is not None
     model.selftest().require()
     if steps is None or not manifest.time_axes:
-        lengths = golden.inputs.get(manifest.lengths or "")
-        steps = (
-            manifest.steps(golden.inputs)
-            if lengths is None
-            else int(lengths.reshape(-1)[0])
-        )
+        steps = _first_row_steps(manifest, golden)
     calls = steps // manifest.unit
-    for spec in manifest.data_inputs:
-        array = golden.inputs[spec.name]
-        batch = manifest.batch_axis(spec.axes)
-        array = array if batch is None else array.take([0], batch)
-        if (time := manifest.time_axis(spec.axes)) is not None:
-            array = array.take(range(steps), time, mode="wrap")
-        feeds[spec.name] = array
-        in_order = (
-            array.reshape(1, -1)
-            if time is None
-            else np.moveaxis(array, time, 0).reshape(calls, -1)
-        )
-        rows[spec.name] = np.broadcast_to(in_order, (calls, in_order.shape[1]))
-    outputs, near = (
-        manifest.all_outputs(*model.run(feed)) for feed in (feeds, _shaken(feeds))
+    feeds = {
+        spec.name: _first_row(manifest, spec, golden.inputs[spec.name], steps)
+        for spec in manifest.data_inputs
+    }
+    rows = {
+        spec.name: _in_calls(manifest, spec, feeds[spec.name], calls)
+        for spec in manifest.data_inputs
+    }
+    case = _Recorded(
+        golden=golden,
+        manifest=manifest,
+        outputs=manifest.all_outputs(*model.run(feeds)),
+        shaken=manifest.all_outputs(*model.run(_shaken(feeds))),
     )
-
-    def limited(
-        name: str, axes: Axes
-    ) -> list[Array]:  # what is expected and its limits, step by step
-        array = outputs[name]
-        limits = golden_limits(golden, name)
-        time = manifest.time_axis(axes)
-        rows = manifest.batch_axis(axes)
-        if limits.ndim == len(axes):  # the least of any row and step
-            limits = limits.min(
-                tuple(axis for axis in (time, rows) if axis is not None), keepdims=True
-            )
-        both = array, np.maximum(limits, _GROWTH * np.abs(near[name] - array))
-        return [
-            array if time is None else np.moveaxis(array, time, 0) for array in both
-        ]
-
-    expected = {spec.name: limited(spec.name, spec.axes) for spec in manifest.outputs}
+    expected = {spec.name: case.limited(spec) for spec in manifest.outputs}
     for part in compiled.parts:  # the outputs show what a ring holds
         if part.past is None and part.state.dtype == "float32":
-            both = limited(part.state.output, part.state.axes)
-            expected[part.name] = (
-                both if part.layer is None else [array[part.layer] for array in both]
-            )
-    writer.golden(rows, expected)
+            state = part.state
+            both = case.limited(TensorSpec(state.output, state.dtype, state.axes))
+            if part.layer is not None:
+                both = [array[part.layer] for array in both]
+            expected[part.name] = both
+    compiled.writer.golden(rows, expected)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What onnxruntime gives for a golden case."""
+
+    golden: Golden
+    manifest: Manifest
+    outputs: Mapping[str, Array]
+    shaken: Mapping[str, Array]
+    """The same for inputs that differ in their last bit."""
+
+    def limited(self, spec: TensorSpec) -> list[Array]:
+        """Return what is expected of an output, and its limits, step by step."""
+        array = self.outputs[spec.name]
+        time = self.manifest.time_axis(spec.axes)
+        batch = self.manifest.batch_axis(spec.axes)
+        limits = golden_limits(self.golden, spec.name)
+        if limits.ndim == len(spec.axes):  # the smallest of any row and step
+            shared = tuple(axis for axis in (time, batch) if axis is not None)
+            limits = limits.min(shared, keepdims=True)
+        moved = _GROWTH * np.abs(self.shaken[spec.name] - array)
+        both = [array, np.maximum(limits, moved)]
+        if time is None:
+            return both
+        return [np.moveaxis(values, time, 0) for values in both]
+
+
+def _first_row_steps(manifest: Manifest, golden: Golden) -> int:
+    """Return the valid steps of the first row of a golden case."""
+    lengths = golden.inputs.get(manifest.lengths or "")
+    if lengths is None:
+        return manifest.steps(golden.inputs)
+    return int(lengths.reshape(-1)[0])
+
+
+def _first_row(manifest: Manifest, spec: TensorSpec, array: Array, steps: int) -> Array:
+    """Return the first row of an input, repeated or cut to ``steps``."""
+    batch = manifest.batch_axis(spec.axes)
+    time = manifest.time_axis(spec.axes)
+    row = array if batch is None else array.take([0], batch)
+    return row if time is None else row.take(range(steps), time, mode="wrap")
+
+
+def _in_calls(manifest: Manifest, spec: TensorSpec, row: Array, calls: int) -> Array:
+    """Return a row as ``(calls, width)``; an input without a time axis is repeated."""
+    time = manifest.time_axis(spec.axes)
+    if time is None:
+        flat = row.reshape(1, -1)
+        return np.broadcast_to(flat, (calls, flat.shape[1]))
+    return np.moveaxis(row, time, 0).reshape(calls, -1)
 
 
 def _verify(
@@ -197,64 +222,73 @@ def _verify(
             raise CheckFailedError(
                 f"the program's own golden case is at {worst:.3g} of its limit"
             )
-    int8 = manifest.arithmetic in INT8
-    exact = None if int8 else _exact(model, proto)
-    cases = _INT8_CASES if int8 else _CASES
+    is_int8 = manifest.arithmetic in INT8
+    pair = None if is_int8 else _pair_of(model, proto)
+    cases = _INT8_CASES if is_int8 else _CASES
     for rows, units in cases if manifest.sequence else cases[:1]:
         feeds = _draw(manifest, rows, units)
-        ways: dict[str, Procedure] = {"whole": whole}
-        if units == sum(_CUTS):
-            ways["in chunks"] = in_chunks(
-                manifest, [size * manifest.unit for size in _CUTS]
-            )
-            ways["step by step"] = in_chunks(manifest, [manifest.unit] * units)
-        for how, procedure in ways.items():
-            want, limits = _expected(model, exact, feeds, procedure, int8=int8)
+        for name, procedure in _procedures(manifest, units).items():
             got = procedure(runner(native), feeds)
+            if pair is None:
+                want, limits = _int8_expected(model, feeds, procedure)
+            else:
+                want = procedure(pair.exact, feeds)
+                limits = pair.limits(feeds, procedure)
             floats = {
-                name: array
-                for name, array in want.items()
-                if name in got and name in limits
+                output: array
+                for output, array in want.items()
+                if output in got and output in limits
             }
-            for record in compare_all(got, floats, limits):
-                if not record.ok:
-                    case = f"{rows} rows of {units * manifest.unit} steps, {how}"
+            for comparison in compare_all(got, floats, limits):
+                if not comparison.ok:
+                    case = f"{rows} rows of {units * manifest.unit} steps, {name}"
                     raise CheckFailedError(
-                        f"the native program differs from the graph in {case}: {record}"
+                        f"the native program differs from the graph in {case}:"
+                        f" {comparison}"
                     )
 
 
-def _exact(model: Model, proto: onnx.ModelProto) -> Pair | None:
-    """Return the graph in float64; None where it can't be evaluated."""
+def _procedures(manifest: Manifest, units: int) -> dict[str, Procedure]:
+    """Return how a case of some units is run, by name."""
+    procedures: dict[str, Procedure] = {"whole": whole}
+    if units == sum(_CUTS):
+        sizes = [size * manifest.unit for size in _CUTS]
+        procedures["in chunks"] = in_chunks(manifest, sizes)
+        procedures["step by step"] = in_chunks(manifest, [manifest.unit] * units)
+    return procedures
+
+
+def _pair_of(model: Model, proto: onnx.ModelProto) -> Pair:
+    """Return the graph in float64 as its own reference.
+
+    Raises:
+        UnsupportedError: it can't be evaluated.
+    """
+    graph = Graph64(widened(proto))
+    pair = Pair(model.manifest, graph, graph, runner(model))
     try:
-        graph = Graph64(widened(proto))
-        pair = Pair(model.manifest, graph, graph, runner(model))
         pair.exact(_draw(model.manifest, 1, 1))
-    except (UnsupportedError, NotImplementedError, RuntimeError):
-        return None
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"the graph can't be evaluated in float64: {first_line(error)}"
+        ) from error
     return pair
 
 
-def _expected(
-    model: Model, exact: Pair | None, feeds: Feeds, procedure: Procedure, *, int8: bool
+def _int8_expected(
+    model: Model, feeds: Feeds, procedure: Procedure
 ) -> tuple[Feeds, Mapping[str, Any]]:
-    """Return what a case must give, and the largest difference allowed of each output
-    of floats.
-    """
-    if exact is not None:
-        return procedure(exact.exact, feeds), exact.limits(feeds, procedure)
+    """Return what onnxruntime gives for a case, and the limits of outputs of floats."""
     run = runner(model)
     expected = procedure(run, feeds)
     near = procedure(run, _shaken(feeds))
-    share = _INT8_SHARE if int8 else _SHARE
-    return expected, {
-        name: (
-            share * float(np.abs(array).max(initial=1e-3))
-            + _GROWTH * float(np.abs(near[name] - array).max(initial=0))
-        )
-        for name, array in expected.items()
-        if array.dtype.kind == "f" and np.isfinite(array).all()
-    }
+    limits = {}
+    for name, array in expected.items():
+        if array.dtype.kind == "f" and np.isfinite(array).all():
+            largest = float(np.abs(array).max(initial=1e-3))
+            moved = float(np.abs(near[name] - array).max(initial=0))
+            limits[name] = _INT8_SHARE * largest + _GROWTH * moved
+    return expected, limits
 
 
 def _shaken(feeds: Feeds) -> dict[str, Array]:
