@@ -238,6 +238,7 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
     manifest = find_streaming(pair, built.cases, built.reach, built.refused)
+    manifest = manifest._replace(equivalence=verified.figures())
     if stream:
         write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
         full = ir.from_proto(built.file)
@@ -253,7 +254,7 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         golden = record_golden(
             replace(pair, manifest=manifest), replace(built.cases, held=frozenset())
         )
-        manifest = manifest._replace(golden=golden, equivalence=verified.figures())
+        manifest = manifest._replace(golden=golden)
         content = with_manifest(built.file, manifest)
     load(content)
     skipped = (f"not compared at {case}" for case in verified.skipped)
