@@ -10,7 +10,7 @@ import onnx
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import KEY, AxisRange, Manifest, Signal
 
-from ..verify.check import Check, answered
+from ..verify.check import Check, passed_unless
 from ..verify.file import ModelFile
 from ..versions import LATEST_IR_VERSION, OLDEST_ONNXRUNTIME, OPSETS
 from .expected import Expected
@@ -33,8 +33,8 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         onnx.checker.check_model(str(file.path), full_check=True)
     except Exception as error:  # noqa: BLE001  the checker raises several kinds
         refused = first_line(error)
-    yield answered("onnx.checker", refused)
-    yield answered("manifest and graph agree", file.broken)
+    yield passed_unless("onnx.checker", refused)
+    yield passed_unless("manifest and graph agree", file.broken)
     if file.model is not None:
         yield _check_fields(file)
     yield _check_age(file)
@@ -59,7 +59,7 @@ def _check_fields(file: ModelFile) -> Check:
         "the manifest has unknown fields, or derived ones that contradict the others;"
         " export again"
     )
-    return answered("fields of the manifest", "" if same else wrong)
+    return passed_unless("fields of the manifest", "" if same else wrong)
 
 
 def _opset(file: ModelFile) -> int:
@@ -79,7 +79,7 @@ def _check_age(file: ModelFile) -> Check:
         f" {LATEST_IR_VERSION}"
     )
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
-    return answered(name, "" if is_readable else wrong)
+    return passed_unless(name, "" if is_readable else wrong)
 
 
 def _check_arithmetic(file: ModelFile) -> Check:
@@ -90,7 +90,7 @@ def _check_arithmetic(file: ModelFile) -> Check:
     if is_stored and file.operators & {"GRU", "RNN"}:
         allowed = ("float32", "int8-native")
         wrong = f"it is {stated}, expected {' or '.join(allowed)}"
-        return answered("arithmetic", "" if stated in allowed else wrong)
+        return passed_unless("arithmetic", "" if stated in allowed else wrong)
     return _same("arithmetic", stated, found)
 
 
@@ -118,7 +118,7 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
             if names
             else ""
         )
-        yield answered(f"{role}s of the graph", wrong)
+        yield passed_unless(f"{role}s of the graph", wrong)
 
 
 def _differing(
@@ -173,11 +173,11 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 def _same(name: str, file: Any, expected: Any) -> Check:
     if file == expected:
-        return answered(name, "")
+        return passed_unless(name, "")
     part, found, wanted = _first_difference(file, expected)
     where = f"{part.removeprefix('.')} is" if part else "the file has"
     about = f"{where} {_shown(found)}, expected {_shown(wanted)}; export again"
-    return answered(name, about)
+    return passed_unless(name, about)
 
 
 def _first_difference(file: Any, expected: Any) -> tuple[str, Any, Any]:

@@ -16,7 +16,7 @@ from ..graph import with_manifest
 from ..quantize.config import Budget, QuantizeConfig
 from ..quantize.gate import evidence, judge, over_budget
 from ..quantize.pipeline import on_native, quantized_again, with_limits
-from ..verify.check import Check, answered, judged
+from ..verify.check import Check, passed_unless, within_limits
 from ..verify.compare import FLOOR, compare_all
 from ..verify.file import ModelFile
 from ..verify.float64 import Graph64
@@ -55,7 +55,7 @@ def check_quantized(
         return
     differences = compare_graphs(file.inlined, ir.from_proto(wanted))
     first = [*differences.nodes, *differences.constants][:_SHOWN]
-    yield answered("bit for bit", "; ".join(first))
+    yield passed_unless("bit for bit", "; ".join(first))
     manifest = expected.manifest._replace(golden=file.manifest.golden)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
@@ -64,7 +64,7 @@ def check_quantized(
         judgement = judge(
             load(path), load(file.path), cases, targets, real=config.data is not None
         )
-    yield answered(
+    yield passed_unless(
         "within the budget",
         "; ".join(over_budget(judgement, config.budget or Budget())),
     )
@@ -99,7 +99,7 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
             name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR)
             for name, array in exact.items()
         }
-        yield judged(
+        yield within_limits(
             f"golden case {number} is the reference's",
             compare_all(case.outputs, exact, limits),
         )
@@ -111,4 +111,4 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
         about = (
             f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
         )
-        yield answered(f"limits of golden case {number}", about)
+        yield passed_unless(f"limits of golden case {number}", about)

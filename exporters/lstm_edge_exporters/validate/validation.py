@@ -32,7 +32,7 @@ from ..chunks import Runner
 from ..progress import Progress, ignore
 from ..targets.native.convert import native_runner
 from ..verify.cases import Case, Feeds, fill_rows, full_length
-from ..verify.check import Check, answered, asked, judged
+from ..verify.check import Check, attempt, passed_unless, within_limits
 from ..verify.compare import POLICY, REFUSALS, Pair, compare_all
 from ..verify.file import ModelFile, open_file
 from ..verify.float64 import Graph64
@@ -216,7 +216,7 @@ class Validation:
         return self.against
 
     @cached_property
-    def truth(self) -> Pair:
+    def reference_pair(self) -> Pair:
         """The expected graph and the reference."""
         graph = Graph64(self.expected.exact)
         return Pair(
@@ -224,12 +224,13 @@ class Validation:
         )
 
     @cached_property
-    def pair(self) -> Pair:
+    def file_pair(self) -> Pair:
         """The file's graph and the reference."""
         if not self._differences:
-            return self.truth
+            return self.reference_pair
         return replace(
-            self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact))
+            self.reference_pair,
+            graph=Graph64(widened(self.file.proto, self.expected.exact)),
         )
 
     def _case(
@@ -257,10 +258,10 @@ class Validation:
             yield Check(_NODES, "skipped", f"{about} ({nodes or constants})")
             return
         hint = f"; {self.expected.hint}" if nodes and self.expected.hint else ""
-        yield answered(_NODES, nodes + hint)
+        yield passed_unless(_NODES, nodes + hint)
         if not nodes:
             advice = f"{constants}; {_SEED}" if constants else ""
-            yield answered("constants bit for bit", advice)
+            yield passed_unless("constants bit for bit", advice)
 
     def _cases(self) -> Iterator[Case]:
         yield from self.expected.cases.cases()
@@ -283,11 +284,13 @@ class Validation:
         run = reference or self.expected.reference
         if reason := refused(run, feeds):
             return Check(name, "skipped", reason)
-        return asked(name, partial(self._compare, name, feeds, run))
+        return attempt(name, partial(self._compare, name, feeds, run))
 
     def _compare(self, name: str, feeds: Feeds, run: Runner) -> Check:
-        got = self.pair.exact(feeds)
-        return judged(name, self.truth.within(got, run(feeds), feeds, reference=run))
+        got = self.file_pair.exact(feeds)
+        return within_limits(
+            name, self.reference_pair.within(got, run(feeds), feeds, reference=run)
+        )
 
     def _states(self) -> Iterator[Check]:
         """Run rows alone, with NaN in one row, padded rows, and chunks with states
@@ -295,7 +298,7 @@ class Validation:
         """
         cases = self.expected.cases
         manifest = self.expected.manifest
-        yield from row_checks(self.pair, cases)
+        yield from row_checks(self.file_pair, cases)
         if manifest.lengths is not None:
             yield from self._lengths(manifest.lengths)
         feeds = self._case(4, 9, _OFFSET + 10, at_reset=True)
@@ -303,26 +306,28 @@ class Validation:
         for state in manifest.states:
             moved = {**feeds, state.input: other[state.input]}
             yield self._equal(
-                f"only {state.input} away from reset", moved, self.truth.exact
+                f"only {state.input} away from reset", moved, self.reference_pair.exact
             )
-        wanted, claims = self._claims()
+        wanted, claims = self._check_claims()
         yield from claims
         streams = claims[0].status == "passed" and not wanted.unstreamable
-        if self.pair is not self.truth and streams and manifest.time_axes:
-            yield from chunk_checks(self.pair, cases, self.expected.reach)
+        if self.file_pair is not self.reference_pair and streams and manifest.time_axes:
+            yield from chunk_checks(self.file_pair, cases, self.expected.reach)
 
-    def _claims(self) -> tuple[Manifest, list[Check]]:
+    def _check_claims(self) -> tuple[Manifest, list[Check]]:
         """Return the expected manifest, and compare what the file's states of chunks
         and of padding.
         """
         saved = self.file.manifest
-        wanted = find_streaming(self.truth, self.expected.cases, self.expected.reach)
+        wanted = find_streaming(
+            self.reference_pair, self.expected.cases, self.expected.reach
+        )
         about = (
             f"the file says {saved.streamable}, the reference {wanted.streamable}"
             f" {wanted.unstreamable}"
         )
         checks = [
-            answered(
+            passed_unless(
                 "streamable", "" if wanted.streamable == saved.streamable else about
             )
         ]
@@ -332,11 +337,11 @@ class Validation:
                 if saved.padded_states == wanted.padded_states
                 else f"the file says {saved.padded_states}"
             )
-            checks.append(answered("states stop at lengths", about))
+            checks.append(passed_unless("states stop at lengths", about))
         return wanted, checks
 
     def _quantized(self) -> Iterator[Check]:
-        yield from (claims := self._claims()[1])
+        yield from (claims := self._check_claims()[1])
         if all(check.status == "passed" for check in claims):
             yield from check_quantized(self.file, self.expected, self.config)
 
@@ -362,7 +367,7 @@ class Validation:
             with contextlib.suppress(*REFUSALS):
                 self.expected.reference(padded)
                 about = f"padding of {garbage:g}"
-                yield asked(
+                yield attempt(
                     about,
                     partial(self._compare, about, padded, self.expected.reference),
                 )
@@ -415,9 +420,11 @@ class Validation:
     def _rounded(self, name: str, feeds: Feeds, run: Runner | None = None) -> Check:
         if reason := refused(self.expected.reference, feeds):
             return Check(name, "skipped", reason)
-        return asked(
+        return attempt(
             name,
-            lambda: judged(name, self.truth.rounding(feeds, run or self.pair.engine)),
+            lambda: within_limits(
+                name, self.reference_pair.rounding(feeds, run or self.file_pair.engine)
+            ),
         )
 
     def _engines(self) -> Iterator[Check]:
@@ -464,7 +471,7 @@ class Validation:
         else:
             for number, golden in enumerate(recorded):
                 name = f"golden case {number + 1} is the reference's"
-                yield asked(name, partial(self._recorded, name, golden))
+                yield attempt(name, partial(self._recorded, name, golden))
         yield from self._replay()
 
     def _gaps(self, recorded: Sequence[Golden]) -> Iterator[Check]:
@@ -474,17 +481,17 @@ class Validation:
         wanted = self.expected.manifest.golden
         if wanted is None:  # a module, and no file
             wanted = record_golden(
-                self.truth, replace(self.expected.cases, held=frozenset())
+                self.reference_pair, replace(self.expected.cases, held=frozenset())
             )
         about = gaps(self.expected.manifest, recorded, (wanted, *wanted.more))
-        yield answered("number and sizes", "; ".join(about))
+        yield passed_unless("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
-        exact = self.truth.exact(golden.inputs)
-        limits = self.truth.limits(golden.inputs)
+        exact = self.reference_pair.exact(golden.inputs)
+        limits = self.reference_pair.limits(golden.inputs)
         wanted = {output: exact[output] for output in golden.outputs if output in exact}
-        check = judged(
+        check = within_limits(
             name,
             compare_all(golden.outputs, wanted, {n: limits[n] / 8 for n in wanted}),
         )
@@ -532,7 +539,7 @@ def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
         result = test()
     except LstmEdgeError as error:
         return Check(name, "failed", first_line(error))
-    return answered(name, "" if result.ok else str(result.worst))
+    return passed_unless(name, "" if result.ok else str(result.worst))
 
 
 def _spike(x: Array) -> Array:

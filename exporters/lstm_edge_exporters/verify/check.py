@@ -23,14 +23,14 @@ class Check:
     """The output nearest to its limit, if something was measured."""
 
 
-def answered(name: str, wrong: str, about: str = "") -> Check:
+def passed_unless(name: str, wrong: str, about: str = "") -> Check:
     """Return the check that has failed if something is ``wrong``; ``about`` is what was
     seen if not.
     """
     return Check(name, "failed" if wrong else "passed", wrong or about)
 
 
-def asked(name: str, question: Callable[[], Check]) -> Check:
+def attempt(name: str, question: Callable[[], Check]) -> Check:
     """Return the answer of ``question``; failed if it raises."""
     try:
         return question()
@@ -38,7 +38,7 @@ def asked(name: str, question: Callable[[], Check]) -> Check:
         return Check(name, "failed", f"it does not run: {first_line(error)}")
 
 
-def judged(name: str, records: Sequence[Comparison]) -> Check:
+def within_limits(name: str, records: Sequence[Comparison]) -> Check:
     """Return the check that every output is within its limit."""
     failed = "; ".join(str(record) for record in records if not record.ok)
     worst = max(records, key=lambda record: record.ratio, default=None)

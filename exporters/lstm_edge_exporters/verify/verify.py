@@ -28,7 +28,7 @@ from .cases import (
     row_by_row,
     whole,
 )
-from .check import Check, judged
+from .check import Check, within_limits
 from .compare import REFUSALS, Pair, compare_all
 
 _CHUNKED = 24
@@ -190,7 +190,7 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
             procedure(pair.reference, case)
         except REFUSALS:
             return
-        yield judged(name, pair.equal(case, procedure))
+        yield within_limits(name, pair.equal(case, procedure))
 
 
 def find_streaming(
@@ -249,7 +249,7 @@ def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check
             )
             yield Check(name, "failed", message)
             return
-        yield judged(f"{name}, {case}", pair.within(got, want, feeds))
+        yield within_limits(f"{name}, {case}", pair.within(got, want, feeds))
 
 
 def _why_no_chunks(manifest: Manifest) -> str:
