@@ -326,35 +326,51 @@ def _signal(
     full: bool,
     steps: int,
 ) -> Array:
-    example = None if spec.example is None or not spec.example.size else spec.example
-    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
-    if (
-        example is not None and one_a_row and example.min() > 0 and example.max() == 1
-    ):  # fractions of a length
-        # A quarter of a step more than whole ones, so that no rounding makes it fewer.
-        drawn = (
-            1.0
-            if full
-            else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
-        )
-        return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
+    """Return values of an input that is neither a state nor lengths."""
+    example = spec.example
+    if example is not None and not example.size:
+        example = None
+    kind = np.dtype(spec.dtype).kind
+    if example is not None and kind == "f" and _are_fractions(spec, example):
+        drawn = np.ones(shape) if full else _fractions(steps, shape, rng)
+        return drawn.astype(spec.dtype)
     if spec.values:
         return _indices(spec.values, shape, rng).astype(spec.dtype)
-    if np.dtype(spec.dtype).kind in "iub":
-        low, high = (
-            (0, 1) if example is None else (int(example.min()), int(example.max()) + 1)
-        )
+    if kind in "iub":
+        low = 0 if example is None else int(example.min())
+        high = 1 if example is None else int(example.max()) + 1
         return rng.integers(low, high, shape).astype(spec.dtype)
     noise = rng.standard_normal(shape)
     if example is None:
         return np.asarray(noise, spec.dtype)
-    by_feature = (
-        example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
-    )
-    over = tuple(range(example.ndim - 1)) if by_feature else None
+    return _as_spread(example, spec, noise).astype(spec.dtype)
+
+
+def _are_fractions(spec: InputSpec, example: Array) -> bool:
+    """Return True if an input has one fraction of the full length per row."""
+    is_per_row = len(spec.axes) == 1
+    return is_per_row and bool(example.min() > 0 and example.max() == 1)
+
+
+def _fractions(steps: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return fractions of ``steps``: a quarter of a step more than whole ones, so that
+    no rounding makes it fewer.
+    """
+    whole_steps = rng.integers(1, steps + 1, shape)
+    return np.asarray(np.minimum(1.0, (whole_steps + 0.25) / steps))
+
+
+def _as_spread(example: Array, spec: InputSpec, noise: Array) -> Array:
+    """Return ``noise`` with mean and spread of an example, per feature if it has
+    features.
+    """
+    has_features = example.ndim > 1 and isinstance(spec.axes[-1], int)
+    over = None
+    if has_features and example[..., 0].size > 1:
+        over = tuple(range(example.ndim - 1))
     center = example.mean(axis=over, dtype=np.float64)
     spread = example.std(axis=over, dtype=np.float64)
-    return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
+    return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -343,7 +343,7 @@ def original(tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "original.onnx"
     config = ExportConfig(inputs={"x": ("N", "L", 3)}, stateless=True)
     model = onnx.load_model_from_string(
-        export(Plain().eval(), torch.randn(2, 6, 3), config).model
+        export(Causal().eval(), torch.randn(2, 6, 3), config).model
     )
     del model.metadata_props[:]
     onnx.save(model, path)
