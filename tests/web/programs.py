@@ -10,7 +10,7 @@ import onnx
 
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.targets.native.program import ProgramWriter
-from lstm_edge_runtime.manifest import KEY, Manifest, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Manifest, Signal, TensorSpec
 from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
@@ -66,6 +66,21 @@ def _wide() -> bytes:
     return writer.to_bytes()
 
 
+def _sound() -> bytes:
+    """Return a program that doubles each sample of sound at 8 kHz."""
+    writer = ProgramWriter()
+    x = writer.input("x", 1)
+    twice = np.full((1, 1), 2.0, "float32")
+    writer.output("y", writer.linear(x, twice), every_step=True)
+    described = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", 1)),),
+        outputs=(TensorSpec("y", "float32", ("N", "L", 1)),),
+        signal=Signal(features=("sample",), sampling_rate=8000.0, full_scale=1.0),
+    )
+    writer.manifest(described.to_json())
+    return writer.to_bytes()
+
+
 def main(folder: Path) -> None:
     """Write every program."""
     for name in PLAIN:
@@ -77,6 +92,7 @@ def main(folder: Path) -> None:
         (folder / f"{name}-window.lep").write_bytes(windowed)
     (folder / "wrong.lep").write_bytes(_wrong())
     (folder / "wide.lep").write_bytes(_wide())
+    (folder / "sound.lep").write_bytes(_sound())
 
 
 if __name__ == "__main__":

@@ -1,66 +1,49 @@
-/** The page: it opens a program, verifies it, replays a recording, and classifies live motion. */
+/** The page: it opens a program, verifies it, and runs it on recordings, files, sensors and numbers. */
 
 import { load } from "./lstm-edge/index.js";
 import { pace, readings, sampleOf } from "./motion.js";
-import { best, lanesOf, Plot, svg } from "./plot.js";
+import { byId, chosen, element, messageOf, milliseconds, onButton, say, stopRunning } from "./page.js";
+import { columnsOf, goldenRecording, readRecording } from "./recordings.js";
+import { View } from "./view.js";
 
 /** @import { Model } from "./lstm-edge/index.js" */
-/** @typedef {{label: string, features: string[], x: string}} Recording x is float32 `(L, I)` in base64 */
+/** @import { Recording } from "./recordings.js" */
+/** @typedef {{label: string, features: string[], x: string}} SiteRecording x is float32 `(L, I)` in base64 */
 
-const { SITE } = /** @type {{SITE: {model: string, name: string, recordings: Recording[]}}} */ (
+const { SITE } = /** @type {{SITE: {model: string, name: string, recordings: SiteRecording[]}}} */ (
   /** @type {unknown} */ (globalThis)
 );
-const LIVE_SECONDS = 10,
-  DEFAULT_RATE = 60,
-  SENSOR_TIMEOUT = 3000;
+const LIVE_SECONDS = 10;
+const DEFAULT_RATE = 60;
+const SENSOR_TIMEOUT = 3000;
+const MAX_FIELDS = 16;
 
-const byId = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-const chosen = (/** @type {string} */ id) => /** @type {HTMLSelectElement} */ (byId(id)).value;
-const say = (/** @type {string} */ id, /** @type {string} */ text, isBad = false) =>
-  Object.assign(byId(id), { textContent: text, className: isBad ? "bad" : "" });
-const messageOf = (/** @type {unknown} */ error) => (error instanceof Error ? error.message : String(error));
-const element = (/** @type {string} */ name, /** @type {string} */ text) =>
-  Object.assign(document.createElement(name), { textContent: text });
-const ms = (/** @type {number} */ value) => `${value < 10 ? value.toPrecision(2) : value.toFixed(0)} ms`;
-
-/** The name, width and value names of the output that is shown. @param {Model} model */
-function mainOutput({ outputs, labels, units, manifest }) {
-  const port = outputs.find(({ name }) => name === manifest.task?.output) ?? outputs[0],
-    width = port?.width ?? 0;
-  const names =
-    labels.length === width
-      ? [...labels]
-      : Array.from(
-          { length: width },
-          (_, index) => `${port?.name} ${index}${units[index] ? ` ${units[index]}` : ""}`,
-        );
-  return {
-    name: port?.name ?? "",
-    width,
-    names,
-    frames: port?.frames || 1,
-    isClasses: labels.length === width && width > 0,
-  };
-}
-
-/** Ends what runs. @type {AbortController | undefined} */ let running;
+/** Number of files opened: an older one that is read later is not shown. */
 let opened = 0;
+/** @type {Model | undefined} */
+let current;
+/** @type {View[]} */
+let views = [];
 
 /** Open a file and show everything about it. @param {string} name @param {string | File} source */
 async function open(name, source) {
-  const turn = (opened += 1);
-  running?.abort();
-  for (const id of ["replay", "live"]) byId(id).inert = true;
+  opened += 1;
+  const turn = opened;
+  stopRunning();
+  for (const id of ["replay", "live", "hand", "microphone"]) byId(id).inert = true;
   byId("facts").replaceChildren();
   byId("title").textContent = name;
   say("verdict", "Reading…");
   try {
     const model = await load(source);
     if (turn !== opened) return;
+    for (const view of views) view.close();
+    current?.close();
+    current = model;
     verify(model);
     showFacts(name, model);
-    showReplay(model);
-    showLive(model);
+    showState(model);
+    views = [showReplay(model), showHand(model), showMicrophone(model), showLive(model)];
   } catch (error) {
     say("verdict", messageOf(error), true);
   }
@@ -75,7 +58,7 @@ function verify(model) {
     say(
       "verdict",
       ok
-        ? `Verified on this device in ${ms(performance.now() - started)}: ${share}.`
+        ? `Verified on this device in ${milliseconds(performance.now() - started)}: ${share}.`
         : `Verification failed on this device: ${share}.`,
       !ok,
     );
@@ -89,7 +72,7 @@ function verify(model) {
 function showFacts(name, model) {
   const { manifest, features, labels, units, samplingRate, unit, delay, resetEvery } = model;
   const lag = delay
-    ? `, ${delay} samples${samplingRate === null ? "" : ` (${ms((1000 * delay) / samplingRate)})`} late`
+    ? `, ${delay} samples${samplingRate === null ? "" : ` (${milliseconds((1000 * delay) / samplingRate)})`} late`
     : "";
   /** @type {[string, string | false | null][]} */
   const facts = [
@@ -108,184 +91,252 @@ function showFacts(name, model) {
   );
 }
 
-/** A stream that is reset as in training, with its plot and legend under one prefix of ids. */
-class View {
-  /** @type {ArrayLike<number> | undefined} */ #values;
-  #spent = 0;
-  #count = 0;
-
-  /** @param {"replay" | "live"} prefix @param {Model} model @param {string[]} features */
-  constructor(prefix, model, features) {
-    this.prefix = prefix;
-    this.model = model;
-    this.stream = model.stream({ resetEvery: model.resetEvery ?? "never" });
-    this.output = mainOutput(model);
-    const { isClasses, names } = this.output,
-      figure = /** @type {any} */ (byId(`${prefix}-plot`));
-    this.plot = new Plot(figure, {
-      names: features,
-      labels: isClasses ? names : [],
-      outputs: isClasses ? [] : names,
-    });
-    byId(`${prefix}-legend`).replaceChildren(
-      ...[...lanesOf(features).values()].flat().map((index) => {
-        const line = element("span", ""),
-          swatch = svg("svg", { viewBox: "0 0 20 10", "aria-hidden": "true" });
-        swatch.append(
-          svg("line", { class: `s${index % 6}`, x1: 0, x2: 20, y1: 5, y2: 5, "stroke-width": 3 }),
-        );
-        line.append(swatch, features[index] ?? "");
-        return line;
-      }),
-    );
-    say(`${prefix}-result`, "");
-  }
-
-  /** The class of the last frame; empty before the first. */
-  get label() {
-    return this.#values && this.output.isClasses ? (this.output.names[best(this.#values)] ?? "") : "";
-  }
-
-  /** Start from the reset state, with a plot of so many samples. @param {number} columns */
-  start(columns) {
-    this.stream.reset();
-    this.plot.clear(columns);
-    this.#spent = this.#count = 0;
-    this.#values = undefined;
-  }
-
-  /** Run a step, and show it. @param {Float32Array} sample */
-  take(sample) {
-    const {
-        output: { name, width, frames },
-        model: { unit, delay },
-      } = this,
-      started = performance.now();
-    const result = this.stream.step(sample),
-      rows = ArrayBuffer.isView(result) ? result : result?.[name];
-    this.#spent += performance.now() - started;
-    this.#count += 1;
-    this.plot.push(sample);
-    for (let at = 0, count = (rows?.length ?? 0) / width; at < count; at += 1) {
-      this.#values = rows?.slice(at * width, (at + 1) * width) ?? [];
-      this.plot.tell(
-        this.#values,
-        Math.floor(delay + ((count - 1 - at) * unit) / frames),
-        Math.max(1, Math.floor(unit / frames)),
-      );
-    }
-    this.plot.ask();
-  }
-
-  /** Say how it ended, also to those who do not see the picture. @param {string} decision @param {number} rate samples a second */
-  conclude(decision, rate) {
-    const words = `${decision}A step takes ${ms(this.#spent / Math.max(1, this.#count))} on average; a sample comes every ${ms(1000 / rate)}.`;
-    say(`${this.prefix}-result`, words);
-    byId(`${this.prefix}-plot`).setAttribute("aria-label", `The signal and the predictions. ${words}`);
-  }
-}
-
-/** Run work that a button starts and stops. @param {string} id @param {string} idle its text @param {string} output the id of the element for messages @param {(signal: AbortSignal) => Promise<void>} work */
-function onButton(id, idle, output, work) {
-  const button = byId(id);
-  button.textContent = idle;
-  button.onclick = async () => {
-    running?.abort();
-    if (button.textContent !== idle) return;
-    const stop = new AbortController();
-    running = stop;
-    button.textContent = "Stop";
-    try {
-      await work(stop.signal);
-    } catch (error) {
-      say(output, messageOf(error), true);
-    } finally {
-      stop.abort();
-      button.textContent = idle;
-    }
-  };
-}
-
-// the initial texts are those for a file without special features
-const [REPLAY_WORDS = "", LIVE_WORDS = ""] = ["replay-words", "live-words"].map(
-  (id) => byId(id).textContent ?? "",
-);
-
 /** @param {Model} model */
-function showReplay(model) {
-  const [input] = model.inputs,
-    names = [...model.features],
-    fits = model.inputs.length === 1 && input?.dtype === "float32";
-  const recordings = SITE.recordings
-    .filter(
-      ({ features }) =>
-        fits && features.length === input?.width && (!names.length || features.join() === names.join()),
-    )
-    .map(({ label, x, features }) => ({
-      label,
-      features,
-      x: new Float32Array(Uint8Array.from(atob(x), (letter) => letter.charCodeAt(0)).buffer),
-    }));
-  const view = new View("replay", model, names.length ? names : (recordings[0]?.features ?? [])),
-    width = input?.width ?? 1;
-  const recording = () => /** @type {typeof recordings[number]} */ (recordings[Number(chosen("recording"))]),
-    choice = /** @type {HTMLSelectElement} */ (byId("recording"));
-  byId("replay").inert = false;
-  choice.replaceChildren(
-    ...recordings.map(({ label }, index) =>
-      Object.assign(element("option", label), { value: String(index) }),
-    ),
+function showState({ resetEvery, manifest }) {
+  /** @type {HTMLSelectElement} */ (byId("mode")).value = resetEvery === null ? "never" : "every";
+  const interval = resetEvery ?? manifest.signal.window ?? 50;
+  /** @type {HTMLInputElement} */ (byId("interval")).value = String(interval);
+  showInterval();
+}
+
+function showInterval() {
+  byId("interval-label").hidden = chosen("mode") === "never";
+}
+
+/** Return the recordings of the site that fit a model. @param {Model} model @returns {Recording[]} */
+function siteRecordings(model) {
+  const columns = columnsOf(model);
+  const { features } = model;
+  const fitting = SITE.recordings.filter(
+    (recording) =>
+      model.inputs.length === 1 &&
+      recording.features.length === columns.length &&
+      (!features.length || recording.features.join() === features.join()),
   );
-  for (const id of ["replay-controls", "replay-figure"]) byId(id).hidden = !recordings.length;
-  const inputs = model.inputs.map((port) => `${port.name} (${port.width})`).join(" and ");
-  say(
-    "replay-words",
-    recordings.length
-      ? REPLAY_WORDS
-      : `This page replays recordings of sensors: one float32 input. It has none for this file, whose inputs are ${inputs}.`,
-  );
-  onButton("play", "Play", "replay-result", async (signal) => {
-    const { x, label } = recording(),
-      count = x.length / width,
-      rate = model.samplingRate ?? DEFAULT_RATE,
-      speed = Number(chosen("speed"));
-    /** @type {string[]} */ const shown = [];
-    view.start(count);
-    say("replay-result", "");
-    for await (const _ of pace(rate * speed, signal)) {
-      view.take(x.subarray(shown.length * width, (shown.length + 1) * width));
-      if (shown.push(view.label) === count) break;
-    }
-    const wrong = shown.findLastIndex((answer) => answer !== label),
-      last = shown.at(-1);
-    view.conclude(
-      signal.aborted || !last
-        ? ""
-        : !model.labels.includes(label)
-          ? `Recognized at the end as ${last}. `
-          : wrong === count - 1
-            ? `Classified as ${last}; the recording is ${label}. `
-            : `Recognized as ${label} after ${((wrong + 2) / rate).toFixed(1)} s. `,
-      rate * speed,
-    );
+  return fitting.map(({ label, x }) => {
+    const bytes = Uint8Array.from(atob(x), (letter) => letter.charCodeAt(0));
+    const numbers = Array.from(new Float32Array(bytes.buffer));
+    const count = numbers.length / columns.length;
+    const rowAt = (/** @type {number} */ step) =>
+      numbers.slice(step * columns.length, (step + 1) * columns.length);
+    return { label, rows: Array.from({ length: count }, (_, step) => rowAt(step)) };
   });
 }
 
 /** @param {Model} model */
+function showReplay(model) {
+  const view = new View("replay", model);
+  const columns = columnsOf(model);
+  const golden = goldenRecording(model);
+  const recordings = [...siteRecordings(model), ...(golden ? [golden] : [])];
+  const choice = /** @type {HTMLSelectElement} */ (byId("recording"));
+  const recording = () => recordings[Number(choice.value)];
+  const preview = () => view.preview(recording()?.rows ?? []);
+  const showChoice = (/** @type {number} */ index) => {
+    const options = recordings.map(({ label }, place) =>
+      Object.assign(element("option", label), { value: String(place) }),
+    );
+    choice.replaceChildren(...options);
+    choice.value = String(index);
+    for (const id of ["replay-controls", "replay-figure"]) byId(id).hidden = !recordings.length;
+    const shown = "Above: the signal. Below: what the network gives after each sample.";
+    say(
+      "replay-words",
+      recordings.length
+        ? shown
+        : "This page has no recording for this file. Add one, or enter numbers below.",
+    );
+    if (recordings.length) preview();
+  };
+  byId("replay").inert = false;
+  const shownColumns =
+    columns.length > MAX_FIELDS ? `${columns.slice(0, MAX_FIELDS).join(", ")}, …` : columns.join(", ");
+  say("table-words", `Columns: ${shownColumns}. It stays on this device.`);
+  byId("table-words").className = "quiet";
+  showChoice(0);
+  choice.onchange = () => {
+    stopRunning();
+    preview();
+  };
+  const table = /** @type {HTMLInputElement} */ (byId("table"));
+  const add = async (/** @type {File} */ file) => {
+    stopRunning();
+    try {
+      recordings.push(await readRecording(file, model));
+      say("replay-result", "");
+      showChoice(recordings.length - 1);
+    } catch (error) {
+      say("replay-result", `${file.name}: ${messageOf(error)}`, true);
+    }
+  };
+  table.onchange = () => {
+    const [file] = table.files ?? [];
+    table.value = "";
+    if (file) void add(file);
+  };
+  byId("replay").ondragover = (event) => event.preventDefault();
+  byId("replay").ondrop = (event) => {
+    event.preventDefault();
+    const [file] = event.dataTransfer?.files ?? [];
+    if (file) void add(file);
+  };
+  onButton("play", "Play", "replay-result", async (signal) => {
+    const { rows, label } = /** @type {Recording} */ (recording());
+    const rate = model.samplingRate ?? DEFAULT_RATE;
+    const speed = Number(chosen("speed"));
+    /** @type {string[]} */
+    const shown = [];
+    view.start(rows.length);
+    say("replay-result", "");
+    for await (const _ of pace(rate * speed, signal)) {
+      view.take(/** @type {number[]} */ (rows[shown.length]));
+      shown.push(view.label);
+      if (shown.length === rows.length) break;
+    }
+    view.conclude(signal.aborted ? "" : decisionOn(view, shown, label, rate), rate * speed);
+  });
+  return view;
+}
+
+/**
+ * Return in words when the decision came to stay.
+ *
+ * @param {View} view
+ * @param {string[]} shown the label after each sample
+ * @param {string} label of the recording, a class or a title
+ * @param {number} rate
+ */
+function decisionOn(view, shown, label, rate) {
+  const last = shown.at(-1);
+  if (!view.output.isClasses) return view.words ? `The last output is ${view.words}. ` : "";
+  if (!last) return "";
+  if (!view.model.labels.includes(label)) return `Recognized at the end as ${last}. `;
+  if (last !== label) return `Classified as ${last}; the recording is ${label}. `;
+  const wrong = shown.findLastIndex((answer) => answer !== label);
+  return `Recognized as ${label} after ${((wrong + 2) / rate).toFixed(1)} s. `;
+}
+
+/** @param {Model} model */
+function showHand(model) {
+  const view = new View("hand", model);
+  const columns = columnsOf(model);
+  const fields = columns.slice(0, MAX_FIELDS).map((name) => {
+    const label = element("label", name);
+    const field = Object.assign(document.createElement("input"), { type: "number", step: "any", value: "0" });
+    label.append(field);
+    return { label, field };
+  });
+  byId("hand").inert = false;
+  byId("hand").hidden = columns.length > MAX_FIELDS;
+  byId("hand-figure").hidden = true;
+  byId("fields").replaceChildren(...fields.map(({ label }) => label));
+  byId("step").onclick = () => {
+    try {
+      const empty = fields.findIndex(({ field }) => Number.isNaN(field.valueAsNumber));
+      if (empty >= 0) throw new Error(`${columns[empty]} is empty; enter a number.`);
+      if (!view.isOpen) view.start(Math.max(20, model.unit * 10));
+      view.take(fields.map(({ field }) => field.valueAsNumber));
+      byId("hand-figure").hidden = false;
+      view.plot.draw();
+      say(
+        "hand-result",
+        view.words ? `Output: ${view.words}` : "No output yet: the network collects samples.",
+      );
+    } catch (error) {
+      say("hand-result", messageOf(error), true);
+    }
+  };
+  byId("restart").onclick = () => {
+    view.close();
+    byId("hand-figure").hidden = true;
+    say("hand-result", "The state is reset.");
+  };
+  return view;
+}
+
+/** @param {Model} model */
+function showMicrophone(model) {
+  const view = new View("microphone", model);
+  const [input] = model.inputs;
+  const isSound = model.inputs.length === 1 && input?.width === 1 && input.dtype === "float32";
+  const { samplingRate } = model;
+  const scale = model.manifest.signal.full_scale ?? 1;
+  byId("microphone").inert = false;
+  byId("microphone").hidden = !isSound;
+  byId("microphone-figure").hidden = true;
+  const pitch =
+    samplingRate === null
+      ? "The file has no sampling rate; the device's is used."
+      : `${samplingRate} samples per second.`;
+  say("microphone-words", `Samples from -${scale} to ${scale}. ${pitch} The sound stays in this page.`);
+  onButton("listen", "Listen", "microphone-result", async (signal) => {
+    say("microphone-result", "Waiting for the microphone…");
+    const sound = await openMicrophone(samplingRate);
+    try {
+      const rate = sound.context.sampleRate;
+      view.start(Math.round(LIVE_SECONDS * rate));
+      byId("microphone-figure").hidden = false;
+      await listen(sound, signal, (samples) => {
+        for (const sample of samples) view.take([scale * sample]);
+        showNow("microphone-result", view);
+      });
+      view.conclude("Stopped. ", rate);
+    } finally {
+      for (const track of sound.stream.getTracks()) track.stop();
+      await sound.context.close();
+    }
+  });
+  return view;
+}
+
+/** Open the microphone at a sampling rate. @param {number | null} rate */
+async function openMicrophone(rate) {
+  const media = /** @type {MediaDevices | undefined} */ (navigator.mediaDevices);
+  if (!media) throw new Error("Browsers require HTTPS to use the microphone.");
+  const stream = await media.getUserMedia({
+    audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
+  });
+  const context = new AudioContext(rate === null ? {} : { sampleRate: rate });
+  await context.audioWorklet.addModule("microphone.js");
+  return { stream, context };
+}
+
+/**
+ * Pass blocks of samples to `take` until stopped.
+ *
+ * @param {{stream: MediaStream, context: AudioContext}} sound
+ * @param {AbortSignal} signal
+ * @param {(samples: Float32Array) => void} take
+ */
+async function listen({ stream, context }, signal, take) {
+  const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+  context.createMediaStreamSource(stream).connect(node);
+  await new Promise((resolve, reject) => {
+    signal.addEventListener("abort", resolve);
+    node.port.onmessage = ({ data }) => {
+      try {
+        if (!signal.aborted) take(data);
+      } catch (error) {
+        reject(error);
+      }
+    };
+  });
+}
+
+/** Show the label when it changes; values each time. @param {string} id @param {View} view */
+function showNow(id, view) {
+  const [label] = view.output.isClasses ? [view.label] : [view.words];
+  const text = label ? `Now: ${label}` : "Collecting samples…";
+  if (byId(id).textContent !== text) say(id, text);
+}
+
+/** @param {Model} model */
 function showLive(model) {
-  const features = [...model.features],
-    wanted = readings(features),
-    view = new View("live", model, features);
+  const wanted = readings(model.features);
+  const view = new View("live", model);
   byId("live").inert = false;
-  byId("live").hidden = !features.length;
+  byId("live").hidden = !wanted;
   byId("live-figure").hidden = true;
-  byId("live-controls").hidden = !wanted;
-  say(
-    "live-words",
-    wanted
-      ? LIVE_WORDS
-      : `A motion sensor has acc_x, acc_y, acc_z, gyr_x, gyr_y, gyr_z; this file needs ${features.join(", ")}.`,
-  );
   onButton("start", "Start", "live-result", async (signal) => {
     say("live-result", "Waiting for the sensor…");
     const ask = /** @type {{requestPermission?: () => Promise<string>} | undefined} */ (
@@ -294,31 +345,30 @@ function showLive(model) {
     if (ask?.requestPermission && (await ask.requestPermission()) !== "granted") {
       throw new Error("The browser blocks access to the motion sensor; allow it in the page's settings.");
     }
-    const rate = model.samplingRate ?? DEFAULT_RATE,
-      units = { acceleration: chosen("acceleration"), rotation: chosen("rotation") },
-      started = performance.now();
-    let latest = /** @type {Float32Array | null} */ (null),
-      shown = "";
-    addEventListener(
-      "devicemotion",
-      (event) => {
-        latest = sampleOf(event, wanted ?? [], units) ?? latest;
-      },
-      { signal },
-    );
+    const rate = model.samplingRate ?? DEFAULT_RATE;
+    const units = { acceleration: chosen("acceleration"), rotation: chosen("rotation") };
+    const started = performance.now();
+    let latest = /** @type {Float32Array | null} */ (null);
+    const read = (/** @type {DeviceMotionEvent} */ event) => {
+      latest = sampleOf(event, wanted ?? [], units) ?? latest;
+    };
+    addEventListener("devicemotion", read, { signal });
     view.start(Math.round(LIVE_SECONDS * rate));
     for await (const _ of pace(rate, signal)) {
-      if (!latest && performance.now() - started > SENSOR_TIMEOUT)
+      if (!latest && performance.now() - started > SENSOR_TIMEOUT) {
         throw new Error("No motion sensor found. Phones have one; browsers require HTTPS to read it.");
+      }
       if (!latest) continue;
       byId("live-figure").hidden = false;
-      view.take(latest);
-      if (view.label !== shown) say("live-result", `Now: ${view.label}`);
-      shown = view.label;
+      view.take(Array.from(latest));
+      showNow("live-result", view);
     }
     view.conclude("Stopped. ", rate);
   });
+  return view;
 }
+
+byId("mode").onchange = showInterval;
 
 const pick = /** @type {HTMLInputElement} */ (byId("pick"));
 pick.addEventListener("change", () => {

@@ -1,5 +1,7 @@
 /** A signal and, below it, the recognized class at each moment. */
 
+import { argmax } from "./lstm-edge/results.js";
+
 const LANE = 84,
   BAND = 36,
   TOP = 18;
@@ -40,6 +42,7 @@ export class Plot {
     this.#svg = element;
     this.#what = what;
     this.clear(1);
+    new ResizeObserver(() => this.ask()).observe(element);
   }
 
   /** @param {number} columns the number of samples that the plot is wide */
@@ -52,7 +55,7 @@ export class Plot {
   /** @param {ArrayLike<number>} sample its result comes with `tell` */
   push(sample) {
     this.#rows.push({ sample, result: [] });
-    if (this.#rows.length > this.#columns) this.#rows.shift();
+    if (this.#rows.length > 2 * this.#columns) this.#trim();
   }
 
   /** Give `count` samples a result; the last of them was pushed `back` samples ago. @param {ArrayLike<number>} result @param {number} back @param {number} count */
@@ -70,7 +73,13 @@ export class Plot {
       });
   }
 
+  /** Drop the rows that are no longer shown. */
+  #trim() {
+    this.#rows = this.#rows.slice(Math.max(0, this.#rows.length - this.#columns));
+  }
+
   draw() {
+    this.#trim();
     const width = this.#svg.clientWidth || 300,
       { names, labels, outputs } = this.#what,
       parts = [];
@@ -97,33 +106,64 @@ export class Plot {
 
   /** @param {string} name @param {number[]} indices @param {"sample" | "result"} of @param {number} top @param {number} width */
   #lane(name, indices, of, top, width) {
-    const filled = [...this.#rows.entries()].filter(([, row]) => row[of].length);
-    const values = indices.map((at) => filled.map(([, row]) => Number(row[of][at])));
-    const finite = values.flat().filter(Number.isFinite),
-      low = Math.min(0, ...finite),
-      high = Math.max(0, ...finite);
-    const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
-    const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
-    const range = finite.length ? ` ${low.toPrecision(2)} to ${high.toPrecision(2)}` : "";
+    const [low, high] = this.#range(indices, of);
+    const span = high - low || 1;
+    const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / span);
+    const range = Number.isFinite(span) ? ` ${low.toPrecision(2)} to ${high.toPrecision(2)}` : "";
+    const lines = indices.map((index) =>
+      svg("polyline", { class: `s${index % 6}`, points: this.#points(index, of, width, y) }),
+    );
     return [
       svg("line", { class: "axis", x1: 0, x2: width, y1: y(0), y2: y(0) }),
       svg("text", { x: 0, y: top + 12 }, name + range),
-      ...values.map((line, at) =>
-        svg("polyline", {
-          class: `s${(indices[at] ?? 0) % 6}`,
-          points: line
-            .map((value, index) => `${x(filled[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`)
-            .join(" "),
-        }),
-      ),
+      ...lines,
     ];
+  }
+
+  /** Return the least and the largest finite value, and 0. @param {number[]} indices @param {"sample" | "result"} of */
+  #range(indices, of) {
+    let low = 0;
+    let high = 0;
+    for (const row of this.#rows) {
+      for (const index of indices) {
+        const value = Number(row[of][index]);
+        if (!Number.isFinite(value)) continue;
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+    }
+    return /** @type {const} */ ([low, high]);
+  }
+
+  /**
+   * Return the points of a line: the least and the largest value per pixel if there are more samples than pixels.
+   *
+   * @param {number} index
+   * @param {"sample" | "result"} of
+   * @param {number} width
+   * @param {(value: number) => number} y
+   */
+  #points(index, of, width, y) {
+    const perPixel = Math.max(1, Math.floor(this.#columns / width));
+    const points = [];
+    for (let start = 0; start < this.#rows.length; start += perPixel) {
+      const values = [];
+      for (const row of this.#rows.slice(start, start + perPixel)) {
+        const value = Number(row[of][index]);
+        if (Number.isFinite(value)) values.push(value);
+      }
+      const x = ((width * (start + perPixel / 2)) / this.#columns).toFixed(1);
+      const ends = perPixel > 1 ? [Math.min(...values), Math.max(...values)] : values;
+      if (values.length) points.push(...ends.map((value) => `${x},${y(value).toFixed(1)}`));
+    }
+    return points.join(" ");
   }
 
   /** @param {number} top @param {number} width */
   #band(top, width) {
     const band = svg("g", { class: "band" }),
       step = width / this.#columns;
-    const classes = this.#rows.map(({ result }) => (result.length ? best(result) : -1));
+    const classes = this.#rows.map(({ result }) => (result.length ? argmax(result) : -1));
     for (let from = 0, to = 0; from < classes.length; from = to) {
       while (to < classes.length && classes[to] === classes[from]) to += 1;
       const index = classes[from] ?? -1,
@@ -139,7 +179,3 @@ export class Plot {
     return band;
   }
 }
-
-/** Return the index of the largest value. @param {ArrayLike<number>} values */
-export const best = (values) =>
-  Array.from(values).reduce((top, value, index, all) => (value > (all[top] ?? -Infinity) ? index : top), 0);

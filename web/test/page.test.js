@@ -40,7 +40,7 @@ describe("the page", { skip }, () => {
       ),
     );
     server = await serve({ "": `${site}/` });
-    browser = await launch();
+    browser = await launch(["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]);
   });
   after(async () => {
     await browser.close();
@@ -125,8 +125,9 @@ describe("the page", { skip }, () => {
   test("every recording, replayed in the page, ends as the command line says", async () => {
     await visit();
     const names = await page.locator("#recording option").allInnerTexts();
-    assert.deepEqual(names.sort(), ["Badminton", "Running", "Standing", "Walking"]);
-    for (const name of names) {
+    const golden = "Golden case of the file";
+    assert.deepEqual(names.sort(), ["Badminton", golden, "Running", "Standing", "Walking"]);
+    for (const name of names.filter((label) => label !== golden)) {
       await page.selectOption("#recording", { label: name });
       await play();
       assert.match(await text("replay-result"), new RegExp(`Recognized as ${name}`));
@@ -158,11 +159,11 @@ describe("the page", { skip }, () => {
   test("it works by keyboard alone, and every control has a name and a visible focus", async () => {
     await visit();
     const names = [];
-    for (let presses = 0; presses < 12; presses += 1) {
+    for (let presses = 0; presses < 20; presses += 1) {
       await page.keyboard.press("Tab");
       const focused = await page.evaluate(() => {
         const at = /** @type {HTMLInputElement} */ (document.activeElement);
-        const shown = at.id === "pick" ? at.nextElementSibling : at;
+        const shown = at.type === "file" ? at.nextElementSibling : at;
         return at === document.body
           ? null
           : { id: at.id, outline: shown && getComputedStyle(shown).outlineStyle };
@@ -175,7 +176,25 @@ describe("the page", { skip }, () => {
         await result("replay-result", /A step takes/);
       }
     }
-    assert.deepEqual(names, ["recording", "speed", "play", "acceleration", "rotation", "start", "pick"]);
+    assert.deepEqual(names, [
+      "recording",
+      "speed",
+      "play",
+      "table",
+      "",
+      "",
+      "",
+      "",
+      "",
+      "",
+      "step",
+      "restart",
+      "acceleration",
+      "rotation",
+      "start",
+      "mode",
+      "pick",
+    ]);
   });
 
   test("nothing overflows and axe finds nothing, from 320 px, in light and dark", async () => {
@@ -302,13 +321,166 @@ describe("the page", { skip }, () => {
     assert.match(await text("facts"), /Units\s+m, m, m/);
     await page.goto(`${server.url}?model=gru.lep`);
     await settled();
-    assert.match(
-      await text("replay-words"),
-      /one float32 input.*It has none for this file, whose inputs are x \(\d+\) and gain/,
-    );
+    assert.match(await text("replay-words"), /no recording for this file. Add one, or enter numbers below/);
     assert.ok(await page.locator("#live").isHidden(), "no motion sensor has what this file needs");
     assert.ok(await page.locator("#replay-figure").isHidden());
     assert.deepEqual(complaints, []);
+  });
+
+  const drop = (/** @type {string} */ name, /** @type {Buffer | string} */ content) =>
+    page.setInputFiles("#table", { name, mimeType: "text/csv", buffer: Buffer.from(content) });
+
+  test("the golden case of any file is there before Play, and is played", async () => {
+    for (const name of ["late", "strided", "tokens"]) {
+      await visit(`?model=${name}.lep`);
+      await page.selectOption("#recording", { label: "Golden case of the file" });
+      const points = await page.locator("#replay-plot polyline >> nth=0").getAttribute("points");
+      assert.ok((points ?? "").split(" ").length > 4, "the signal is drawn before Play");
+      await play();
+      assert.match(await text("replay-result"), /A step takes/);
+    }
+    assert.deepEqual(complaints, []);
+  });
+
+  test("a table is read by the names of its columns, and a wrong one is one sentence", async () => {
+    await visit("?model=lstm.lep");
+    await drop("mine.csv", "az,time,ax,ay\n3,0,1,2\n6,1,4,5\n9,2,7,8\n");
+    await page.waitForFunction(() =>
+      /mine\.csv/.test(document.querySelector("#recording")?.textContent ?? ""),
+    );
+    await play();
+    assert.match(await text("replay-result"), /Recognized at the end as (rest|walk|run|fall)/);
+    const byName = await page.locator("#replay-plot polyline >> nth=0").getAttribute("points");
+    await drop("bare.csv", "1;2;3\n4;5;6\n7;8;9\n");
+    await page.waitForFunction(() =>
+      /bare\.csv/.test(document.querySelector("#recording")?.textContent ?? ""),
+    );
+    assert.equal(await page.locator("#replay-plot polyline >> nth=0").getAttribute("points"), byName);
+    for (const [content, words] of /** @type {[string, RegExp][]} */ ([
+      ["ax,ay,gz\n1,2,3\n", /bad\.csv: The header has no az; it has ax, ay, gz/],
+      ["1,2\n", /Line 1 has 2 columns, expected ax, ay, az/],
+      ["ax,ay,az\n1,2,x\n", /Line 2: az is "x", expected a number/],
+      ["", /The file has no rows of numbers/],
+      [Buffer.from("RIFF0000WAVEdata").toString(), /The WAV file is damaged/],
+    ])) {
+      await drop("bad.csv", content);
+      await result("replay-result", words);
+    }
+    await drop("<img src=x onerror=alert(1)>.csv", "ax,ay,<b>az</b>\n");
+    await result("replay-result", /<img src=x onerror=alert\(1\)>\.csv: The header has no az/);
+    assert.equal(await page.locator("main img, main b").count(), 0);
+    assert.deepEqual(complaints, []);
+  });
+
+  /** A WAV file of 16 bits and one channel. @param {number} rate @param {number[]} samples */
+  function wav(rate, samples) {
+    const bytes = Buffer.alloc(44 + 2 * samples.length);
+    bytes.write("RIFF", 0);
+    bytes.write("WAVEfmt ", 8);
+    bytes.writeUInt32LE(16, 16);
+    bytes.writeUInt16LE(1, 20);
+    bytes.writeUInt16LE(1, 22);
+    bytes.writeUInt32LE(rate, 24);
+    bytes.writeUInt16LE(16, 34);
+    bytes.write("data", 36);
+    bytes.writeUInt32LE(2 * samples.length, 40);
+    samples.forEach((sample, index) => bytes.writeInt16LE(sample, 44 + 2 * index));
+    return bytes;
+  }
+
+  test("sound is read from -1 to 1 at the file's rate", async () => {
+    await visit("?model=sound.lep");
+    await drop("loud.wav", wav(8000, [16384, -32768, 0, 8192]));
+    await page.waitForFunction(() =>
+      /loud\.wav/.test(document.querySelector("#recording")?.textContent ?? ""),
+    );
+    await play();
+    assert.match((await page.locator("#replay-plot").textContent()) ?? "", /sample -1\.0 to 0\.50/);
+    assert.match(await text("replay-result"), /The last output is -?\d/);
+    await drop("fast.wav", wav(44100, [1, 2]));
+    await result(
+      "replay-result",
+      /fast\.wav: The sound has 44100 samples per second, expected 8000; resample it first/,
+    );
+    await visit("?model=lstm.lep");
+    await drop("mono.wav", wav(8000, [1, 2]));
+    await result("replay-result", /The sound has 1 channels, expected ax, ay, az/);
+  });
+
+  test("the microphone is heard until it is stopped", async () => {
+    await visit("?model=sound.lep");
+    await context.grantPermissions(["microphone"]);
+    await page.click("#listen");
+    await result("microphone-result", /Now: -?\d/);
+    await page.waitForFunction(
+      () =>
+        (document.querySelector("#microphone-plot polyline")?.getAttribute("points")?.split(" ").length ??
+          0) > 20,
+    );
+    await page.click("#listen");
+    await result(
+      "microphone-result",
+      /Stopped\. A step takes .* a sample comes every 0\.1[23]\d* ms|Stopped\. A step takes .*/,
+    );
+    await visit("?model=lstm.lep");
+    assert.ok(await page.locator("#microphone").isHidden());
+    assert.deepEqual(complaints, []);
+  });
+
+  test("numbers by hand give what the package gives, for several inputs, too", async () => {
+    await visit("?model=gru.lep");
+    assert.deepEqual(await page.locator("#fields label").allInnerTexts(), ["x_0", "x_1", "x_2", "gain"]);
+    for (const [index, value] of ["1", "2", "3", "0.5"].entries()) {
+      await page.locator("#fields input").nth(index).fill(value);
+    }
+    await page.click("#step");
+    const first = await text("hand-result");
+    assert.match(first, /Output: -?[\d.e-]+, /);
+    await page.click("#step");
+    assert.notEqual(await text("hand-result"), first, "the state is carried on");
+    await page.click("#restart");
+    await page.click("#step");
+    assert.equal(await text("hand-result"), first);
+    await page.locator("#fields input").nth(0).fill("");
+    await page.click("#step");
+    assert.match(await text("hand-result"), /x_0 is empty; enter a number/);
+    await visit("?model=tokens.lep");
+    await page.locator("#fields input").nth(0).fill("1.7");
+    await page.click("#step");
+    assert.match(await text("hand-result"), /is 1\.7 at \[0\], expected a whole number/);
+    assert.deepEqual(complaints, []);
+  });
+
+  test("the state is reset as in training, never, or at every step of a window", async () => {
+    await visit("?model=lstm-window.lep");
+    assert.deepEqual([await page.inputValue("#mode"), await page.inputValue("#interval")], ["every", "5"]);
+    const outputs = [];
+    for (const mode of ["every", "never", "window"]) {
+      await page.selectOption("#mode", mode);
+      await page.click("#restart");
+      const shown = [];
+      for (let step = 0; step < 6; step += 1) {
+        await page.click("#step");
+        shown.push(await text("hand-result"));
+      }
+      outputs.push(shown);
+    }
+    const [every, never, window] = outputs;
+    assert.equal(every?.[5], every?.[0], "the sixth step is a first one");
+    assert.equal(never?.[0], every?.[0]);
+    assert.match(window?.[3] ?? "", /No output yet/);
+    assert.equal(window?.[4], never?.[4]);
+    assert.equal(window?.[5], never?.[4], "the same samples from reset");
+    assert.deepEqual(complaints, []);
+  });
+
+  test("a plot is drawn again when the page becomes narrow", async () => {
+    await visit();
+    await page.setViewportSize({ width: 320, height: 800 });
+    await page.waitForFunction(() => {
+      const plot = document.querySelector("#replay-plot");
+      return plot?.getAttribute("viewBox") === `0 0 ${plot?.clientWidth} ${plot?.getAttribute("height")}`;
+    });
   });
 
   test("a stranger's labels stay text", async () => {
