@@ -1,13 +1,12 @@
 """Loops over time on devices: native programs and C compute what the module does."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from loop_networks import NETWORKS
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.export.floats import Floats, copy_as
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
@@ -55,14 +54,9 @@ def signals(name):
 def test_a_program_and_c_step_through_a_loop_as_the_module_does(name):
     module, artifact = exported(name)
     arrays = signals(name)
-    wide = copy.deepcopy(module).double()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad():
-            tensors = [torch.from_numpy(x).double() for x in arrays.values()]
-            result = wide(*tensors)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    tensors = [torch.from_numpy(x).double() for x in arrays.values()]
+    with torch.no_grad(), Floats(torch.float64):
+        result = copy_as(module, torch.float64)(*tensors)
     outputs = result if isinstance(result, tuple) else (result,)
     manifest = artifact.manifest
     spec = manifest.outputs[0]
