@@ -103,7 +103,6 @@ def calls(
     )
     yield call("sru", "SRU", "sru.SRU", time_first, 3, 4, 1)
     yield call("minGRU-pytorch", "minGRU", "minGRU_pytorch.minGRU", steps, 3)
-    yield call("minGRU-pytorch", "minLSTM", "minGRU_pytorch.minLSTM", steps, 3)
     yield call("torchrl", "LSTM", "torchrl.modules.LSTM", steps, 3, 4)
     yield call("torchrl", "GRU", "torchrl.modules.GRU", steps, 3, 4)
     yield looped(

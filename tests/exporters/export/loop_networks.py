@@ -700,3 +700,20 @@ class Refractory(Linears):
             resting = v > 0.5
             spikes.append(resting.to(x.dtype))
         return torch.stack(spikes, 1)
+
+
+@network()
+class CausalConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, padding=2)
+        self.u = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2))[:, :, : x.size(1)].transpose(1, 2)
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            h = torch.tanh(y[:, t] + self.u(h))
+            outs.append(h)
+        return torch.stack(outs, 1)
