@@ -65,7 +65,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     model = original.clone()
     given = put_constants(model, config.constants)
     declared_sizes = _declare_axes(model, config)
-    axes = name_axes(model)
+    axes = name_axes(model, declared_sizes)
     to_free = option_to_free(model, axes)
     refuse_nested(model)
     recognized = recognize(model, config.states, axes.sequence)

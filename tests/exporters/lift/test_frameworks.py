@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.export import Dim
 
+from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 
@@ -96,6 +97,17 @@ def test_a_file_of_pytorchs_deprecated_exporter(
     assert lifted.manifest.unstreamable == ""
     kinds = 2 if kind == "LSTM" else 1
     assert [s.axes[0] for s in lifted.report.lifted] == [1] * layers * kinds
+    assert_streams(lifted.model, module)
+
+
+def test_initial_states_of_a_declared_number_of_rows_take_any_number(torch_file):
+    torch.manual_seed(0)
+    module = _Frames("LSTM")
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    content = torch_file(module, (torch.zeros(2, 9, 5),), dynamo=False, **names)
+    lifted = lift(content, LiftConfig(inputs={"x": ("N", "L", 5)}))
+    assert lifted.manifest.unstreamable == ""
+    assert [state.axes for state in lifted.report.lifted] == [(1, "N", 6)] * 2
     assert_streams(lifted.model, module)
 
 
