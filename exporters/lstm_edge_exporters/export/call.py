@@ -47,14 +47,7 @@ class Call:
         """Bind ``example``, a tensor, a tuple of arguments or a dict of them, to
         ``module.forward``.
         """
-        args = (
-            (example,)
-            if isinstance(example, Tensor)
-            else ()
-            if isinstance(example, Mapping)
-            else example
-        )
-        kwargs = example if isinstance(example, Mapping) else {}
+        args, kwargs = _arguments(example)
         try:
             signature = inspect.signature(module.forward)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
@@ -65,36 +58,23 @@ class Call:
                 " give a tensor, a tuple of arguments or a dict of them, and an"
                 " argument that is a dict itself in a tuple"
             ) from error
-        marks = ("key", "idx", "name")
         paths = [
-            [next(getattr(key, m) for m in marks if hasattr(key, m)) for key in path]
-            for path, _ in flat
+            _path_of(keys, signature) for keys, leaf in flat if isinstance(leaf, Tensor)
         ]
-        kinds = {
-            name: parameter.kind for name, parameter in signature.parameters.items()
-        }
-        named = (
-            path[kinds[path[0]] is inspect.Parameter.VAR_KEYWORD :] for path in paths
-        )
-        leaves = tuple(leaf for _, leaf in flat)
-        tensors = [
-            tuple(p)
-            for p, leaf in zip(named, leaves, strict=True)
-            if isinstance(leaf, Tensor)
-        ]
-        if not tensors:
+        if not paths:
             raise InputError(
                 "the example holds no tensor; pass one tensor for each input of the"
                 " network"
             )
-        made = cls(signature, tuple(tensors), leaves, spec)
-        repeated = [name for name, count in Counter(made.names).items() if count > 1]
+        leaves = tuple(leaf for _, leaf in flat)
+        call = cls(signature, tuple(paths), leaves, spec)
+        repeated = [name for name, count in Counter(call.names).items() if count > 1]
         if repeated:
             raise InputError(
                 f"two inputs of {type(module).__name__}.forward are both called"
                 f" {repeated[0]}: a parameter and an item of another; rename one"
             )
-        return made
+        return call
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -154,6 +134,27 @@ class Call:
         arguments = pytree.tree_unflatten(self._leaves(tensors), self.spec)
         bound = inspect.BoundArguments(self.signature, arguments)
         return module(*bound.args, **bound.kwargs)
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the positional and the keyword arguments that an example stands for."""
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), example
+    return example, {}
+
+
+def _path_of(keys: Sequence[Any], signature: inspect.Signature) -> Path:
+    """Return the path of a leaf from its parameter on; the name of ``**kwargs`` is no
+    part of it.
+    """
+    path = []
+    for key in keys:
+        mark = next(mark for mark in ("key", "idx", "name") if hasattr(key, mark))
+        path.append(getattr(key, mark))
+    is_keyword = signature.parameters[path[0]].kind is inspect.Parameter.VAR_KEYWORD
+    return tuple(path[1:] if is_keyword else path)
 
 
 def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:

@@ -198,26 +198,32 @@ def _spec(value: ir.Value) -> TensorSpec:
 def _checked_task(
     config: ExportConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Task | None:
-    """Return the task with its output; names of features, classes and units must be as
-    many as there are.
+    """Return the task with its output; check the numbers of features, classes and
+    units.
     """
-    task = config.task or Task("", "")
+    signal = next((spec for spec in inputs if len(spec.axes) > 1), None)
+    _check_count("features", config.signal.features, signal)
+    task = config.task
+    if task is None:
+        return None
     output = next((spec for spec in outputs if task.output in ("", spec.name)), None)
-    if config.task and output is None:
+    if output is None:
         listed = ", ".join(spec.name for spec in outputs) or "states only"
         raise InputError(f"task output {task.output!r}: the outputs are {listed}")
-    signal = next((spec for spec in inputs if len(spec.axes) > 1), None)
-    described = (
-        ("features", config.signal.features, signal),
-        ("labels", task.labels, output),
-    )
-    for kind, names, spec in (*described, ("units", task.units, output)):
-        if names and spec and isinstance(spec.width, int) and len(names) != spec.width:
-            raise InputError(
-                f"got {len(names)} {kind}, expected {spec.width}, the width of"
-                f" {spec.name!r}"
-            )
-    return config.task and output and task._replace(output=output.name)
+    _check_count("labels", task.labels, output)
+    _check_count("units", task.units, output)
+    return task._replace(output=output.name)
+
+
+def _check_count(kind: str, names: Sequence[str], spec: TensorSpec | None) -> None:
+    """Raise InputError unless there is one name per channel of a tensor."""
+    if not names or spec is None or not isinstance(spec.width, int):
+        return
+    if len(names) != spec.width:
+        raise InputError(
+            f"got {len(names)} {kind}, expected {spec.width}, the width of"
+            f" {spec.name!r}"
+        )
 
 
 def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Verified]:
