@@ -56,4 +56,22 @@ describe("in Chromium", { skip: skip || skipWithout("chromium", browserPath) }, 
       );
     });
   }
+
+  test("the AudioWorklet example runs a network in the audio thread", async () => {
+    const sound = await page.evaluate(`(async () => {
+      const { networkNode } = await import("/web/examples/audio-worklet/node.js");
+      const context = new OfflineAudioContext(1, 1280, 8000);
+      const node = await networkNode(context, "/files/sound.lep");
+      const buffer = context.createBuffer(1, 1280, 8000);
+      buffer.getChannelData(0).fill(0.25);
+      const source = new AudioBufferSourceNode(context, { buffer });
+      source.connect(node).connect(context.destination);
+      source.start();
+      return Array.from((await context.startRendering()).getChannelData(0));
+    })()`);
+    assert.ok(
+      /** @type {number[]} */ (sound).slice(-128).every((value) => value === 0.5),
+      String(sound).slice(0, 200),
+    );
+  });
 });
