@@ -267,6 +267,16 @@ export const cases = {
     }
   },
 
+  "a sample that is refused at a reset leaves the state before it": async ({ load, url }) => {
+    const stream = (await load(`${url}tokens.lep`)).stream({ resetEvery: 2 });
+    stream.process([1, 2]);
+    const before = stream.state;
+    await refuses(() => stream.step([1e6]), "InputError", /index 1000000, expected/);
+    check(isSame(stream.state, before), "after a step");
+    await refuses(() => stream.process([1, 2, 3, 1e6]), "InputError", /index 1000000, expected/);
+    check(isSame(stream.state, before), "after a chunk over two resets");
+  },
+
   "a stream resets as its file or its options say": async ({ load, url }) => {
     const model = await load(`${url}lstm-window.lep`),
       x = signal(3 * 13),

@@ -23,13 +23,14 @@ import { LstmEdgeError, shown } from "./errors.js";
  */
 export function only(outputs, results) {
   if (outputs.length === 1) return results[0] ?? null;
+  if (!results.some(Boolean)) return null;
   /** @type {[string, Float32Array][]} */
   const entries = [];
   outputs.forEach(({ name }, index) => {
     const result = results[index];
     if (result) entries.push([name, result]);
   });
-  return entries.length ? Object.fromEntries(entries) : null;
+  return Object.fromEntries(entries);
 }
 
 /** Return the main output: the task's, or the first one. @param {Manifest} manifest */

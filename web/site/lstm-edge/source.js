@@ -81,10 +81,16 @@ export class Source {
   /** Return a copy of an output of the last step; null if it has no frame. @param {number} index */
   output(index) {
     const { outputs, hasResultPerStep } = this.#program;
-    const view = /** @type {Float32Array} */ (this.#current.outputs[index]);
-    if (hasResultPerStep) return view.slice();
-    const length = this.#frames(index) * /** @type {Port} */ (outputs[index]).width;
-    return length ? view.slice(0, length) : null;
+    if (hasResultPerStep) return this.#outputView(index).slice();
+    const frames = this.#frames(index);
+    if (frames === 0) return null;
+    const { width } = /** @type {Port} */ (outputs[index]);
+    return this.#outputView(index).slice(0, frames * width);
+  }
+
+  /** @param {number} index */
+  #outputView(index) {
+    return /** @type {Float32Array} */ (this.#current.outputs[index]);
   }
 
   /**

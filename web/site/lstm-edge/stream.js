@@ -89,10 +89,9 @@ export class Stream {
     this.#source.step();
     this.#age += 1;
     if (outputs.length === 1) return this.#source.output(0);
-    return only(
-      outputs,
-      outputs.map((_, index) => this.#source.output(index)),
-    );
+    const results = [];
+    for (let index = 0; index < outputs.length; index += 1) results.push(this.#source.output(index));
+    return only(outputs, results);
   }
 
   /**
