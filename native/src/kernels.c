@@ -653,61 +653,103 @@ INLINE size_t tail_of(size_t units) {
     return units;
 }
 
+/* How the outputs of a matrix are spread over the lanes of vectors, and these over groups. */
+typedef struct {
+    size_t gates, per_gate;
+    size_t whole, tail;   /* outputs of a gate in whole vectors, and those behind them with their padding */
+    size_t group, groups; /* vectors in a group, and how many groups there are */
+} places;
+
+/* Spread m outputs of several gates. */
+static places spread(size_t m, size_t gates) {
+    places p = {.gates = gates, .per_gate = m / gates};
+    p.whole = p.per_gate / L * L;
+    p.tail = tail_of(p.per_gate - p.whole);
+    const size_t vectors = (gates * (p.whole + p.tail) + L - 1) / L;
+    p.group = vectors == 5 || vectors == 10 ? 5 : 4;
+    /* Gates may be padded by a vector, as one vector at a time would wait for its sums. */
+    const size_t least = gates > 1 && vectors > 1 ? 1 : 0;
+    for (size_t g = 3; g > least; g--) {
+        if ((vectors + g - 1) / g * g < (vectors + p.group - 1) / p.group * p.group) p.group = g;
+    }
+    p.groups = (vectors + p.group - 1) / p.group;
+    return p;
+}
+
+/* Return the index of an output among the lanes of all vectors. */
+static size_t place_of(const places *p, size_t output) {
+    const size_t gate = output / p->per_gate, unit = output % p->per_gate;
+    if (unit < p->whole) return unit / L * L * p->gates + gate * L + unit % L;
+    return p->gates * p->whole + gate * p->tail + unit - p->whole;
+}
+
+/* Return whether no weight is beyond 64, so that the sum of two products fits into 16 bits. */
+static bool fit_seven_bits(const int8_t *weights, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (weights[i] < -64 || weights[i] > 64) return false;
+    }
+    return true;
+}
+
+/* Copy the weights of an output, k numbers, to where its lane of a group begins. */
+static void place_weights(le_matrix *matrix, form kind, const places *p, size_t index, const char *weights,
+                          size_t j, const float *scales) {
+    const size_t k = matrix->k, lane = index % L, vector = index / L;
+    const size_t start = (vector / p->group * matrix->units * p->group + vector % p->group) * L;
+    const int8_t *from = (const int8_t *)weights + j * k;
+    float *floats = matrix->weights;
+    int8_t *bytes = matrix->weights;
+    for (size_t i = 0; i < k; i++) {
+        const size_t to = start + i * p->group * L + lane;
+        if (kind == WIDENED) {
+            bytes[to] = from[i];
+        } else if (kind != FLOATS) {
+            bytes[start * 4 + i / 4 * p->group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
+            matrix->sums[index] += from[i];
+        } else if (scales != NULL) {
+            floats[to] = (float)from[i] * scales[j];
+        } else {
+            memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
+        }
+    }
+}
+
+/* Copy the weights of a single output, which no lanes share. */
+static void place_single(le_matrix *matrix, const char *weights, const float *scales) {
+    float *floats = matrix->weights;
+    for (size_t i = 0; i < matrix->k; i++) {
+        if (scales == NULL) memcpy(floats + i, weights + i * sizeof(float), sizeof(float));
+        else floats[i] = (float)((const int8_t *)weights)[i] * scales[0];
+    }
+}
+
 static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized) {
     const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
     const bool scaled = narrow || quantized, single = m == 1 && !scaled;
-    const size_t per_gate = m / gates, whole = per_gate / L * L, tail = tail_of(per_gate - whole);
-    const size_t vectors = (gates * (whole + tail) + L - 1) / L;
-    size_t group = vectors == 5 || vectors == 10 ? 5 : 4;
-    /* Gates may be padded by a vector, as one vector at a time would wait for its sums. */
-    for (size_t g = 3; g > (gates > 1 && vectors > 1); g--) {
-        if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
-    }
-    const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
-    *matrix = (le_matrix){
-        .k = k, .m = m, .tail = tail, .units = units, .groups = groups, .padded = groups * group * L};
-    matrix->weights =
-        le_arena_take(arena, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
-    matrix->bias = le_zeros(matrix->padded, sizeof(float));
-    matrix->scales = scaled ? le_zeros(matrix->padded, sizeof(float)) : NULL;
-    matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
+    const places p = spread(m, gates);
+    const size_t units = quantized ? (k + 3) / 4 : k, padded = p.groups * p.group * L;
+    *matrix =
+        (le_matrix){.k = k, .m = m, .tail = p.tail, .units = units, .groups = p.groups, .padded = padded};
+    matrix->weights = le_arena_take(arena, single ? k + L : padded * units, narrow ? 1 : sizeof(float));
+    matrix->bias = le_zeros(padded, sizeof(float));
+    matrix->scales = scaled ? le_zeros(padded, sizeof(float)) : NULL;
+    matrix->sums = quantized ? le_zeros(padded, sizeof(int32_t)) : NULL;
     if (matrix->weights == NULL || matrix->bias == NULL) return false;
     if ((scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL)) return false;
-    matrix->seven = SEVEN && quantized;
-    for (size_t i = 0; i < m * k && matrix->seven; i++) {
-        const int8_t weight = ((const int8_t *)weights)[i];
-        matrix->seven = weight >= -64 && weight <= 64;
-    }
+    matrix->seven = SEVEN && quantized && fit_seven_bits((const int8_t *)weights, m * k);
     const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
-    const bool split = groups == 1 || group == 5;
-    matrix->one = single ? one_output : split ? PRODUCT[kind][group - 1].split : PRODUCT[kind][group - 1].one;
-    matrix->many = single || split ? row_by_row : PRODUCT[kind][group - 1].many;
-    float *floats = matrix->weights;
-    int8_t *bytes = matrix->weights;
+    const bool split = p.groups == 1 || p.group == 5;
+    matrix->one = split ? PRODUCT[kind][p.group - 1].split : PRODUCT[kind][p.group - 1].one;
+    if (single) matrix->one = one_output;
+    matrix->many = single || split ? row_by_row : PRODUCT[kind][p.group - 1].many;
     for (size_t j = 0; j < m; j++) {
-        const size_t gate = j / per_gate, unit = j % per_gate;
-        const size_t index = unit < whole ? unit / L * L * gates + gate * L + unit % L
-                                          : gates * whole + gate * tail + unit - whole;
-        const size_t vector = index / L, lane = index % L;
-        const size_t start = (vector / group * units * group + vector % group) * L;
-        const int8_t *from = (const int8_t *)weights + j * k;
+        const size_t index = place_of(&p, j);
         if (bias != NULL) matrix->bias[index] = bias[j];
         if (scaled) matrix->scales[index] = scales[j];
-        for (size_t i = 0; i < k; i++) {
-            const size_t to = single ? i : start + i * group * L + lane;
-            if (scales == NULL) {
-                memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
-            } else if (quantized) {
-                bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
-                matrix->sums[index] += from[i];
-            } else if (narrow) {
-                bytes[to] = from[i];
-            } else {
-                floats[to] = (float)from[i] * scales[j];
-            }
-        }
+        if (!single) place_weights(matrix, kind, &p, index, weights, j, scales);
     }
+    if (single) place_single(matrix, weights, scales);
     return true;
 }
 

@@ -271,52 +271,72 @@ static bool share(reader *r, const uint32_t *arg, le_op *op) {
 }
 
 /* LSTM, GRU and RNN. */
-static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
-    lstm_edge_program *p = r->program;
-    const bool lstm = op->code == LE_LSTM, gru = op->code == LE_GRU;
-    const size_t gates = lstm ? 4 : gru ? 3 : 1, functions = lstm ? 3 : gru ? 2 : 1;
+static size_t gates_of(const le_op *op) { return op->code == LE_LSTM ? 4 : op->code == LE_GRU ? 3 : 1; }
+
+/* Read the buffers of a layer: its input, its states and their new values. */
+static bool read_cell(reader *r, const uint32_t *arg, le_op *op) {
+    const bool is_lstm = op->code == LE_LSTM;
     op->in = arg[0];
     op->h = arg[1];
     op->c = arg[2];
     op->out = arg[3];
     op->next_c = arg[4];
-    op->flags = arg[10];
-    if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE))
+    if (!is_lstm && (op->c != LE_NONE || op->next_c != LE_NONE))
         return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
     if (!reads(r, op->in, false) || !reads(r, op->h, false) || !writes(r, op->out)) return false;
-    const size_t h = width(r, op->h), k = width(r, op->in), rows = gates * h;
-    bool equal = width(r, op->out) == h;
-    if (lstm) {
-        if (!reads(r, op->c, false) || !writes(r, op->next_c)) return false;
-        equal = equal && width(r, op->c) == h && width(r, op->next_c) == h;
-    }
-    if (!equal) return REFUSE_OPERATION(r, "states of unequal widths");
-    if (arg[22] != 0) return share(r, arg, op);
-    if (!read_activations(r, arg + 11, functions, op)) return false;
+    if (is_lstm && (!reads(r, op->c, false) || !writes(r, op->next_c))) return false;
+    const size_t h = width(r, op->h);
+    const bool has_cell = !is_lstm || (width(r, op->c) == h && width(r, op->next_c) == h);
+    if (width(r, op->out) != h || !has_cell) return REFUSE_OPERATION(r, "states of unequal widths");
+    return true;
+}
+
+static bool read_functions(reader *r, const uint32_t *arg, le_op *op) {
     static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
+    const size_t functions = op->code == LE_LSTM ? 3 : op->code == LE_GRU ? 2 : 1;
+    if (!read_activations(r, arg, functions, op)) return false;
     op->usual = true;
     for (size_t i = 0; i < functions; i++) op->usual = op->usual && op->act[i].kind == usual[i];
-    weights_of w, recurrent;
-    if (!read_weights(r, arg[5], arg[8], arg[20], &w) ||
-        !read_weights(r, arg[6], arg[9], arg[21], &recurrent))
-        return false;
-    float *bias;
-    if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
-    /* What is added to two sums is added once, as in C; but the new gate's may have to wait for the reset
-     * gate. */
-    for (size_t i = 0; gru && bias != NULL && i < (op->flags & 1 ? 2 * h : rows); i++) {
+    return true;
+}
+
+/* Add the bias of a GRU's sums to one of them, as in C; the new gate's may have to wait for the reset gate.
+ */
+static void join_biases(float *bias, size_t rows, size_t joined) {
+    for (size_t i = 0; i < joined; i++) {
         bias[i] += bias[rows + i];
         bias[rows + i] = 0.f;
     }
-    const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
-    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
-    if (gru && !(op->flags & 1)) {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
-               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows,
-                    2 * h, h, h, 1);
-    } else {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h, gates);
-    }
+}
+
+/* Pack W and R; the new gate of a GRU alone if it waits for the reset gate. */
+static bool pack_layer(reader *r, le_op *op, const weights_of *w, const weights_of *recurrent,
+                       const float *bias) {
+    const size_t gates = gates_of(op), h = width(r, op->h), rows = gates * h;
+    const float *recurrent_bias = op->code == LE_GRU && bias != NULL ? bias + rows : NULL;
+    if (!pack(r, &op->w, w, bias, rows, 0, rows, width(r, op->in), gates)) return false;
+    const bool waits = op->code == LE_GRU && !(op->flags & 1);
+    if (!waits) return pack(r, &op->r, recurrent, recurrent_bias, rows, 0, rows, h, gates);
+    const float *new_bias = recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h;
+    return pack(r, &op->r, recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
+           pack(r, &op->n, recurrent, new_bias, rows, 2 * h, h, h, 1);
+}
+
+static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
+    lstm_edge_program *p = r->program;
+    const bool is_gru = op->code == LE_GRU;
+    op->flags = arg[10];
+    if (!read_cell(r, arg, op)) return false;
+    if (arg[22] != 0) return share(r, arg, op);
+    if (!read_functions(r, arg + 11, op)) return false;
+    weights_of w, recurrent;
+    if (!read_weights(r, arg[5], arg[8], arg[20], &w)) return false;
+    if (!read_weights(r, arg[6], arg[9], arg[21], &recurrent)) return false;
+    const size_t h = width(r, op->h), rows = gates_of(op) * h;
+    float *bias;
+    if (!vector(r, arg[7], 1, is_gru ? 2 * rows : rows, &bias)) return false;
+    if (is_gru && bias != NULL) join_biases(bias, rows, op->flags & 1 ? 2 * h : rows);
+    const bool done = pack_layer(r, op, &w, &recurrent, bias);
     free(bias);
     if (!done) return false;
     needs(p, &op->w, &p->gates);
@@ -671,81 +691,138 @@ static bool counts(const lstm_edge_program *p, le_io *io) {
     return false;
 }
 
-/* Check where the outputs and states end; find what a chunk need not run at every step. */
-static bool finish(reader *r) {
+/* How operations and ports use the buffers. */
+typedef struct {
+    bool *needed;    /* whether a value is read after every step, not only after the last */
+    size_t *readers; /* operations and outputs that read it */
+} uses;
+
+/* Check that an output, or a state's new value, is written, and by what may write it. */
+static bool check_end(reader *r, lstm_edge_kind kind, const le_io *io, uint32_t end) {
+    const lstm_edge_program *p = r->program;
+    const bool is_output = kind == LSTM_EDGE_OUTPUT;
+    if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
+        return REFUSE("%s: no operation writes it", io->name);
+    }
+    const bool is_past = p->spans[end].past != 0;
+    if (is_past && is_output) return REFUSE("%s: a past can't be an output", io->name);
+    if (is_past && io->frames == 0) return REFUSE("%s: a past without a PUSH", io->name);
+    if (!is_past && !is_output && given(p, end)) {
+        return REFUSE("%s: its new value is an input or another old value; copy it", io->name);
+    }
+    return true;
+}
+
+/* Check where the outputs and states end, and note which of them every step needs. */
+static bool check_ends(reader *r, uses *u) {
     lstm_edge_program *p = r->program;
-    bool *needed = calloc(p->buffers, sizeof *needed);
-    size_t *readers = calloc(p->buffers, sizeof *readers);
-    bool done = needed != NULL && readers != NULL;
-    if (!done) no_memory();
-    for (int kind = LSTM_EDGE_OUTPUT; done && kind <= LSTM_EDGE_STATE; kind++) {
-        for (size_t i = 0; done && i < p->count[kind]; i++) {
+    for (int kind = LSTM_EDGE_OUTPUT; kind <= LSTM_EDGE_STATE; kind++) {
+        const bool is_output = kind == LSTM_EDGE_OUTPUT;
+        for (size_t i = 0; i < p->count[kind]; i++) {
             le_io *io = &p->io[kind][i];
-            const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
-            if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
-                done = REFUSE("%s: no operation writes it", io->name);
-            } else if (p->spans[end].past != 0) {
-                if (kind == LSTM_EDGE_OUTPUT) done = REFUSE("%s: a past can't be an output", io->name);
-                else if (io->frames == 0) done = REFUSE("%s: a past without a PUSH", io->name);
-            } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
-                done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
-            } else {
-                io->given = given(p, end);
-                if (kind == LSTM_EDGE_OUTPUT && io->given) {
-                    p->port_bytes += p->spans[end].bytes;
-                    p->moves = true;
-                }
-                needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
-                readers[end] += kind == LSTM_EDGE_OUTPUT;
+            const uint32_t end = is_output ? io->buffer : io->next;
+            if (!check_end(r, (lstm_edge_kind)kind, io, end)) return false;
+            if (p->spans[end].past != 0) continue;
+            io->given = given(p, end);
+            if (is_output && io->given) {
+                p->port_bytes += p->spans[end].bytes;
+                p->moves = true;
             }
+            u->needed[end] = u->needed[end] || !is_output || io->every_step;
+            if (is_output) u->readers[end]++;
         }
     }
-    for (size_t i = p->ops; done && i-- > 0;) {
+    return true;
+}
+
+/* Find the operations whose results only the last step of a chunk needs, from the last one to the first. */
+static void find_last_only(lstm_edge_program *p, uses *u) {
+    for (size_t i = p->ops; i-- > 0;) {
         le_op *op = &p->op[i];
-        op->last_only = !recurs(op) && op->code != LE_PUSH && !needed[op->out];
+        op->last_only = !recurs(op) && op->code != LE_PUSH && !u->needed[op->out];
         const uint32_t read[] = {op->in, op->h, op->c};
         for (size_t j = 0; j < 3; j++) {
             if (read[j] == LE_NONE) continue;
-            readers[read[j]]++;
-            needed[read[j]] = needed[read[j]] || !op->last_only;
+            u->readers[read[j]]++;
+            u->needed[read[j]] = u->needed[read[j]] || !op->last_only;
         }
     }
-    /* Many steps of an operation at a time where every state is a past, a counter or a recurrent operation's
-     * own. */
-    p->chunked = true;
-    for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
+}
+
+/* Return whether a recurrent operation gives a state's new value from its old one. */
+static bool is_updated(const lstm_edge_program *p, const le_io *state) {
+    for (size_t j = 0; j < p->ops; j++) {
+        const le_op *op = &p->op[j];
+        const bool is_h = op->h == state->buffer && op->out == state->next;
+        const bool is_c = op->c == state->buffer && op->next_c == state->next;
+        if (recurs(op) && (is_h || is_c)) return true;
+    }
+    return false;
+}
+
+static bool is_output(const lstm_edge_program *p, uint32_t buffer) {
+    for (size_t j = 0; j < p->count[LSTM_EDGE_OUTPUT]; j++) {
+        if (p->io[LSTM_EDGE_OUTPUT][j].buffer == buffer) return true;
+    }
+    return false;
+}
+
+/* Find counters and states that are updated in place; return whether every state is one of these or a past.
+ */
+static bool find_in_place(lstm_edge_program *p, const uses *u) {
+    bool all = true;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         le_io *io = &p->io[LSTM_EDGE_STATE][i];
         io->counts = counts(p, io);
         p->moves = p->moves || io->counts;
         if (io->frames != 0 || io->counts) continue;
-        bool updated = false;
-        for (size_t j = 0; j < p->ops; j++) {
-            const le_op *op = &p->op[j];
-            updated = updated || (recurs(op) && ((op->h == io->buffer && op->out == io->next) ||
-                                                 (op->c == io->buffer && op->next_c == io->next)));
-        }
-        io->in_place = updated && readers[io->buffer] == 1;
-        p->chunked = p->chunked && io->in_place;
-        for (size_t j = 0; j < p->count[LSTM_EDGE_OUTPUT]; j++) {
-            io->in_place = io->in_place && p->io[LSTM_EDGE_OUTPUT][j].buffer != io->next;
-        }
+        const bool is_own = is_updated(p, io) && u->readers[io->buffer] == 1;
+        io->in_place = is_own && !is_output(p, io->next);
+        all = all && is_own;
         p->moves = p->moves || !io->in_place;
     }
-    for (size_t j = 0; done && j < p->ops; j++) {
+    return all;
+}
+
+static bool is_state(const lstm_edge_program *p, uint32_t buffer) {
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        if (p->io[LSTM_EDGE_STATE][i].buffer == buffer) return true;
+    }
+    return false;
+}
+
+/* Return whether every recurrent operation starts from states. */
+static bool start_from_states(const lstm_edge_program *p) {
+    for (size_t j = 0; j < p->ops; j++) {
         const le_op *op = &p->op[j];
         if (!recurs(op)) continue;
-        bool h = false, c = op->code != LE_LSTM;
-        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-            h = h || p->io[LSTM_EDGE_STATE][i].buffer == op->h;
-            c = c || p->io[LSTM_EDGE_STATE][i].buffer == op->c;
-        }
-        p->chunked = p->chunked && h && c;
+        if (!is_state(p, op->h) || (op->code == LE_LSTM && !is_state(p, op->c))) return false;
     }
+    return true;
+}
+
+static void find_last_recurrent(lstm_edge_program *p) {
     for (size_t i = 0; i < p->ops; i++) {
         if (recurs(&p->op[i])) p->last_recurrent = given(p, p->op[i].h) ? &p->op[i] : NULL;
     }
-    free(needed);
-    free(readers);
+}
+
+/* Check where the outputs and states end; find what a chunk need not run at every step. */
+static bool finish(reader *r) {
+    lstm_edge_program *p = r->program;
+    uses u = {calloc(p->buffers, sizeof *u.needed), calloc(p->buffers, sizeof *u.readers)};
+    bool done = u.needed != NULL && u.readers != NULL;
+    if (!done) no_memory();
+    done = done && check_ends(r, &u);
+    if (done) {
+        find_last_only(p, &u);
+        const bool in_place = find_in_place(p, &u);
+        /* many steps of an operation at a time, before the next operation runs */
+        p->chunked = in_place && start_from_states(p);
+        find_last_recurrent(p);
+    }
+    free(u.needed);
+    free(u.readers);
     return done;
 }
 
