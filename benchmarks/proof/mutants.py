@@ -41,8 +41,9 @@ from lstm_edge_exporters.validate.expected import Expected, against_module
 from lstm_edge_exporters.validate.validation import Validation
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.float64 import Graph64
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.errors import LstmEdgeError
-from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Trained
+from lstm_edge_runtime.manifest import KEY, Array, Signal, Task, Trained
 from lstm_edge_runtime.ort import sealed
 
 Rng = np.random.Generator
@@ -107,7 +108,7 @@ class Draft:
 
     def __init__(self, content: bytes) -> None:
         proto = onnx.load_model_from_string(content)
-        self.manifest = Manifest.from_json(
+        self.manifest = read_manifest(
             next(p.value for p in proto.metadata_props if p.key == KEY)
         )
         self.model = ir.from_proto(proto)

@@ -51,6 +51,7 @@ from lstm_edge_exporters.export.call import Call as Called
 from lstm_edge_exporters.export.call import flatten_output
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
@@ -166,7 +167,7 @@ def judge(
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return Outcome("wrong")
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    manifest = Manifest.from_json(text) if text else None
+    manifest = read_manifest(text) if text else None
     taken = {given.name for given in session.get_inputs()}
     verdicts = []
     for n, length in group.sizes:

@@ -1,6 +1,4 @@
-"""Check the values of a manifest once, after decoding; what reads it later relies on
-them.
-"""
+"""Read a manifest: its values are checked once, after decoding."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from .axes import describe, parse_sum, shape_of, solve
+from .errors import ManifestError
+from .files import malformed_as, read_json
 from .manifest import (
     ARITHMETIC,
+    SCHEMA,
     Array,
     Axes,
     AxisRange,
@@ -18,6 +19,7 @@ from .manifest import (
     Manifest,
     StateSpec,
     TensorSpec,
+    decode,
 )
 
 _DTYPES = frozenset({"float16", "float32", "float64", "bool"}) | {
@@ -27,6 +29,24 @@ _MAX_NUMBER = 2**31 - 1
 """Largest size, unit or delay: above it, products no longer fit into 64 bits."""
 _MAX_STEP = 2**31
 """Largest number of elements of one tensor at one time step."""
+
+
+def read_manifest(text: str) -> Manifest:
+    """Return the manifest that ``Manifest.to_json`` wrote.
+
+    Raises:
+        ManifestError: another schema, a field of another type, or a value that can't be
+            right.
+    """
+    with malformed_as(
+        ManifestError, "the manifest is malformed", "export the model again"
+    ):
+        raw = read_json(text)
+        if raw["schema"] != SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
+        manifest: Manifest = decode(Manifest, {**raw, **raw["axes"]})
+        check_manifest(manifest)
+    return manifest
 
 
 def check_manifest(manifest: Manifest) -> None:

@@ -14,9 +14,6 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ManifestError
-from .files import malformed_as, read_json
-
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
 SCHEMA = 1
@@ -205,23 +202,6 @@ class Manifest(NamedTuple):
             ensure_ascii=True,
             allow_nan=False,
         )
-
-    @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, a field of
-        another type, or a value that can't be right.
-        """
-        from .checks import check_manifest  # which needs this module
-
-        with malformed_as(
-            ManifestError, "the manifest is malformed", "export the model again"
-        ):
-            raw = read_json(text)
-            if raw["schema"] != SCHEMA:
-                raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
-            manifest: Manifest = decode(cls, {**raw, **raw["axes"]})
-            check_manifest(manifest)
-        return manifest
 
     @property
     def data_inputs(self) -> tuple[TensorSpec, ...]:

@@ -21,6 +21,7 @@ from .arrays import (
     reset_states,
 )
 from .axes import describe, learn_sizes
+from .checks import read_manifest
 from .engine import Engine
 from .errors import (
     FileFormatError,
@@ -126,7 +127,7 @@ def _open_onnx(
     )
     try:
         text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
-        manifest = Manifest.from_json(text)
+        manifest = read_manifest(text)
         check_graph(session, manifest)
     except UnicodeDecodeError as error:
         raise FileFormatError(

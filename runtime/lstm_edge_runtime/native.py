@@ -15,6 +15,7 @@ import numpy as np
 
 from .arrays import reset_states
 from .axes import Layout, layout
+from .checks import read_manifest
 from .engine import Arrays, Call, Engine
 from .errors import (
     FileFormatError,
@@ -25,7 +26,7 @@ from .errors import (
     UnsupportedError,
     install_command,
 )
-from .manifest import Array, Manifest
+from .manifest import Array
 
 SIZE = C.c_size_t
 _P = C.c_void_p
@@ -201,7 +202,7 @@ class NativeEngine(Engine):
             raise ManifestError(
                 "the native program carries no manifest; convert the model again"
             )
-        super().__init__(Manifest.from_json(text.decode(errors="replace")))
+        super().__init__(read_manifest(text.decode(errors="replace")))
         if self.library.lstm_edge_set_threads(self.handle, threads):
             raise UnsupportedError(
                 f"the native engine does not support {self.refusal()}; use threads=1"

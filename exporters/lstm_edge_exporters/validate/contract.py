@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import KEY, AxisRange, Manifest, Signal
 
@@ -53,7 +54,7 @@ def _check_fields(file: ModelFile) -> Check:
     """Check that the manifest has the fields that it is written with, and no others."""
     texts = [entry.value for entry in file.proto.metadata_props if entry.key == KEY]
     same = len(texts) == 1 and json.loads(texts[0]) == json.loads(
-        Manifest.from_json(texts[0]).to_json()
+        read_manifest(texts[0]).to_json()
     )
     wrong = (
         "the manifest has unknown fields, or derived ones that contradict the others;"

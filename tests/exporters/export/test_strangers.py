@@ -153,17 +153,18 @@ class TakesApart(LoopsOverTime):
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("kind", [LoopsOverTime, TakesApart])
-def test_an_example_of_one_step_makes_a_file_of_one_step(kind, rows):
+def test_a_loop_is_exported_for_any_length_from_an_example_of_one_step(kind, rows):
     torch.manual_seed(0)
     module = kind().eval()
 
-    def inputs(n):
-        return {"x": floats(n, 1, 5)} | (
+    def inputs(n, steps):
+        return {"x": floats(n, steps, 5)} | (
             {"hx": floats(n, 6)} if kind is TakesApart else {}
         )
 
-    content = export(module, inputs(rows)).model
-    assert load(content).manifest.axes["x"] == ("N", 1, 5)
+    content = export(module, inputs(rows, 1)).model
+    assert load(content).manifest.axes["x"] == ("N", "L", 5)
+    given = inputs(4, 7)
     with torch.no_grad():
-        expected = module(**inputs(4)).numpy()
-    np.testing.assert_allclose(run(content, inputs(4)), expected, rtol=0, atol=1e-5)
+        expected = module(**given).numpy()
+    np.testing.assert_allclose(run(content, given), expected, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from onnx import numpy_helper, parser
 
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime import load
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.manifest import (
     KEY,
     Golden,
@@ -117,7 +118,7 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
 def _changed(content, **fields):
     """Bytes of the same file with other manifest fields."""
     model = onnx.load_model_from_string(content)
-    manifest = Manifest.from_json(
+    manifest = read_manifest(
         next(prop.value for prop in model.metadata_props if prop.key == KEY)
     )
     return with_manifest(model, manifest._replace(**fields))

@@ -3,7 +3,8 @@
 import numpy as np
 from onnx import helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.checks import read_manifest
+from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.ort import sealed
 
 
@@ -29,7 +30,7 @@ def change(model, name, how):
 def restate(model, **fields):
     """Change fields of the manifest; a function gets the current value."""
     entry = next(prop for prop in model.metadata_props if prop.key == KEY)
-    manifest = Manifest.from_json(entry.value)
+    manifest = read_manifest(entry.value)
     values = {
         name: how(getattr(manifest, name)) if callable(how) else how
         for name, how in fields.items()

@@ -14,8 +14,9 @@ import onnx
 import pytest
 
 from lstm_edge.cli import run
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.ort import sealed
 
 LSTM_EDGE = [sys.executable, "-c", "from lstm_edge.cli import main; main()"]
@@ -132,7 +133,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(
 ):
     model = onnx.load(har.path)
     entry = next(prop for prop in model.metadata_props if prop.key == KEY)
-    manifest = Manifest.from_json(entry.value)
+    manifest = read_manifest(entry.value)
     assert manifest.task is not None
     entry.value = manifest._replace(
         task=manifest.task._replace(

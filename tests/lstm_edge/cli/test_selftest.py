@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from lstm_edge_exporters.graph import with_manifest
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.ort import sealed
 
 
@@ -54,7 +54,7 @@ def test_a_file_that_computes_something_else_exits_1_and_names_the_worst_element
 
 def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
     model = onnx.load(har.path)
-    manifest = Manifest.from_json(model.metadata_props[0].value)
+    manifest = read_manifest(model.metadata_props[0].value)
     golden = manifest.golden
     golden.outputs["logits"] = np.full_like(golden.outputs["logits"], np.inf)
     (tmp_path / "m.onnx").write_bytes(with_manifest(model, manifest))

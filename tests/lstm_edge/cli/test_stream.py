@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.manifest import Manifest, TensorSpec, Trained
+from lstm_edge_runtime.checks import read_manifest
+from lstm_edge_runtime.manifest import TensorSpec, Trained
 from lstm_edge_runtime.ort import sealed
 from lstm_edge_runtime.state import read_state
 
@@ -297,7 +298,7 @@ def test_a_file_with_one_value_per_row_gives_values(stream, make):
     model.graph.output[0].CopyFrom(
         onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"])
     )
-    manifest = Manifest.from_json(model.metadata_props[0].value)
+    manifest = read_manifest(model.metadata_props[0].value)
     outputs = (TensorSpec("y", "float32", ("N",)),)
     model.metadata_props[0].value = manifest._replace(
         outputs=outputs, task=None

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from lstm_edge_exporters.graph import with_manifest
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.manifest import (
     Golden,
     Manifest,
@@ -138,7 +139,7 @@ def lstm() -> None:
         golden=Golden(inputs, plain, limits=limits),
     )  # fmt: skip
     model = onnx.load(HERE / "lstm.onnx")
-    stored = Manifest.from_json(
+    stored = read_manifest(
         next(prop.value for prop in model.metadata_props if prop.key == "lstm_edge")
     )
     broken = stored.states[0]._replace(output="h_last")

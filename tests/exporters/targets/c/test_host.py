@@ -15,8 +15,8 @@ from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
+from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Manifest
 
 from .conftest import NETWORKS, calls_of, driver, sources, streamed
 
@@ -126,7 +126,7 @@ def test_a_state_of_whole_numbers_starts_at_its_reset_value(
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     n = torch.zeros(3, 2, dtype=torch.int64)
     proto = onnx.load_from_string(export(Counting(), (x, n), config).model)
-    manifest = Manifest.from_json(proto.metadata_props[0].value)
+    manifest = read_manifest(proto.metadata_props[0].value)
     reset = np.array(RESETS[name])
     (state,) = manifest.states
     states = (state._replace(reset=reset if reset.ndim else int(reset)),)
