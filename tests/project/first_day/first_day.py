@@ -109,9 +109,8 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "modules": (
         Step("lstm-edge export mine:build -o m.onnx", "--input x=N,L,8", 2),
         Step(
-            "lstm-edge export mine:Loop --input x=N,L,4 -o m.onnx",
-            "one step a call: --input x=N,1,8",
-            2,
+            "lstm-edge export mine:Loop --input x=N,L,4 -o loop.onnx",
+            "h_0.*GRU 1.*equal to PyTorch",
         ),
         Step(
             "lstm-edge export mine:Loop --input x=N,1,4 --input h=N,16 -o loop.onnx",
