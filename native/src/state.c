@@ -201,7 +201,7 @@ static saved_array read_array(const char *at, size_t left) {
     if (left < sizeof *head) return found;
     memcpy(head, at, sizeof *head);
     if (head->type >= sizeof sizes / sizeof *sizes || head->dims > 64) return found;
-    if (head->name_size > left || head->count > left) return found;
+    if (head->name_size > left || head->count > left / sizes[head->type]) return found;
     const size_t before_name = sizeof *head + head->dims * sizeof(uint64_t);
     const size_t front = before_name + PADDED((size_t)head->name_size);
     const size_t bytes = PADDED((size_t)head->count * sizes[head->type]);
@@ -255,6 +255,15 @@ static lstm_edge_status check_saved(const lstm_edge_stream *stream, const void *
     return LSTM_EDGE_OK;
 }
 
+/* Check kept samples that index a table: the call that completes their unit reads them unchecked. */
+static lstm_edge_status check_kept(const lstm_edge_stream *stream, const array *a, const char *samples) {
+    if (a->kind != LSTM_EDGE_INPUT) return LSTM_EDGE_OK;
+    const lstm_edge_program *p = le_program_of(stream);
+    const le_io *input = &p->io[LSTM_EDGE_INPUT][a->first];
+    if (input->table == 0) return LSTM_EDGE_OK;
+    return le_check_elements(p, input, samples, a->count);
+}
+
 lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const void *data, size_t size) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     le_saved_stream header;
@@ -275,7 +284,15 @@ lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const void *data, s
                     return BAD_STATE("the saved stream has no %s %.*s of %zu elements",
                                      k == 0 ? "state" : "samples of", (int)a.name_size, a.name, a.count);
                 }
-                if (copying) copy_array(stream, &a, (char *)(uintptr_t)found, false);
+                if (copying) {
+                    copy_array(stream, &a, (char *)(uintptr_t)found, false);
+                    continue;
+                }
+                const lstm_edge_status valid = check_kept(stream, &a, found);
+                if (valid != LSTM_EDGE_OK) {
+                    lstm_edge_set_age(stream, age);
+                    return valid;
+                }
             }
         }
     }

@@ -123,9 +123,8 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
     }
 }
 
-/* Check `count` elements of an input that index a table. */
-static lstm_edge_status check_elements(const lstm_edge_program *p, const le_io *input, const char *from,
-                                       size_t count) {
+lstm_edge_status le_check_elements(const lstm_edge_program *p, const le_io *input, const char *from,
+                                   size_t count) {
     const le_span *span = &p->spans[input->buffer];
     const size_t size = le_size_of(span->type);
     for (size_t k = 0; k < count; k++, from += size) {
@@ -154,7 +153,8 @@ static lstm_edge_status check_indices(const call *c) {
         for (size_t r = 0; r < c->rows; r++) {
             for (size_t s = 0; s < c->steps; s++) {
                 const char *from = row_at(&c->inputs[i], r, s);
-                const lstm_edge_status status = check_elements(p, input, from, p->spans[input->buffer].width);
+                const lstm_edge_status status =
+                    le_check_elements(p, input, from, p->spans[input->buffer].width);
                 if (status != LSTM_EDGE_OK) return status;
             }
         }
@@ -481,7 +481,7 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
         const lstm_edge_status status =
-            check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
+            le_check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
         if (status != LSTM_EDGE_OK) return status;
     }
     for (size_t i = 0; i < outputs; i++) {

@@ -199,3 +199,41 @@ def test_a_port_is_found_by_its_name(best):
     assert find(stream.program, STATE, b"x") == best.lstm_edge_count(
         stream.program, STATE
     )
+
+
+def test_kept_samples_outside_of_a_table_are_refused(best, tmp_path):
+    content = _tokens_with_a_unit()
+    (tmp_path / "tokens.lep").write_bytes(content)
+    stream = CStream(best, tmp_path / "tokens")
+    stream.step({"x": np.array(3, np.int64)})
+    saved = stream.save()
+    state, _ = state_of_bytes(saved)
+    assert stream.restore(saved) == 0
+    hostile = State(state, state.identity, state.age, {"x": np.array([10**6])})
+    assert stream.restore(hostile.to_bytes()) != 0
+    assert stream.save() == saved
+
+
+def _tokens_with_a_unit():
+    """Return a program that looks tokens up and has a unit of two steps."""
+    import torch
+    from torch import nn
+
+    from lstm_edge_exporters import ExportConfig, export
+    from lstm_edge_exporters.targets.native import to_native
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(7, 4)
+            self.conv = nn.Conv1d(4, 3, 2, stride=2)
+            self.rnn = nn.GRU(3, 5, batch_first=True)
+
+        def forward(self, x):
+            frames = self.conv(self.words(x).transpose(1, 2)).transpose(1, 2)
+            return self.rnn(torch.relu(frames))[0]
+
+    torch.manual_seed(0)
+    example = torch.randint(0, 7, (2, 8), generator=torch.Generator().manual_seed(1))
+    config = ExportConfig(inputs={"x": ("N", "L")}, stream=True)
+    return to_native(export(Tokens().eval(), example, config).model)
