@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
+from .graph import data_inputs, readers
+
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
 QUANTIZED = "DynamicQuantizeLSTM"
@@ -155,3 +157,19 @@ def why_window(layer: str, steps: int | str) -> str:
         f"{layer} takes {count} per call and no axis is time, so a call is a whole"
         " window, not a step"
     )
+
+
+def length_input(graph: ir.Graph) -> str | None:
+    """Name the first input of one whole number a row that reaches some node's
+    ``sequence_lens``.
+    """
+    names = (
+        str(value.name)
+        for value in data_inputs(graph)
+        if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
+        and (value.shape is None or len(value.shape) == 1)
+        and any(
+            is_recurrent(node) and index == LENGTHS for node, index in readers(value)
+        )
+    )
+    return next(names, None)

@@ -27,7 +27,6 @@ from ..cast import IR_VERSION, to_float32
 from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
-from ..recurrent import is_reversed, recurrent_nodes
 from ..sizes import copy_time_axes
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
@@ -135,10 +134,6 @@ def _pasts(
     except UndecidedError as error:
         return model, manifest, 0, str(error)
     except NotStreamableError as error:
-        # rules do not know that each chunk has lengths of its own
-        is_backwards = any(map(is_reversed, recurrent_nodes(model)))
-        if manifest.lengths is not None and not is_backwards:
-            return model, manifest, 0, str(error)
         return model, manifest._replace(unstreamable=str(error)), 0, ""
     states = streamed.manifest.states
     if streamed.need or states == manifest.states:

@@ -21,7 +21,7 @@ from ..graph import (
     to_proto,
     with_manifest,
 )
-from ..recurrent import is_reversed, label, why_window
+from ..recurrent import is_reversed, label, length_input, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import stream
@@ -35,7 +35,7 @@ from .read import Source, put_constants, read_graph
 from .recognize import recognize
 from .recurrences import Recurrence, refuse_nested
 from .rewrites import free_sizes
-from .running import length_input, measure_shapes
+from .running import measure_shapes
 from .states import lift_states
 from .verification import Cases, find_chunks, lifted_cases, pair_up, verify_lifted
 

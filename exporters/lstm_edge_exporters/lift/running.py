@@ -23,11 +23,15 @@ from ..graph import (
     dynamic_axes,
     forget_shapes,
     is_data_free,
-    readers,
     spec_of,
     to_bytes,
 )
-from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+from ..recurrent import (
+    label,
+    length_input,
+    recurrent_nodes,
+    slots,
+)
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
@@ -140,22 +144,6 @@ def case_generator(
     }
     lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
     return CaseGenerator.of(manifest, lengths, values | index_values(graph), seed)
-
-
-def length_input(graph: ir.Graph) -> str | None:
-    """Name the first input of one whole number a row that reaches some node's
-    ``sequence_lens``.
-    """
-    names = (
-        str(value.name)
-        for value in data_inputs(graph)
-        if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
-        and (value.shape is None or len(value.shape) == 1)
-        and any(
-            is_recurrent(node) and index == LENGTHS for node, index in readers(value)
-        )
-    )
-    return next(names, None)
 
 
 def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:

@@ -161,6 +161,7 @@ class _Counter:
         return work.add("Add", work.add("Mul", self._positions, step), first)
 
     def _refusal(self, value: ir.Value) -> Exception:
-        return self._work.refusal(
-            f"combines frames with {value.name}, which restarts with every call"
-        )
+        reason = f"combines frames with {value.name}, which restarts with every call"
+        if self._work.is_from_lengths(value):
+            return self._work.undecided(reason)
+        return self._work.refusal(reason)

@@ -18,7 +18,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import END, UniqueNames, axes_of, constant, data_inputs, operands, walk
-from ..recurrent import label
+from ..recurrent import label, length_input
 from ..sizes import TimeAxis, set_time_axes, time_axes_of
 
 Operand = ir.Value | None
@@ -87,6 +87,7 @@ class Rewriter:
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         """Constants, pasts, counters and masks; each is made once."""
         self.names = UniqueNames(self.graph)
+        self._lengths = length_input(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
             time = self.time_of(value)
@@ -108,8 +109,11 @@ class Rewriter:
     def is_from_state(self, value: ir.Value) -> bool:
         """Return True if ``value`` is computed from a state."""
         entering = {state.input for state in self.states}
-        above = walk([value], operands)
-        return any(value.is_graph_input() and value.name in entering for value in above)
+        return not entering.isdisjoint(_inputs_above(value))
+
+    def is_from_lengths(self, value: ir.Value) -> bool:
+        """Return True if ``value`` is computed from lengths: each call has others."""
+        return self._lengths in _inputs_above(value)
 
     def refusal(self, reason: str) -> NotStreamableError:
         """Return an error that names the node: it can't be fed in chunks."""
@@ -424,3 +428,9 @@ def fill_of(value: ir.Value) -> float | None:
         number = node.attributes.get("value")
         return 0.0 if number is None else float(number.as_tensor().numpy().flat[0])
     return None
+
+
+def _inputs_above(value: ir.Value) -> set[str]:
+    """Return the names of the inputs that ``value`` is computed from."""
+    above = walk([value], operands)
+    return {str(source.name) for source in above if source.is_graph_input()}

@@ -1,10 +1,12 @@
 """Rows of unequal length, and rows that are sorted inside the graph."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lstm_edge_exporters import export
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
 
@@ -35,6 +37,30 @@ class Packs(torch.nn.Module):
         )
         y, last = layer(packed, start)
         return pad_packed_sequence(y, batch_first=True)[0], last
+
+
+class Masks(torch.nn.GRU):
+    """Gives zeros behind each row's length."""
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        y, last = super().forward(packed)
+        return pad_packed_sequence(y, batch_first=True, total_length=x.size(1))[0], last
+
+
+def test_a_mask_of_lengths_does_not_keep_a_file_from_streaming():
+    torch.manual_seed(0)
+    example = {"x": torch.randn(3, 5, 3), "lengths": torch.tensor([5, 2, 4])}
+    exported = export(Masks(3, 4, batch_first=True).eval(), example)
+    assert exported.streamable
+    assert exported.manifest.lengths == "lengths"
+    bare = onnx.load_from_string(exported.model)
+    del bare.metadata_props[:]
+    lifted = lift(bare.SerializeToString())
+    assert lifted.streamable
+    assert lifted.manifest.lengths == "lengths"
 
 
 @pytest.mark.parametrize(
