@@ -7,7 +7,7 @@ back:
     python imu_reader.py har.onnx --iio /sys/bus/iio/devices/iio:device0 --rate 10
     python imu_reader.py har.onnx --replay recording.csv --rate 100
 
-It needs lstm-edge-runtime[cpu] alone. Put your own driver in the place of ``read_iio``: a
+It needs lstm-edge-runtime[cpu] alone. Replace ``read_iio`` by your own driver: a
 function that returns one sample, the features in the order in which the file names
 them.
 """

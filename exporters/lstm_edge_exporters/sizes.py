@@ -27,7 +27,7 @@ class TimeAxis:
     offset: int = 0
     """Number of frames beyond those of the rate; negative if some are missing."""
     period: int = 1
-    """Number of steps of which a multiple is needed for this size: 2 for ``L//2``."""
+    """The size holds for multiples of this number of steps: 2 for ``L//2``."""
     is_merged: bool = False
     """True if the axis holds the frames of all rows."""
 

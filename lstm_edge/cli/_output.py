@@ -52,7 +52,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
 def relabel(
     document: Mapping[str, Any], key: str, lines: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the entries of a document with ``lines`` in the place of ``key``."""
+    """Return the entries of a document with ``lines`` instead of ``key``."""
     replaced: dict[str, Any] = {}
     for name, value in document.items():
         replaced |= lines if name == key else {name: value}

@@ -48,7 +48,7 @@ REWRITE_RULES = (
     *(rule for name in _RULE_MODULES for rule in getattr(rewriter, name).rules),
     *_basic_rules.basic_optimization_rules(),
 )
-"""onnxscript's rewrite rules except those that treat 1e-8 as 0."""
+"""onnxscript's rewrite rules, without the rules that treat 1e-8 as 0."""
 
 
 @dataclass(frozen=True)

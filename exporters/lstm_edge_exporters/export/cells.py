@@ -25,7 +25,7 @@ def expand_cell(node: ir.Node, line: str) -> None:
 
     Raises:
         UnsupportedError: it is bidirectional, has lengths, or takes several steps;
-            ``line`` is that of the loop.
+            ``line`` is the loop's line.
     """
     x = node.inputs[0]
     steps = x.shape[0] if x is not None and x.shape is not None else None

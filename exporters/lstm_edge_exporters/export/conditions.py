@@ -66,7 +66,7 @@ def _turning_sizes(condition: Any, axis: Any) -> Iterator[int]:
 
 
 def _without_rounding(expression: Any) -> Any:
-    """Return ``expression`` with exact divisions in the place of rounded ones."""
+    """Return ``expression`` with exact divisions instead of rounded ones."""
     arguments = [_without_rounding(argument) for argument in expression.args]
     kind = type(expression).__name__
     if kind in ("FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"):

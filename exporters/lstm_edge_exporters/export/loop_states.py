@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 from ..graph import UniqueNames, axes_of, walk
 from .capture import Program
 from .config import ExportConfig
-from .outputs import append_output
+from .outputs import return_states
 from .reset_values import reset_values
 from .roll import ROLLED, LoopSlot, RolledLoop
 
@@ -46,18 +46,12 @@ def expose_loop_states(
 ) -> list[StateSpec]:
     """Make initial states of loops that depend on sizes alone inputs, and the last
     states outputs.
-
-    A last state that is an output already is renamed, unless the user or the module
-    names it.
     """
     states = loop_states(graph, program)
     batch_axes = {state.initial: _batch_axis(state, program) for state in states}
     resets = reset_values(graph, program, batch_axes)
     names = UniqueNames(graph)
-    given = config.outputs or [""] * len(program.outputs)
-    outputs = zip(graph.outputs, program.outputs, given, strict=False)
-    unnamed = [value for value, (key, _), name in outputs if not key and not name]
-    specs = []
+    specs: dict[ir.Value, StateSpec] = {}
     for state in states:
         if state.initial not in resets:
             continue
@@ -67,14 +61,12 @@ def expose_loop_states(
         assert dtype is not None
         name = str(dtype.numpy().name).replace("float64", "float32")
         axes = state.axes
-        specs.append(StateSpec(entering, leaving, name, axes, resets[state.initial]))
+        reset = resets[state.initial]
+        specs[state.last] = StateSpec(entering, leaving, name, axes, reset)
         graph.inputs.append(ir.val(entering, dtype, axes))
         state.node.replace_input_with(state.slot.input, graph.inputs[-1])
-        if state.last in unnamed:
-            state.last.name = leaving
-        else:
-            append_output(graph, state.last, leaving, axes)
-    return specs
+    return_states(graph, program, config.outputs, specs)
+    return [*specs.values()]
 
 
 def loop_states(graph: ir.Graph, program: Program) -> list[LoopState]:

@@ -96,7 +96,7 @@ class _Write:
 
 
 class Steps:
-    """An iterable of as many items as a traced size: ``item(k)`` is that of iteration
+    """An iterable of as many items as a traced size: ``item(k)`` is the item of iteration
     k.
     """
 
@@ -170,7 +170,7 @@ class Loops:
     def end(self) -> None:
         """Refuse a loop that was left before its last step."""
         for loop in self._broken:
-            raise _refusal(
+            raise UnsupportedError(
                 f"forward leaves a loop over time early ({loop.line}); run all steps,"
                 " and keep the state where a step does not count:"
                 " h = torch.where(mask, new, h)"
@@ -187,7 +187,7 @@ class Loops:
 
     def refusal(self, reason: str) -> UnsupportedError:
         """Return the error for a loop that ``reason``; the tracer adds the line."""
-        return _refusal(
+        return UnsupportedError(
             f"forward has a loop over time that {reason} ({calling_line(sys._getframe(1))}); write it"
             " as for t in range(x.size(1)) that reads x[:, t]"
         )
@@ -197,7 +197,7 @@ class Loops:
         frame = sys._getframe(1)
         line = line_of_frame(frame)
         if self._open is not None:
-            raise _refusal(
+            raise UnsupportedError(
                 f"forward has a loop over a traced axis ({line}) inside of another one"
                 f" ({self._open.line}); use tensor operations for the inner one"
             )
@@ -337,7 +337,7 @@ class Loops:
         return NotImplemented
 
     def plain(self, args: Any) -> Any:
-        """Return arguments with ordinary numbers in the place of step numbers."""
+        """Return arguments with ordinary numbers instead of step numbers."""
         return plain_numbers(args) if self._open is not None else args
 
     def read(self, tensor: Tensor, axis: int, index: int, width: int = 0) -> Tensor:
@@ -573,7 +573,7 @@ class _StepIndex:
 
     tensor: Tensor
     index: tuple[Any, ...]
-    """All parts, with a colon in the place of the step."""
+    """All parts, with a colon instead of the step."""
     place: int
     """Place of the step among the parts."""
     axis: int
@@ -611,7 +611,7 @@ class _StepIndex:
         return all(part is Ellipsis or part == slice(None) for part in self.index)
 
     def at(self, step: Any) -> tuple[Any, ...]:
-        """Return the index with ``step`` in the place of the step number."""
+        """Return the index with ``step`` instead of the step number."""
         return (*self.index[: self.place], step, *self.index[self.place + 1 :])
 
     def read(self, loops: Loops) -> Tensor:
@@ -691,7 +691,3 @@ def _have_same_size(one: Any, other: Any) -> bool:
 
 def _expression(size: Any) -> Any:
     return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
-def _refusal(message: str) -> UnsupportedError:
-    return UnsupportedError(message)

@@ -164,7 +164,7 @@ def _sizes_by_text(
 
 
 def _name_axes(model: ir.Model, sizes: Mapping[str, sympy.Expr]) -> None:
-    """Write sizes in terms of axes in the place of the tracer's texts."""
+    """Write sizes in terms of axes instead of the tracer's texts."""
     texts = {text: axis_text(size) for text, size in sizes.items()}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:

@@ -62,7 +62,7 @@ def _comparison(compare: Method) -> Method:
 
 
 class Evenly(float):
-    """A number ``base + slope * k`` of iteration k, in the place of an ``int`` or a
+    """A number ``base + slope * k`` of iteration k, instead of an ``int`` or a
     ``float``.
 
     As a ``float``, it is asked first where it stands on the right of a number. Sums
@@ -189,7 +189,7 @@ def plain_numbers(args: Any) -> Any:
 
 
 def plain_number(value: Any) -> Any:
-    """Return an ordinary number in the place of one that grows evenly."""
+    """Return an ordinary number for one that grows evenly."""
     return value.number if isinstance(value, Evenly) else value
 
 

@@ -262,7 +262,7 @@ class Unrolled:
         return family
 
     def _advanced(self, members: Members) -> Members:
-        """Return the values one iteration later; that of the last as its name has it."""
+        """Return the values one iteration later; the last one is found by its name."""
         last = members[-1]
         after = None
         for name, value in self.variables[-2].items():

@@ -93,26 +93,25 @@ def against_module(
     title = about or type(module).__name__
     hashed = sha256 or settings.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        made = export(
-            module, example, replace(settings, stream=True)
-        )  # which verifies it
+        made = export(module, example, replace(settings, stream=True))
+        proto = onnx.load_from_string(made.model)
         return _of_file(
-            title,
-            made.manifest,
-            onnx.load_from_string(made.model),
-            file.manifest,
-            hashed,
+            about=title,
+            manifest=made.manifest,
+            proto=proto,
+            file=file.manifest,
+            sha256=hashed,
         )
     built = build(module, example, settings)
     return Expected(
-        title,
-        built.manifest,
-        built.exact,
-        built.file,
-        built.module,
-        built.cases,
-        built.reach,
-        config is not None,
+        about=title,
+        manifest=built.manifest,
+        exact=built.exact,
+        proto=built.file,
+        reference=built.module,
+        cases=built.cases,
+        reach=built.reach,
+        configured=config is not None,
         sha256=hashed,
     )
 

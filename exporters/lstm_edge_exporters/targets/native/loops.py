@@ -1,4 +1,4 @@
-"""Loops over time in a program that computes one step: the body stands in the place of
+"""Loops over time in a program that computes one step: the body replaces
 the loop.
 """
 
@@ -92,7 +92,7 @@ class _Inlined:
         self._graph.insert_before(self._node, node)
 
     def _give(self) -> None:
-        """Put the results of the step in the place of the Scan's outputs."""
+        """Replace the Scan's outputs by the results of the step."""
         axes = self._node.attributes.get_ints(_LAYOUTS[1], ()) or ()
         outputs = zip(self._body.outputs, self._node.outputs, strict=True)
         for index, (inner, outer) in enumerate(outputs):
