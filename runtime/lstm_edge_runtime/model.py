@@ -6,7 +6,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from .arrays import (
     reset_states,
 )
 from .axes import describe, learn_sizes
+from .batch import StreamBatch
 from .checks import read_manifest
 from .engine import Engine
 from .errors import (
@@ -33,13 +34,10 @@ from .errors import (
 from .files import read_content
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
 from .results import Label, Prediction
+from .selftest import SelfTest, selftest
+from .sliding import SlidingStream
 from .state import State
-
-if TYPE_CHECKING:
-    from .batch import StreamBatch
-    from .selftest import SelfTest
-    from .sliding import SlidingStream
-    from .stream import Stream
+from .stream import Stream
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["never"]
@@ -263,14 +261,14 @@ class Model:
         return results.label_of(frames[-1], self.manifest.task)
 
     @overload
-    def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream": ...
+    def stream(self, *, reset_every: ResetEvery | None = None) -> Stream: ...
 
     @overload
-    def stream(self, *, window: int) -> "SlidingStream": ...
+    def stream(self, *, window: int) -> SlidingStream: ...
 
     def stream(
         self, *, reset_every: ResetEvery | None = None, window: int | None = None
-    ) -> "Stream | SlidingStream":
+    ) -> Stream | SlidingStream:
         """Open a stream: one source of samples that owns its state.
 
         Args:
@@ -288,9 +286,6 @@ class Model:
             InputError: ``window`` or ``reset_every`` is none of these; or a window for
                 a file that takes one step a call or has several inputs.
         """
-        from .sliding import SlidingStream
-        from .stream import Stream
-
         if window is None:
             return Stream(self, self._reset_interval(reset_every))
         if reset_every is not None:
@@ -301,7 +296,7 @@ class Model:
 
     def streams(
         self, capacity: int, *, reset_every: ResetEvery | None = None
-    ) -> "StreamBatch":
+    ) -> StreamBatch:
         """Open a batch of up to ``capacity`` streams with one call into the engine per
         tick.
 
@@ -311,8 +306,6 @@ class Model:
             ContractError, InputError: as ``stream``; or an input, output or state has
                 no batch axis.
         """
-        from .batch import StreamBatch
-
         return StreamBatch(self, capacity, self._reset_interval(reset_every))
 
     def _reset_interval(self, reset_every: ResetEvery | None) -> ResetEvery | None:
@@ -329,12 +322,10 @@ class Model:
         )
         return interval
 
-    def selftest(self) -> "SelfTest":
+    def selftest(self) -> SelfTest:
         """Replay the golden cases on this device, in chunks with carried states; raises
         as ``selftest``.
         """
-        from .selftest import selftest
-
         return selftest(self.manifest, runner(self))
 
     def __enter__(self) -> "Model":  # noqa: PYI034

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,6 +85,22 @@ def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(mod
         np.testing.assert_array_equal(stream.state[name], value)
         np.testing.assert_array_equal(batch.state(source)[name], value)
     assert stream.steps_seen == 1
+
+
+IMPORTS = """
+import sys
+from lstm_edge_runtime import load
+model = load(sys.argv[1])
+before = {*sys.modules}
+model.stream(), model.streams(2), model.stream(window=4), model.selftest()
+print([name for name in sys.modules if name.startswith("lstm_edge") and name not in before])
+"""
+
+
+def test_streams_import_nothing_so_that_a_fork_meanwhile_finds_no_import_lock(path):
+    command = [sys.executable, "-c", IMPORTS, path("lstm")]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stdout == "[]\n"
 
 
 @pytest.mark.skipif(
