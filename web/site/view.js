@@ -121,6 +121,7 @@ export class View {
   conclude(decision, rate) {
     const average = milliseconds(this.#milliseconds / Math.max(1, this.#steps));
     const text = `${decision}A step takes ${average} on average; a sample comes every ${milliseconds(1000 / rate)}.`;
+    this.plot.draw();
     say(`${this.prefix}-result`, text);
     byId(`${this.prefix}-plot`).setAttribute("aria-label", `The signal and the outputs. ${text}`);
   }

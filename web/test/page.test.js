@@ -344,6 +344,9 @@ describe("the page", { skip }, () => {
 
   test("a table is read by the names of its columns, and a wrong one is one sentence", async () => {
     await visit("?model=lstm.lep");
+    await page.evaluate(() => {
+      window.requestAnimationFrame = (draw) => window.setTimeout(() => draw(performance.now()), 500);
+    });
     await drop("mine.csv", "az,time,ax,ay\n3,0,1,2\n6,1,4,5\n9,2,7,8\n");
     await page.waitForFunction(() =>
       /mine\.csv/.test(document.querySelector("#recording")?.textContent ?? ""),
