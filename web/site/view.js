@@ -117,7 +117,7 @@ export class View {
     this.plot.draw();
   }
 
-  /** Say how it ended, also to those who do not see the picture. @param {string} decision @param {number} rate samples per second */
+  /** Draw the end and say how it ended, also to those who do not see the picture. @param {string} decision @param {number} rate samples per second */
   conclude(decision, rate) {
     const average = milliseconds(this.#milliseconds / Math.max(1, this.#steps));
     const text = `${decision}A step takes ${average} on average; a sample comes every ${milliseconds(1000 / rate)}.`;
