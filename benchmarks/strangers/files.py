@@ -36,12 +36,12 @@ from torch.export import Dim
 from benchmarks.common import apart, parser, print_machine, quiet, run, table
 from benchmarks.networks import Chain, Fn, Layers, gru, lstm, over_time
 from benchmarks.torch_exporters import dynamo, torchscript
-from lstm_edge_exporters.chunks import join_chunks, take_steps
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
 from lstm_edge_exporters.verify.cases import full_length
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import shape_of
+from lstm_edge_runtime.chunks import join_chunks, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.ort import run_by_name

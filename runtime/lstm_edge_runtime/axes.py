@@ -11,6 +11,7 @@ from .errors import InputError
 from .manifest import Array, Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
+_NAME = re.compile(r"[^\W\d]\w*")
 _ANY: Mapping[str, AxisRange] = {}
 _Order = tuple[int, ...] | None
 
@@ -32,6 +33,11 @@ def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
         else:
             constant += int(number)
     return factors or {axis: 1}, constant if factors else 0
+
+
+def axis_names(axis: int | str) -> frozenset[str]:
+    """Return the names in an axis: ``N`` and ``L`` of ``"N*((L + 1)//2)"``."""
+    return frozenset() if isinstance(axis, int) else frozenset(_NAME.findall(axis))
 
 
 def fits(left: Axes, right: Axes) -> bool:
@@ -64,18 +70,12 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
 
 def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
-    unknown = [
-        axis
-        for axis in axes
-        if isinstance(axis, str) and resolve((axis,), sizes) is None
-    ]
-    return (
-        resolve(
-            axes,
-            {name: 1 for axis in unknown for name in parse_sum(axis)[0]} | dict(sizes),
-        )
-        or ()
-    )
+    known = dict(sizes)
+    for axis in axes:
+        if isinstance(axis, str) and resolve((axis,), sizes) is None:
+            for name in parse_sum(axis)[0]:
+                known.setdefault(name, 1)
+    return resolve(axes, known) or ()
 
 
 def learn_sizes(
@@ -165,30 +165,35 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
 class Layout(NamedTuple):
     """The orders of one input, output or state.
 
-    Engines take and give rows first and time second, ``(K, L, ...)``; callers rows
-    first and the other axes in the order of the file. An axis of ``k*N`` rows is two, k
-    and the rows.
+    Engines take and return rows first and time second, ``(K, L, ...)``; callers rows
+    first and the other axes in the order of the file. An axis of ``k*N`` rows is split
+    into two, k and the rows.
     """
 
     name: str
+    """Name of the tensor in the file."""
     dtype: str
+    """NumPy's name of its dtype."""
     axes: Axes
+    """Axes in the file."""
     batch: int | None
+    """Index of the batch axis in the file; None without one."""
     factor: int
-    """The axes in the file, the index of the row axis, and its k, 0 if there is one row
-    per source."""
+    """k of a batch axis ``k*N``; 0 if the batch axis has one row per source."""
     timed: bool
+    """True if it has a time axis."""
     frames: int
+    """Frames on the time axis per unit; 1 without a time axis."""
     delay: int
-    """True if it has a time axis; steps or frames on it in a unit; frames in front of
-    the first real one."""
+    """Number of frames before the first real one."""
     given: Axes
+    """Axes for callers."""
     inner: tuple[int, ...]
-    """The axes for callers, and the sizes of all but those of rows and time."""
+    """Sizes of all axes but those of rows and time."""
     of_file: _Order
+    """Transposition from the file's order to the engines'; None if they are equal."""
     of_given: _Order
-    """Transpositions from the file's and from the caller's order to the engines'; None
-    for none."""
+    """Transposition from the callers' order to the engines'; None if they are equal."""
 
     @property
     def given_time(self) -> int | None:
@@ -213,9 +218,8 @@ class Layout(NamedTuple):
 
     def to_file(self, array: Array) -> Array:
         """Return what ``from_file`` took."""
-        array = (
-            array if self.of_file is None else array.transpose(_inverse(self.of_file))
-        )
+        if self.of_file is not None:
+            array = array.transpose(_inverse(self.of_file))
         if self.batch is None:
             array = array.squeeze(0)
         elif self.factor:
@@ -231,9 +235,10 @@ class Layout(NamedTuple):
 
     def to_given(self, array: Array) -> Array:
         """Return what ``from_given`` took."""
-        return (
-            array if self.of_given is None else array.transpose(_inverse(self.of_given))
-        )
+        if self.of_given is None:
+            return array
+        given: Array = array.transpose(_inverse(self.of_given))
+        return given
 
 
 def layouts(
@@ -245,33 +250,60 @@ def layouts(
 
 def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     """Return the layout of a tensor with these axes."""
-    factors = [row_factor(axis, manifest.batch) for axis in axes]
-    batch = next(
-        (index for index, factor in enumerate(factors) if factor is not None), None
-    )
-    factor = 0 if batch is None else factors[batch] or 0
-    time = manifest.time_axis(axes)
-    if batch is None:
-        full = (manifest.batch or "N", *axes)
-        rows = 0
-        moved = 1
-    else:
-        split = (factor, manifest.batch or "N") if factor else (axes[batch],)
-        full = (*axes[:batch], *split, *axes[batch + 1 :])
-        rows = batch + bool(factor)
-        moved = int(bool(factor) and time is not None and time > batch)
-    front = (rows,) if time is None else (rows, time + moved)
-    rest = tuple(index for index in range(len(full)) if index not in front)
-    given = (rows, *(index for index in range(len(full)) if index != rows))
-    orders = (*front, *rest), tuple(given.index(index) for index in (*front, *rest))
-    of_file, of_given = (
-        None if order == tuple(range(len(full))) else order for order in orders
-    )
-    inner = shape_of(tuple(full[index] for index in rest), {})
+    batch = _batch_index(axes, manifest.batch)
+    factor = 0 if batch is None else row_factor(axes[batch], manifest.batch) or 0
+    split = _split_rows(axes, batch, factor, manifest.batch or "N")
+    time = manifest.time_axis(split.axes)
+    front = (split.rows,) if time is None else (split.rows, time)
+    indices = tuple(range(len(split.axes)))
+    inner = tuple(index for index in indices if index not in front)
+    given = (split.rows, *(index for index in indices if index != split.rows))
+    engine_order = (*front, *inner)
     return Layout(
-        name, dtype, axes, batch, factor, time is not None, manifest.frames_in_unit(axes),
-        manifest.delays.get(name, 0), tuple(full[index] for index in given), inner, of_file, of_given,
-    )  # fmt: skip
+        name=name,
+        dtype=dtype,
+        axes=axes,
+        batch=batch,
+        factor=factor,
+        timed=time is not None,
+        frames=manifest.frames_in_unit(axes),
+        delay=manifest.delays.get(name, 0),
+        given=tuple(split.axes[index] for index in given),
+        inner=shape_of(tuple(split.axes[index] for index in inner), {}),
+        of_file=_unless_sorted(engine_order),
+        of_given=_unless_sorted(tuple(given.index(index) for index in engine_order)),
+    )
+
+
+class _SplitAxes(NamedTuple):
+    """Axes with the rows on an axis of their own."""
+
+    axes: Axes
+    """All axes; an axis of ``k*N`` is two, k and N."""
+    rows: int
+    """Index of the axis of rows."""
+
+
+def _batch_index(axes: Axes, batch: str | None) -> int | None:
+    """Return the index of the first axis of rows; None without one."""
+    for index, axis in enumerate(axes):
+        if row_factor(axis, batch) is not None:
+            return index
+    return None
+
+
+def _split_rows(axes: Axes, batch: int | None, factor: int, name: str) -> _SplitAxes:
+    """Return ``axes`` with an axis of rows: a new one in front if there is none."""
+    if batch is None:
+        return _SplitAxes((name, *axes), 0)
+    if not factor:
+        return _SplitAxes(axes, batch)
+    return _SplitAxes((*axes[:batch], factor, name, *axes[batch + 1 :]), batch + 1)
+
+
+def _unless_sorted(order: tuple[int, ...]) -> _Order:
+    """Return a transposition, None if it changes nothing."""
+    return None if order == tuple(range(len(order))) else order
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

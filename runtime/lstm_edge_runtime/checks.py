@@ -98,25 +98,28 @@ def _check_axes(manifest: Manifest) -> None:
         raise ValueError(f"batch and sequence are both {manifest.batch!r:.40}")
     specs: tuple[TensorSpec | StateSpec, ...] = (*manifest.inputs, *manifest.outputs)
     for spec in (*specs, *manifest.states):
-        name = spec[0]
-        if spec.dtype not in _DTYPES:
-            raise ValueError(f"{name} has dtype {spec.dtype!r:.40}")
-        axes = spec.axes
-        if not all(map(_is_axis, axes)):
-            raise ValueError(f"{name} has axes {describe(axes):.80}")
-        sizes: list[int] = [axis for axis in axes if isinstance(axis, int)]
-        if math.prod(sizes) > _MAX_STEP:
-            raise ValueError(f"{name} has axes {describe(axes):.80}: too large")
+        _check_tensor(spec[0], spec.dtype, spec.axes)
     for axis, allowed in manifest.ranges.items():
         if not _is_range(allowed):
             raise ValueError(f"the range of {axis!r:.40} is {allowed!s:.60}")
-    spec_of_lengths = manifest.lengths_input
-    if manifest.lengths is not None and (
-        spec_of_lengths is None or not spec_of_lengths.dtype.startswith(("int", "uint"))
-    ):
-        raise ValueError(
-            f"lengths is {manifest.lengths!r:.40}, expected an integer input"
-        )
+    if manifest.lengths is not None:
+        _check_lengths(manifest.lengths, manifest.lengths_input)
+
+
+def _check_tensor(name: str, dtype: str, axes: Axes) -> None:
+    """Raise ``ValueError`` for an unknown dtype, or for axes that can't be sizes."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"{name} has dtype {dtype!r:.40}")
+    if not all(map(_is_axis, axes)):
+        raise ValueError(f"{name} has axes {describe(axes):.80}")
+    sizes = [axis for axis in axes if isinstance(axis, int)]
+    if math.prod(sizes) > _MAX_STEP:
+        raise ValueError(f"{name} has axes {describe(axes):.80}: too large")
+
+
+def _check_lengths(name: str, spec: TensorSpec | None) -> None:
+    if spec is None or not spec.dtype.startswith(("int", "uint")):
+        raise ValueError(f"lengths is {name!r:.40}, expected an integer input")
 
 
 def _is_axis(axis: int | str) -> bool:

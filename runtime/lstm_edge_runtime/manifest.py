@@ -34,14 +34,10 @@ def channel_axis(axes: Axes) -> int:
     """Return the index of the features or classes, counted from the end: the last axis
     of fixed size.
     """
-    return next(
-        (
-            index
-            for index in range(-1, -len(axes) - 1, -1)
-            if isinstance(axes[index], int)
-        ),
-        -1,
-    )
+    for index in range(-1, -len(axes) - 1, -1):
+        if isinstance(axes[index], int):
+            return index
+    return -1
 
 
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
@@ -390,49 +386,54 @@ def _encode(value: Any) -> Any:
         value = value._asdict()
     if isinstance(value, Mapping):
         return {key: _encode(inner) for key, inner in value.items()}
-    return (
-        [_encode(inner) for inner in value]
-        if isinstance(value, tuple | list)
-        else value
-    )
+    if isinstance(value, tuple | list):
+        return [_encode(inner) for inner in value]
+    return value
 
 
 def decode(kind: Any, raw: Any) -> Any:
-    """Return JSON as a named tuple, a tuple, a mapping, an array, one of several types,
-    or a plain type.
+    """Return JSON as a value of a type: a named tuple, a tuple, a mapping, an array, one
+    of several types, or a plain type.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is none.
+        AttributeError, KeyError, TypeError, ValueError: ``raw`` is of another type.
     """
-    origin = get_origin(kind)
-    inner = get_args(kind)
+    if kind is Any:
+        return raw
     if kind == Array:
         return _decode_array(raw)
     if hasattr(kind, "_fields"):
-        hints = _hints(kind)
-        return kind(
-            **{
-                name: decode(hints[name], item)
-                for name, item in raw.items()
-                if name in hints
-            }
-        )
-    if (
-        origin is UnionType and type(raw) not in inner
-    ):  # a number or an array, or one type and None
-        others = [other for other in inner if other is not type(None)]
-        return decode(others[-1 if isinstance(raw, dict) else 0], raw)
+        return _decode_fields(kind, raw)
+    origin = get_origin(kind)
+    types = get_args(kind)
+    if origin is UnionType:
+        return _decode_union(types, raw)
     if origin is tuple and isinstance(raw, list):
-        return tuple(decode(inner[0], item) for item in raw)
+        return tuple(decode(types[0], item) for item in raw)
     if origin is Mapping and isinstance(raw, dict):
-        return {name: decode(inner[1], item) for name, item in raw.items()}
+        return {name: decode(types[1], item) for name, item in raw.items()}
     if kind is float and type(raw) is int:
         return float(raw)
-    if (
-        origin is not UnionType and kind is not Any and type(raw) is not kind
-    ):  # bool is no int here
+    if type(raw) is not kind:  # a bool is not an int here
         raise TypeError(f"{raw!r:.60}, expected {getattr(kind, '__name__', kind)}")
     return raw
+
+
+def _decode_fields(kind: Any, raw: Any) -> Any:
+    """Return a named tuple; entries that are not fields are left out."""
+    types = _hints(kind)
+    known = {name: item for name, item in raw.items() if name in types}
+    return kind(**{name: decode(types[name], item) for name, item in known.items()})
+
+
+def _decode_union(types: tuple[Any, ...], raw: Any) -> Any:
+    """Return a value of one of several types: a mapping is of the last, anything else of
+    the first.
+    """
+    if type(raw) in types:
+        return raw
+    others = [other for other in types if other is not type(None)]
+    return decode(others[-1] if isinstance(raw, dict) else others[0], raw)
 
 
 def _decode_array(raw: Any) -> Array:

@@ -3,7 +3,7 @@
 """
 
 import ctypes as C
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from math import prod
@@ -26,7 +26,7 @@ from .errors import (
     UnsupportedError,
     install_command,
 )
-from .manifest import Array
+from .manifest import Array, StateSpec
 
 SIZE = C.c_size_t
 _P = C.c_void_p
@@ -121,70 +121,72 @@ def _quick_step() -> Callable[[int], int]:
 
 
 class Past(NamedTuple):
-    """A state ``(groups, frames, inner)`` that is a ring in the program: frames and the
-    oldest's index.
+    """A state ``(groups, frames, inner)`` that is a ring in the program: its frames, and
+    the index of the oldest.
     """
 
     groups: int
+    """Product of the axes before the frames."""
     frames: int
+    """Number of frames."""
     inner: int
+    """Product of the axes after the frames."""
 
     def to_rows(self, array: Array) -> Array:
         """Return rows ``(N, width)`` of states ``(N, ...)``, whose first frame is the
         oldest.
         """
         frames = array.reshape(-1, self.groups, self.frames, self.inner).swapaxes(1, 2)
-        return np.concatenate(
-            [frames.reshape(len(frames), -1), np.zeros((len(frames), 1), "float32")], 1
-        )
+        oldest = np.zeros((len(frames), 1), "float32")
+        return np.concatenate([frames.reshape(len(frames), -1), oldest], 1)
 
     def from_rows(self, rows: Array) -> Array:
         """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame
         first.
         """
         frames = rows[:, :-1].reshape(len(rows), self.frames, self.groups, self.inner)
-        order = (rows[:, -1:].astype(np.int64) + np.arange(self.frames)) % self.frames
-        ordered: Array = np.take_along_axis(
-            frames, order[:, :, None, None], 1
-        ).swapaxes(1, 2)
-        return ordered
+        oldest = rows[:, -1:].astype(np.int64)
+        order = (oldest + np.arange(self.frames)) % self.frames
+        ordered = np.take_along_axis(frames, order[:, :, None, None], 1)
+        states: Array = ordered.swapaxes(1, 2)
+        return states
 
 
 class _Part(NamedTuple):
     """A state of the program: one of the file, or a layer of it."""
 
     layout: Layout
+    """Layout of the state, without the axis of layers."""
     layer: int | None
+    """Index along the state's first axis; None for the state itself."""
     width: int
+    """Number of elements per source in the program."""
     past: Past | None
+    """Ring of past frames; None for a row of numbers."""
 
     @property
     def key(self) -> tuple[str, int, str]:
         """The name, width and type that the program must give it."""
-        name = (
-            self.layout.name
-            if self.layer is None
-            else f"{self.layout.name}[{self.layer}]"
-        )
-        return name, prod(self.layout.inner) + bool(self.past), self.layout.dtype
+        name = self.layout.name
+        if self.layer is not None:
+            name = f"{name}[{self.layer}]"
+        width = prod(self.layout.inner)
+        if self.past is not None:
+            width += 1  # the index of the oldest frame
+        return name, width, self.layout.dtype
 
     def to_rows(self, states: Arrays) -> Array:
         """Return the rows ``(K, width)`` of states in the file's layout."""
-        array = (
-            states[self.layout.name]
-            if self.layer is None
-            else states[self.layout.name][self.layer]
-        )
-        rows = self.layout.from_file(array)
-        return (
-            rows.reshape(len(rows), -1)
-            if self.past is None
-            else self.past.to_rows(rows)
-        )
+        state = states[self.layout.name]
+        rows = self.layout.from_file(state if self.layer is None else state[self.layer])
+        if self.past is not None:
+            return self.past.to_rows(rows)
+        return rows.reshape(len(rows), -1)
 
     def from_rows(self, rows: Array) -> Array:
         """Return the part in the file's layout of rows ``(K, width)``."""
-        rows = rows if self.past is None else self.past.from_rows(rows)
+        if self.past is not None:
+            rows = self.past.from_rows(rows)
         return self.layout.to_file(rows.reshape(len(rows), *self.layout.inner))
 
 
@@ -208,7 +210,7 @@ class NativeEngine(Engine):
                 f"the native engine does not support {self.refusal()}; use threads=1"
             )
         self.parts = [self._part(port) for port in self._ports(STATE)]
-        if not all(self._matches()):
+        if not self._fits_manifest():
             raise FileFormatError(
                 "the native program is not as its manifest says; convert the model"
                 " again"
@@ -224,43 +226,54 @@ class NativeEngine(Engine):
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run whole sequences; see ``Engine``. Rows of each length run together."""
         manifest = self.manifest
-        unit = self.manifest.unit
         steps = sizes.get(manifest.sequence or "", 1)
-        lengths = feeds.get(manifest.lengths or "")
-        if steps % unit:
+        if steps % manifest.unit:
             raise InputError(
-                f"got {steps} steps, expected a multiple of {unit}, the unit of this"
-                " file"
+                f"got {steps} steps, expected a multiple of {manifest.unit}, the unit of"
+                " this file"
             )
         rows = np.arange(sizes.get(manifest.batch or "", 1))
         states = NativeStates(self, len(rows), feeds)
         inputs = {
             layout.name: layout.from_file(feeds[layout.name]) for layout in self.inputs
         }
+        lengths = feeds.get(manifest.lengths or "")
         if lengths is None or (lengths == steps).all():
             outputs = states.run(rows, inputs, sizes)
         else:
-            outputs = {
-                layout.name: _room(layout, len(rows), steps // unit)
-                for layout in self.outputs
-            }
-            for length in np.unique(lengths).tolist():
-                equal = np.flatnonzero(lengths == length)
-                given = {}
-                for layout in self.inputs:
-                    part: Any = (equal, slice(length)) if layout.timed else equal
-                    given[layout.name] = inputs[layout.name][part]
-                results = states.run(
-                    equal, given, {**sizes, manifest.sequence or "": length}
-                )
-                for output in self.outputs:
-                    part = (equal, slice(length)) if output.timed else equal
-                    outputs[output.name][part] = results[output.name]
-        after = states.read(rows)
+            outputs = self._run_by_length(states, inputs, lengths, sizes)
+        last_states = states.read(rows)
         results = {
             layout.name: layout.to_file(outputs[layout.name]) for layout in self.outputs
         }
-        return results | {spec.output: after[spec.input] for spec in manifest.states}
+        for spec in manifest.states:
+            results[spec.output] = last_states[spec.input]
+        return results
+
+    def _run_by_length(
+        self,
+        states: "NativeStates",
+        inputs: Arrays,
+        lengths: Array,
+        sizes: Mapping[str, int],
+    ) -> dict[str, Array]:
+        """Run the rows of each length together; frames beyond a length are zeros."""
+        sequence = self.manifest.sequence or ""
+        units = sizes.get(sequence, 1) // self.manifest.unit
+        outputs = {
+            layout.name: _room(layout, len(lengths), units) for layout in self.outputs
+        }
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
+            given = {
+                layout.name: inputs[layout.name][_first_steps(layout, rows, length)]
+                for layout in self.inputs
+            }
+            results = states.run(rows, given, {**sizes, sequence: length})
+            for output in self.outputs:
+                part = _first_steps(output, rows, length)
+                outputs[output.name][part] = results[output.name]
+        return outputs
 
     def states(self, rows: int | None) -> "NativeStates":
         """Return the states of sources at reset; see ``Engine``."""
@@ -286,73 +299,101 @@ class NativeEngine(Engine):
         return ports
 
     def _part(self, port: Port) -> _Part:
-        """Return which state of the manifest a state of the program, ``h_0`` or
-        ``h_0[1]``, is a part of.
+        """Return the state of the manifest, or the layer of it, that a state of the
+        program is: ``h_0`` or ``h_0[1]``.
         """
         name = port.name.decode(errors="replace")
-        whole, _, layer = name.removesuffix("]").rpartition("[")
+        stem, _, layer = name.removesuffix("]").rpartition("[")
         for spec in self.manifest.states:
-            if spec.input in (name, whole):
-                layered = spec.input != name
-                tensor = layout(
-                    spec.input, spec.dtype, spec.axes[layered:], self.manifest
-                )
-                frame = port.frames * port.groups
-                past = (
-                    Past(port.groups, port.frames, (port.width - 1) // frame)
-                    if frame
-                    else None
-                )
-                number = None
-                if layered:
-                    number = int(layer) if layer.isdecimal() and len(layer) < 6 else -1
-                return _Part(tensor, number, port.width, past)
+            if spec.input == name:
+                return self._new_part(spec, port, None)
+            if spec.input == stem:
+                is_number = layer.isdecimal() and len(layer) < 6
+                return self._new_part(spec, port, int(layer) if is_number else -1)
         raise FileFormatError(
             f"the native program has a state {name!r} that its manifest does not name"
         )
 
-    def _matches(self) -> Iterator[bool]:
-        """Yield False where the program would read or write other memory than its
+    def _new_part(self, spec: StateSpec, port: Port, layer: int | None) -> _Part:
+        axes = spec.axes if layer is None else spec.axes[1:]
+        tensor = layout(spec.input, spec.dtype, axes, self.manifest)
+        numbers = port.frames * port.groups
+        past = None
+        if numbers:
+            past = Past(port.groups, port.frames, (port.width - 1) // numbers)
+        return _Part(tensor, layer, port.width, past)
+
+    def _fits_manifest(self) -> bool:
+        """Return False if the program would read or write other memory than its
         manifest describes.
         """
-        manifest = self.manifest
-        parts = self.parts
-        inputs = self.inputs
-        outputs = self.outputs
-        yield self._keys(INPUT) == [
-            (i.name, prod(i.inner), i.dtype.replace("bool", "uint8")) for i in inputs
-        ]
-        yield self._keys(OUTPUT) == [(o.name, prod(o.inner), o.dtype) for o in outputs]
-        yield self._keys(STATE) == [part.key for part in parts]
-        pace = [
-            (output.timed, output.frames if output.timed else 0) for output in outputs
-        ]
-        yield pace == [
-            (bool(port.every_step), port.frames) for port in self._ports(OUTPUT)
-        ]
-        yield self.library.lstm_edge_unit(self.handle) == manifest.unit
-        for spec in manifest.states:
-            layers = [part.layer for part in parts if part.layout.name == spec.input]
-            yield layers == [None] or (
-                layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),)
-            )
-        tensors = (*inputs, *outputs, *(part.layout for part in parts))
-        with_batch = [tensor for tensor in tensors if tensor.batch is not None]
-        # a call has as many rows of each tensor as the batch axis says
-        yield len(with_batch) in (0, len(tensors))
-        for tensor in inputs:  # a unit takes so many steps of each input
-            yield tensor.frames == manifest.unit
-            yield not tensor.timed or manifest.sequence in tensor.axes
-        for tensor in tensors:
-            names = [
-                axis for axis in tensor.given[1:] if isinstance(axis, str)
-            ]  # without the batch axis
-            yield len(names) == tensor.timed and not (
-                tensor.factor and tensor not in outputs
-            )
-        yield not manifest.sequence or any(
-            manifest.sequence in layout.axes for layout in inputs
+        return (
+            self._has_ports()
+            and self._has_pace()
+            and all(map(self._has_layers, self.manifest.states))
+            and self._has_equal_rows()
+            and all(map(self._takes_unit, self.inputs))
+            and all(map(_has_known_axes, self._tensors()))
+            and not any(tensor.factor for tensor in self._tensors_of_sources())
         )
+
+    def _has_ports(self) -> bool:
+        """Return True if names, widths and types of all ports are the manifest's."""
+        inputs = [
+            (tensor.name, prod(tensor.inner), tensor.dtype.replace("bool", "uint8"))
+            for tensor in self.inputs
+        ]
+        outputs = [
+            (tensor.name, prod(tensor.inner), tensor.dtype) for tensor in self.outputs
+        ]
+        return (
+            self._keys(INPUT) == inputs
+            and self._keys(OUTPUT) == outputs
+            and self._keys(STATE) == [part.key for part in self.parts]
+        )
+
+    def _has_pace(self) -> bool:
+        """Return True if the unit, and the frames of outputs per unit, are the
+        manifest's.
+        """
+        frames = [
+            (tensor.timed, tensor.frames if tensor.timed else 0)
+            for tensor in self.outputs
+        ]
+        ports = self._ports(OUTPUT)
+        has_frames = [(bool(port.every_step), port.frames) for port in ports] == frames
+        unit = self.library.lstm_edge_unit(self.handle)
+        has_time = not self.manifest.sequence or any(
+            self.manifest.sequence in tensor.axes for tensor in self.inputs
+        )
+        return has_frames and unit == self.manifest.unit and has_time
+
+    def _has_layers(self, spec: StateSpec) -> bool:
+        """Return True if the program has the state, or all its layers in order."""
+        layers = [part.layer for part in self.parts if part.layout.name == spec.input]
+        is_whole = layers == [None]
+        in_order = layers == [*range(len(layers))]
+        return is_whole or (in_order and spec.axes[:1] == (len(layers),))
+
+    def _has_equal_rows(self) -> bool:
+        """Return True if all tensors have a batch axis, or none has one."""
+        tensors = self._tensors()
+        with_batch = [tensor for tensor in tensors if tensor.batch is not None]
+        return len(with_batch) in (0, len(tensors))
+
+    def _takes_unit(self, tensor: Layout) -> bool:
+        """Return True if a unit takes as many steps of an input as it has."""
+        is_sequence = self.manifest.sequence in tensor.axes
+        has_steps = not tensor.timed or is_sequence
+        return has_steps and tensor.frames == self.manifest.unit
+
+    def _tensors_of_sources(self) -> tuple[Layout, ...]:
+        """Return the layouts of inputs and states: they have one row per source."""
+        return (*self.inputs, *(part.layout for part in self.parts))
+
+    def _tensors(self) -> tuple[Layout, ...]:
+        """Return all layouts."""
+        return (*self.outputs, *self._tensors_of_sources())
 
     def _keys(self, kind: int) -> list[tuple[str, int, str]]:
         ports = self._ports(kind)
@@ -380,9 +421,8 @@ class NativeStates:
         # a stream of the library would keep the steps of a unit by itself
         is_alone = rows is None and engine.manifest.unit == 1
         self._stream = _Stream(engine) if is_alone else None
-        self._inputs, self._outputs = (
-            (Rows * len(side))() for side in (engine.inputs, engine.outputs)
-        )
+        self._inputs = (Rows * len(engine.inputs))()
+        self._outputs = (Rows * len(engine.outputs))()
         self._pool: list[Array] = []
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
@@ -394,32 +434,52 @@ class NativeStates:
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Bind a call of all sources; see ``OrtStates``."""
+        manifest = self._engine.manifest
+        units = sizes.get(manifest.sequence or "", 1) // manifest.unit
+        if self._stream is not None and units == 1:
+            return self._bind_step(self._stream, sizes)
+        return self._bind_run(units, sizes)
+
+    def _bind_step(self, stream: "_Stream", sizes: Mapping[str, int]) -> Call:
+        """Bind a step in the memory of a stream of the library."""
         engine = self._engine
-        stream = self._stream
+        inputs = [
+            stream.view(INPUT, index, _room(tensor, 1, 1))
+            for index, tensor in enumerate(engine.inputs)
+        ]
+        outputs = [
+            stream.view(OUTPUT, index, _room(tensor, 1, 1))
+            for index, tensor in enumerate(engine.outputs)
+        ]
+        run = MethodType(engine.step, stream.handle)  # smaller than a partial
+        return Call(
+            _by_name(engine.inputs, inputs),
+            run,
+            _by_name(engine.outputs, outputs),
+            sizes,
+        )
+
+    def _bind_run(self, units: int, sizes: Mapping[str, int]) -> Call:
+        """Bind a call of some units of all sources."""
+        engine = self._engine
         states = self._states()
         rows = len(states[0]) if states else 1
-        units = sizes.get(engine.manifest.sequence or "", 1) // engine.manifest.unit
-        layouts = engine.inputs, engine.outputs
-        arrays = [[_room(tensor, rows, units) for tensor in side] for side in layouts]
-        if stream is not None and units == 1:
-            sides = enumerate(arrays)
-            arrays = [
-                [stream.view(kind, *port) for port in enumerate(side)]
-                for kind, side in sides
-            ]
-            run: Callable[[], object] = MethodType(
-                engine.step, stream.handle
-            )  # smaller than a partial
-        else:
-            inputs, outputs = views = [(Rows * len(side))() for side in layouts]
-            for view, side, memory in zip(views, layouts, arrays, strict=True):
-                _fill(view, side, memory)
-            arguments = engine.handle, rows, units, None, inputs, _rows(states), outputs
-            run = partial(engine.library.lstm_edge_run, *arguments)
+        inputs = [_room(tensor, rows, units) for tensor in engine.inputs]
+        outputs = [_room(tensor, rows, units) for tensor in engine.outputs]
+        run = partial(
+            engine.library.lstm_edge_run,
+            engine.handle,
+            rows,
+            units,
+            None,
+            _views(engine.inputs, inputs),
+            _rows(states),
+            _views(engine.outputs, outputs),
+        )
         return Call(
-            _by_name(layouts[INPUT], arrays[INPUT]),
+            _by_name(engine.inputs, inputs),
             run,
-            _by_name(layouts[OUTPUT], arrays[OUTPUT]),
+            _by_name(engine.outputs, outputs),
             sizes,
         )
 
@@ -463,12 +523,11 @@ class NativeStates:
         """Return the states themselves, ``(rows, width)`` of each part."""
         if self._stream is None:
             return self._pool
-        likes = [
-            np.empty((1, part.width), part.layout.dtype) for part in self._engine.parts
-        ]
-        return [
-            self._stream.view(STATE, index, like) for index, like in enumerate(likes)
-        ]
+        states = []
+        for index, part in enumerate(self._engine.parts):
+            like = np.empty((1, part.width), part.layout.dtype)
+            states.append(self._stream.view(STATE, index, like))
+        return states
 
 
 class _Stream:
@@ -503,6 +562,19 @@ class _Stream:
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
 
 
+def _has_known_axes(tensor: Layout) -> bool:
+    """Return True if no axis but those of rows and time has a name."""
+    names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]
+    return len(names) == tensor.timed
+
+
+def _first_steps(layout: Layout, rows: Array, steps: int) -> Any:
+    """Return the index of the first steps of some rows; of the rows without a time
+    axis.
+    """
+    return (rows, slice(steps)) if layout.timed else rows
+
+
 def _room(layout: Layout, rows: int, units: int) -> Array:
     """Return an array ``(rows, L, ...)``, or ``(rows, ...)`` without a time axis."""
     front = (rows, units * layout.frames) if layout.timed else (rows,)
@@ -513,20 +585,32 @@ def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Ar
     return {tensor.name: array for tensor, array in zip(layouts, arrays, strict=True)}
 
 
+def _views(layouts: Sequence[Layout], arrays: Sequence[Array]) -> Any:
+    """Return addresses and strides of arrays as ``_room`` makes them, for the
+    library.
+    """
+    views = (Rows * len(layouts))()
+    _fill(views, layouts, arrays)
+    return views
+
+
 def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> None:
-    """Say to the library where arrays as of ``_room`` lie, which the caller keeps."""
+    """Fill ``views`` with the addresses and strides of arrays as ``_room`` makes them;
+    the caller keeps the arrays alive.
+    """
     for view, tensor, array in zip(views, layouts, arrays, strict=True):
         strides = array.strides
         view.data = _address(array)
         view.row_stride = strides[0]
-        if (
-            tensor.timed and array.shape[1] > tensor.frames
-        ):  # the stride of a single unit is not used
+        # the stride of a single unit is not used
+        if tensor.timed and array.shape[1] > tensor.frames:
             view.step_stride = strides[1] * tensor.frames
 
 
 def _rows(arrays: Sequence[Array]) -> Any:
-    """Return where arrays ``(K, width)`` lie, for the library; it keeps them."""
+    """Return addresses and strides of arrays ``(K, width)``, for the library; the result
+    keeps the arrays alive.
+    """
     views: Any = (Rows * len(arrays))(
         *[Rows(_address(array), array.strides[0], 0) for array in arrays]
     )
@@ -536,6 +620,7 @@ def _rows(arrays: Sequence[Array]) -> Any:
 
 def _address(array: Array) -> int:
     try:
-        return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]  # a third of numpy's own time
-    except (TypeError, BufferError, ValueError):  # it is read-only or has gaps
+        # takes a third of the time of array.ctypes
+        return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, BufferError, ValueError):  # read-only, or has gaps
         return int(array.ctypes.data)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import reset_states
-from .axes import describe, fits, layouts, resolve
+from .axes import Layout, describe, fits, layouts, resolve
 from .engine import Arrays, Call, Engine
 from .errors import (
     ContractError,
@@ -37,7 +37,7 @@ _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
 """Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16
 product behind an LSTM."""
 _SILENT = 4
-"""onnxruntime's severity for what ends the process; all below it is not logged."""
+"""Log level FATAL: onnxruntime logs nothing else."""
 _KINDS = {"float32": "float", "float64": "double"}
 """onnxruntime's names of dtypes, where they are not numpy's."""
 _BLOCK = 256
@@ -165,9 +165,7 @@ def open_session(
     for provider in names:
         if provider not in session.get_providers():
             raise _not_in_use(provider, session.get_providers(), "did not start")
-    session._model_bytes = (
-        None  # kept for set_providers alone, which nothing here calls
-    )
+    session._model_bytes = None  # kept for set_providers, which nothing here calls
     return session  # type: ignore[no-any-return]
 
 
@@ -180,9 +178,8 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     for kind in (np.float16, np.float32, np.float64):
-        np.finfo(
-            kind
-        )  # numpy 2.2 and older look once, and warn where they find denormals flushed
+        # numpy 2.2 and older look once, and warn where they find denormals flushed
+        np.finfo(kind)
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     return settings
@@ -194,14 +191,11 @@ def run_by_name(
     """Run once and return ``outputs`` by name, or all of them; onnxruntime's errors
     pass through.
     """
-    names = (
-        [output.name for output in session.get_outputs()]
-        if outputs is None
-        else list(outputs)
-    )
-    return dict(
-        zip(names, map(np.asarray, session.run(names, dict(feeds))), strict=True)
-    )
+    if outputs is None:
+        outputs = [output.name for output in session.get_outputs()]
+    names = list(outputs)
+    arrays = map(np.asarray, session.run(names, dict(feeds)))
+    return dict(zip(names, arrays, strict=True))
 
 
 def import_onnxruntime() -> Any:
@@ -322,48 +316,11 @@ class OrtStates:
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Return a call of all sources for named axes of these sizes."""
         engine = self._engine
-        manifest = self._engine.manifest
-        steps = sizes.get(manifest.sequence or "", 1)
-        all_sizes = {
-            **sizes,
-            **manifest.time_sizes(steps),
-            LONGEST: steps,
-            manifest.batch or "": self._rows,
-        }
-        shapes = {
-            spec.name: resolve(spec.axes, all_sizes)
-            for spec in (*manifest.inputs, *manifest.outputs)
-        }
-        if unknown := [name for name, shape in shapes.items() if shape is None]:
-            raise UnsupportedError(
-                f"{unknown[0]} has an axis of unknown size; use run()"
-            )
-        feeds, outputs = (
-            {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in specs}
-            for specs in (manifest.inputs, manifest.outputs)
-        )
-        if manifest.lengths is not None:
-            feeds[manifest.lengths][...] = steps
-        if len(self._host) == 1:
-            self._host.append(
-                {name: np.empty_like(array) for name, array in self._host[0].items()}
-            )
-            self._values.append(self._on_device(self._host[1]))
+        steps = sizes.get(engine.manifest.sequence or "", 1)
+        feeds, outputs = self._new_arrays(sizes, steps)
+        self._allocate_back()
         _retain_heap(self._bytes * steps)
-        values = self._on_device(feeds)
-        copied = engine.device != "cpu"
-        runs = [self._bound(front, values, outputs) for front in (0, 1)]
-
-        def run() -> None:  # it keeps ``values``, whose memory a binding does not keep
-            try:
-                if copied:
-                    for name, value in values.items():
-                        value.update_inplace(feeds[name])
-                runs[self._front]()
-            except Exception as error:
-                raise _run_error(error) from error
-            self._front = 1 - self._front
-
+        run = self._bound_run(feeds, outputs)
         inputs = {
             layout.name: layout.from_file(feeds[layout.name])
             for layout in engine.inputs
@@ -373,6 +330,53 @@ class OrtStates:
             for layout in engine.outputs
         }
         return Call(inputs, run, results, sizes)
+
+    def _new_arrays(
+        self, sizes: Mapping[str, int], steps: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return arrays for the inputs, with full lengths, and for the outputs.
+
+        Raises:
+            UnsupportedError: the size of an axis is unknown.
+        """
+        manifest = self._engine.manifest
+        all_sizes = {
+            **sizes,
+            **manifest.time_sizes(steps),
+            LONGEST: steps,
+            manifest.batch or "": self._rows,
+        }
+        feeds = {spec.name: _zeros(spec, all_sizes) for spec in manifest.inputs}
+        outputs = {spec.name: _zeros(spec, all_sizes) for spec in manifest.outputs}
+        if manifest.lengths is not None:
+            feeds[manifest.lengths][...] = steps
+        return feeds, outputs
+
+    def _allocate_back(self) -> None:
+        """Allocate the second set of buffers, once."""
+        if len(self._host) > 1:
+            return
+        front = self._host[0]
+        self._host.append({name: np.empty_like(front[name]) for name in front})
+        self._values.append(self._on_device(self._host[1]))
+
+    def _bound_run(self, feeds: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """Return a function that runs a step and exchanges the sets of buffers."""
+        values = self._on_device(feeds)
+        copied = self._engine.device != "cpu"
+        runs = [self._bound(front, values, outputs) for front in (0, 1)]
+
+        def run() -> None:  # keeps ``values`` alive, which a binding does not
+            try:
+                if copied:
+                    for name, value in values.items():
+                        value.update_inplace(feeds[name])
+                runs[self._front]()
+            except Exception as error:
+                raise _run_error(error) from error
+            self._front = 1 - self._front
+
+        return run
 
     def run(
         self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]
@@ -408,28 +412,27 @@ class OrtStates:
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of the states of some sources."""
         arrays = self._read_all()
-        return {
-            layout.name: (
-                arrays[layout.name].copy()
-                if layout.batch is None or layout.factor
-                else arrays[layout.name].take(rows, layout.batch)
-            )
-            for layout in self._engine.state_layouts
-        }
+        states = {}
+        for layout in self._engine.state_layouts:
+            array = arrays[layout.name]
+            if _is_whole(layout):
+                states[layout.name] = array.copy()
+            else:
+                states[layout.name] = array.take(rows, layout.batch)
+        return states
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set the states of some sources."""
         arrays = self._read_all()
         for layout in self._engine.state_layouts:
-            whole = layout.batch is None or layout.factor
-            where: Any = (
-                ... if whole else ((slice(None),) * (layout.batch or 0) + (rows,))
-            )
-            arrays[layout.name][where] = states[layout.name]
+            array = arrays[layout.name]
+            if _is_whole(layout):
+                array[...] = states[layout.name]
+            else:
+                by_rows = np.moveaxis(array, layout.batch or 0, 0)  # a view
+                by_rows[rows] = np.moveaxis(states[layout.name], layout.batch or 0, 0)
             if self._engine.device != "cpu":
-                self._values[self._front][layout.name].update_inplace(
-                    arrays[layout.name]
-                )
+                self._values[self._front][layout.name].update_inplace(array)
 
     def _read_all(self) -> Arrays:
         """Return the states in front: on the CPU the memory itself, else a copy."""
@@ -464,6 +467,19 @@ class OrtStates:
             binding.bind_ortvalue_output(spec.output, after[spec.input])
         # past onnxruntime's wrapper in Python a step takes 0.3 us less
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+
+
+def _is_whole(layout: Layout) -> bool:
+    """Return True if a state is not divided into the rows of sources."""
+    return layout.batch is None or layout.factor > 0
+
+
+def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    """Return zeros for an input or output."""
+    shape = resolve(spec.axes, sizes)
+    if shape is None:
+        raise UnsupportedError(f"{spec.name} has an axis of unknown size; use run()")
+    return np.zeros(shape, spec.dtype)
 
 
 def _retain_heap(size: int) -> None:

@@ -1,12 +1,11 @@
 """The golden cases that a file carries, replayed with states carried between chunks."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from .chunks import Runner, folds_time, join_chunks, run_chunks
 from .errors import (
     CheckFailedError,
     InputError,
@@ -15,10 +14,6 @@ from .errors import (
     first_line,
 )
 from .manifest import Array, Golden, Manifest
-
-Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Runs a file: every input by name in, every output by name out, those of states
-included."""
 
 
 class Comparison(NamedTuple):
@@ -31,10 +26,11 @@ class Comparison(NamedTuple):
     """The largest absolute difference; infinity where one side is not finite and the
     other differs."""
     ratio: float
+    """The difference of the worst element, as a fraction of its limit."""
     where: tuple[int, ...]
+    """The index of the worst element."""
     limit: float = 0.0
-    """The difference of the worst element as a fraction of its limit, its index, and
-    its limit."""
+    """The limit of the worst element."""
     problem: str = ""
     """Why no elements were compared; empty if they were."""
 
@@ -130,85 +126,53 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
 
 
 def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]:
-    """Return the outputs of a case, run in two chunks with carried states: a unit, and
-    the rest.
+    """Return the outputs of a case, run in chunks with states carried."""
+    sizes = _chunk_sizes(manifest, golden)
+    chunks = list(run_chunks(run, manifest, golden.inputs, sizes))
+    is_one_call = len(chunks) == 1
+    outputs = dict(chunks[0]) if is_one_call else join_chunks(manifest, chunks)
+    if manifest.lengths is None:
+        return outputs
+    return _without_padding(manifest, golden, outputs)
+
+
+def _chunk_sizes(manifest: Manifest, golden: Golden) -> list[int]:
+    """Return the steps of two chunks, a unit and the rest; of one call if the file or
+    the case can't be divided.
     """
-    time = manifest.time_axes
-    outputs = list[Mapping[str, Array]]()
-    start = 0
-    states = {state.input: golden.inputs[state.input] for state in manifest.states}
     steps = manifest.steps(golden.inputs)
-    lengths = golden.inputs.get(manifest.lengths or "")
-    shortest = steps if lengths is None else int(lengths.min(initial=steps))
-    others = [str(spec.axes) for spec in manifest.outputs if spec.name not in time]
-    folded = manifest.sequence in re.findall(
-        r"\w+", " ".join(others)
-    )  # steps, but not as frames
-    cut = (
-        manifest.streamable
-        and manifest.sequence is not None
-        and not folded
-        and shortest > manifest.unit
-    )
-    for end in (manifest.unit, steps) if cut else (steps,):
-        feeds = {
-            name: array.take(range(start, end), time[name]) if name in time else array
-            for name, array in golden.inputs.items()
-        }
-        if lengths is not None:
-            feeds[manifest.lengths or ""] = np.minimum(
-                lengths - start, end - start
-            ).astype(lengths.dtype)
-        outputs.append(run(feeds | states))
-        states = manifest.states_out(outputs[-1])
-        start = end
-    joined = dict(outputs[-1])
-    for name in manifest.output_names:
-        if name in time:
-            joined[name] = _join(name, [output[name] for output in outputs], time[name])
-        elif name in manifest.counts:
-            joined[name] = np.sum(
-                [output[name] for output in outputs], axis=0, dtype=joined[name].dtype
-            )
-    return joined if lengths is None else _without_padding(manifest, golden, joined)
-
-
-def _join(name: str, chunks: Sequence[Array], time: int) -> Array:
-    """Join the chunks of an output; ``CheckFailedError`` if their other axes differ."""
-    shapes = {chunk.shape[:time] + chunk.shape[time + 1 :] for chunk in chunks}
-    if len(shapes) > 1:
-        found = " and ".join(str(chunk.shape) for chunk in chunks)
-        raise CheckFailedError(
-            f"the golden case fails on this device: {name} has shapes {found} in two"
-            " chunks"
-        )
-    return np.concatenate(chunks, time)
+    shortest = steps
+    if manifest.lengths is not None:
+        shortest = int(golden.inputs[manifest.lengths].min(initial=steps))
+    has_time = manifest.sequence is not None
+    folded = any(folds_time(manifest, spec.axes) for spec in manifest.outputs)
+    is_divisible = manifest.streamable and has_time and not folded
+    if not is_divisible or shortest <= manifest.unit:
+        return [steps]
+    return [manifest.unit, steps - manifest.unit]
 
 
 def _without_padding(
     manifest: Manifest, golden: Golden, outputs: dict[str, Array]
 ) -> dict[str, Array]:
     """Return outputs with the recorded values beyond a row's length, where an engine
-    may give any.
+    may return anything.
     """
     lengths = golden.inputs[manifest.lengths or ""].reshape(-1, 1)
+    filled = dict(outputs)
     for spec in manifest.outputs:
         rows = manifest.batch_axis(spec.axes)
         time = manifest.time_axis(spec.axes)
         expected = golden.outputs[spec.name]
-        if (
-            rows is not None
-            and time is not None
-            and outputs[spec.name].shape == expected.shape
-        ):
-            outputs[spec.name] = np.array(outputs[spec.name])
-            both = outputs[spec.name], expected
-            output, recorded = (
-                np.moveaxis(array, (rows, time), (0, 1)) for array in both
-            )
-            beyond = np.arange(output.shape[1]) >= lengths
-            output[beyond] = recorded[beyond]
-    return outputs
+        same_shape = outputs[spec.name].shape == expected.shape
+        if rows is None or time is None or not same_shape:
+            continue
+        filled[spec.name] = np.array(outputs[spec.name])
+        output = np.moveaxis(filled[spec.name], (rows, time), (0, 1))
+        recorded = np.moveaxis(expected, (rows, time), (0, 1))
+        beyond = np.arange(output.shape[1]) >= lengths
+        output[beyond] = recorded[beyond]
+    return filled
 
 
 def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..artifact import Artifact
 from ..cast import IR_VERSION, to_float32
-from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
 from ..sizes import copy_time_axes

@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..chunks import Runner
 from ..graph import (
     UniqueNames,
     constant,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..cast import widened
-from ..chunks import take_steps
 from ..graph import forget_shapes, to_bytes, to_proto
 from ..progress import ignore
 from ..verify.cases import (

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest, channel_axis
 from lstm_edge_runtime.model import Model, runner
 
-from ..chunks import run_chunks
 from ..verify.cases import Feeds
 from ..verify.samples import Samples, join_samples, sample_feeds, selected
 from .config import Budget

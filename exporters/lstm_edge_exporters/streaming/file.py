@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..cast import widened
-from ..chunks import Runner
 from ..graph import Builder
 from ..verify.cases import (
     CaseGenerator,

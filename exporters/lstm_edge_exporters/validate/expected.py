@@ -15,11 +15,11 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Manifest
 
 from ..cast import widened
-from ..chunks import Runner
 from ..export import export
 from ..export.call import Call, own_copy, try_example
 from ..export.config import ExportConfig

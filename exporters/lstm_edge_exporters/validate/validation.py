@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
     InputError,
     LstmEdgeError,
@@ -28,7 +29,6 @@ from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
 
 from ..cast import widened
-from ..chunks import Runner
 from ..progress import Progress, ignore
 from ..targets.native.convert import native_runner
 from ..verify.cases import Case, Feeds, fill_rows, full_length

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.chunks import Runner, join_chunks, run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
-
-from ..chunks import Runner, join_chunks, run_chunks
 
 Feeds = Mapping[str, Array]
 """Every input by name."""

@@ -22,10 +22,10 @@ from functools import cached_property
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.selftest import Comparison, compare
 
-from ..chunks import Runner
 from .cases import Feeds, Procedure, remember, whole
 from .float64 import Graph64, nudged
 

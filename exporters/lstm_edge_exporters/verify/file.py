@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
@@ -24,7 +25,6 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 
-from ..chunks import Runner
 from ..graph import data_inputs
 
 _INT8_ARITHMETIC = re.compile(

@@ -20,10 +20,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_max_pool import MaxPool
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
-from ..chunks import Runner
 from ..graph import is_data_free, walk
 from .cases import Feeds
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Manifest
-
-from ..chunks import take_steps
 
 _MAX_SAMPLES = 1000
 

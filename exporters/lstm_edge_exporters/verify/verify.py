@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.selftest import Comparison
 
-from ..chunks import Runner, take_steps
 from ..progress import Progress, in_turn
 from .cases import (
     Case,

@@ -9,12 +9,12 @@ import onnx
 import torch
 
 import lstm_edge_exporters
-from lstm_edge_exporters.chunks import take_steps
 from lstm_edge_exporters.export.call import Call, flatten_output, own_copy
 from lstm_edge_exporters.export.floats import Floats, copy_as
 from lstm_edge_exporters.verify.cases import CaseGenerator
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.manifest import AxisRange
 
 STEPS = 7

@@ -8,12 +8,12 @@ import pytest
 from onnx import numpy_helper
 
 from lstm_edge_exporters.cast import widened
-from lstm_edge_exporters.chunks import join_chunks, run_chunks
 from lstm_edge_exporters.graph import END
 from lstm_edge_exporters.lift.running import measure_shapes
 from lstm_edge_exporters.streaming.rewrite import NotStreamableError
 from lstm_edge_exporters.streaming.stream import stream
 from lstm_edge_exporters.verify.float64 import Graph64
+from lstm_edge_runtime.chunks import join_chunks, run_chunks
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 LAST = ("N", 4, "L")

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
@@ -26,7 +27,6 @@ from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...cast import widened
-from ...chunks import Runner
 from ...verify.cases import CaseGenerator, Feeds, Procedure, in_chunks, whole
 from ...verify.compare import Pair, compare_all
 from ...verify.float64 import Graph64

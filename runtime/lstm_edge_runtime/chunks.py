@@ -1,11 +1,12 @@
 """Run a case in chunks, with states carried from each chunk to the next."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lstm_edge_runtime.manifest import Array, Manifest
+from .axes import axis_names
+from .errors import CheckFailedError
+from .manifest import Array, Axes, Manifest
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
@@ -28,9 +29,9 @@ def run_chunks(
     for size in sizes:
         chunk = {**take_steps(manifest.time_axes, feeds, start, start + size), **states}
         if manifest.lengths is not None and manifest.lengths in feeds:
-            chunk[manifest.lengths] = np.minimum(
-                feeds[manifest.lengths] - start, size
-            ).astype(feeds[manifest.lengths].dtype)
+            lengths = feeds[manifest.lengths]
+            remaining = np.minimum(lengths - start, size)
+            chunk[manifest.lengths] = remaining.astype(lengths.dtype)
         outputs = run(chunk)
         states = manifest.states_out(outputs)
         start += size
@@ -52,22 +53,38 @@ def take_steps(
 def join_chunks(
     manifest: Manifest, chunks: Sequence[Mapping[str, Array]]
 ) -> dict[str, Array]:
-    """Return the outputs of one call on the whole.
+    """Return the outputs of one call on the full sequence.
 
     Outputs with a time axis are concatenated, counts of steps are added, the others are
-    those of the last chunk; outputs that fold time into another axis (``N*L``,
-    ``L//2``) are left out.
+    those of the last chunk. Outputs that fold time (see ``folds_time``) are left out.
+
+    Raises:
+        CheckFailedError: chunks of an output differ in another axis than time.
     """
     joined = dict(chunks[-1])
     time = manifest.time_axes
     for spec in manifest.outputs:
         parts = [chunk[spec.name] for chunk in chunks]
         if spec.name in time:
-            joined[spec.name] = np.concatenate(parts, axis=time[spec.name])
+            joined[spec.name] = _concatenate(spec.name, parts, time[spec.name])
         elif spec.name in manifest.counts:
             joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
-        elif any(
-            manifest.sequence in re.findall(r"\w+", str(axis)) for axis in spec.axes
-        ):
+        elif folds_time(manifest, spec.axes):
             del joined[spec.name]
     return joined
+
+
+def folds_time(manifest: Manifest, axes: Axes) -> bool:
+    """Return True if steps are part of an axis that is not time, such as ``N*L``."""
+    if manifest.time_axis(axes) is not None:
+        return False
+    return any(manifest.sequence in axis_names(axis) for axis in axes)
+
+
+def _concatenate(name: str, parts: Sequence[Array], axis: int) -> Array:
+    """Join the chunks of an output along its time axis."""
+    shapes = {part.shape[:axis] + part.shape[axis + 1 :] for part in parts}
+    if len(shapes) > 1:
+        got = " and ".join(str(part.shape) for part in parts)
+        raise CheckFailedError(f"{name} has shapes {got} in two chunks")
+    return np.concatenate(parts, axis)
