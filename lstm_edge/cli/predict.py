@@ -48,9 +48,10 @@ def command(
     series.
 
     The line is the result after the last step. If MODEL gives a result for every step
-    or frame, each has a line, with its step. A MODEL trained on windows from reset runs
-    on the last window of a longer series. DATA is a .npz with x (samples, L, I) and
-    optional lengths, a .npy, a .wav, or a .csv with a row per step.
+    or frame, each has a line, with its step. So has a MODEL trained on windows from
+    reset, from the first full window on: each result is computed in a window. DATA is a
+    .npz with x (samples, L, I) and optional lengths, a .npy, a .wav, or a .csv with a
+    row per step.
 
     \b
     Example:
@@ -72,8 +73,8 @@ def command(
     window = manifest.reset_every
     if window and any(len(record.x) > window for record in data.series):
         note(
-            f"training windows of {window} steps started from reset; only the last"
-            f" {window} steps are used"
+            f"training windows of {window} steps started from reset; each result is"
+            f" computed in a window of {window} steps"
         )
     predicted: Iterable[PredictedSeries] = _predict(opened, samples, data)
     if plot is not None:
@@ -119,19 +120,40 @@ def _check_format(output: Path, *, as_json: bool) -> None:
 def _predict(
     model: Model, samples: SampleInput, data: Data
 ) -> Iterator[PredictedSeries]:
-    """Run the model on each series, or on its last window if it is reset at every
-    window.
-    """
-    window = model.manifest.reset_every
+    """Run the model on each series, in windows if it is reset at every window."""
     frames = MainFrames(model)
+    has_frames = _has_frames(model, samples)
     for record in data.series:
-        first = max(0, len(record.x) - window) if window else 0
-        rows = run_series(model, samples, record.x[first:])
-        found = [
-            Frame(first + frame.step, frame.values)
-            for frame in frames.of_sequence(rows)
-        ]
-        yield PredictedSeries(record.name, record.x, found)
+        predicted = list[Frame]()
+        stride = model.manifest.reset_every if has_frames else 1
+        for window in _windows(len(record.x), model.manifest.reset_every, stride):
+            rows = run_series(model, samples, record.x[window.start : window.stop])
+            if not has_frames:
+                predicted.append(Frame(window.stop, rows[-1]))
+                continue
+            last_step = predicted[-1].step if predicted else 0
+            for frame in frames.of_sequence(rows):
+                step = window.start + frame.step
+                if step > last_step:
+                    predicted.append(Frame(step, frame.values))
+        yield PredictedSeries(record.name, record.x, predicted)
+
+
+def _has_frames(model: Model, samples: SampleInput) -> bool:
+    """Return True if the model gives a result at every step or frame."""
+    return samples.one_step or frame_axis(model) is not None
+
+
+def _windows(length: int, window: int | None, stride: int | None) -> Iterator[range]:
+    """Yield the steps of each run, from 0; without a window, all. The last window ends
+    with the series.
+    """
+    if window is None or length <= window:
+        yield range(length)
+        return
+    for start in range(0, length - window, stride or window):
+        yield range(start, start + window)
+    yield range(length - window, length)
 
 
 def _lines(
@@ -141,13 +163,13 @@ def _lines(
     *,
     as_json: bool,
 ) -> Iterator[str]:
-    """Yield one line per series, or one per frame if the model has a result at each."""
-    has_frames = samples.one_step or frame_axis(model) is not None
-    keys = ("series", "step") if has_frames else ("series",)
+    """Yield one line per series, or one per result if a series may have several."""
+    has_steps = _has_frames(model, samples) or model.manifest.reset_every is not None
+    keys = ("series", "step") if has_steps else ("series",)
     lines = ResultLines(model.manifest.task, *keys, as_json=as_json)
     for series in predicted:
         for frame in series.frames:
-            if has_frames:
+            if has_steps:
                 yield lines.line(frame.values, series.name, frame.step)
             else:
                 yield lines.line(frame.values, series.name)

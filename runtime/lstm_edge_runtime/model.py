@@ -219,8 +219,25 @@ class Model:
     def predict(
         self, x: InputArrays, lengths: npt.ArrayLike | None = None
     ) -> Prediction:
-        """Run from reset; return labels and probabilities, or values. ``InputError``
-        without a task.
+        """Run from reset; return labels and probabilities, or values.
+
+        There is a row per series ``(L, I)`` in ``x``: the result after its last step.
+        If the output has a time axis, a row has a result per frame, and labels are in
+        the order of ``values.reshape(-1, C)``. Rows of layers are layer-major.
+
+        A file trained on windows from reset (``manifest.reset_every``) runs on windows
+        of that length. One result per row of a table ``(L, I)``::
+
+            windows = sliding_window_view(table, model.manifest.reset_every, axis=0)
+            model.predict(windows.swapaxes(1, 2))
+
+        Args:
+            x: the samples, as for ``run``.
+            lengths: number of valid steps of each row, as for ``run``.
+
+        Raises:
+            InputError: as ``run``; or the file does not describe its outputs.
+            ContractError: the file's labels are not as many as the values.
         """
         task = self.manifest.task
         if task is None:

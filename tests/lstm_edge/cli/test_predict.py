@@ -229,18 +229,76 @@ def test_a_file_with_a_delay_or_a_unit_is_refused(invoke, name, tmp_path):
     assert "which predict does not support; use lstm-edge stream" in err
 
 
-def test_a_long_series_is_judged_by_its_last_training_window_and_a_note_says_so(
+def test_a_model_of_windows_gives_every_row_from_the_first_full_window_on(
     invoke, make, tmp_path
 ):
     path = make("from_reset", trained=Trained(False, 6, 1.0)).path
-    np.savez(tmp_path / "d.npz", x=X)
+    np.savez(tmp_path / "d.npz", x=X, lengths=LENGTHS)
     code, out, err = invoke("predict", path, tmp_path / "d.npz")
     model = load(path)
-    for row, x in zip(csv.DictReader(io.StringIO(out)), X, strict=True):
-        expected = model.predict(x[None, -6:]).probabilities[0]
-        np.testing.assert_allclose(
-            [float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6
-        )
-    assert (code, "only the last 6 steps are used" in err) == (0, True)
+    expected = []
+    for name, (x, length) in enumerate(zip(X, LENGTHS, strict=True)):
+        for end in range(min(6, length), length + 1):
+            window = x[None, max(0, end - 6) : end]
+            answer = model.predict(window)
+            shares = [str(share) for share in answer.probabilities[0]]
+            expected.append([str(name), str(end), answer.labels[0], *shares])
+    assert [row[:3] for row in csv.reader(io.StringIO(out))][1:] == [
+        row[:3] for row in expected
+    ]
+    np.testing.assert_allclose(
+        [list(map(float, row[3:])) for row in list(csv.reader(io.StringIO(out)))[1:]],
+        [list(map(float, row[3:])) for row in expected],
+        atol=1e-6,
+    )
+    assert (code, "computed in a window of 6 steps" in err) == (0, True)
     np.savez(tmp_path / "d.npz", x=X[:, :6])
     assert invoke("predict", path, tmp_path / "d.npz")[2] == ""
+
+
+class EveryStep(torch.nn.Module):
+    """A result at every step."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = torch.nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0]
+
+
+@pytest.mark.system
+def test_a_model_of_windows_with_a_result_per_step_gives_each_row_once(
+    invoke, tmp_path
+):
+    network = EveryStep().eval()
+    config = ExportConfig(
+        task=Task("regression", "output"), trained=Trained(False, 4, 1.0)
+    )
+    export(network, torch.from_numpy(X), config).save(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=X[:1])
+    code, out, err = invoke("predict", tmp_path / "m.onnx", tmp_path / "d.npz")
+    assert code == 0, err
+    rows = list(csv.reader(io.StringIO(out)))[1:]
+    assert [row[:2] for row in rows] == [["0", str(step)] for step in range(1, 10)]
+    with torch.no_grad():
+        windows = [network(torch.from_numpy(X[:1, i : i + 4]))[0] for i in (0, 4, 5)]
+    expected = np.concatenate([windows[0], windows[1], windows[2][-1:]])
+    np.testing.assert_allclose(
+        np.array([row[2:] for row in rows], float), expected, atol=1e-6
+    )
+
+
+def test_a_plot_shows_the_label_over_the_steps_that_it_is_of(
+    invoke, har, data, tmp_path
+):
+    from matplotlib.image import imread
+
+    code, *_ = invoke("predict", har.path, data, "--plot", tmp_path / "p.png")
+    assert code == 0
+    pixels = imread(tmp_path / "p.png")[..., :3]
+    is_colored = (np.ptp(pixels[:240], axis=2) > 0.1).mean(axis=0) > 0.5
+    (columns,) = np.nonzero(is_colored)
+    assert columns.min() < 100
+    assert columns.max() > 540
