@@ -66,8 +66,8 @@ def _wide() -> bytes:
     return writer.to_bytes()
 
 
-def _sound() -> bytes:
-    """Return a program that doubles each sample of sound at 8 kHz."""
+def _sound(rate: float, full_scale: float) -> bytes:
+    """Return a program that doubles each sample."""
     writer = ProgramWriter()
     x = writer.input("x", 1)
     twice = np.full((1, 1), 2.0, "float32")
@@ -75,7 +75,7 @@ def _sound() -> bytes:
     described = Manifest(
         inputs=(TensorSpec("x", "float32", ("N", "L", 1)),),
         outputs=(TensorSpec("y", "float32", ("N", "L", 1)),),
-        signal=Signal(features=("sample",), sampling_rate=8000.0, full_scale=1.0),
+        signal=Signal(features=("sample",), sampling_rate=rate, full_scale=full_scale),
     )
     writer.manifest(described.to_json())
     return writer.to_bytes()
@@ -92,7 +92,9 @@ def main(folder: Path) -> None:
         (folder / f"{name}-window.lep").write_bytes(windowed)
     (folder / "wrong.lep").write_bytes(_wrong())
     (folder / "wide.lep").write_bytes(_wide())
-    (folder / "sound.lep").write_bytes(_sound())
+    (folder / "sound.lep").write_bytes(_sound(8000.0, 1.0))
+    (folder / "sound-int16.lep").write_bytes(_sound(8000.0, 32768.0))
+    (folder / "slow.lep").write_bytes(_sound(10.0, 1.0))
 
 
 if __name__ == "__main__":

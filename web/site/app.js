@@ -17,6 +17,8 @@ const LIVE_SECONDS = 10;
 const DEFAULT_RATE = 60;
 const SENSOR_TIMEOUT = 3000;
 const MAX_FIELDS = 16;
+/** The lowest sampling rate at which browsers record. */
+const MIN_SOUND_RATE = 3000;
 
 /** Number of files opened: an older one that is read later is not shown. */
 let opened = 0;
@@ -208,7 +210,7 @@ function showReplay(model) {
  */
 function decisionOn(view, shown, label, rate) {
   const last = shown.at(-1);
-  if (!view.output.isClasses) return view.words ? `The last output is ${view.words}. ` : "";
+  if (!view.isClasses) return view.words ? `The last output is ${view.words}. ` : "";
   if (!last) return "";
   if (!view.model.labels.includes(label)) return `Recognized at the end as ${last}. `;
   if (last !== label) return `Classified as ${last}; the recording is ${label}. `;
@@ -258,8 +260,9 @@ function showHand(model) {
 function showMicrophone(model) {
   const view = new View("microphone", model);
   const [input] = model.inputs;
-  const isSound = model.inputs.length === 1 && input?.width === 1 && input.dtype === "float32";
   const { samplingRate } = model;
+  const isAudible = samplingRate === null || samplingRate >= MIN_SOUND_RATE;
+  const isSound = model.inputs.length === 1 && input?.width === 1 && input.dtype === "float32" && isAudible;
   const scale = model.manifest.signal.full_scale ?? 1;
   byId("microphone").inert = false;
   byId("microphone").hidden = !isSound;
@@ -309,7 +312,11 @@ async function openMicrophone(rate) {
  * @param {(samples: Float32Array) => void} take
  */
 async function listen({ stream, context }, signal, take) {
-  const node = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+  const node = new AudioWorkletNode(context, "microphone", {
+    numberOfOutputs: 0,
+    channelCount: 1,
+    channelCountMode: "explicit",
+  });
   context.createMediaStreamSource(stream).connect(node);
   await new Promise((resolve, reject) => {
     signal.addEventListener("abort", resolve);
@@ -325,7 +332,7 @@ async function listen({ stream, context }, signal, take) {
 
 /** Show the label when it changes; values each time. @param {string} id @param {View} view */
 function showNow(id, view) {
-  const [label] = view.output.isClasses ? [view.label] : [view.words];
+  const [label] = view.isClasses ? [view.label] : [view.words];
   const text = label ? `Now: ${label}` : "Collecting samples…";
   if (byId(id).textContent !== text) say(id, text);
 }

@@ -27,6 +27,11 @@ export function messageOf(error) {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** Return a number with so many digits, without an exponent up to 1e21. @param {number} value @param {number} digits */
+export function rounded(value, digits) {
+  return String(Number(value.toPrecision(digits)));
+}
+
 /** @param {number} value */
 export function milliseconds(value) {
   return `${value < 10 ? value.toPrecision(2) : value.toFixed(0)} ms`;

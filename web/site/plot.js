@@ -1,6 +1,7 @@
 /** A signal and, below it, the recognized class at each moment. */
 
 import { argmax } from "./lstm-edge/results.js";
+import { rounded } from "./page.js";
 
 const LANE = 84,
   BAND = 36,
@@ -25,9 +26,16 @@ export function lanesOf(names) {
   return lanes.size <= 3 ? lanes : new Map([["", [...names.keys()]]]);
 }
 
+/**
+ * @typedef {object} Row
+ * @property {ArrayLike<number>} sample
+ * @property {ArrayLike<number>[]} results of each output; empty where there is none yet
+ */
+/** @typedef {(row: Row) => ArrayLike<number> | undefined} ValuesOf */
+
 /** Draws the samples and results that are pushed, at most once a frame. */
 export class Plot {
-  /** @type {{sample: ArrayLike<number>, result: ArrayLike<number>}[]} */ #rows = [];
+  /** @type {Row[]} */ #rows = [];
   #svg;
   #what;
   #columns = 1;
@@ -35,8 +43,8 @@ export class Plot {
 
   /**
    * @param {SVGElement} element
-   * @param {{names: readonly string[], labels: readonly string[], outputs: readonly string[]}} what the names of a sample's
-   *   values; the classes; for a regression the names of the values
+   * @param {{names: readonly string[], labels: readonly string[], outputs: readonly (readonly string[])[]}} what the names
+   *   of a sample's values; the classes of the first output; the names of each output's values, none for classes
    */
   constructor(element, what) {
     this.#svg = element;
@@ -54,14 +62,22 @@ export class Plot {
 
   /** @param {ArrayLike<number>} sample its result comes with `tell` */
   push(sample) {
-    this.#rows.push({ sample, result: [] });
+    this.#rows.push({ sample, results: [] });
     if (this.#rows.length > 2 * this.#columns) this.#trim();
   }
 
-  /** Give `count` samples a result; the last of them was pushed `back` samples ago. @param {ArrayLike<number>} result @param {number} back @param {number} count */
-  tell(result, back, count) {
+  /**
+   * Give `count` samples a result; the last of them was pushed `back` samples ago.
+   *
+   * @param {number} output its index
+   * @param {ArrayLike<number>} result
+   * @param {number} back
+   * @param {number} count
+   */
+  tell(output, result, back, count) {
     const end = this.#rows.length - back;
-    for (const row of this.#rows.slice(Math.max(0, end - count), Math.max(0, end))) row.result = result;
+    for (const row of this.#rows.slice(Math.max(0, end - count), Math.max(0, end)))
+      row.results[output] = result;
   }
 
   /** Draw before the next frame. */
@@ -84,32 +100,31 @@ export class Plot {
       { names, labels, outputs } = this.#what,
       parts = [];
     let top = 0;
-    const lane = (
-      /** @type {string} */ name,
-      /** @type {number[]} */ indices,
-      /** @type {"sample" | "result"} */ of,
-    ) => {
-      parts.push(...this.#lane(name, indices, of, top, width));
-      top += LANE + TOP;
+    const lanes = (/** @type {readonly string[]} */ shown, /** @type {ValuesOf} */ of) => {
+      for (const [name, indices] of lanesOf(shown)) {
+        parts.push(...this.#lane(name, indices, of, top, width));
+        top += LANE + TOP;
+      }
     };
-    for (const [name, indices] of lanesOf(names)) lane(name, indices, "sample");
+    lanes(names, ({ sample }) => sample);
     if (labels.length) {
       parts.push(this.#band(top, width));
       top += BAND;
-    } else {
-      for (const [name, indices] of lanesOf(outputs)) lane(name, indices, "result");
     }
+    outputs.forEach((shown, output) => {
+      if (shown.length) lanes(shown, ({ results }) => results[output]);
+    });
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${top}`);
     this.#svg.setAttribute("height", String(top));
     this.#svg.replaceChildren(...parts);
   }
 
-  /** @param {string} name @param {number[]} indices @param {"sample" | "result"} of @param {number} top @param {number} width */
+  /** @param {string} name @param {number[]} indices @param {ValuesOf} of @param {number} top @param {number} width */
   #lane(name, indices, of, top, width) {
     const [low, high] = this.#range(indices, of);
     const span = high - low || 1;
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / span);
-    const range = Number.isFinite(span) ? ` ${low.toPrecision(2)} to ${high.toPrecision(2)}` : "";
+    const range = Number.isFinite(span) ? ` ${rounded(low, 2)} to ${rounded(high, 2)}` : "";
     const lines = indices.map((index) =>
       svg("polyline", { class: `s${index % 6}`, points: this.#points(index, of, width, y) }),
     );
@@ -120,13 +135,13 @@ export class Plot {
     ];
   }
 
-  /** Return the least and the largest finite value, and 0. @param {number[]} indices @param {"sample" | "result"} of */
+  /** Return the least and the largest finite value, and 0. @param {number[]} indices @param {ValuesOf} of */
   #range(indices, of) {
     let low = 0;
     let high = 0;
     for (const row of this.#rows) {
       for (const index of indices) {
-        const value = Number(row[of][index]);
+        const value = Number(of(row)?.[index]);
         if (!Number.isFinite(value)) continue;
         if (value < low) low = value;
         if (value > high) high = value;
@@ -139,7 +154,7 @@ export class Plot {
    * Return the points of a line: the least and the largest value per pixel if there are more samples than pixels.
    *
    * @param {number} index
-   * @param {"sample" | "result"} of
+   * @param {ValuesOf} of
    * @param {number} width
    * @param {(value: number) => number} y
    */
@@ -149,7 +164,7 @@ export class Plot {
     for (let start = 0; start < this.#rows.length; start += perPixel) {
       const values = [];
       for (const row of this.#rows.slice(start, start + perPixel)) {
-        const value = Number(row[of][index]);
+        const value = Number(of(row)?.[index]);
         if (Number.isFinite(value)) values.push(value);
       }
       const x = ((width * (start + perPixel / 2)) / this.#columns).toFixed(1);
@@ -163,7 +178,7 @@ export class Plot {
   #band(top, width) {
     const band = svg("g", { class: "band" }),
       step = width / this.#columns;
-    const classes = this.#rows.map(({ result }) => (result.length ? argmax(result) : -1));
+    const classes = this.#rows.map(({ results: [result] }) => (result?.length ? argmax(result) : -1));
     for (let from = 0, to = 0; from < classes.length; from = to) {
       while (to < classes.length && classes[to] === classes[from]) to += 1;
       const index = classes[from] ?? -1,

@@ -1,10 +1,12 @@
 /** A stream with its plot, legend and result under one prefix of ids. */
 
-import { byId, chosen, element, milliseconds, say } from "./page.js";
+import { framesOf, mainOutput } from "./lstm-edge/results.js";
+import { byId, chosen, element, milliseconds, rounded, say } from "./page.js";
 import { lanesOf, Plot, svg } from "./plot.js";
 import { asSample, columnsOf } from "./recordings.js";
 
-/** @import { Model, SlidingStream, Stream } from "./lstm-edge/index.js" */
+/** @import { Model, Result, SlidingStream, Stream } from "./lstm-edge/index.js" */
+/** @import { TensorSpec } from "./lstm-edge/manifest.js" */
 
 const MAX_LINES = 12;
 
@@ -16,25 +18,47 @@ function openStream(model) {
   return mode === "window" ? model.stream({ window: interval }) : model.stream({ resetEvery: interval });
 }
 
-/** Return the names of the values of the main output; classes if it is a classification. @param {Model} model */
-function mainOutput(model) {
-  const { outputs, labels, units, manifest } = model;
-  const port = outputs.find(({ name }) => name === manifest.task?.output) ?? outputs[0];
-  const width = manifest.outputs.find(({ name }) => name === port?.name)?.axes.at(-1);
-  const count = typeof width === "number" ? width : (port?.width ?? 0);
-  const isClasses = manifest.task?.kind === "classification" && labels.length === count;
-  const withUnit = (/** @type {number} */ index) =>
-    [port?.name, index, units[index]].filter((part) => part !== undefined).join(" ");
-  const names = isClasses ? [...labels] : Array.from({ length: count }, (_, index) => withUnit(index));
-  return { names, isClasses, frames: port?.frames || 1 };
+/**
+ * An output as it is shown.
+ *
+ * @typedef {object} ShownOutput
+ * @property {TensorSpec} spec
+ * @property {string[]} names of its values, or of the classes
+ * @property {boolean} isClasses
+ * @property {number} frames in one unit
+ * @property {number} delay in samples
+ */
+
+/** Return the outputs that have frames of values, the main one first. @param {Model} model @returns {ShownOutput[]} */
+function shownOutputs({ outputs, labels, units, manifest, unit }) {
+  const main = mainOutput(manifest);
+  const others = manifest.outputs.filter((spec) => spec !== main && isShown(spec.axes));
+  return [main, ...others].map((spec) => {
+    const port = outputs.find(({ name }) => name === spec.name);
+    const width = spec.axes.at(-1);
+    const count = typeof width === "number" ? width : (port?.width ?? 0);
+    const isMain = spec === main;
+    const isClasses = isMain && manifest.task?.kind === "classification" && labels.length === count;
+    const withUnit = (/** @type {number} */ index) =>
+      [spec.name, index, isMain ? units[index] : undefined].filter((part) => part !== undefined).join(" ");
+    const names = isClasses ? [...labels] : Array.from({ length: count }, (_, index) => withUnit(index));
+    const frames = port?.frames || 1;
+    return { spec, names, isClasses, frames, delay: ((manifest.delays[spec.name] ?? 0) * unit) / frames };
+  });
+}
+
+/** True for frames with one axis of values. @param {readonly (number | string)[]} axes */
+function isShown(axes) {
+  const sizes = axes.filter((axis) => typeof axis === "number");
+  return sizes.length > 0 && sizes.slice(0, -1).every((size) => size === 1);
 }
 
 /** Shows what a stream takes and gives. */
 export class View {
   /** @type {Stream | SlidingStream | undefined} */
   #stream;
-  /** @type {ArrayLike<number> | undefined} */
-  #values;
+  /** The last frame of each output. @type {(ArrayLike<number> | undefined)[]} */
+  #values = [];
   #milliseconds = 0;
   #steps = 0;
 
@@ -42,35 +66,49 @@ export class View {
   constructor(prefix, model) {
     this.prefix = prefix;
     this.model = model;
-    this.output = mainOutput(model);
-    const { isClasses, names } = this.output;
+    this.outputs = shownOutputs(model);
     const columns = columnsOf(model).slice(0, MAX_LINES);
-    const outputs = names.slice(0, MAX_LINES);
+    const classes = this.outputs.flatMap(({ isClasses, names }) => (isClasses ? names : []));
+    const outputs = this.outputs.map(({ isClasses, names }) => (isClasses ? [] : names.slice(0, MAX_LINES)));
     const figure = /** @type {any} */ (byId(`${prefix}-plot`));
     this.plot = new Plot(figure, {
       names: columns,
-      labels: isClasses ? names : [],
-      outputs: isClasses ? [] : outputs,
+      labels: classes,
+      outputs,
     });
-    byId(`${prefix}-legend`).replaceChildren(...legendOf(columns), ...(isClasses ? [] : legendOf(outputs)));
+    byId(`${prefix}-legend`).replaceChildren(...[columns, ...outputs].flatMap(legendOf));
     say(`${prefix}-result`, "");
   }
 
-  /** The class of the last frame with its probability, or the values; empty before the first. */
+  /** True if the main output is classes. */
+  get isClasses() {
+    return this.outputs[0]?.isClasses === true;
+  }
+
+  /** The last frame of each output: a class with its probability, or values; empty before the first. */
   get words() {
-    if (!this.#values) return "";
-    if (!this.output.isClasses)
-      return Array.from(this.#values, (value) => value.toPrecision(4))
-        .slice(0, MAX_LINES)
-        .join(", ");
-    const { label, probabilities } = this.model.interpret(this.#values);
+    const parts = this.outputs.map(({ spec, isClasses }, index) => {
+      const values = this.#values[index];
+      if (!values) return "";
+      const prefix = index ? `${spec.name} ` : "";
+      if (isClasses) return this.#classWords(values);
+      const numbers = Array.from(values, (value) => rounded(value, 4));
+      return prefix + numbers.slice(0, MAX_LINES).join(", ");
+    });
+    return parts.filter(Boolean).join("; ");
+  }
+
+  /** @param {ArrayLike<number>} logits */
+  #classWords(logits) {
+    const { label, probabilities } = this.model.interpret(logits);
     return `${label} ${Math.max(...probabilities).toFixed(2)}`;
   }
 
   /** The class of the last frame; empty before the first. */
   get label() {
-    if (!this.#values || !this.output.isClasses) return "";
-    return this.model.interpret(this.#values).label;
+    const [values] = this.#values;
+    if (!values || !this.isClasses) return "";
+    return this.model.interpret(values).label;
   }
 
   /** Start from the reset state, with a plot of so many samples. @param {number} columns */
@@ -80,7 +118,7 @@ export class View {
     this.plot.clear(columns);
     this.#milliseconds = 0;
     this.#steps = 0;
-    this.#values = undefined;
+    this.#values = [];
   }
 
   /** True if a stream is open. */
@@ -90,24 +128,26 @@ export class View {
 
   /** Run a step, and show it. @param {readonly number[]} row */
   take(row) {
-    const { model, output } = this;
+    const { model } = this;
     const sample = asSample(model, row);
     const started = performance.now();
     const result = this.#stream?.step(sample) ?? null;
     this.#milliseconds += performance.now() - started;
     this.#steps += 1;
     this.plot.push(row);
-    const frames = model.frames(result);
-    frames.forEach((values, index) => {
-      const later = ((frames.length - 1 - index) * model.unit) / output.frames;
-      this.#values = values;
-      this.plot.tell(
-        values,
-        Math.floor(model.delay + later),
-        Math.max(1, Math.floor(model.unit / output.frames)),
-      );
-    });
+    this.outputs.forEach((output, index) => this.#show(output, index, result));
     this.plot.ask();
+  }
+
+  /** Show the frames of an output in a result. @param {ShownOutput} output @param {number} index @param {Result} result */
+  #show({ spec, frames: perUnit, delay }, index, result) {
+    const { manifest, outputs, unit } = this.model;
+    const frames = framesOf(manifest, outputs, result, spec);
+    frames.forEach((values, frame) => {
+      const later = ((frames.length - 1 - frame) * unit) / perUnit;
+      this.#values[index] = values;
+      this.plot.tell(index, values, Math.floor(delay + later), Math.max(1, Math.floor(unit / perUnit)));
+    });
   }
 
   /** Show rows without results. @param {readonly number[][]} rows */

@@ -399,7 +399,7 @@ describe("the page", { skip }, () => {
     await drop("loud.wav", wav(8000, [16384, -32768, 0, 8192]));
     await added("loud.wav");
     await play();
-    assert.match((await page.locator("#replay-plot").textContent()) ?? "", /sample -1\.0 to 0\.50/);
+    assert.match((await page.locator("#replay-plot").textContent()) ?? "", /sample -1 to 0\.5/);
     assert.match(await text("replay-result"), /The last output is -?\d/);
     await drop("fast.wav", wav(44100, [1, 2]));
     await result(
@@ -409,6 +409,36 @@ describe("the page", { skip }, () => {
     await visit("?model=lstm.lep");
     await drop("mono.wav", wav(8000, [1, 2]));
     await result("replay-result", /The sound has 1 channels, expected ax, ay, az/);
+  });
+
+  test("sound has the file's full scale, and a slow signal has no microphone", async () => {
+    await visit("?model=sound-int16.lep");
+    assert.match(await text("microphone-words"), /Samples from -32768 to 32768\. 8000 samples per second/);
+    await drop("loud.wav", wav(8000, [16384, -32768, 0, 8192]));
+    await added("loud.wav");
+    assert.match((await page.locator("#replay-plot").textContent()) ?? "", /sample -33000 to 16000/);
+    await context.grantPermissions(["microphone"]);
+    await page.click("#listen");
+    await result("microphone-result", /Now: -?\d{3,}/); // a beep of Chromium's fake device, in thousands
+    await page.click("#listen");
+    await visit("?model=slow.lep");
+    assert.ok(await page.locator("#microphone").isHidden());
+    assert.deepEqual(complaints, []);
+  });
+
+  test("every output is drawn and said, the main one first", async () => {
+    await visit("?model=strided.lep");
+    await page.selectOption("#recording", { label: "a wave" });
+    await play();
+    const lanes = await page.locator("#replay-plot > text").allTextContents();
+    assert.match(lanes.join("; "), /^a .*; last -?[\d.e-]+ to -?[\d.e-]+$/);
+    assert.match(await text("replay-legend"), /last 0\s+last 1/);
+    const second = await page.locator("#replay-plot polyline >> nth=-1").getAttribute("points");
+    assert.equal(second?.split(" ").length, 8, "two results of four samples each, before the delay");
+    await visit("?model=gru.lep");
+    await page.click("#step");
+    assert.match(await text("hand-result"), /^Output: (-?[\d.e-]+, ){7}-?[\d.e-]+; output (-?[\d.e-]+, ){7}/);
+    assert.deepEqual(complaints, []);
   });
 
   test("the microphone is heard until it is stopped", async () => {

@@ -47,6 +47,7 @@ import { LstmEdgeError, messageOf, shown } from "./errors.js";
  * @property {string} precision
  * @property {string} identity sha256 of the `.onnx` file that the program was made from
  * @property {number} unit steps per result
+ * @property {Record<string, number>} delays frames by which an output lags; 0 for others
  * @property {Record<string, unknown>} provenance
  * @property {any} [golden] the golden case; see `recordings.js` of the page
  */
@@ -64,6 +65,7 @@ const DEFAULTS = {
   precision: "fp32",
   identity: "",
   unit: 1,
+  delays: {},
   provenance: {},
 };
 const DEFAULT_AXES = { batch: "N", sequence: "L" };
@@ -179,6 +181,14 @@ function listOf(check) {
 }
 
 /** @type {Check} */
+function isDelays(value, field) {
+  isRecord(value, field);
+  for (const [name, frames] of Object.entries(value)) {
+    if (frames !== 0) isSize(frames, `${field}.${name}`);
+  }
+}
+
+/** @type {Check} */
 function isTensor(value, field) {
   isRecord(value, field);
   isName(value.name, `${field}.name`);
@@ -200,6 +210,7 @@ const FIELDS = {
   precision: isText,
   identity: isText,
   unit: isSize,
+  delays: isDelays,
   provenance: isRecord,
 };
 

@@ -41,24 +41,24 @@ export function mainOutput({ task, outputs }) {
 }
 
 /**
- * Return the frames of the main output in a result. Of an output with one row per layer, a frame is
- * the row of the top layer.
+ * Return the frames of an output in a result. Of an output with one row per layer, a frame is the row of
+ * the top layer.
  *
  * @param {Manifest} manifest
  * @param {readonly Port[]} outputs
  * @param {unknown} result
+ * @param {TensorSpec} output
  * @returns {ArrayLike<number>[]}
  */
-export function framesOf(manifest, outputs, result) {
-  const main = mainOutput(manifest);
-  const values = valuesOf(result, main.name);
+export function framesOf(manifest, outputs, result, output = mainOutput(manifest)) {
+  const values = valuesOf(result, output.name);
   if (values === null) return [];
-  const channels = channelsOf(main, manifest);
-  const width = outputs.find(({ name }) => name === main.name)?.width ?? channels;
+  const channels = channelsOf(output, manifest);
+  const width = outputs.find(({ name }) => name === output.name)?.width ?? channels;
   if (!values.length || values.length % channels) {
     throw new LstmEdgeError(
       "InputError",
-      `${main.name}: got ${values.length} values, expected a multiple of ${channels}`,
+      `${output.name}: got ${values.length} values, expected a multiple of ${channels}`,
     );
   }
   const stride = values.length % width ? channels : width;
