@@ -6,7 +6,8 @@ with its class.
 A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS
 1, with numbers that increase. The gateway publishes {"n": 41, "label": ..., "p": ...}
 to lstm-edge/DEVICE/answer, {"n": 41, "y": [...]} for a file without labels, or
-{"error": ...}. Results are null until a network's delay is over.
+{"error": ...}. Results are null for samples that complete no frame: in a network's
+delay, and within its unit.
 
 Each device has its own state. A sample is acknowledged after its answer is confirmed
 and the states that include it are saved; the broker redelivers all others.
@@ -14,6 +15,7 @@ docs/deploy.md has the guarantees.
 """
 
 import argparse
+import io
 import json
 import operator
 import os
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 import paho.mqtt.client as mqtt
 
-from lstm_edge_runtime import LstmEdgeError, Model, State, load
+from lstm_edge_runtime import LstmEdgeError, Model, load
 from lstm_edge_runtime.errors import FileFormatError, InputError, StateError
 from lstm_edge_runtime.files import (
     check_target,
@@ -38,13 +40,14 @@ from lstm_edge_runtime.files import (
     replacing,
 )
 from lstm_edge_runtime.results import main_name
+from lstm_edge_runtime.state import state_of_bytes
 
 NO_FRAME: dict[str, Any] = {"label": None, "p": None}
 CONFIRM_SECONDS = 5
 """Maximum time to wait for the confirmation of answers before a save is postponed."""
-_SAVED = ("identity", "devices", "last", "age")
-_PREFIX = "state/"
-"""Arrays in the file of the states, and the prefix of the states' names there."""
+_SAVED = ("identity", "devices", "last", "sizes", "states")
+"""Arrays in the file of the states: ``states`` are bytes, ``sizes`` those per
+device."""
 
 
 @dataclass
@@ -66,11 +69,12 @@ class Gateway:
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
         manifest = model.manifest
         inputs = model.inputs
+        self.output = main_name(manifest)
         has_features = len(inputs) == 1 and isinstance(inputs[0].axes[-1], int)
-        if not has_features or manifest.unit > 1:
+        if not has_features or not _has_one_float_frame(model, self.output):
             raise InputError(
-                "expected a file with one input of a fixed number of features, and a"
-                " unit of 1"
+                "expected a file with one input of a fixed number of features, and an"
+                " output of floats with at most one frame per sample"
             )
         version = mqtt.CallbackAPIVersion.VERSION2
         name = f"{options.prefix}-gateway"
@@ -85,7 +89,6 @@ class Gateway:
         self.task = manifest.task
         self.width = inputs[0].axes[-1]
         self.dtype = np.dtype(inputs[0].dtype)
-        self.output = main_name(manifest)
         self.devices: dict[str, Device] = {}
         self.connection = 0
         self.inbox = deque[Any]()
@@ -240,15 +243,16 @@ class Gateway:
         self.unconfirmed.add(info.mid)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        states = [self.batch.state(device.source) for device in self.devices.values()]
+        states = [
+            self.batch.state(device.source).to_bytes()
+            for device in self.devices.values()
+        ]
         return {
             "identity": np.array(self.model.identity),
             "devices": np.array(list(self.devices)),
             "last": np.array([device.last for device in self.devices.values()]),
-            "age": np.array([state.age for state in states]),
-        } | {
-            _PREFIX + name: np.stack([state[name] for state in states])
-            for name in (states or [{}])[0]
+            "sizes": np.array([len(state) for state in states]),
+            "states": np.frombuffer(b"".join(states), np.uint8),
         }
 
     def _restore(self, path: Path) -> None:
@@ -261,20 +265,24 @@ class Gateway:
         if str(saved["identity"]) != self.model.identity:
             raise StateError(f"{path} contains another model's states; {advice}")
         with malformed_as(FileFormatError, what, advice):
-            names = saved["devices"]
-            numbers = zip(names, saved["last"], saved["age"], strict=True)
-            for row, (name, last, age) in enumerate(numbers):
-                arrays = {
-                    key.removeprefix(_PREFIX): values[row]
-                    for key, values in saved.items()
-                    if key.startswith(_PREFIX)
-                }
-                if str(name) in self.devices or age < 0 or last < -1:
-                    raise ValueError(f"device {name} with {last} and {age}")
+            sizes = [operator.index(size) for size in saved["sizes"]]
+            content = io.BytesIO(saved["states"].astype(np.uint8).tobytes())
+            devices = zip(saved["devices"], saved["last"], sizes, strict=True)
+            for name, last, size in devices:
+                if str(name) in self.devices or last < -1 or size < 0:
+                    raise ValueError(f"device {name} with {last} and {size} bytes")
                 source = self.batch.add()
-                state = State(arrays, self.model.identity, operator.index(age))
-                self.batch.restore(source, state)
+                self.batch.restore(source, state_of_bytes(content.read(size))[0])
                 self.devices[str(name)] = Device(source, operator.index(last))
+            if content.read():
+                raise ValueError("there are more states than devices")
+
+
+def _has_one_float_frame(model: Model, output: str) -> bool:
+    """Return True if the main output is floats, of at most one frame per sample."""
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in model.outputs}
+    frames = model.manifest.frames_a_unit.get(output, 1)
+    return dtypes[output].kind == "f" and frames == 1
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +37,7 @@ _MALFORMED = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 

@@ -16,7 +16,8 @@ from lstm_edge_runtime import LstmEdgeError, load
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 from examples.mqtt_gateway import Gateway
 
-MODEL = Path(__file__).parents[1] / "runtime" / "data" / "lstm.onnx"
+DATA = Path(__file__).parents[1] / "runtime" / "data"
+MODEL = DATA / "lstm.onnx"
 
 
 class Offline(Gateway):
@@ -73,23 +74,29 @@ def test_integer_features_are_taken_exactly_or_refused(tokens, tmp_path):
     assert gateway.devices["a"].last == 0
 
 
-def test_a_state_is_continued(tmp_path):
-    model = load(MODEL)
-    gateway = Offline(model, tmp_path / "s.npz")
-    samples = np.random.default_rng(3).normal(size=(4, 3)).round(3).tolist()
-    answers = [
-        gateway.send("a", json.dumps({"n": number, "x": sample}))
-        for number, sample in enumerate(samples)
-    ]
-    np.savez(tmp_path / "other.npz", **Offline(model, tmp_path / "s.npz")._arrays())
-    first = Offline(model, tmp_path / "s.npz")
-    for number, sample in enumerate(samples[:2]):
-        first.send("a", json.dumps({"n": number, "x": sample}))
-    np.savez(tmp_path / "s.npz", **first._arrays())
-    second = Offline(model, tmp_path / "s.npz")
-    for number, sample in enumerate(samples[2:], 2):
-        second.send("a", json.dumps({"n": number, "x": sample}))
-    assert second.answers == answers[2:]
+@pytest.mark.parametrize("name", ["lstm", "strided", "late"])
+def test_a_state_is_continued_at_any_sample(tmp_path, name):
+    model = load(DATA / f"{name}.onnx")
+    samples = np.random.default_rng(3).normal(size=(12, 3)).round(3).tolist()
+
+    def answer(gateway, numbers):
+        return [
+            gateway.send("a", json.dumps({"n": number, "x": samples[number]}))
+            for number in numbers
+        ]
+
+    answers = answer(Offline(model, tmp_path / "none.npz"), range(12))
+    stream = model.stream()
+    results = [stream.step(np.array(sample, np.float32)) for sample in samples]
+    has_frame = [len(model.frames(result)) > 0 for result in results]
+    assert [answer["label"] is not None for answer in answers] == has_frame
+    for split in range(1, 12):
+        first = Offline(model, tmp_path / "none.npz")
+        answer(first, range(split))
+        path = tmp_path / f"{split}.npz"
+        np.savez(path, **first._arrays())
+        second = Offline(model, path)
+        assert answer(second, range(split, 12)) == answers[split:]
 
 
 def test_a_damaged_state_is_one_error(tmp_path):
@@ -105,6 +112,7 @@ def test_a_damaged_state_is_one_error(tmp_path):
         np.array(["x", "x", "x"]),
         np.array(3),
         np.zeros((3, 1, 1), np.float32),
+        np.zeros(3, np.uint8),
         np.array([2**63 - 1] * 3),
         None,
     )
@@ -116,7 +124,7 @@ def test_a_damaged_state_is_one_error(tmp_path):
             edited[name] = value
         np.savez(path, **edited)
         refused += _is_refused(model, path)
-    assert refused >= len(edits) - len(odd)
+    assert refused >= len(edits) - len(odd)  # any unused names and numbers will do
     np.savez(path, **arrays)
     content = path.read_bytes()
     rng = np.random.default_rng(5)
