@@ -2,10 +2,13 @@
 
 python -m venv loops && loops/bin/pip install -e ".[cpu,export]"
 loops/bin/pip install --no-deps -r benchmarks/strangers/loops.txt
+rm loops/lib/python3*/site-packages/torchaudio/lib/*.so  # built for CUDA, not needed
 loops/bin/python -m benchmarks.strangers.exporters loops --json loops.json
 """
 
+import importlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,16 +49,82 @@ class StateOnly(nn.Module):
         return h, h
 
 
+class Restarted(nn.Module):
+    """A module that keeps its states, reset before each sequence."""
+
+    def __init__(self, module: nn.Module, reset: str):
+        super().__init__()
+        self.module = module
+        self.reset = reset
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the output of a sequence."""
+        getattr(self.module, self.reset)()
+        return self.module(x)
+
+
+class OwnStates(nn.Module):
+    """A module that takes lengths and a list of states, which start from zeros."""
+
+    def __init__(self, module: nn.Module, widths: tuple[int, ...]):
+        super().__init__()
+        self.module = module
+        self.widths = widths
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the output of a sequence."""
+        states = [x.new_zeros(x.size(1), width) for width in self.widths]
+        return self.module(x, states)
+
+
+class MassConserving(nn.Module):
+    """The MC-LSTM of neuralhydrology, on mass and three other inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kind = importlib.import_module("neuralhydrology.modelzoo.mclstm")
+        config = SimpleNamespace(initial_forget_bias=None)
+        self.cell = kind._MCLSTMCell(1, 3, 5, config)
+
+    def forward(self, x: Tensor) -> Any:
+        """Return outgoing mass and the cells of all steps."""
+        x = x.transpose(0, 1)
+        return self.cell(x[:, :, :1].abs(), x[:, :, 1:])
+
+
+class Hydrological(nn.Module):
+    """The conceptual model of neuralhydrology, on signals and parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kind = importlib.import_module("neuralhydrology.modelzoo.shm").SHM
+        self.model = kind(
+            SimpleNamespace(
+                target_variables=["q"],
+                dynamic_conceptual_inputs=["p"],
+                custom_normalization=["p", "q"],
+            )
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the discharge."""
+        return self.model(x_conceptual=x[..., :4], lstm_out=x[..., 4:])["y_hat"]
+
+
 def calls(
     call: Callable[..., Any], build: Callable[..., Any], frames: Callable[[int], Any]
 ) -> Iterator[Any]:
     """Yield the calls of this group, made by the functions of ``calls.py``."""
     time_first = lambda n, length: (torch.randn(4 * length, n, 3),)  # noqa: E731
     steps = frames(3)
+    steps4 = frames(4)
     ours = "benchmarks.strangers.loops."
 
     def looped(package: str, name: str, cell: Any, *arguments: Any) -> Any:
         return call(package, name, f"{ours}Looped", steps, cell, *arguments)
+
+    def restarted(package: str, name: str, inputs: Any, module: Any, reset: str) -> Any:
+        return call(package, name, f"{ours}Restarted", inputs, module, reset)
 
     wiring = build("ncps.wirings.AutoNCP", 12, 4)
     yield call("ncps", "CfC", "ncps.torch.CfC", steps, 3, 8)
@@ -91,7 +160,10 @@ def calls(
         (4, 4),
         4,
     )
-    yield looped("snntorch", "SLSTM", build(f"{snn}SLSTM", 3, 4), (4, 4))
+    yield looped("snntorch", "SLSTM", build(f"{snn}SLSTM", 4, 4), (4, 4), 4)
+    yield looped(
+        "snntorch", "SLSTM of another width", build(f"{snn}SLSTM", 3, 4), (4, 4)
+    )
     mamba = build("mambapy.mamba.MambaConfig", 3, 1, pscan=False)
     yield call("mambapy", "MambaBlock", "mambapy.mamba.MambaBlock", steps, mamba)
     yield call("mambapy", "Mamba", "mambapy.mamba.Mamba", steps, mamba)
@@ -112,7 +184,7 @@ def calls(
         (4,),
     )
     speech = "speechbrain.nnet.RNN."
-    shape = (2, 6, 3)
+    shape = (8, 6, 3)
     yield call("speechbrain", "LiGRU", f"{speech}LiGRU", steps, 4, shape)
     yield call(
         "speechbrain", "LiGRU layer norm", f"{speech}LiGRU", steps, 4, shape,
@@ -120,18 +192,50 @@ def calls(
     )  # fmt: skip
     yield call("speechbrain", "SLiGRU", f"{speech}SLiGRU", steps, 4, shape)
     yield call("speechbrain", "QuasiRNN", f"{speech}QuasiRNN", steps, 4, shape)
-    node = "spikingjelly.activation_based."
+    real = f"{speech.replace('RNN', 'quaternion_networks.q_RNN')}"
+    yield call("speechbrain", "QLSTM", f"{real}QLSTM", steps4, 4, (8, 6, 4))
     yield call(
-        "spikingjelly", "SpikingLSTM", f"{node}rnn.SpikingLSTM", time_first, 3, 4, 1
-    )
-    yield call(
-        "spikingjelly", "SpikingGRU", f"{node}rnn.SpikingGRU", time_first, 3, 4, 1
-    )
-    yield call(
-        "spikingjelly", "SpikingVanillaRNN", f"{node}rnn.SpikingVanillaRNN",
-        time_first, 3, 4, 1,
+        "speechbrain", "CLSTM",
+        f"{speech.replace('RNN', 'complex_networks.c_RNN')}CLSTM",
+        steps4, 4, (8, 6, 4),
     )  # fmt: skip
+    spiking = "spikingjelly.activation_based."
+    for name in ("LSTM", "GRU", "VanillaRNN"):
+        yield call(
+            "spikingjelly", f"Spiking{name}", f"{spiking}rnn.Spiking{name}",
+            time_first, 3, 4, 1,
+        )  # fmt: skip
+    for name in ("IF", "LIF", "ParametricLIF", "QIF", "EIF"):
+        neuron = build(f"{spiking}neuron.{name}Node", step_mode="m")
+        yield restarted("spikingjelly", f"{name}Node", time_first, neuron, "reset")
+    yield call("ur-lstm-torch", "URLSTM", "ur_lstm.URLSTM", time_first, 3, 4)
     yield call(
-        "spikingjelly", "LIFNode", f"{node}neuron.LIFNode", time_first, step_mode="m",
-        backend="torch",
+        "ur-lstm-torch", "batch first", "ur_lstm.URLSTM", steps, 3, 4, 2,
+        batch_first=True,
     )  # fmt: skip
+    for name in ("LSTM", "FocusedLSTM", "LightweightLSTM"):
+        yield call("lstm-variants", name, f"lstm_variants.{name}", steps, 3, 4)
+    yield call("norse", "LIF", "norse.torch.LIF", time_first)
+    yield call("norse", "LIFRecurrent", "norse.torch.LIFRecurrent", time_first, 3, 4)
+    yield call("norse", "LI", "norse.torch.LI", time_first)
+    yield call("norse", "LSNN", "norse.torch.LSNNRecurrent", time_first, 3, 4)
+    rnnt = build("torchaudio.models.rnnt._CustomLSTM", 3, 4, True)
+    yield call(
+        "torchaudio", "LSTM of RNN-T", f"{ours}OwnStates", time_first, rnnt, (4, 4)
+    )
+    for name in ("LIF", "ExpLeak"):
+        layer = build(f"sinabs.layers.{name}", tau_mem=10.0)
+        yield restarted("sinabs", name, steps, layer, "reset_states")
+    for name in ("ExpSyn", "LIF", "Rate"):
+        layer = build(f"rockpool.nn.modules.{name}Torch", 3)
+        yield restarted("rockpool", name, steps, layer, "reset_state")
+    slstm = build(
+        "xlstm.sLSTMLayerConfig", embedding_dim=4, num_heads=2, backend="vanilla"
+    )
+    yield call("xlstm", "sLSTM", "xlstm.sLSTMLayer", steps4, slstm)
+    mlstm = build(
+        "xlstm.mLSTMLayerConfig", embedding_dim=4, num_heads=2, context_length=64
+    )
+    yield call("xlstm", "mLSTM", "xlstm.mLSTMLayer", steps4, mlstm)
+    yield call("neuralhydrology", "MCLSTM", f"{ours}MassConserving", steps4)
+    yield call("neuralhydrology", "SHM", f"{ours}Hydrological", frames(12))

@@ -396,8 +396,8 @@ class _Sizes:
 
     @cached_property
     def _fixed_sizes_of_layers(self) -> set[int | None]:
-        """The fixed numbers of steps and rows that layers see, except 1."""
-        sizes = set()
+        """The fixed numbers of steps and rows that layers and loops see, except 1."""
+        sizes = {_fixed(loop.rows) for loop in self.recorder.loops.loops}
         for call in self.recorder.calls:
             sizes |= {_fixed(call.steps), _fixed(call.rows)}
         return sizes - {None, 1}
@@ -508,7 +508,7 @@ def _growing(size: Any) -> list[str]:
 def _fixed(size: Any) -> int | None:
     if isinstance(size, torch.SymInt):
         return int(size.node.expr) if size.node.expr.is_number else None
-    return int(size)
+    return None if size is None else int(size)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,8 @@ class Loop:
     """The user's line."""
     iteration: int = 0
     rows: Any = None
-    """The first other traced size of a tensor whose steps are read."""
+    """The first other traced size of a tensor whose steps are read, or a fixed one in
+    front of the steps: ``x (2, L, 3)``."""
 
 
 @dataclass(frozen=True)
@@ -345,11 +346,8 @@ class Loops:
         axis %= tensor.dim()
         shape = [*tensor.shape]
         loop = self._open
-        others = [
-            size for size in (*shape[:axis], *shape[axis + 1 :]) if _symbolic(size)
-        ]
-        if loop is not None and loop.rows is None and others:
-            loop.rows = others[0]
+        if loop is not None and loop.rows is None:
+            loop.rows = _rows(shape, axis)
         if loop is not None and _have_same_size(shape[axis], loop.steps):
             _assume(shape[axis] == loop.steps)
         shape[axis : axis + 1] = [width] if width else []
@@ -681,6 +679,13 @@ def _is_traced(tensor: Tensor, axis: int) -> bool:
 
 def _symbolic(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+
+
+def _rows(shape: Sequence[Any], axis: int) -> Any:
+    """Return the number of rows of a tensor with steps at ``axis``; None if unknown."""
+    others = [*shape[:axis], *shape[axis + 1 :]]
+    is_batch_first = axis == 1 and len(others) > 1
+    return others[0] if is_batch_first else next(filter(_symbolic, others), None)
 
 
 def _have_same_size(one: Any, other: Any) -> bool:

@@ -4,6 +4,7 @@ and those that these import.
 
 import sys
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,7 @@ def source_spaces(module: nn.Module) -> list[Space]:
     """
     classes = {kind for layer in module.modules() for kind in type(layer).__mro__}
     waiting = sorted({kind.__module__ for kind in classes})
+    packages = {_package(name) for name in waiting}
     seen = set(waiting)
     spaces = []
     while waiting:
@@ -30,7 +32,7 @@ def source_spaces(module: nn.Module) -> list[Space]:
         spaces.append(space)
         fresh = sorted(set(_imported(space)) - seen)
         seen.update(fresh)
-        waiting += [name for name in fresh if _follows(name)]
+        waiting += [name for name in fresh if _follows(name, packages)]
     return spaces
 
 
@@ -52,11 +54,17 @@ def _imported(space: Mapping[str, Any]) -> Iterator[str]:
                 yield origin
 
 
-def _follows(name: str) -> bool:
-    """Return True if a module is the user's, or an installed one that uses PyTorch."""
+def _follows(name: str, packages: AbstractSet[str]) -> bool:
+    """Return True if a module is the user's, of one of ``packages``, or an installed
+    one that uses PyTorch.
+    """
     space = _space(name)
     if space is None:
         return False
     installed = "-packages" in str(space.get("__file__"))
-    uses_torch = any(origin.partition(".")[0] == "torch" for origin in _imported(space))
-    return not installed or uses_torch
+    uses_torch = any(_package(origin) == "torch" for origin in _imported(space))
+    return not installed or uses_torch or _package(name) in packages
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]

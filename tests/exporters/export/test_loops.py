@@ -1,5 +1,7 @@
 """Loops over time: whole at any length, and streamed with their states carried."""
 
+import importlib
+
 import pytest
 import torch
 from compared import export_and_compare
@@ -183,6 +185,88 @@ def test_a_loop_that_is_no_recurrence_is_refused_with_its_line(kind):
     assert reason in message
     assert "test_loops.py" in message
     assert line in message
+
+
+class BatchOfTheExample(Stepwise):
+    """A module that keeps the number of rows, as layers of speechbrain do."""
+
+    def forward(self, x):
+        if x.size(0) != 2:
+            x = x * 1.0
+        h = x.new_zeros(2, 4).expand(x.size(0), 4)
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+        return h
+
+
+@pytest.mark.system
+def test_a_batch_that_forward_fixes_is_refused_without_named_axes():
+    torch.manual_seed(3)
+    with pytest.raises(UnsupportedError, match=r"axis 0 of x at 2 .*size\(0\) != 2"):
+        export(BatchOfTheExample().eval(), torch.randn(2, 6, 3))
+
+
+class StateOfAnotherBatch(Stepwise):
+    """A check of the batch, as in every neuron of snntorch."""
+
+    def forward(self, x, h):
+        if h.size(0) != x.size(0):
+            h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+            outs.append(h)
+        return torch.stack(outs, 1), h
+
+
+@pytest.mark.system
+def test_a_state_whose_batch_is_compared_with_the_inputs_continues():
+    torch.manual_seed(4)
+    axes = X | {"h": ("N", 4)}
+    example = (torch.randn(2, 6, 3), torch.randn(2, 4))
+    module = StateOfAnotherBatch().eval()
+    artifact = export_and_compare(module, example, ExportConfig(inputs=axes))
+    assert [(s.input, s.output) for s in artifact.manifest.states] == [("h", "h_n")]
+    assert artifact.manifest.streamable
+
+
+_PACKAGE = {
+    "__init__.py": "",
+    "layers.py": """
+from torch import nn
+from . import functional
+
+class Decay(nn.Module):
+    def forward(self, x):
+        return functional.decay(x)
+""",
+    "functional/__init__.py": "from .loop import decay",
+    "functional/loop.py": """
+import torch
+
+def decay(x):
+    h = torch.zeros_like(x[:, 0])
+    outs = []
+    for t in range(x.size(1)):
+        h = 0.9 * h + x[:, t]
+        outs.append(h)
+    return torch.stack(outs, 1)
+""",
+}
+"""An installed package whose loop stands behind a folder that does not use PyTorch."""
+
+
+@pytest.mark.system
+def test_a_loop_anywhere_in_the_package_of_a_layer_is_exported(tmp_path, monkeypatch):
+    for name, text in _PACKAGE.items():
+        path = tmp_path / "dist-packages" / "decaying" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "dist-packages")
+    module = importlib.import_module("decaying.layers").Decay()
+    example = (torch.ones(2, 6, 3),)
+    artifact = export_and_compare(module, example, ExportConfig(inputs=X))
+    assert artifact.manifest.streamable
 
 
 @pytest.mark.system
