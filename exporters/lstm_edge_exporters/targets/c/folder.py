@@ -36,7 +36,7 @@ _HERE = Path(__file__).parent
 _TEMPLATES = ("network.h", "network.c", "network_selftest.c", "CMakeLists.txt")
 _CORE = ("lstm_edge_core.h", "lstm_edge_core.c")
 _CALLS = 3
-"""Calls of the self-test, which is a part of the flash of who runs it."""
+"""Calls in the self-test; they are stored in flash."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,15 @@ class _Port(NamedTuple):
     """An input or output of a step in C."""
 
     symbol: str
+    """Name of the parameter."""
     suffix: str
-    """Of its macros: empty for a single one."""
+    """End of the names of its macros; empty for the only input or output."""
     c_type: str
+    """Type of an element."""
     width: int
+    """Number of elements per call."""
     delay: int
-    """Of an output: its first frames after a reset, which mean nothing."""
+    """Delay of an output, in frames."""
 
 
 def check_c_folder(
@@ -119,19 +122,22 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         record(model, compiled, (_CALLS + delay) * model.manifest.unit)
     table = Table(compiled.writer)
     files = _render(name, model.manifest, compiled, table)
-    core = (
-        _HERE / "core"
-        if (_HERE / "core").is_dir()
-        else _HERE.parents[3] / "native" / "core"
-    )
-    files |= {
-        f"src/{part}": (core / part).read_text(encoding="utf-8") for part in _CORE
-    }
-    constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
-    work = 4 * table.memory + 2 * table.quantized
+    for file in _CORE:
+        files[f"src/{file}"] = (_core() / file).read_text(encoding="utf-8")
     return CFolder(
-        name, files, _self_test(name, files), constants, 4 * table.states, work
+        name=name,
+        files=files,
+        difference=_self_test(name, files),
+        constants=4 * table.floats.size + table.bytes.size + 8 * table.wholes.size,
+        state=4 * table.states,
+        work=4 * table.memory + 2 * table.quantized,
     )
+
+
+def _core() -> Path:
+    """Return the folder of the core: beside this file in a wheel, else of the clone."""
+    packaged = _HERE / "core"
+    return packaged if packaged.is_dir() else _HERE.parents[3] / "native" / "core"
 
 
 def _name(source: str | os.PathLike[str], name: str | None) -> str:
@@ -141,43 +147,19 @@ def _name(source: str | os.PathLike[str], name: str | None) -> str:
 def _render(
     name: str, manifest: Manifest, compiled: Compiled, table: Table
 ) -> dict[str, str]:
-    upper = name.upper()
-    writer = compiled.writer
+    """Return the text of each file that is made from a template."""
     inputs = _ports(compiled, "inputs")
     outputs = _ports(compiled, "outputs")
-    parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
-    parameters += [f"float *{port.symbol}" for port in outputs]
-    bases = [f"{{.from = {port.symbol}}}" for port in inputs]
-    bases += [f"{{.to = {port.symbol}}}" for port in outputs]
     labels = manifest.task.labels if manifest.task else ()
-    reset = table.floats.add(table.reset) if table.reset.any() else "NULL"
     values = {
         "name": name,
-        "upper": upper,
-        "macros": "\n".join(_macros(upper, writer.unit, inputs, outputs, manifest)),
-        "members": "\n".join(f"    {line};" for line in _members(compiled, table)),
-        "counters": "".join(
-            f" state->{counter};" for counter in _counters(compiled, table)
-        ),
-        "memory": str(table.memory),
-        "quantized": str(max(1, table.quantized)),
-        "parameters": ", ".join(parameters),
-        "bases": ", ".join(bases),
-        "forward": ", ".join(port.symbol for port in (*inputs, *outputs)),
-        "pools": ", ".join(
-            f"{{.from = {pool.symbol if pool.size else 'NULL'}}}"
-            for pool in table.pools
-        ),
-        "reset": reset,
-        "states": str(table.states),
-        "definitions": "".join(
-            pool.definition() for pool in (*table.pools, table.bytes)
-        ),
-        "operations": "\n".join(table.lines),
-        "count": str(table.count),
+        "upper": name.upper(),
         "labels": ", ".join(map(c_string, labels)),
+        **_header_values(name.upper(), manifest, compiled, inputs, outputs),
+        **_state_values(compiled, table),
+        **_table_values(table),
+        **_self_test_values(compiled.writer, inputs, outputs),
     }
-    values |= _self_test_values(writer, inputs, outputs)
     rendered = {}
     for template in _TEMPLATES:
         text = (_HERE / "templates" / template).read_text(encoding="utf-8")
@@ -186,23 +168,78 @@ def _render(
     return rendered
 
 
+def _header_values(
+    upper: str,
+    manifest: Manifest,
+    compiled: Compiled,
+    inputs: Sequence[_Port],
+    outputs: Sequence[_Port],
+) -> dict[str, str]:
+    """Return the macros, and the parameters and arguments of a step."""
+    parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
+    parameters += [f"float *{port.symbol}" for port in outputs]
+    bases = [f"{{.from = {port.symbol}}}" for port in inputs]
+    bases += [f"{{.to = {port.symbol}}}" for port in outputs]
+    unit = compiled.writer.unit
+    return {
+        "macros": "\n".join(_macros(upper, unit, inputs, outputs, manifest)),
+        "parameters": ", ".join(parameters),
+        "bases": ", ".join(bases),
+        "forward": ", ".join(port.symbol for port in (*inputs, *outputs)),
+    }
+
+
+def _state_values(compiled: Compiled, table: Table) -> dict[str, str]:
+    """Return the members of the state and how they are reset."""
+    members = [f"    {line};" for line in _members(compiled, table)]
+    counters = [f" state->{counter};" for counter in _counters(compiled, table)]
+    has_values = table.reset.any()
+    return {
+        "members": "\n".join(members),
+        "counters": "".join(counters),
+        "reset": table.floats.add(table.reset) if has_values else "NULL",
+        "states": str(table.states),
+    }
+
+
+def _table_values(table: Table) -> dict[str, str]:
+    """Return the operations and their constants."""
+    pools = []
+    for pool in table.pools:
+        symbol = pool.symbol if pool.size else "NULL"
+        pools.append(f"{{.from = {symbol}}}")
+    definitions = [pool.definition() for pool in (*table.pools, table.bytes)]
+    return {
+        "memory": str(table.memory),
+        "quantized": str(max(1, table.quantized)),
+        "pools": ", ".join(pools),
+        "definitions": "".join(definitions),
+        "operations": "\n".join(table.lines),
+        "count": str(table.count),
+    }
+
+
 def _ports(compiled: Compiled, kind: str) -> list[_Port]:
+    """Return the ``inputs`` or ``outputs`` of a step."""
     writer = compiled.writer
-    ports = compiled.writer.ports(kind)
+    ports = writer.ports(kind)
     names = c_identifiers(
         writer.constants[port.name].tobytes().decode() for port in ports
     )
-    single = len(ports) == 1
-    prefix, alone = ("in", "x") if kind == "inputs" else ("out", "y")
+    symbols = [f"in_{name}" if kind == "inputs" else f"out_{name}" for name in names]
+    suffixes = [f"_{name}" for name in names]
+    if len(ports) == 1:
+        symbols = ["x" if kind == "inputs" else "y"]
+        suffixes = [""]
     return [
         _Port(
-            alone if single else f"{prefix}_{name}",
-            "" if single else f"_{name}",
-            "float" if writer.dtype(port.buffer) == "float32" else "int32_t",
-            writer.width(port.buffer),
-            port.delay,
+            symbol=symbol,
+            suffix=suffix,
+            c_type="float" if writer.dtype(port.buffer) == "float32" else "int32_t",
+            width=writer.width(port.buffer),
+            delay=port.delay,
         )
-        for name, port in zip(names, ports, strict=True)
+        for symbol, suffix, port in zip(symbols, suffixes, ports, strict=True)
     ]
 
 
@@ -288,31 +325,39 @@ def _counters(compiled: Compiled, table: Table) -> Iterator[str]:
 def _self_test_values(
     writer: ProgramWriter, inputs: Sequence[_Port], outputs: Sequence[_Port]
 ) -> dict[str, str]:
+    """Return the recorded calls and how a step is compared with them."""
     lines = []
-    for port, kept in zip(inputs, writer.ports("inputs"), strict=True):
-        numbers = writer.constants[kept.golden]
-        text = literals(
-            numbers.astype(np.float32 if port.c_type == "float" else np.int32)
-        )
+    calls = 0
+    for port, recorded in zip(inputs, writer.ports("inputs"), strict=True):
+        numbers = writer.constants[recorded.golden]
+        calls = len(numbers)
+        dtype = np.float32 if port.c_type == "float" else np.int32
+        text = literals(numbers.astype(dtype))
         lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{text}}};")
-    for port, kept in zip(outputs, writer.ports("outputs"), strict=True):
-        for kind, number in (("expected", kept.golden), ("limits", kept.tolerance)):
-            text = literals(writer.constants[number][-1])
-            lines.append(f"static const float {kind}_{port.symbol}[] = {{{text}}};")
+    for port, recorded in zip(outputs, writer.ports("outputs"), strict=True):
+        expected = literals(writer.constants[recorded.golden][-1])
+        limits = literals(writer.constants[recorded.tolerance][-1])
+        lines.append(f"static const float expected_{port.symbol}[] = {{{expected}}};")
+        lines.append(f"static const float limits_{port.symbol}[] = {{{limits}}};")
     arguments = [f"given_{port.symbol} + call * {port.width}" for port in inputs]
+    arguments += [port.symbol for port in outputs]
+    results = [f"    float {port.symbol}[{port.width}];" for port in outputs]
     return {
-        "calls": str(len(numbers)),
+        "calls": str(calls),
         "given": "\n".join(lines),
-        "results": "\n".join(
-            f"    float {port.symbol}[{port.width}];" for port in outputs
-        ),
-        "arguments": ", ".join([*arguments, *(port.symbol for port in outputs)]),
-        "compared": "\n".join(
-            f"    lc_compare({name}, expected_{name}, limits_{name}, {width}, &worst,"
-            " &all);"
-            for name, _, _, width, _ in outputs
-        ),
+        "results": "\n".join(results),
+        "arguments": ", ".join(arguments),
+        "compared": "\n".join(map(_comparison, outputs)),
     }
+
+
+def _comparison(port: _Port) -> str:
+    """Return the line that compares an output with the recorded one."""
+    name = port.symbol
+    return (
+        f"    lc_compare({name}, expected_{name}, limits_{name}, {port.width}, &worst,"
+        " &all);"
+    )
 
 
 def _path(name: str, file: str) -> str:
@@ -323,38 +368,12 @@ def _self_test(name: str, files: Mapping[str, str]) -> float:
     """Compile the files on this machine and run their self-test; return the largest
     difference.
     """
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    if shutil.which(compiler[0]) is None:
-        raise MissingDependencyError(
-            f"no C compiler {compiler[0]!r}, which checks the code; install gcc or"
-            " set CC"
-        )
     with tempfile.TemporaryDirectory() as folder:
-        root = write_folder(
-            Path(folder) / name, {path: text.encode() for path, text in files.items()}
-        )
-        sources = [str(root / path) for path in files if path.endswith(".c")]
+        contents = {path: text.encode() for path, text in files.items()}
+        root = write_folder(Path(folder) / name, contents)
         library = str(Path(folder) / "network.so")
-        built = subprocess.run(  # noqa: S603  the user's own compiler
-            [
-                *compiler,
-                "-std=c99",
-                "-O1",
-                "-shared",
-                "-fPIC",
-                *sources,
-                "-lm",
-                "-o",
-                library,
-            ],
-            capture_output=True,
-            check=False,
-        )
-        if built.returncode:
-            raise CheckFailedError(
-                "the C code does not compile:"
-                f" {built.stderr.decode(errors='replace')[:300]}"
-            )
+        sources = [str(root / path) for path in files if path.endswith(".c")]
+        _compile(sources, library)
         test = getattr(ctypes.CDLL(library), f"{name}_selftest")
         test.restype = ctypes.c_float
         passed = ctypes.c_int()
@@ -365,3 +384,20 @@ def _self_test(name: str, files: Mapping[str, str]) -> float:
             " program"
         )
     return difference
+
+
+def _compile(sources: Sequence[str], library: str) -> None:
+    """Compile C99 to a shared library with the user's compiler."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        raise MissingDependencyError(
+            f"no C compiler {compiler[0]!r}, which checks the code; install gcc or"
+            " set CC"
+        )
+    options = ["-std=c99", "-O1", "-shared", "-fPIC", *sources, "-lm", "-o", library]
+    compiled = subprocess.run(  # noqa: S603  the user's own compiler
+        [*compiler, *options], capture_output=True, check=False
+    )
+    if compiled.returncode:
+        errors = compiled.stderr.decode(errors="replace")[:300]
+        raise CheckFailedError(f"the C code does not compile: {errors}")

@@ -33,23 +33,26 @@ _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 them."""
 
 
+_MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What evaluation and lowering raise for sizes that do not fit."""
+
+
 class StatePart(NamedTuple):
     """A state of the program: a layer of one of the file's states."""
 
     state: StateSpec
+    """The file's state."""
     layer: int | None
     """Its index along the state's first axis; None for the state itself."""
     past: Past | None = None
-    """How it is a ring; None where it is a row of numbers."""
+    """The ring of past frames; None for a row of numbers."""
 
     @property
     def name(self) -> str:
-        """In the program."""
-        return (
-            self.state.input
-            if self.layer is None
-            else f"{self.state.input}[{self.layer}]"
-        )
+        """The name in the program."""
+        if self.layer is None:
+            return self.state.input
+        return f"{self.state.input}[{self.layer}]"
 
 
 class Compiled(NamedTuple):
@@ -103,7 +106,8 @@ class _Compiler:
         self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
         self._values: dict[str, Any] = {}
         self._sized: dict[str, Array] = {}
-        """Of arrays, by name: which numbers follow from the number of rows or steps."""
+        """Mask per array, by name: numbers that follow from the number of rows or
+        steps."""
         self._uses = Counter(
             str(value.name) for node in model.graph for value in node.inputs if value
         )
@@ -122,12 +126,9 @@ class _Compiler:
             self._node(node)
         for output in manifest.outputs:
             self._close_output(output)
-        for state in sorted(
-            manifest.states, key=lambda state: state.input in self._pasts
-        ):
-            self._close_state(
-                state
-            )  # a past at the end: nothing reads it after its PUSH
+        # rings last: nothing reads them after their PUSH
+        for state in sorted(manifest.states, key=lambda x: x.input in self._pasts):
+            self._close_state(state)
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
@@ -142,10 +143,12 @@ class _Compiler:
         if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
-        at = 0 if time is None else time
-        lying = (shape[at : at + 1], shape[:at], shape[at + 1 :])
-        places = self._memory.at(buffer).reshape(sum(lying, ()))
-        return Value(np.moveaxis(places, 0, at) if shape else places, spec.dtype)
+        places = self._memory.at(buffer)
+        if not shape:
+            return Value(places.reshape(shape), spec.dtype)
+        first = 0 if time is None else time
+        in_memory = (shape[first], *shape[:first], *shape[first + 1 :])
+        return Value(np.moveaxis(places.reshape(in_memory), 0, first), spec.dtype)
 
     def _open_state(self, state: StateSpec) -> None:
         """Make a state of the program of a state of the file, or one of each of its
@@ -164,18 +167,16 @@ class _Compiler:
             raise UnsupportedError(
                 f"state {state.input} is {state.dtype}, expected float32 or int64"
             )
-        layers = (
-            shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
-        )
+        has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
+        layers = shape[0] if has_layers else 1
         places = []
         for layer, values in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             buffer = self._writer.state(part.name, values.size, values, state.dtype)
             self._parts.append((part, buffer))
             places.append(self._memory.at(buffer))
-        self._values[state.input] = Value(
-            np.concatenate(places).reshape(shape), state.dtype
-        )
+        joined = np.concatenate(places).reshape(shape)
+        self._values[state.input] = Value(joined, state.dtype)
 
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
         """Return the axis of the frames of a state that is the last frames of a value;
@@ -183,29 +184,20 @@ class _Compiler:
 
         One Concat appends new frames to it, and a Slice of the result is its new value.
         """
-        value = next(
-            input_ for input_ in self._graph.inputs if input_.name == state.input
-        )
-        made = next(
-            output for output in self._graph.outputs if output.name == state.output
-        )
+        values = {value.name: value for value in self._graph.inputs}
+        results = {value.name: value for value in self._graph.outputs}
+        value = values[state.input]
         joining = next((node for node, _ in value.uses()), None)
-        slicing = made.producer()
-        if (
-            state.dtype != "float32"
-            or self._uses[state.input] != 1
-            or joining is None
-            or slicing is None
-        ):
+        slicing = results[state.output].producer()
+        is_read_once = state.dtype == "float32" and self._uses[state.input] == 1
+        if not is_read_once or joining is None or slicing is None:
             return None
-        if (joining.op_type, slicing.op_type, len(joining.inputs)) != (
-            "Concat",
-            "Slice",
-            2,
-        ):
+        appends = joining.op_type == "Concat" and len(joining.inputs) == 2
+        if not appends or slicing.op_type != "Slice":
             return None
         axis = int(attribute(joining, "axis")) % len(shape)
-        reads = joining.inputs[0] is value and slicing.inputs[0] is joining.outputs[0]
+        in_front = joining.inputs[0] is value
+        reads = in_front and slicing.inputs[0] is joining.outputs[0]
         return axis if reads and isinstance(state.axes[axis], int) else None
 
     def _close_output(self, output: TensorSpec) -> None:
@@ -253,9 +245,9 @@ class _Compiler:
             manifest.sequence or "": unit,
             **manifest.time_sizes(unit),
         }
-        if unknown := [
-            axis for axis in axes if isinstance(axis, str) and axis not in sizes
-        ]:
+        names = [axis for axis in axes if isinstance(axis, str)]
+        unknown = [axis for axis in names if axis not in sizes]
+        if unknown:
             raise UnsupportedError(
                 f"{name} {axes} has an axis {unknown[0]}, expected batch and time"
             )
@@ -273,21 +265,13 @@ class _Compiler:
     # nodes
 
     def _node(self, node: ir.Node) -> None:
-        about = (
-            f"node {node.name!r} ({node.op_type})"
-            if node.name
-            else f"node ({node.op_type})"
-        )
+        name = f"{node.name!r} " if node.name else ""
+        about = f"node {name}({node.op_type})"
         try:
             results = self._lower(node)
         except UnsupportedError as error:
             raise UnsupportedError(f"{about}: {error}") from error
-        except (
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:  # sizes that do not fit
+        except _MISFITS as error:
             raise UnsupportedError(f"{about} does not fit its inputs") from error
         for value, result in zip(node.outputs, results, strict=False):
             self._values[str(value.name)] = result
@@ -296,79 +280,86 @@ class _Compiler:
                 raise UnsupportedError(f"{about}: an output that is not covered")
 
     def _lower(self, node: ir.Node) -> Sequence[Any]:
-        if any(
-            option.type is ir.AttributeType.GRAPH for option in node.attributes.values()
-        ):
+        """Return the results of a node: values and arrays."""
+        if _has_body(node):
             raise UnsupportedError("it has a subgraph")
-        names = ["" if value is None else str(value.name) for value in node.inputs]
-        if node.op_type == "Concat" and names[0] in self._pasts:
-            buffer, ring, axis = self._pasts[names[0]]
-            source = self._get(names[1])
-            if not isinstance(source, Value) or source.dtype != "float32":
-                raise UnsupportedError("a past takes in frames that are not computed")
-            return [Value(self._memory.with_past(buffer, ring, source, axis))]
-        inputs: list[In] = [self._get(name) if name else None for name in names]
-        standard = node.domain in ("", "ai.onnx")
-        if (
-            standard
-            and node.op_type in ("Shape", "Size")
-            and isinstance(inputs[0], Value)
-        ):
-            return self._size(node, inputs[0])
-        if standard and not any(isinstance(input_, Value) for input_ in inputs):
-            return self._fold(node, names, inputs)
-        if standard and node.op_type in MOVES and isinstance(inputs[0], Value):
-            return self._move(node, inputs[0], inputs[1:])
-        counts = node.op_type == "Add" and any(
-            getattr(input_, "dtype", "") == "int64" for input_ in inputs
-        )
-        if not counts and any(name in self._sized for name in names):
-            raise UnsupportedError("it computes with the number of rows or steps")
-        lower = LOWER.get(("" if standard else node.domain, node.op_type))
+        if node.op_type == "Concat" and _name(node.inputs[0]) in self._pasts:
+            return self._append_frames(node)
+        inputs: list[In] = [
+            None if value is None else self._get(_name(value)) for value in node.inputs
+        ]
+        if node.domain in ("", "ai.onnx"):
+            return self._lower_standard(node, inputs)
+        return self._lower_by_table(node, node.domain, inputs)
+
+    def _lower_standard(self, node: ir.Node, inputs: Sequence[In]) -> Sequence[Any]:
+        """Return the results of an operator of ONNX itself."""
+        first = inputs[0] if inputs else None
+        if isinstance(first, Value) and node.op_type in ("Shape", "Size"):
+            return self._size(node, first)
+        if not any(isinstance(operand, Value) for operand in inputs):
+            return self._fold(node, inputs)
+        if isinstance(first, Value) and node.op_type in MOVES:
+            return self._move(node, first, inputs[1:])
+        return self._lower_by_table(node, "", inputs)
+
+    def _lower_by_table(
+        self, node: ir.Node, domain: str, inputs: Sequence[In]
+    ) -> Sequence[Any]:
+        """Return the results of an operator that ``LOWER`` has."""
+        self._refuse_sizes(node, inputs)
+        lower = LOWER.get((domain, node.op_type))
         if lower is None:
             raise UnsupportedError("an operator that is not covered")
         lowered = lower(self._memory, node, *inputs)
         return lowered if isinstance(lowered, list) else [lowered]
 
+    def _refuse_sizes(self, node: ir.Node, inputs: Sequence[In]) -> None:
+        """Refuse to compute with the number of rows or steps, except to count steps."""
+        dtypes = [getattr(operand, "dtype", "") for operand in inputs]
+        counts_steps = node.op_type == "Add" and "int64" in dtypes
+        reads_sizes = any(_name(value) in self._sized for value in node.inputs)
+        if reads_sizes and not counts_steps:
+            raise UnsupportedError("it computes with the number of rows or steps")
+
+    def _append_frames(self, node: ir.Node) -> Sequence[Value]:
+        """Return the frames of a ring with the new ones behind them."""
+        buffer, ring, axis = self._pasts[_name(node.inputs[0])]
+        source = self._get(_name(node.inputs[1]))
+        if not isinstance(source, Value) or source.dtype != "float32":
+            raise UnsupportedError("a past takes in frames that are not computed")
+        return [Value(self._memory.with_past(buffer, ring, source, axis))]
+
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
         """Return a value whose numbers are moved, by moving their places."""
-        if not all(
-            operand is None or isinstance(operand, np.ndarray) for operand in rest
-        ):
+        operands = [operand for operand in rest if operand is not None]
+        if not all(isinstance(operand, np.ndarray) for operand in operands):
             raise UnsupportedError("a shape, axis or place that depends on the input")
         moved = evaluate(node, [value.places, *rest], self._opset)  # type: ignore[list-item]
         return [value._replace(places=places) for places in moved]
 
-    # sizes, and what else is known
+    # sizes, and other known numbers
 
     def _size(self, node: ir.Node, value: Value) -> Sequence[Array]:
-        """Return the shape of a value, and note which sizes follow from rows and
+        """Return the shape of a value, and mark the sizes that follow from rows and
         steps.
         """
-        (result,) = evaluate(
-            node, [np.broadcast_to(np.int8(0), value.shape)], self._opset
-        )
-        declared = node.inputs[0].shape if node.inputs[0] is not None else None
-        fixed = (
-            [isinstance(size, int) for size in declared] if declared is not None else []
-        )
-        if len(fixed) != len(value.shape):
-            fixed = [size != 1 for size in value.shape]
-        sized = ~np.array(fixed, bool)[
-            attribute(node, "start", 0) : attribute(node, "end")
-        ]
-        self._mark(
-            node, [sized if node.op_type == "Shape" else np.asarray(sized.any())]
-        )
+        like = np.broadcast_to(np.int8(0), value.shape)
+        (result,) = evaluate(node, [like], self._opset)
+        start = attribute(node, "start", 0)
+        sized = ~_fixed_sizes(node.inputs[0], value)[start : attribute(node, "end")]
+        mask = sized if node.op_type == "Shape" else np.asarray(sized.any())
+        self._mark(node, [mask])
         return [result]
 
-    def _fold(
-        self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]
-    ) -> Sequence[Array]:
+    def _fold(self, node: ir.Node, inputs: Sequence[Any]) -> Sequence[Array]:
+        """Return the results of a node of known inputs, and mark the numbers in them
+        that follow from rows and steps.
+        """
         arrays = evaluate(node, inputs, self._opset)
         masks = [
-            self._sized.get(name, np.zeros(np.shape(input_), bool))
-            for name, input_ in zip(names, inputs, strict=True)
+            self._sized.get(_name(value), np.zeros(np.shape(array), bool))
+            for value, array in zip(node.inputs, inputs, strict=True)
         ]
         if node.op_type in (*MOVES, "Gather"):
             self._mark(node, evaluate(node, [masks[0], *inputs[1:]], self._opset))
@@ -383,3 +374,22 @@ class _Compiler:
         for value, mask in zip(node.outputs, masks, strict=False):
             if mask.any():
                 self._sized[str(value.name)] = mask.astype(bool)
+
+
+def _name(value: ir.Value | None) -> str:
+    """Return the name of a value; empty for an input that is left out."""
+    return "" if value is None else str(value.name)
+
+
+def _has_body(node: ir.Node) -> bool:
+    """Return True if a node has a subgraph."""
+    kinds = [option.type for option in node.attributes.values()]
+    return ir.AttributeType.GRAPH in kinds
+
+
+def _fixed_sizes(declared: ir.Value | None, value: Value) -> Array:
+    """Return for each axis True if its size depends on neither rows nor steps."""
+    shape = None if declared is None else declared.shape
+    if shape is not None and len(shape) == len(value.shape):
+        return np.array([isinstance(size, int) for size in shape], bool)
+    return np.array([size != 1 for size in value.shape], bool)

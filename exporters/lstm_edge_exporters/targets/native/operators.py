@@ -10,6 +10,7 @@ What an operator does not take is refused; the compiler adds the node's name.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +19,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
 from ...graph import constant
+from ...recurrent import GATES
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
 from .operations import Code
@@ -40,8 +42,7 @@ MOVES = (
     "Expand",
     "Tile",
 )
-"""Operators that move the numbers of their first input, as the others say."""
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Operators that move the numbers of their first input, as the other inputs say."""
 _USUAL = {
     "LSTM": ("Sigmoid", "Tanh", "Tanh"),
     "GRU": ("Sigmoid", "Tanh"),
@@ -78,6 +79,7 @@ _BINARY = {
     "GreaterOrEqual": Binary.LESS_EQUAL, "Equal": Binary.EQUAL,
 }  # fmt: skip
 """Greater and GreaterOrEqual take their inputs the other way around."""
+_COMPARISONS = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 
 
 def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
@@ -125,12 +127,10 @@ def optional(given: In, what: str) -> Array | None:
 
 def _filled(memory: Memory, given: In) -> Value:
     """Return a value, or a buffer with what is stored in the file."""
-    if (
-        isinstance(given, np.ndarray)
-        and given.dtype in (np.float32, np.bool_)
-        and given.size
-    ):
-        return memory.stored(given)
+    if isinstance(given, np.ndarray):
+        is_float_or_bool = given.dtype in (np.float32, np.bool_)
+        if given.size and is_float_or_bool:
+            return memory.stored(given)
     value = _value(given)
     return value if value.dtype == "bool" else floats(value)
 
@@ -142,11 +142,11 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
     """Return an operator's function with alpha and beta: those of a node, or the usual
     ones.
     """
-    numbers = [
-        num if node is None else attribute(node, key, num)
-        for key, num in _PARAMETERS.get(name, ())
-    ]
-    alpha, beta, *_ = [*map(float, numbers), 0.0, 0.0]
+    numbers = []
+    for key, default in _PARAMETERS.get(name, ()):
+        number = default if node is None else attribute(node, key, default)
+        numbers.append(float(number))
+    alpha, beta, *_ = (*numbers, 0.0, 0.0)
     return _UNARY[name], alpha, beta
 
 
@@ -176,28 +176,18 @@ def _map(
 def _clip(
     memory: Memory, node: ir.Node, given: In, least: In = None, most: In = None
 ) -> Out:
-    low, high = (
-        float(
-            attribute(
-                node,
-                name,
-                default if limit is None else as_array(limit, "a limit").item(),
-            )
-        )
-        for name, limit, default in (("min", least, -np.inf), ("max", most, np.inf))
-    )
+    low = -np.inf if least is None else as_array(least, "a limit").item()
+    high = np.inf if most is None else as_array(most, "a limit").item()
+    low = float(attribute(node, "min", low))
+    high = float(attribute(node, "max", high))
     return _map(memory, floats(given), Function.CLIP, low, high)
 
 
 @lowers("HardSwish")
 def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
     value = floats(given)
-    return _combine(
-        memory,
-        Binary.MULTIPLY,
-        value,
-        _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5),
-    )
+    share = _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5)
+    return _combine(memory, Binary.MULTIPLY, value, share)
 
 
 @lowers(*_BINARY)
@@ -214,69 +204,99 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
 def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
     """Return a function of two values of float32, or of whole numbers; one of them may
     be stored.
-
-    It is computed in the order in which the numbers of one of the two lie, so that they
-    are not copied.
     """
-    swap = not isinstance(a, Value)
-    lead, other = (_value(b), a) if swap else (_value(a), b)
-    if other is None:
-        raise UnsupportedError("an input that is left out")
-    whole = lead.dtype == "int64" and kind not in (Binary.PRELU, Binary.POWER)
-    if (
-        isinstance(other, Value)
-        and other.dtype != (lead if whole else floats(lead)).dtype
-    ):
-        raise UnsupportedError(f"{lead.dtype} with {other.dtype}")
-    shape = np.broadcast_shapes(lead.shape, other.shape)
-    if (
-        kind is Binary.ADD
-        and isinstance(other, np.ndarray)
-        and lead.shape == shape
-        and not other.any()
-    ):
-        return lead
+    pair = _Pair(a, b) if isinstance(a, Value) else _Pair(_value(b), a, swap=True)
+    pair.check(kind)
+    if kind is Binary.ADD and pair.adds_nothing():
+        return pair.lead
+    pair = _lead_by_layout(memory, pair)
+    dtype = pair.lead.dtype
+    result = _add_binary(memory, kind, pair)
+    if kind not in _COMPARISONS:
+        return result
+    if dtype == "int64":
+        return memory.map(result, memory.writer.cast, "bool")
+    return result._replace(dtype="bool")
+
+
+class _Pair(NamedTuple):
+    """The operands of an elementwise function."""
+
+    lead: Value
+    """The operand in whose order of elements the result is computed."""
+    other: In
+    """The other operand, which may be stored."""
+    swap: bool = False
+    """True if ``lead`` is the second operand."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        assert self.other is not None
+        return np.broadcast_shapes(self.lead.shape, self.other.shape)
+
+    def check(self, kind: Binary) -> None:
+        """Refuse operands that are left out, or whose dtypes do not fit."""
+        if self.other is None:
+            raise UnsupportedError("an input that is left out")
+        if not isinstance(self.other, Value):
+            return
+        takes_whole = kind not in (Binary.PRELU, Binary.POWER)
+        if self.lead.dtype != "int64" or not takes_whole:
+            floats(self.lead)
+        if self.other.dtype != self.lead.dtype:
+            raise UnsupportedError(f"{self.lead.dtype} with {self.other.dtype}")
+
+    def adds_nothing(self) -> bool:
+        """Return True if a sum of the two is ``lead`` itself."""
+        if not isinstance(self.other, np.ndarray):
+            return False
+        return self.lead.shape == self.shape and not self.other.any()
+
+
+def _lead_by_layout(memory: Memory, pair: _Pair) -> _Pair:
+    """Exchange the operands if that saves copying the elements of one of them."""
+    lead, other, swap = pair
+    if not isinstance(other, Value):
+        return pair
+    is_full = other.size == prod(pair.shape)
+    if lead.size == 1 or (is_full and memory.lying(lead) is None):
+        return _Pair(other, lead, not swap)
+    return pair
+
+
+def _add_binary(memory: Memory, kind: Binary, pair: _Pair) -> Value:
+    """Add the operation for two operands."""
+    lead, other, swap = pair
+    shape = pair.shape
     size = prod(shape)
-    if isinstance(other, Value) and (
-        lead.size == 1 or (other.size == size and memory.lying(lead) is None)
-    ):
-        lead, other, swap = other, lead, not swap
+    order = np.arange(size)
     lying = memory.lying(lead) if lead.size == size else None
-    row, order = lying or (
-        _spread(memory, lead, shape, np.arange(size)),
-        np.arange(size),
-    )
-    if isinstance(other, Value):
-        out = memory.writer.binary(
-            kind, row, _spread(memory, other, shape, order), swap=swap
-        )
+    if lying is None:
+        row = _spread(memory, lead, shape, order)
     else:
-        stored = np.broadcast_to(np.asarray(other, lead.dtype), shape).reshape(-1)[
-            order
-        ]
-        same = (stored == stored[:1]).all() and memory.writer.width(row) == size
-        out = memory.writer.binary(kind, row, stored[:1] if same else stored, swap=swap)
+        row, order = lying
+    if isinstance(other, Value):
+        operand = _spread(memory, other, shape, order)
+        out = memory.writer.binary(kind, row, operand, swap=swap)
+    else:
+        stored = np.broadcast_to(np.asarray(other, lead.dtype), shape)
+        numbers = stored.reshape(-1)[order]
+        is_equal = (numbers == numbers[:1]).all() and memory.writer.width(row) == size
+        numbers = numbers[:1] if is_equal else numbers
+        out = memory.writer.binary(kind, row, numbers, swap=swap)
     places = np.empty(size, np.int64)
     places[order] = memory.at(out)
-    result = Value(places.reshape(shape), lead.dtype)
-    if kind not in (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL):
-        return result
-    return (
-        memory.map(result, memory.writer.cast, "bool")
-        if whole
-        else result._replace(dtype="bool")
-    )
+    return Value(places.reshape(shape), lead.dtype)
 
 
 def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) -> int:
     """Return a row of a value that is broadcast, in some order; a single number stays
     alone.
     """
-    places = (
-        value.places
-        if value.size == 1
-        else np.broadcast_to(value.places, shape).reshape(-1)[order]
-    )
+    places = value.places
+    if value.size > 1:
+        places = np.broadcast_to(places, shape).reshape(-1)[order]
     return memory.row(Value(places, value.dtype))
 
 
@@ -338,20 +358,24 @@ def _product(
     """Return ``source @ weights.T``, with a stored bias that the one reader of the
     product adds to it.
     """
-    readers = [*node.outputs[0].uses()]
-    adding = (
-        readers[0].node
-        if len(readers) == 1 and not node.outputs[0].is_graph_output()
-        else node
-    )
-    bias = (
-        constant(adding.inputs[1 - readers[0].idx]) if adding.op_type == "Add" else None
-    )
-    bias = None if bias is None or bias.shape != (len(weights),) else bias
-    if bias is not None:
-        memory.fused.add(adding)
+    bias = _fuse_bias(memory, node.outputs[0], len(weights))
     row = memory.writer.linear(memory.row(source), weights, bias, scales)
     return memory.value(row, (*source.shape[:-1], len(weights)))
+
+
+def _fuse_bias(memory: Memory, product: ir.Value, width: int) -> Array | None:
+    """Return the stored bias that the only reader of a product adds, and mark the reader
+    as done; None if there is none.
+    """
+    readers = [*product.uses()]
+    if len(readers) != 1 or product.is_graph_output():
+        return None
+    adding, index = readers[0]
+    bias = constant(adding.inputs[1 - index]) if adding.op_type == "Add" else None
+    if bias is None or bias.shape != (width,):
+        return None
+    memory.fused.add(adding)
+    return bias
 
 
 @lowers("Gemm")
@@ -360,17 +384,15 @@ def _gemm(
 ) -> Out:
     source = floats(given)
     weights = as_array(matrix, "weights")
-    if attribute(node, "transA", 0) or any(
-        attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")
-    ):
+    factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
+    if attribute(node, "transA", 0) or factors != [1.0, 1.0]:
         raise UnsupportedError("transA, alpha or beta")
     weights = weights if attribute(node, "transB", 0) else weights.T
     bias = np.zeros(1, "float32") if added is None else as_array(added, "a bias")
     if bias.ndim > 1 and len(bias) > 1:
         raise UnsupportedError("a bias that differs between rows")
-    row = memory.writer.linear(
-        memory.row(source), weights, np.broadcast_to(bias.reshape(-1), len(weights))
-    )
+    bias = np.broadcast_to(bias.reshape(-1), len(weights))
+    row = memory.writer.linear(memory.row(source), weights, bias)
     return memory.value(row, (source.shape[0], len(weights)))
 
 
@@ -403,63 +425,69 @@ def _layer_norm(
 ) -> Out:
     value = floats(given)
     inner = value.shape[attribute(node, "axis", -1) :]
-    parameters = [
-        memory.writer.optional(
-            None
-            if vector is None
-            else np.broadcast_to(as_array(vector, "a scale"), inner).reshape(-1)
-        )
-        for vector in (scale, bias)
-    ]
+    parameters = []
+    for given_vector in (scale, bias):
+        vector = optional(given_vector, "a scale")
+        if vector is not None:
+            vector = np.broadcast_to(vector, inner).reshape(-1)
+        parameters.append(memory.writer.optional(vector))
     options = (prod(inner), float(attribute(node, "epsilon", 1e-5)), *parameters)
-    return memory.value(
-        memory.writer.add(Code.NORMALIZE, memory.row(value), *options), value.shape
-    )
+    row = memory.writer.add(Code.NORMALIZE, memory.row(value), *options)
+    return memory.value(row, value.shape)
 
 
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
     value = floats(given)
-    kind = node.op_type
-    rank = len(value.shape)
-    stored = (
-        attribute(node, "axes", ())
-        if axes is None
-        else as_array(axes, "axes").reshape(-1).tolist()
-    )
     if attribute(node, "noop_with_empty_axes", 0):
         raise UnsupportedError("noop_with_empty_axes")
-    inner = sorted({axis % rank for axis in stored} or range(rank))
-    outer = [axis for axis in range(rank) if axis not in inner]
-    kept = [1 if axis in inner else size for axis, size in enumerate(value.shape)]
-    shape = kept if attribute(node, "keepdims", 1) else [kept[axis] for axis in outer]
-    length = prod(value.shape[axis] for axis in inner)
-    if kind in ("ReduceL2", "ReduceSumSquare"):
+    reduced = _reduced_axes(node, axes, len(value.shape))
+    if node.op_type in ("ReduceL2", "ReduceSumSquare"):
         value = _combine(memory, Binary.MULTIPLY, value, value)
-    if length > 1:
-        factor = np.full(
-            (1, length), 1 / length if kind == "ReduceMean" else 1, "float32"
-        )
-        row = memory.row(Value(value.places.transpose(*outer, *inner)))
-        value = memory.value(memory.writer.linear(row, factor), shape)
-    total = value._replace(places=value.places.reshape(shape))
-    return _map(memory, total, Function.SQRT) if kind == "ReduceL2" else total
+    total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
+    if not attribute(node, "keepdims", 1):
+        total = total._replace(places=total.places.squeeze(tuple(reduced)))
+    if node.op_type == "ReduceL2":
+        return _map(memory, total, Function.SQRT)
+    return total
+
+
+def _reduced_axes(node: ir.Node, axes: In, rank: int) -> list[int]:
+    """Return the axes that a node reduces, in order; all if it names none."""
+    stored = attribute(node, "axes", ())
+    if axes is not None:
+        stored = as_array(axes, "axes").reshape(-1).tolist()
+    return sorted({axis % rank for axis in stored} or range(rank))
+
+
+def _sum_over(
+    memory: Memory, value: Value, reduced: Sequence[int], *, mean: bool
+) -> Value:
+    """Return the sum or mean over some axes, which are kept with size 1."""
+    length = prod(value.shape[axis] for axis in reduced)
+    if length == 1:
+        return value
+    axes = range(len(value.shape))
+    outer = [axis for axis in axes if axis not in reduced]
+    shape = [1 if axis in reduced else value.shape[axis] for axis in axes]
+    factors = np.full((1, length), 1 / length if mean else 1, "float32")
+    row = memory.row(Value(value.places.transpose(*outer, *reduced)))
+    return memory.value(memory.writer.linear(row, factors), shape)
 
 
 @lowers("CumSum")
 def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
     value = floats(given)
-    sums = list[Value]()
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
     axis = as_array(along, "an axis").item()
-    for frame in np.moveaxis(value.places, axis, 0):
-        sums.append(
-            _combine(memory, Binary.ADD, sums[-1], Value(frame))
-            if sums
-            else Value(frame)
-        )
-    return Value(np.moveaxis(np.stack([total.places for total in sums]), 0, axis))
+    first, *frames = np.moveaxis(value.places, axis, 0)
+    total = Value(first)
+    totals = [first]
+    for frame in frames:
+        total = _combine(memory, Binary.ADD, total, Value(frame))
+        totals.append(total.places)
+    return Value(np.moveaxis(np.stack(totals), 0, axis))
 
 
 # numbers that are moved
@@ -472,14 +500,14 @@ def _identity(memory: Memory, node: ir.Node, given: In, *_: In) -> Out:
 
 @lowers("Concat")
 def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
-    given = [
-        input_ for input_ in inputs if not isinstance(input_, np.ndarray) or input_.size
-    ]
-    values = [_filled(memory, operand) for operand in given]
-    return Value(
-        np.concatenate([value.places for value in values], attribute(node, "axis")),
-        values[0].dtype,
-    )
+    values = [_filled(memory, operand) for operand in inputs if not _is_empty(operand)]
+    places = [value.places for value in values]
+    return Value(np.concatenate(places, attribute(node, "axis")), values[0].dtype)
+
+
+def _is_empty(given: In) -> bool:
+    """Return True for a stored array without elements."""
+    return isinstance(given, np.ndarray) and not given.size
 
 
 @lowers("Gather")
@@ -516,11 +544,9 @@ def _pad(
     around = as_array(pads, "pads").reshape(-1).tolist()
     number = 0.0 if fill is None else float(as_array(fill, "a value").item())
     widths = [(0, 0)] * len(value.shape)
-    chosen = (
-        range(len(widths))
-        if axes is None
-        else as_array(axes, "axes").reshape(-1).tolist()
-    )
+    chosen = range(len(widths))
+    if axes is not None:
+        chosen = as_array(axes, "axes").reshape(-1).tolist()
     for index, axis in enumerate(chosen):
         widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
     if mode != "constant" or min(map(min, widths)) < 0:
@@ -551,18 +577,18 @@ def _resize(
 # recurrent layers
 
 
-@lowers(*_GATES)
+@lowers(*GATES)
 def _recurrent(
     memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In
 ) -> list[Out]:
     weights = [as_array(matrix, "weights") for matrix in (w, r)]
     scales: list[Array | None] = [None, None]
-    for index, weight in enumerate(
-        weights if memory.int8 and node.op_type != "LSTM" else ()
-    ):
-        if (stored := in_int8(weight[0])) is not None:
-            weights[index] = stored[0][None]
-            scales[index] = stored[1]
+    if memory.int8 and node.op_type != "LSTM":
+        for index, weight in enumerate(weights):
+            stored = in_int8(weight[0])
+            if stored is not None:
+                weights[index] = stored[0][None]
+                scales[index] = stored[1]
     return _layer(memory, node, node.op_type, x, weights, scales, *rest)
 
 
@@ -592,28 +618,18 @@ def _layer(
     *states: In,
 ) -> list[Out]:
     hidden = weights[1].shape[2]
+    _refuse_options(node)
     count = 2 if kind == "LSTM" else 1
-    for name, expected in {
-        "direction": "forward",
-        "layout": 0,
-        "clip": 0.0,
-        "input_forget": 0,
-    }.items():
-        if (given := attribute(node, name, expected)) != expected:
-            raise UnsupportedError(f"{name} {given}")
     if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
-    if (both := optional(bias, "a bias")) is not None:
-        both = both.reshape(2, _GATES[kind] * hidden)
-        both = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
     rows = [memory.row(Value(frame)) for frame in floats(x).places]
     news = memory.writer.recurrent(
         Code[kind],
         rows[0],
         [memory.row(floats(state)) for state in states[:count]],
         [weight[0] for weight in weights],
-        both,
+        _bias(kind, optional(bias, "a bias")),
         scales=scales,
         flags=int(bool(attribute(node, "linear_before_reset", 0))),
         functions=_activations(kind, node),
@@ -628,13 +644,32 @@ def _layer(
     return [y, *(memory.value(new, shape) for new in news)]
 
 
+def _refuse_options(node: ir.Node) -> None:
+    """Refuse attributes of a recurrent layer that change what it computes."""
+    usual = {"direction": "forward", "layout": 0, "clip": 0.0, "input_forget": 0}
+    for name, expected in usual.items():
+        given = attribute(node, name, expected)
+        if given != expected:
+            raise UnsupportedError(f"{name} {given}")
+
+
+def _bias(kind: str, bias: Array | None) -> Array | None:
+    """Return the biases of a layer as the program has them: both of a GRU, else their
+    sum.
+    """
+    if bias is None:
+        return None
+    both = bias.reshape(2, -1)
+    return both.reshape(-1) if kind == "GRU" else both[0] + both[1]
+
+
 def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
     """Return the functions inside a layer, each with alpha and beta."""
     names = [str(name) for name in attribute(node, "activations") or _USUAL[kind]]
-    parameters = attribute(node, "activation_alpha") or attribute(
-        node, "activation_beta"
-    )
-    if parameters or len(names) != len(_USUAL[kind]) or not set(names) <= set(_INSIDE):
+    alphas = attribute(node, "activation_alpha")
+    betas = attribute(node, "activation_beta")
+    is_covered = set(names) <= set(_INSIDE) and len(names) == len(_USUAL[kind])
+    if alphas or betas or not is_covered:
         raise UnsupportedError(
             f"activations {names}, expected {[*_INSIDE]} without parameters"
         )
@@ -652,22 +687,15 @@ def _int8_matmul(
     ``quantize`` writes.
     """
     weights = _shift(_matrix(matrix), zero).T
-    return _product(
-        memory,
-        node,
-        floats(given),
-        weights,
-        _vector(as_array(scale, "a scale"), len(weights)),
-    )
+    scales = _vector(as_array(scale, "a scale"), len(weights))
+    return _product(memory, node, floats(given), weights, scales)
 
 
 def _shift(raw: Array, zero: In) -> Array:
     """Return quantized weights ``(..., K, M)`` without their zero points, as int8."""
-    point = (
-        np.zeros(1, "int16")
-        if zero is None
-        else as_array(zero, "a zero point").astype("int16").ravel()
-    )
+    point = np.zeros(1, "int16")
+    if zero is not None:
+        point = as_array(zero, "a zero point").astype("int16").ravel()
     shifted = raw.astype("int16") - point
     if shifted.min() < -128 or shifted.max() > 127:
         raise UnsupportedError(
