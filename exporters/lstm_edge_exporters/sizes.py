@@ -88,11 +88,3 @@ def set_input_axes(graph: ir.Graph, sequence: str | None) -> None:
         set_time_axes(
             value, [TimeAxis(index) for index, axis in axes if axis == sequence]
         )
-
-
-def copy_time_axes(source: ir.Graph, target: ir.Graph) -> None:
-    """Record the time axes of the values of ``source`` for those of the same name."""
-    values = [*source.inputs, *(value for node in source for value in node.outputs)]
-    recorded = {value.name: time_axes_of(value) for value in values}
-    for value in (*target.inputs, *(out for node in target for out in node.outputs)):
-        set_time_axes(value, recorded.get(value.name, ()))

@@ -27,10 +27,9 @@ from ..artifact import Artifact
 from ..cast import IR_VERSION, to_float32
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
-from ..sizes import copy_time_axes
-from ..streaming.file import stream_file
+from ..streaming.file import FullSequence, stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
-from ..streaming.stream import stream
+from ..streaming.stream import Streamed, stream
 from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
@@ -54,6 +53,24 @@ OPSET = 18
 
 
 @dataclass(frozen=True)
+class AlongTime:
+    """What the rules of streaming say about a graph."""
+
+    model: ir.Model
+    """The graph of the file, with states of operators along time if it streams."""
+    manifest: Manifest
+    """Its contract."""
+    streamed: Streamed | None = None
+    """Its stream; None if the rules refuse a node, or were not asked."""
+    reach: int = 0
+    """Number of steps that the states of operators along time hold."""
+    undecided: str = ""
+    """The node for which the rules can't tell; empty if there is none."""
+    reason: str = ""
+    """Why there is no stream; empty if there is one."""
+
+
+@dataclass(frozen=True)
 class Built:
     """A file before its verification: its graph in float64 and in float32, and the
     module in both.
@@ -67,10 +84,8 @@ class Built:
     plain: Runner
     cases: CaseGenerator
     notes: list[str]
-    reach: int
-    """Number of steps that the states of operators along time hold."""
-    refused: str
-    """Why operators along time have no states."""
+    along_time: AlongTime
+    """What the rules of streaming say about the graph."""
 
 
 def build(
@@ -91,7 +106,9 @@ def build(
         lower_recurrent(lowered.model)
         record_time_axes(lowered.model, lowered.sizes, program.sequence)
         manifest = _describe(exposed, program, config)
-        exact, manifest, reach, refused = _pasts(exposed.model, manifest, config)
+        along_time = _stream_operators(exposed.model, manifest, config)
+        exact = along_time.model
+        manifest = along_time.manifest
         if manifest.states:
             manifest = _with_reset_interval(manifest)
         file = to_float32(exact)
@@ -116,33 +133,34 @@ def build(
         plain=single,
         cases=cases,
         notes=notes,
-        reach=reach,
-        refused=refused,
+        along_time=along_time,
     )
 
 
-def _pasts(
+def _stream_operators(
     model: ir.Model, manifest: Manifest, config: ExportConfig
-) -> tuple[ir.Model, Manifest, int, str]:
-    """Return graph and contract with states of operators along time, their steps, and
-    why there are none.
+) -> AlongTime:
+    """Let past frames of operators along time become states, if these are all that a
+    stream needs.
     """
-    if config.stateless or manifest.unstreamable:
-        return model, manifest, 0, ""
+    is_whole = config.stateless or bool(manifest.unstreamable)
+    if is_whole and not config.stream:
+        return AlongTime(model, manifest)
     try:
         streamed = stream(model, manifest)
     except UndecidedError as error:
-        return model, manifest, 0, str(error)
+        return AlongTime(model, manifest, undecided=str(error), reason=str(error))
     except NotStreamableError as error:
-        return model, manifest._replace(unstreamable=str(error)), 0, ""
-    states = streamed.manifest.states
-    if streamed.need or states == manifest.states:
-        return model, manifest._replace(unstreamable=streamed.need), 0, ""
-    states = tuple(
-        state._replace(dtype=state.dtype.replace("float64", "float32"))
-        for state in states
-    )
-    return streamed.model, manifest._replace(states=states), streamed.reach, ""
+        if not is_whole:
+            manifest = manifest._replace(unstreamable=str(error))
+        return AlongTime(model, manifest, reason=str(error))
+    if is_whole:
+        return AlongTime(model, manifest, streamed)
+    if streamed.need or streamed.manifest.states == manifest.states:
+        manifest = manifest._replace(unstreamable=streamed.need)
+        return AlongTime(model, manifest, streamed)
+    manifest = manifest._replace(states=streamed.manifest.states)
+    return AlongTime(streamed.model, manifest, streamed, reach=streamed.reach)
 
 
 def _with_reset_interval(manifest: Manifest) -> Manifest:
@@ -243,23 +261,19 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
     pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
-    manifest = find_streaming(pair, built.cases, built.reach, built.refused)
+    along_time = built.along_time
+    manifest = find_streaming(pair, built.cases, along_time.reach, along_time.undecided)
     manifest = manifest._replace(equivalence=verified.figures())
     if stream:
-        write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
-        full = ir.from_proto(built.file)
-        copy_time_axes(built.exact.graph, full.graph)
-        content, manifest = stream_file(
-            full,
-            _with_reset_interval(manifest),
-            built.cases,
-            write,
+        manifest = _with_reset_interval(manifest)
+        full = FullSequence(
+            built.exact, manifest, along_time.streamed, along_time.reason
         )
+        content, manifest = stream_file(full, built.cases, _write)
     else:
         show(0.9, "recording golden cases")
-        golden = record_golden(
-            replace(pair, manifest=manifest), replace(built.cases, held=frozenset())
-        )
+        cases = replace(built.cases, held=frozenset())
+        golden = record_golden(replace(pair, manifest=manifest), cases)
         manifest = manifest._replace(golden=golden)
         content = with_manifest(built.file, manifest)
     load(content)
@@ -270,3 +284,8 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         verified=verified,
         notes=(*built.notes, *skipped),
     )
+
+
+def _write(model: ir.Model, manifest: Manifest) -> bytes:
+    """Return the file of a graph in float64."""
+    return with_manifest(to_float32(model), manifest)

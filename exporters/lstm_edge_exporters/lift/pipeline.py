@@ -22,9 +22,9 @@ from ..graph import (
     with_manifest,
 )
 from ..recurrent import is_reversed, label, length_input, why_window
-from ..streaming.file import stream_file
+from ..streaming.file import FullSequence, stream_file
 from ..streaming.rewrite import NotStreamableError, UndecidedError
-from ..streaming.stream import stream
+from ..streaming.stream import Streamed, stream
 from ..verify.compare import Pair
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
@@ -67,23 +67,9 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     declared_sizes = _declare_axes(model, config)
     axes = name_axes(model, declared_sizes)
     to_free = option_to_free(model, axes)
-    refuse_nested(model)
-    recognized = recognize(model, config.states, axes.sequence)
-    known = recognized.states
-    question = recognized.question
-    lifted = lift_states(model, _forward_layers(axes), axes, known)
-    if not (known or lifted or axes.sequence):
-        raise ContractError(
-            f"there is no state to lift: {question or _no_state(model, to_free)}"
-        )
-    along_time = _stream_operators(model, axes, (*known, *lifted))
-    states = (*known, *lifted, *along_time.past)
-    if not states and not (config.stream and along_time.has_stream):
-        reason = question or along_time.unstreamable or along_time.undecided
-        raise ContractError(
-            f"there is no state to lift: {reason or _no_state(model, to_free)}"
-        )
-    manifest = _describe(along_time.model, axes, states)
+    states = _find_states(model, axes, config, to_free=to_free)
+    along_time = states.along_time
+    manifest = _describe(along_time.model, axes, states.all)
     cases = lifted_cases(
         along_time.model.graph,
         original.graph,
@@ -101,25 +87,85 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         manifest = find_chunks(pair, cases, along_time.reach, along_time.undecided)
     cases = replace(cases, held=frozenset())
     manifest = _with_records(manifest, pair, cases, verified=verified, config=config)
-    content = _write(along_time.model, manifest)
     if config.stream:
-        if manifest.unstreamable and not along_time.unstreamable:
-            raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        content, manifest = stream_file(along_time.full, manifest, cases, _write)
+        content, manifest = _stream_file(along_time, manifest, cases)
+    else:
+        content = _write(along_time.model, manifest)
     load(content)
-    past = manifest.states[len(known) + len(lifted) :]
-    report = LiftReport(
-        lifted=tuple(lifted),
-        past=past,
-        recognized=known,
-    )
     return Lifted(
         model=content,
         manifest=manifest,
         verified=verified,
-        notes=(question,) if question else (),
-        report=report,
+        notes=(states.question,) if states.question else (),
+        report=states.report(manifest),
     )
+
+
+@dataclass(frozen=True)
+class _States:
+    """The states of a file by where they come from."""
+
+    recognized: tuple[StateSpec, ...]
+    """States that were inputs and outputs already."""
+    lifted: tuple[StateSpec, ...]
+    """States of recurrences that became inputs and outputs."""
+    along_time: "_AlongTime"
+    """The graph, and states of operators along time."""
+    question: str
+    """What the user should say about inputs that may be states; empty if nothing."""
+
+    @property
+    def all(self) -> tuple[StateSpec, ...]:
+        """All states, in the order of the file's inputs."""
+        return (*self.recognized, *self.lifted, *self.along_time.past)
+
+    def report(self, manifest: Manifest) -> LiftReport:
+        """Return the report of a file with these states first."""
+        past = manifest.states[len(self.recognized) + len(self.lifted) :]
+        return LiftReport(lifted=self.lifted, past=past, recognized=self.recognized)
+
+
+def _find_states(
+    model: ir.Model, axes: NamedAxes, config: LiftConfig, *, to_free: str
+) -> _States:
+    """Return the states of a graph, which become inputs and outputs of it.
+
+    Raises:
+        ContractError: there is none.
+    """
+    refuse_nested(model)
+    recognized = recognize(model, config.states, axes.sequence)
+    question = recognized.question
+    lifted = lift_states(model, _forward_layers(axes), axes, recognized.states)
+    known = (*recognized.states, *lifted)
+    if not known and not axes.sequence:
+        raise ContractError(
+            f"there is no state to lift: {question or _no_state(model, to_free)}"
+        )
+    along_time = _stream_operators(model, axes, known)
+    states = _States(recognized.states, tuple(lifted), along_time, question)
+    has_stream = config.stream and along_time.has_stream
+    if not states.all and not has_stream:
+        reason = question or along_time.unstreamable or along_time.undecided
+        raise ContractError(
+            f"there is no state to lift: {reason or _no_state(model, to_free)}"
+        )
+    return states
+
+
+def _stream_file(
+    along_time: "_AlongTime", manifest: Manifest, cases: Cases
+) -> tuple[bytes, Manifest]:
+    """Return the file that streams, and its contract."""
+    if manifest.unstreamable and not along_time.unstreamable:
+        raise ContractError(f"the network does not stream: {manifest.unstreamable}")
+    full = FullSequence(
+        along_time.full,
+        manifest,
+        along_time.streamed,
+        along_time.unstreamable or along_time.undecided,
+    )
+    return stream_file(full, cases, _write)
 
 
 def _declare_axes(model: ir.Model, config: LiftConfig) -> dict[str, int]:
@@ -203,8 +249,13 @@ class _AlongTime:
     """Why the file can't be fed in chunks; empty if it can, or if rules can't tell."""
     undecided: str = ""
     """The node for which the rules can't tell, if there is one."""
-    has_stream: bool = False
-    """True if a file of its own (``--stream``) can be fed in chunks."""
+    streamed: Streamed | None = None
+    """The graph's stream; None if rules refuse a node."""
+
+    @property
+    def has_stream(self) -> bool:
+        """True if a file of its own (``--stream``) can be fed in chunks."""
+        return self.streamed is not None and bool(self.streamed.need)
 
 
 def _stream_operators(
@@ -228,11 +279,13 @@ def _stream_operators(
     except NotStreamableError as error:
         return _AlongTime(model, full, unstreamable=str(error))
     if streamed.need:
-        return _AlongTime(model, full, unstreamable=streamed.need, has_stream=True)
+        return _AlongTime(model, full, unstreamable=streamed.need, streamed=streamed)
     past = streamed.manifest.states[len(states) :]
     if not past:
-        return _AlongTime(model, full)
-    return _AlongTime(streamed.model, full, past, streamed.reach)
+        return _AlongTime(model, full, streamed=streamed)
+    return _AlongTime(
+        streamed.model, full, past, reach=streamed.reach, streamed=streamed
+    )
 
 
 def _write(model: ir.Model, manifest: Manifest) -> bytes:
@@ -244,18 +297,9 @@ def _describe(
     model: ir.Model, axes: NamedAxes, states: tuple[StateSpec, ...]
 ) -> Manifest:
     """Return the manifest before verification, and declare the outputs in the graph."""
-    if any(state.dtype != "float32" for state in states if "float" in state.dtype):
-        raise ContractError(
-            "its states are not float32; lift the file in float32, then quantize it"
-        )
+    _declare_shapes(model, states)
     entering = {state.input for state in states}
-    leaving = {state.output: state.axes for state in states}
-    for value in model.graph.outputs:
-        value.shape = ir.Shape(leaving.get(str(value.name), axes_of(value)))
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            if not value.is_graph_output():  # an exporter's example sizes may be there
-                value.shape = None
+    leaving = {state.output for state in states}
     inputs = [spec_of(value) for value in data_inputs(model.graph)]
     outputs = [spec_of(value) for value in model.graph.outputs]
     producer = f"{model.producer_name or ''} {model.producer_version or ''}".strip()
@@ -272,3 +316,24 @@ def _describe(
             "versions": versions("lstm-edge", "onnx", "onnx-ir"),
         },
     )
+
+
+def _declare_shapes(model: ir.Model, states: tuple[StateSpec, ...]) -> None:
+    """Declare the axes of outputs, and drop the sizes that an exporter's example left
+    in the graph.
+
+    Raises:
+        ContractError: states are float16 or float64.
+    """
+    floats = [state.dtype for state in states if "float" in state.dtype]
+    if any(dtype != "float32" for dtype in floats):
+        raise ContractError(
+            "its states are not float32; lift the file in float32, then quantize it"
+        )
+    axes = {state.output: state.axes for state in states}
+    for value in model.graph.outputs:
+        value.shape = ir.Shape(axes.get(str(value.name), axes_of(value)))
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None

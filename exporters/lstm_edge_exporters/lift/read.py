@@ -56,9 +56,8 @@ def read_graph(source: Source) -> ir.Model:
         if model.functions:
             model = InlinePass()(model).model
         model.graph.sort()
-        model.graph.inputs[:] = data_inputs(
-            model.graph
-        )  # initializers may be among them before version 4
+        # initializers may be among the inputs before version 4
+        model.graph.inputs[:] = data_inputs(model.graph)
         model.ir_version = max(model.ir_version, 4)
         _rename_axes(model)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
@@ -80,22 +79,25 @@ def read_graph(source: Source) -> ir.Model:
 def _rename_axes(model: ir.Model) -> None:
     """Make the name of every axis an identifier, in place: ``seq-len`` is ``seq_len``.
 
-    A sum such as ``P+L`` stays as it is; a name without letters and digits is none.
+    A sum such as ``P+L`` stays as it is; a name without letters and digits is dropped.
     """
-    sized = [value for value in _values(model) if value.shape is not None]
-    dims = [dim for value in sized for dim in value.shape or ()]
-    names = {dim.value for dim in dims if not isinstance(dim, int) and dim.value}
+    shaped = [value for value in _values(model) if value.shape is not None]
+    names = {name for value in shaped for name in _axis_names(value)}
     new_names: dict[str | None, str | None] = {name: name for name in names}
     for name in sorted(names):
         if not (is_axis_name(name) or _is_sum(name)):
             new_names[name] = _unused_name(name, new_names.values())
-    for value in sized:
+    for value in shaped:
+        dims = value.shape or ()
         value.shape = ir.Shape(
-            [
-                dim if isinstance(dim, int) else new_names.get(dim.value)
-                for dim in value.shape or ()
-            ]
+            [dim if isinstance(dim, int) else new_names.get(dim.value) for dim in dims]
         )
+
+
+def _axis_names(value: ir.Value) -> list[str]:
+    """Return the names of a value's axes."""
+    dims = [dim for dim in value.shape or () if not isinstance(dim, int)]
+    return [dim.value for dim in dims if dim.value]
 
 
 def _unused_name(name: str, taken: Collection[str | None]) -> str | None:
@@ -165,9 +167,8 @@ def decide_branches(model: ir.Model) -> None:
         before = model.graph.num_nodes()
         fold_constants(model, onnx_shape_inference=True, should_fold=_is_about_sizes)
         remove_unused_nodes(model)
-        if model.graph.num_nodes() == before or all(
-            node.op_type != "If" for node in model.graph
-        ):
+        is_decided = all(node.op_type != "If" for node in model.graph)
+        if is_decided or model.graph.num_nodes() == before:
             break
     model.graph.sort()
 
@@ -184,7 +185,7 @@ def _is_about_sizes(node: ir.Node) -> bool | None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Return the files that hold weights of the file ``path``, beside itself.
+    """Return the files that hold weights of the file ``path``, next to it.
 
     Raises:
         NotFoundError: no such file.
@@ -223,14 +224,8 @@ def _read(source: Source) -> onnx.ModelProto:
         ) from error
     if any(map(uses_external_data, _get_all_tensors(model))):
         raise FileFormatError("its weights are in another file; load it by its path")
-    opset = max(
-        (
-            entry.version
-            for entry in model.opset_import
-            if entry.domain in ("", "ai.onnx")
-        ),
-        default=0,
-    )
+    standard = [x for x in model.opset_import if x.domain in ("", "ai.onnx")]
+    opset = max((entry.version for entry in standard), default=0)
     if not model.graph.node or opset < _OLDEST_OPSET:
         raise FileFormatError(
             f"{name} has {len(model.graph.node)} nodes and opset {opset}, expected"

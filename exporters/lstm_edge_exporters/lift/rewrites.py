@@ -195,7 +195,7 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value]) -> bo
 
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
-    """Put the rows of what ``node`` reads back, and sort what it gives."""
+    """Restore the order of the rows that ``node`` reads, and sort its results."""
     for order in orders:
         _skip_equal_rows(order)
     build = Builder(node, f"{node.name or node.op_type}.rows")
@@ -203,19 +203,30 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     for inner in outer:
         (order,) = build.node("Gather", [order, inner], {"axis": 0})
     (count,) = build.node("Shape", [order])
-    _, back = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
+    _, inverse = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
+    for index, axis in _row_axes(node).items():
+        (restored,) = build.node(
+            "Gather", [node.inputs[index], inverse], {"axis": axis}
+        )
+        node.replace_input_with(index, restored)
+    for index, value in enumerate(node.outputs):
+        if value.name and (value.uses() or value.is_graph_output()):
+            _sort_rows(node, value, order, axis=1 if index else 2)
+
+
+def _row_axes(node: ir.Node) -> dict[int, int]:
+    """Return the axis of rows by index of an input: X, lengths, and computed states."""
     starts = [slot.input for slot in slots(node)]
+    axes = {}
     for index, value in enumerate(node.inputs):
         if value is None:
             continue
         is_state = index in starts and not is_data_free(value)
-        if index in (0, LENGTHS) or is_state:
-            axis = 0 if index == LENGTHS else 1
-            (restored,) = build.node("Gather", [value, back], {"axis": axis})
-            node.replace_input_with(index, restored)
-    for index, value in enumerate(node.outputs):
-        if value.name and (value.uses() or value.is_graph_output()):
-            _sort_rows(node, value, order, axis=1 if index else 2)
+        if index == LENGTHS:
+            axes[index] = 0
+        elif index == 0 or is_state:
+            axes[index] = 1
+    return axes
 
 
 def _skip_equal_rows(order: ir.Value) -> None:

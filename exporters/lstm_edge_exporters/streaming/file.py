@@ -34,7 +34,7 @@ from ..verify.float64 import Graph64
 from ..verify.golden import golden_case, is_finite
 from ..verify.verify import require
 from .rewrite import NotStreamableError
-from .stream import stream
+from .stream import Streamed
 
 _STEPS = 24
 _UNITS = 12
@@ -58,19 +58,31 @@ class _Trial:
     """True if it is fed unit by unit, too."""
 
 
+@dataclass(frozen=True)
+class FullSequence:
+    """A verified file, of which a stream is written."""
+
+    model: ir.Model
+    """Its graph, in float64 if it was made here."""
+    manifest: Manifest
+    """Its contract."""
+    streamed: Streamed | None
+    """Its stream; None if the graph can't be fed in chunks."""
+    reason: str = ""
+    """Why there is no stream."""
+
+
 def stream_file(
-    model: ir.Model,
-    manifest: Manifest,
+    full: FullSequence,
     cases: CaseGenerator,
     write: Callable[[ir.Model, Manifest], bytes],
 ) -> tuple[bytes, Manifest]:
     """Return the file that streams a network, and its contract.
 
     Args:
-        model: the graph of the full sequence.
-        manifest: its contract.
+        full: the file of the full sequence.
         cases: generates its inputs.
-        write: gives a graph and its manifest as a file.
+        write: returns a graph and its manifest as a file.
 
     Raises:
         InputError: the ordinary file streams.
@@ -78,6 +90,26 @@ def stream_file(
             names it.
         CheckFailedError: chunks are not the full sequence.
     """
+    streamed = _required_stream(full)
+    contract = streamed.contract(full.manifest)
+    content = write(streamed.model, contract)
+    graph = Graph64(widened(onnx.load_from_string(content), streamed.model))
+    reference = _take_ahead(full.model, streamed.ahead)
+    pair = Pair(
+        contract,
+        graph,
+        Graph64(widened(ir.to_proto(reference))),
+        partial(run_by_name, open_session(content)),
+    )
+    cases = _cases(cases, contract, full.manifest)
+    _verify_all(pair, cases, streamed.reach)
+    contract = contract._replace(golden=_golden(pair, cases))
+    return write(streamed.model, contract), contract
+
+
+def _required_stream(full: FullSequence) -> Streamed:
+    """Return the stream, or raise as ``stream_file``."""
+    manifest = full.manifest
     if not manifest.unstreamable:
         raise InputError(
             "this network only looks back, so that its ordinary file streams; omit"
@@ -87,20 +119,13 @@ def stream_file(
         raise NotStreamableError(
             "it takes lengths, which a file that lags or has strides can't have"
         )
-    streamed = stream(model, manifest)
-    if not streamed.need:
+    if full.streamed is None:
+        raise NotStreamableError(full.reason)
+    if not full.streamed.need:
         raise NotStreamableError(
             f"the network does not stream: {manifest.unstreamable}"
         )
-    contract = streamed.manifest
-    content = write(streamed.model, contract)
-    graph = Graph64(widened(onnx.load_from_string(content)))
-    full = Graph64(widened(ir.to_proto(_take_ahead(model, streamed.ahead))))
-    pair = Pair(contract, graph, full, partial(run_by_name, open_session(content)))
-    cases = _cases(cases, contract, manifest)
-    _verify_all(pair, cases, streamed.reach)
-    contract = contract._replace(golden=_golden(pair, cases))
-    return write(streamed.model, contract), contract
+    return full.streamed
 
 
 def _verify_all(pair: Pair, cases: CaseGenerator, reach: int) -> None:

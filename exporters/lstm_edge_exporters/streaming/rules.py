@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.manifest import Array
+
 from ..graph import END, MOVING_AXES, axes_of, constant, values_read
 from ..recurrent import is_reversed
 from .operands import elements, ints, numbers
@@ -19,7 +21,7 @@ Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 
 def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a convolution or pooling: windows look back at earlier frames."""
+    """Rewrite Conv and pooling: past frames come from a state."""
     dim = flow.axis - 2
     kernel = kernel_of(work, node)
     if dim == -1:
@@ -74,7 +76,7 @@ def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Pad: of other axes, or constant frames in front; those behind are not
+    """Rewrite a Pad of other axes, or of constant frames in front; those behind are not
     needed.
     """
     rank = len(axes_of(value))
@@ -106,7 +108,7 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Concat: of another axis, or constant frames in front."""
+    """Rewrite a Concat along another axis, or of constant frames in front."""
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
     if axis != flow.axis:
         _spread_operands(work, node)
@@ -158,8 +160,8 @@ def _spread_operands(work: Rewriter, node: ir.Node) -> None:
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Slice: of another axis, without the first or last frames, every k-th
-    frame, the last ones.
+    """Rewrite a Slice: along another axis, without the first or last frames, of every
+    k-th frame, or of the last frames.
     """
     rank = len(axes_of(value))
     starts = numbers(work, node, 1)
@@ -172,9 +174,9 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     start = starts[0]
     step = numbers(work, node, 4, [1])[0]
     end = elements(node.inputs[2], 1)[0]
-    to_the_end = (
-        end is not None and end >= 2**31 - 1 and work.time_of(node.outputs[0]) is None
-    )
+    has_end = end is not None and end < 2**31 - 1
+    keeps_time = work.time_of(node.outputs[0]) is not None
+    to_the_end = end is not None and not has_end and not keeps_time
     if (start, end, step) == (0, 1, 1):
         work.first[node.outputs[0]] = value
     elif start < 0 and step == 1 and to_the_end:
@@ -184,20 +186,28 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     elif step == 1:
         hand_on(work, node, *work.shift(value, flow, -start))
     else:
-        joined, flow = work.look_back(
-            value, replace(flow, delay=flow.delay + start), 1, step
-        )
-        for index, number in (
-            (0, joined),
-            (1, work.constant([0])),
-            (2, work.constant([END])),
-        ):
-            node.replace_input_with(index, number)
-        work.set(node.outputs[0], flow)
+        every_frame(work, node, value, flow, start, step)
+
+
+def every_frame(
+    work: Rewriter,
+    node: ir.Node,
+    value: ir.Value,
+    flow: Flow,
+    start: int,
+    step: int,
+) -> None:
+    """Let a Slice take every ``step``-th frame."""
+    late = replace(flow, delay=flow.delay + start)
+    joined, flow = work.look_back(value, late, 1, step)
+    node.replace_input_with(0, joined)
+    node.replace_input_with(1, work.constant([0]))
+    node.replace_input_with(2, work.constant([END]))
+    work.set(node.outputs[0], flow)
 
 
 def tile(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Tile of other axes."""
+    """Rewrite a Tile of other axes."""
     repeats = elements(node.inputs[1], len(axes_of(value)))
     if repeats[flow.axis] != 1:
         raise work.refusal("repeats the sequence")
@@ -217,11 +227,10 @@ def last_frames(
 
 
 def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Gather: of another axis, or of the last frame."""
+    """Rewrite a Gather along another axis, or of the last frame."""
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
-    if (
-        node.inputs[0] is not value or axis != flow.axis
-    ):  # a table's indices move, or another axis is read
+    reads_table = node.inputs[0] is not value  # with indices that move
+    if reads_table or axis != flow.axis:
         per_frame(work, node, value, flow)
         return
     index = constant(node.inputs[1])
@@ -231,9 +240,7 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a transposed convolution: what its last taps add to later frames is a
-    state.
-    """
+    """Rewrite ConvTranspose: what its last taps add to later frames is a state."""
     dim = flow.axis - 2
     kernel = kernel_of(work, node)
     if dim < 0 or "output_shape" in node.attributes:
@@ -280,7 +287,7 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
 
 
 def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Resize that repeats each frame a whole number of times."""
+    """Rewrite a Resize that repeats each frame a whole number of times."""
     modes = {
         "mode": "nearest",
         "coordinate_transformation_mode": "asymmetric",
@@ -301,7 +308,7 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a CumSum over time: the sum of all frames of earlier calls is a state."""
+    """Rewrite a CumSum over time: the sum of all earlier frames is a state."""
     if numbers(work, node, 1)[0] % len(axes_of(value)) != flow.axis:
         per_frame(work, node, value, flow)
         return
@@ -317,8 +324,8 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
 
 
 def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in
-    front of frame 0.
+    """Rewrite LSTM, GRU and RNN: their states are inputs already, and stay at reset
+    before frame 0.
     """
     if flow.axis == 1 and node.inputs[0] is value:  # runs over another axis
         per_frame(work, node, value, flow)
@@ -341,32 +348,48 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
 
 
 def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
-    """Take a Scan over time whose states are inputs: a step reads its slices alone."""
+    """Rewrite a Scan over time whose states are inputs: a step reads its slices
+    alone.
+    """
     first = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
-    scanned = node.inputs[first:]
-    captured = [*values_read(node)][len([x for x in node.inputs if x is not None]) :]
-    if any(source in work.flows or source in work.last for source in captured):
-        raise work.refusal("reads all frames in each step")
+    _check_captured(work, node)
     if not all(source and work.is_from_state(source) for source in node.inputs[:first]):
         raise work.undecided("starts again with every call")
-    axes = ints(node, "scan_input_axes") or [0] * len(scanned)
-    for index, (source, axis) in enumerate(zip(scanned, axes, strict=True), first):
-        flow = None if source is None else work.flows.get(source)
-        if source is None or flow is None:
-            raise work.undecided("reads values that are computed from sizes or states")
-        if axis % len(axes_of(source)) != flow.axis:
-            raise work.refusal("does not run over time")
-        settled, flow = work.settle(source, flow)
-        if flow.delay > 0 or flow.rate != work.flows[value].rate:
-            raise work.refusal("lags; pad in front of it, or use a layer of torch.nn")
-        node.replace_input_with(index, settled)
+    read = work.flows[value]
+    axes = ints(node, "scan_input_axes") or [0] * (len(node.inputs) - first)
+    for index, axis in enumerate(axes, first):
+        node.replace_input_with(index, _scanned(work, node.inputs[index], axis, read))
     if is_reversed(node) or any(ints(node, "scan_output_directions")):
         raise work.refusal("reads time backwards")
-    read = work.flows[value]
     for result in node.outputs[first:]:
         time = work.time_of(result)
         work.set(result, Flow(0 if time is None else time.index, rate=read.rate))
     work.take_last(node.outputs[:first], value, replace(read, delay=0), 1)
+
+
+def _check_captured(work: Rewriter, node: ir.Node) -> None:
+    """Refuse a body that reads frames which are not scanned."""
+    operands = [value for value in node.inputs if value is not None]
+    captured = [*values_read(node)][len(operands) :]
+    if any(source in work.flows or source in work.last for source in captured):
+        raise work.refusal("reads all frames in each step")
+
+
+def _scanned(
+    work: Rewriter, source: ir.Value | None, axis: int, read: Flow
+) -> ir.Value:
+    """Return what a Scan reads along an axis, without delay and at the rate of
+    ``read``.
+    """
+    flow = None if source is None else work.flows.get(source)
+    if source is None or flow is None:
+        raise work.undecided("reads values that are computed from sizes or states")
+    if axis % len(axes_of(source)) != flow.axis:
+        raise work.refusal("does not run over time")
+    settled, flow = work.settle(source, flow)
+    if flow.delay > 0 or flow.rate != read.rate:
+        raise work.refusal("lags; pad in front of it, or use a layer of torch.nn")
+    return settled
 
 
 def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
@@ -377,52 +400,64 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
     gate of an LSTM, the hidden gate of a GRU (with the reset gate at one half), an RNN.
     They are as large as biases, as int8 and fp16 need.
     """
-    given = [*node.inputs, *[None] * 6]
-    if (
-        given[4] is not None
-        or given[5] is None
-        or any(np.any(state.reset) for state in work.given)
-    ):
+    biases = constant(_operand(node, 3))
+    weights = _held_weights(work, node)
+    value, flow = work.clean(value, flow, 0.0)
+    if biases is None:
+        return value
+    columns = _bias_columns(node, biases)
+    rows = axes_of(value)[1]
+    if rows not in (1, work.batch):
+        raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
+    feature = work.add("Cast", work.mask(value, flow), to=int(value.dtype or 0))
+    feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
+    widened = np.concatenate([weights, columns], -1)
+    node.replace_input_with(1, work.constant(widened, weights.dtype))
+    return work.add("Concat", value, feature, feature, axis=2)
+
+
+def _held_weights(work: Rewriter, node: ir.Node) -> Array:
+    """Return the input weights of a layer that can be held at zero.
+
+    Raises:
+        NotStreamableError: its states do not start at zero, or stay there.
+    """
+    has_lengths = _operand(node, 4) is not None
+    is_at_zero = not any(np.any(state.reset) for state in work.given)
+    if has_lengths or _operand(node, 5) is None or not is_at_zero:
         raise work.refusal(
             "lags, and has lengths, or states that are no inputs or not zero at the"
             " start"
         )
     weights = constant(node.inputs[1])
-    activations = node.attributes.get_strings("activations", None)
-    usual = "clip" not in node.attributes and [*(activations or ())] in (
-        [],
-        ["Relu"],
-        ["Tanh"],
-    )
-    if weights is None or not usual:
+    activations = [*(node.attributes.get_strings("activations", None) or ())]
+    is_usual = activations in ([], ["Relu"], ["Tanh"]) and "clip" not in node.attributes
+    if weights is None or not is_usual:
         raise work.refusal(
             "lags, and has computed weights, clip or activations of its own"
         )
-    value, flow = work.clean(value, flow, 0.0)
-    biases = constant(given[3])
-    if biases is None:
-        return value
-    reset = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
-    gru = [[0, 0], [1, 1], [1, reset]]
+    return weights
+
+
+def _operand(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an input of a node; None if it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _bias_columns(node: ir.Node, biases: Array) -> Array:
+    """Return two columns of weights that take the biases off, ``(D, G*H, 2)``, one per
+    bias.
+    """
+    reset_gate = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
     by_gate: dict[str, Any] = {
         "RNN": [[1, 1]],
         "LSTM": [[0, 0]] * 3 + [[1, 1]],
-        "GRU": gru,
+        "GRU": [[0, 0], [1, 1], [1, reset_gate]],
     }
-    shares = np.repeat(
-        by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0
-    )
-    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(
-        biases.dtype
-    )
-    if (rows := axes_of(value)[1]) not in (1, work.batch):
-        raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
-    feature = work.add("Cast", work.mask(value, flow), to=int(value.dtype or 0))
-    feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
-    node.replace_input_with(
-        1, work.constant(np.concatenate([weights, columns], -1), weights.dtype)
-    )
-    return work.add("Concat", value, feature, feature, axis=2)
+    hidden = node.attributes.get_int("hidden_size", 0)
+    fractions = np.repeat(by_gate[node.op_type], hidden, 0).astype(biases.dtype)
+    columns: Array = -np.stack(np.split(biases, 2, axis=1), axis=-1) * fractions
+    return columns
 
 
 def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -459,8 +494,8 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
-    """Take an operator that moves numbers and changes none: padding may be put in
-    behind it.
+    """Rewrite an operator that only moves elements: padding may be filled in after
+    it.
     """
     for result in node.outputs:
         time = work.time_of(result)

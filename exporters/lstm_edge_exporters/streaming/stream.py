@@ -41,17 +41,30 @@ class Streamed:
     """A graph that is fed in chunks."""
 
     model: ir.Model
+    """The graph, in the dtype of the full sequence's."""
     manifest: Manifest
     """Its contract without a golden case; frames of the past, sums and step counters
     are the last states."""
     reach: int
     """Upper bound of the number of past steps that the added states hold."""
     ahead: Mapping[str, tuple[int, int]]
-    """By the name of a value of the last frames, its axis and how much later the full
-    sequence takes it."""
+    """Maps each last-frame value to (time axis, number of frames by which the full
+    sequence reads later)."""
     need: str
     """Why only a file of its own streams, and how; empty if the graph computes the full
     sequence too."""
+
+    def contract(self, full: Manifest) -> Manifest:
+        """Return the contract of the stream of a verified file."""
+        return full._replace(
+            outputs=self.manifest.outputs,
+            states=self.manifest.states,
+            unit=self.manifest.unit,
+            delays=self.manifest.delays,
+            ranges=self.manifest.ranges,
+            unstreamable="",
+            golden=None,
+        )
 
 
 def stream(model: ir.Model, manifest: Manifest) -> Streamed:
@@ -185,9 +198,13 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     if unit > 1:
         ranges[work.sequence] = AxisRange(unit, None, unit)
     delays = {name: output.delay for name, output in outputs.items() if output.delay}
+    states = [
+        state._replace(dtype=state.dtype.replace("float64", "float32"))
+        for state in work.states
+    ]
     manifest = manifest._replace(
         outputs=tuple(specs),
-        states=tuple(work.states),
+        states=tuple(states),
         unit=unit,
         delays=delays,
         ranges=ranges,

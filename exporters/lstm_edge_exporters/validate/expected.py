@@ -110,7 +110,7 @@ def against_module(
         proto=built.file,
         reference=built.module,
         cases=built.cases,
-        reach=built.reach,
+        reach=built.along_time.reach,
         configured=config is not None,
         sha256=hashed,
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.manifest import Array, Manifest, TensorSpec
 
 _MAX_SAMPLES = 1000
 
@@ -44,17 +44,14 @@ def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array
     for spec in manifest.data_inputs:
         row = samples.inputs[spec.name][index]
         batch = manifest.batch_axis(spec.axes)
-        feeds[spec.name] = (
-            row if batch is None else np.expand_dims(row, batch)
-        ).astype(spec.dtype)
-    steps = (
-        manifest.steps(feeds)
-        if samples.lengths is None
-        else int(samples.lengths[index])
-    )
-    return take_steps(
-        manifest.time_axes, feeds, 0, steps // manifest.unit * manifest.unit
-    )
+        if batch is not None:
+            row = np.expand_dims(row, batch)
+        feeds[spec.name] = row.astype(spec.dtype)
+    steps = manifest.steps(feeds)
+    if samples.lengths is not None:
+        steps = int(samples.lengths[index])
+    whole_units = steps // manifest.unit * manifest.unit
+    return take_steps(manifest.time_axes, feeds, 0, whole_units)
 
 
 def join_samples(
@@ -90,42 +87,53 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
             counts.
     """
     names = {spec.name for spec in manifest.data_inputs}
-    lengths = samples.lengths
     if set(samples.inputs) != names:
         raise InputError(
             f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)};"
             " name each once"
         )
-    arrays = {**samples.inputs, "targets": samples.targets, "lengths": lengths}
-    counts = {name: len(array) for name, array in arrays.items() if array is not None}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise InputError(f"the data holds {counts} samples; expected one count above 0")
+    _check_counts(samples)
     for spec in manifest.data_inputs:
-        name = spec.name
-        dtype = np.dtype(spec.dtype)
         array = samples.inputs[spec.name]
         axes = tuple(axis for axis in spec.axes if axis != manifest.batch)
         if array.ndim != 1 + len(axes):
             raise InputError(
-                f"{name} has shape {array.shape}; expected (samples,"
+                f"{spec.name} has shape {array.shape}; expected (samples,"
                 f" {', '.join(map(str, axes))})"
             )
-        with np.errstate(invalid="ignore"):
-            if not np.isfinite(array).all() or (
-                dtype.kind in "iu" and (array.astype(dtype) != array).any()
-            ):
-                raise InputError(
-                    f"{name} holds {array.min()}..{array.max()}, expected {dtype}"
-                    " numbers"
-                )
+        _check_numbers(spec, array)
         time = manifest.time_axis(axes)
-        longest = None if lengths is None or time is None else array.shape[1 + time]
-        if (
-            lengths is not None
-            and longest is not None
-            and not 1 <= min(lengths) <= max(lengths) <= longest
-        ):
-            raise InputError(
-                f"lengths holds {min(lengths)}..{max(lengths)}; expected 1..{longest},"
-                f" the steps of {name}"
-            )
+        if samples.lengths is not None and time is not None:
+            _check_lengths(spec.name, samples.lengths, array.shape[1 + time])
+
+
+def _check_counts(samples: Samples) -> None:
+    """Refuse arrays of different numbers of samples, or of none."""
+    arrays = {
+        **samples.inputs,
+        "targets": samples.targets,
+        "lengths": samples.lengths,
+    }
+    counts = {name: len(array) for name, array in arrays.items() if array is not None}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise InputError(f"the data holds {counts} samples; expected one count above 0")
+
+
+def _check_numbers(spec: TensorSpec, array: Array) -> None:
+    """Refuse numbers that are not finite, or that an input's dtype can't hold."""
+    dtype = np.dtype(spec.dtype)
+    with np.errstate(invalid="ignore"):
+        is_exact = dtype.kind not in "iu" or (array.astype(dtype) == array).all()
+    if not np.isfinite(array).all() or not is_exact:
+        raise InputError(
+            f"{spec.name} holds {array.min()}..{array.max()}, expected {dtype} numbers"
+        )
+
+
+def _check_lengths(name: str, lengths: Array, steps: int) -> None:
+    """Refuse lengths below 1 or beyond the steps of an input."""
+    if not 1 <= min(lengths) <= max(lengths) <= steps:
+        raise InputError(
+            f"lengths holds {min(lengths)}..{max(lengths)}; expected 1..{steps}, the"
+            f" steps of {name}"
+        )

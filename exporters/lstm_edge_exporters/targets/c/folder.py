@@ -223,9 +223,8 @@ def _ports(compiled: Compiled, kind: str) -> list[_Port]:
     """Return the ``inputs`` or ``outputs`` of a step."""
     writer = compiled.writer
     ports = writer.ports(kind)
-    names = c_identifiers(
-        writer.constants[port.name].tobytes().decode() for port in ports
-    )
+    texts = [writer.constants[port.name].tobytes().decode() for port in ports]
+    names = [*c_identifiers(texts)]
     symbols = [f"in_{name}" if kind == "inputs" else f"out_{name}" for name in names]
     suffixes = [f"_{name}" for name in names]
     if len(ports) == 1:
