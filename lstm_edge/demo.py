@@ -23,7 +23,8 @@ from .data.series import Data
 from .results import Frame, PredictedSeries
 from .run_files import make_folder
 from .training.config import TrainConfig
-from .training.train import Epoch, train
+from .training.train import train
+from .training.training import Epoch
 
 # written to the demo's folder
 DATA = "basic_motions.npz"

@@ -17,7 +17,7 @@ from ._options import PATH, field_options, needing, take_given, verb
 from ._output import Report, Show
 
 if TYPE_CHECKING:
-    from ..training.train import Epoch
+    from ..training.training import Epoch
 
 
 _SECTIONS = {
@@ -64,7 +64,8 @@ def command(
             "--resume continues a run and --overwrite replaces it; give only one of"
             " them"
         )
-    from ..training.train import read_state, train
+    from ..training.train import train
+    from ..training.training import read_state
 
     started = time.monotonic()
     data_config = DataConfig()

@@ -38,7 +38,6 @@ STATES = "_states"
 EVENTS = "_events"
 EVENT_COLUMNS = ("start", "end", "label", "samples", "open")
 """Columns of ``EVENTS`` after the series."""
-KEY = "a key in the path"
 _Test = Callable[[pa.DataType], bool]
 _Kind = tuple[str, Sequence[_Test]]
 """Description of the types of a column, and functions that are True for them."""
@@ -50,7 +49,7 @@ _TEXT = (
     pa.types.is_dictionary,
 )  # as pandas writes it
 _NUMBERS: _Kind = ("numbers", _NUMBER)
-_ORDERS: _Kind = ("numbers, dates or times", (*_NUMBER, *_TIME))
+_NUMBERS_OR_TIMES: _Kind = ("numbers, dates or times", (*_NUMBER, *_TIME))
 _NAMES: _Kind = ("text or integers", (*_TEXT, pa.types.is_integer))
 _SAME = (
     "series",
@@ -63,7 +62,23 @@ _SAME = (
 )  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
-Types = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ColumnTypes:
+    """Types of the columns that name and order rows, the same in all files."""
+
+    series: str
+    """Arrow's name of the type of series."""
+    order: str
+    """Arrow's name of the type of the order."""
+    series_is_key: bool
+    """True if the series is a key in the path, ``series=7/``, not a column."""
+
+    def __str__(self) -> str:
+        """Return both types for a message."""
+        series = "a key in the path" if self.series_is_key else self.series
+        return f"{series} and {self.order}"
 
 
 @dataclass(frozen=True)
@@ -73,22 +88,27 @@ class Plan:
     """
 
     options: ScoreConfig
+    """The options, with the model's values for those that were not given."""
     model: str
+    """Path of the model's file."""
     identity: str
+    """Hash of the model's file."""
     groups: tuple[tuple[str, ...], ...]
     """Paths of the files that are read together."""
     files: Files
+    """Files that are scored."""
     known: Files
     """Files of the earlier runs."""
     results: tuple[str, ...]
     """Columns with probabilities or values."""
     labels: tuple[str, ...]
     """Classes; empty if the outputs are values."""
-    types: Types
-    """Types of series, or ``KEY``, and order."""
+    types: ColumnTypes
+    """Types of series and order."""
     work: str
     """Folder in which the output is made."""
     parts: int
+    """Number of partitions."""
 
     def to_json(self) -> str:
         """Return the plan as text, to compare it with another run's."""
@@ -126,22 +146,24 @@ def make_plan(
     labels = class_labels(task, width)
     _check_output_columns(options, results, labels)
     paths = find_files(dataset)
-    types, scored = (
-        _read_earlier(options, opened.identity) if options.since else (("", ""), ())
+    earlier = _Earlier()
+    if options.since:
+        earlier = _read_earlier(options, opened.identity)
+    rows, types, skipped = _check_files(
+        _new_files(paths, earlier.files), options, earlier.types
     )
-    rows, types, skipped = _check_files(_new_files(paths, scored), options, types)
     plan = Plan(
         options=options,
         model=str(model.resolve()),
         identity=opened.identity,
         groups=tuple(_groups(rows, 0 if options.skip_bad else ROWS)),
         files=tuple((path, *_mark(path), count) for path, count in rows.items()),
-        known=scored,
+        known=earlier.files,
         results=results,
         labels=labels,
         types=types,
         work=str(output.resolve().with_name(f".{output.name}.partial")),
-        parts=options.parts or _count_parts(rows, options, types[0]),
+        parts=options.parts or _count_parts(rows, options, types),
     )
     return plan, skipped
 
@@ -182,11 +204,9 @@ def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
             "--events are changes of a label, and this file's outputs are values; leave"
             " it out"
         )
-    reset_every = (
-        None
-        if options.window
-        else options.reset_every or manifest.reset_every or "never"
-    )
+    reset_every = None
+    if not options.window:
+        reset_every = options.reset_every or manifest.reset_every or "never"
     return replace(options, features=features, reset_every=reset_every)
 
 
@@ -194,17 +214,18 @@ def find_files(dataset: str) -> list[str]:
     """Return the files of a folder, a glob or a single path, without names that begin
     with ``_`` or ``.``.
     """
-    pattern = (
-        f"{glob.escape(dataset)}/**/*.parquet" if Path(dataset).is_dir() else dataset
-    )
-    fixed = len(
-        Path(dataset if Path(dataset).is_dir() else dataset.partition("*")[0]).parts
-    )
-    paths = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
-    shown = (
-        path for path in paths if not any(part[0] == "_" for part in path.parts[fixed:])
-    )
-    files = sorted(str(path.resolve()) for path in shown if path.is_file())
+    pattern = dataset
+    folder = Path(dataset.partition("*")[0])
+    if Path(dataset).is_dir():
+        pattern = f"{glob.escape(dataset)}/**/*.parquet"
+        folder = Path(dataset)
+    files = []
+    for path in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207
+        names = path.parts[len(folder.parts) :]
+        is_hidden = any(name.startswith("_") for name in names)
+        if path.is_file() and not is_hidden:
+            files.append(str(path.resolve()))
+    files.sort()
     if not files:
         raise NotFoundError(
             f"{dataset} has no .parquet file; name a folder, a file, or a glob in"
@@ -214,7 +235,9 @@ def find_files(dataset: str) -> list[str]:
 
 
 def _mark(path: str) -> tuple[int, int]:
-    return (about := Path(path).stat()).st_size, about.st_mtime_ns
+    """Return size and time of modification of a file."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _new_files(paths: Sequence[str], scored: Files) -> list[str]:
@@ -228,10 +251,18 @@ def _new_files(paths: Sequence[str], scored: Files) -> list[str]:
     return [path for path in paths if path not in before]
 
 
-def _read_earlier(options: ScoreConfig, identity: str) -> tuple[Types, Files]:
-    """Return the types and the files of an earlier run and of those that it
-    continued.
-    """
+@dataclass(frozen=True)
+class _Earlier:
+    """An earlier run, with those that it continued."""
+
+    files: Files = ()
+    """Files that were scored."""
+    types: ColumnTypes | None = None
+    """Types of series and order; None if there was no run."""
+
+
+def _read_earlier(options: ScoreConfig, identity: str) -> _Earlier:
+    """Return the earlier run of ``--since``; raises InputError for other options."""
     path = Path(str(options.since)) / PLAN
     what = f"{options.since} is no output of lstm-edge score"
     with malformed_as(FileFormatError, what, "score without --since"):
@@ -242,15 +273,14 @@ def _read_earlier(options: ScoreConfig, identity: str) -> tuple[Types, Files]:
         }
         pairs["model"] = before["identity"], identity
         files = tuple(_read_file(entry) for entry in before["known"] + before["files"])
-        series, order = map(str, before["types"])
-        _check_series_type(series)
+        types = _read_types(before["types"])
     for name, (old, new) in pairs.items():
         if json.dumps(old) != json.dumps(new):
             raise InputError(
                 f"the earlier run had {name} {old}, this one has {new}; score without"
                 " --since"
             )
-    return (series, order), files
+    return _Earlier(files, types)
 
 
 def _read_file(entry: Any) -> tuple[str, int, int, int]:
@@ -259,16 +289,24 @@ def _read_file(entry: Any) -> tuple[str, int, int, int]:
     return str(path), int(size), int(modified), int(rows)
 
 
-def _check_series_type(name: str) -> None:
-    """Raise ValueError if ``name`` is not the type of a series in ``Types``."""
-    if name in (KEY, "", "string") or pa.types.is_integer(pa.type_for_alias(name)):
-        return
-    raise ValueError(f"a series can't be {name}")
+def _read_types(entry: Mapping[str, Any]) -> ColumnTypes:
+    """Return the types of an earlier plan; raises KeyError, TypeError and
+    ValueError.
+    """
+    types = ColumnTypes(
+        series=str(entry["series"]),
+        order=str(entry["order"]),
+        series_is_key=bool(entry["series_is_key"]),
+    )
+    is_text = types.series == "string"
+    if not is_text and not pa.types.is_integer(pa.type_for_alias(types.series)):
+        raise ValueError(f"a series can't be {types.series}")
+    return types
 
 
 def _check_files(
-    paths: Sequence[str], options: ScoreConfig, types: Types
-) -> tuple[dict[str, int], Types, dict[str, str]]:
+    paths: Sequence[str], options: ScoreConfig, types: ColumnTypes | None
+) -> tuple[dict[str, int], ColumnTypes, dict[str, str]]:
     """Return the rows of each usable file, the types of series and order, and the
     errors of other files.
     """
@@ -286,10 +324,13 @@ def _check_files(
             f"none of the {len(paths)} files can be used:"
             f" {next(iter(skipped.values()))}"
         )
+    assert types is not None  # of a file, or of the earlier run
     return files, types, skipped
 
 
-def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int, Types]:
+def _check_columns(
+    path: str, options: ScoreConfig, before: ColumnTypes | None
+) -> tuple[int, ColumnTypes]:
     """Return the number of rows of a file that has all columns, and the types of its
     series and order.
     """
@@ -301,19 +342,22 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
     if is_key:
         types[options.series] = pa.string()
         names += keys
-    expected = {options.series: _NAMES, options.order: _ORDERS}
+    expected = {options.series: _NAMES, options.order: _NUMBERS_OR_TIMES}
     expected |= dict.fromkeys(options.features, _NUMBERS)
     for name, kind in expected.items():
         _check_column(path, name, kind, names, types)
-    series_type = types[options.series]
-    series = "string" if _is_any(series_type, _TEXT) else str(series_type)
-    found = (KEY if is_key else series, str(types[options.order]))
-    if found != before and any(before):
+    series = types[options.series]
+    column_types = ColumnTypes(
+        series="string" if _is_any(series, _TEXT) else str(series),
+        order=str(types[options.order]),
+        series_is_key=is_key,
+    )
+    if before not in (None, column_types):
         raise InputError(
-            f"{path}: series and order are {' and '.join(found)}, expected"
-            f" {' and '.join(before)} as in the first file"
+            f"{path}: series and order are {column_types}, expected {before} as in the"
+            " first file"
         )
-    return rows, found
+    return rows, column_types
 
 
 def _read_schema(path: str) -> tuple[pa.Schema, int]:
@@ -364,12 +408,14 @@ def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _count_parts(files: dict[str, int], options: ScoreConfig, series_type: str) -> int:
+def _count_parts(
+    files: dict[str, int], options: ScoreConfig, types: ColumnTypes
+) -> int:
     """Return a number of partitions with enough series to share calls, and few enough
     rows to redo.
     """
     parts = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTS)
     if parts == 1 or options.skip_bad:  # pages may be damaged
         return parts
-    series = sql.count_series(list(files), options.series, key=series_type == KEY)
+    series = sql.count_series(list(files), options.series, key=types.series_is_key)
     return max(1, min(parts, series // _SERIES))

@@ -22,7 +22,7 @@ from lstm_edge_runtime.results import softmax
 
 from . import sql
 from .events import NONE, Events, Spans
-from .plan import EVENTS, KEY, STATES, Plan, open_model
+from .plan import EVENTS, STATES, Plan, open_model
 from .pool import Pool
 
 SKIPPED = "_skipped"
@@ -45,9 +45,12 @@ def read_group(plan: Plan, group: int) -> int:
     folder = Path(tempfile.mkdtemp(dir=plan.work, prefix="_group-"))
     try:
         names = (options.series, options.order, options.features)
-        key = plan.types[0] == KEY
         sql.write_partitions(
-            folder / "rows", plan.groups[group], names, plan.parts, key=key
+            folder / "rows",
+            plan.groups[group],
+            names,
+            plan.parts,
+            key=plan.types.series_is_key,
         )
     except (FileFormatError, InputError) as error:
         if not options.skip_bad:
@@ -282,8 +285,7 @@ class Partition:
 
     def _series(self, numbers: Array) -> pa.Array:
         """Return the names of series in the type of the data set."""
-        name = self._plan.types[0]
-        kind = pa.string() if name in (KEY, "") else pa.type_for_alias(name)
+        kind = pa.type_for_alias(self._plan.types.series)
         return pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(kind)
 
     def write(self) -> None:

@@ -292,7 +292,7 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """A run whose weights, or whose state to resume from, are damaged."""
     from lstm_edge.checkpoint import deployable
     from lstm_edge.checkpoint import load as load_run
-    from lstm_edge.training.train import read_state
+    from lstm_edge.training.training import read_state
 
     copy = shutil.copytree(corpus / "run", folder / "run")
     path = copy / rng.choice(("model.safetensors", "resume.safetensors"))

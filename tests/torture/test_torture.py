@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.checkpoint import load as load_run
-from lstm_edge.training.train import read_state
+from lstm_edge.training.training import read_state
 from lstm_edge_runtime import State, load
 
 resource = pytest.importorskip("resource")  # of POSIX

@@ -302,8 +302,8 @@ def _fifo(folder):
         (_edit(lambda _: {"options": {}}), "is no output of lstm-edge score"),
         (_edit(lambda plan: plan | {"files": 7}), "is no output of lstm-edge score"),
         (
-            _edit(lambda plan: plan | {"types": ["int64", "int64"]}),
-            "expected int64 and int64",
+            _edit(lambda plan: plan | {"types": plan["types"] | {"series": "int64"}}),
+            "expected int64 and",
         ),
         (_fifo, "not a regular file"),
         (shutil.rmtree, "is no output of lstm-edge score"),

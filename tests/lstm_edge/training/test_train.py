@@ -18,7 +18,8 @@ from lstm_edge.training.batches import chunk_batches
 from lstm_edge.training.epoch import evaluate, run_batches
 from lstm_edge.training.metrics import score_classes
 from lstm_edge.training.scoring import advice
-from lstm_edge.training.train import Training, read_split, read_state
+from lstm_edge.training.train import read_split
+from lstm_edge.training.training import Training, read_state
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
