@@ -323,7 +323,7 @@ def fit_names(
     prefixes = [
         prefix
         for prefix in candidates
-        if all(prefix + name in tensors for name in expected)
+        if tensors.keys() >= set(map(prefix.__add__, expected))
     ]
     if len(prefixes) != 1:
         return tensors

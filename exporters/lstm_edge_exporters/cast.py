@@ -15,12 +15,10 @@ from onnx_ir.passes import common
 from lstm_edge_runtime.manifest import Array
 
 from .graph import Builder, is_data_free, to_proto
+from .versions import IR_VERSION
 
 DTYPE_ATTRIBUTES = frozenset(["dtype", "output_datatype", "to"])
 """Attributes that hold the dtype of a node's output."""
-IR_VERSION = 8
-"""The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and
-later."""
 
 
 def to_float32(model: ir.Model) -> onnx.ModelProto:

@@ -25,17 +25,14 @@ def read_cpuinfo() -> dict[str, str]:
     other systems.
     """
     try:
-        lines = (
-            Path("/proc/cpuinfo")
-            .read_text(encoding="utf-8", errors="replace")
-            .splitlines()
-        )
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    return {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in lines)
-    }
+    fields = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    return fields
 
 
 def _processor() -> str:

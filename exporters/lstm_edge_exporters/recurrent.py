@@ -160,16 +160,19 @@ def why_window(layer: str, steps: int | str) -> str:
 
 
 def length_input(graph: ir.Graph) -> str | None:
-    """Name the first input of one whole number a row that reaches some node's
-    ``sequence_lens``.
+    """Return the name of the first input with one integer per row that reaches some
+    node's ``sequence_lens``.
     """
-    names = (
-        str(value.name)
-        for value in data_inputs(graph)
-        if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
-        and (value.shape is None or len(value.shape) == 1)
-        and any(
-            is_recurrent(node) and index == LENGTHS for node, index in readers(value)
-        )
+    for value in data_inputs(graph):
+        is_whole = value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
+        is_per_row = value.shape is None or len(value.shape) == 1
+        if is_whole and is_per_row and _reaches_lengths(value):
+            return str(value.name)
+    return None
+
+
+def _reaches_lengths(value: ir.Value) -> bool:
+    """Return True if some recurrent node takes a value as ``sequence_lens``."""
+    return any(
+        is_recurrent(node) and index == LENGTHS for node, index in readers(value)
     )
-    return next(names, None)

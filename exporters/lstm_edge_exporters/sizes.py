@@ -40,7 +40,8 @@ class TimeAxis:
         is_merged: bool = False,
     ) -> "TimeAxis":
         """Return the axis of these ``(steps, frames)`` per row, of at least two."""
-        (first_steps, first_frames), (steps, frames) = points[0], points[-1]
+        first_steps, first_frames = points[0]
+        steps, frames = points[-1]
         rate = (frames - first_frames) / (steps - first_steps)
         offset = first_frames - rate * first_steps
         is_affine = all(y == rate * x + offset for x, y in points)

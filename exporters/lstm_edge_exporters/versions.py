@@ -6,9 +6,10 @@ from importlib import import_module
 
 OLDEST_ONNXRUNTIME = "1.18"
 """The oldest onnxruntime that runs the files."""
-OPSETS = range(18, 22)
-"""ONNX opsets that can be written; onnxruntime 1.18, built with onnx 1.16, reads up to
-the last."""
+OPSET = 18
+"""The ONNX opset of files; 18 is read by onnxruntime 1.14 (February 2023) and later."""
+LATEST_OPSET = 21
+"""The latest ONNX opset that onnxruntime 1.18, built with onnx 1.16, reads."""
 IR_VERSION = 8
 """The ONNX IR version of files; 8 is read by onnxruntime 1.14 and later."""
 LATEST_IR_VERSION = 10

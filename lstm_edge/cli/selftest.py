@@ -1,9 +1,11 @@
 """``lstm-edge selftest``: replay a file's golden case on this device."""
 
 from pathlib import Path
+from typing import Any
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.selftest import Comparison
 
 from ._options import ModelOptions, model_argument, options_of, verb
 from ._output import Report
@@ -25,12 +27,9 @@ def command(model: Path, options: ModelOptions) -> Report:
     with load(model, **vars(options)) as opened:
         result = opened.selftest()
         engine = opened.engine
-    rows = [
-        {"ok": output.ok, "case": number, "output": output.name}
-        | {name: getattr(output, name) for name in ("max_abs", "limit", "where")}
-        for number, case in enumerate(result.cases, 1)
-        for output in case
-    ]
+    rows = []
+    for number, case in enumerate(result.cases, 1):
+        rows += [_row(number, output) for output in case]
     failed = f"the golden case fails on this device: {result.worst}"
     summary = {
         "ok": result.ok,
@@ -41,3 +40,15 @@ def command(model: Path, options: ModelOptions) -> Report:
     return Report(
         summary, title=str(model), error=None if result.ok else CheckFailedError(failed)
     )
+
+
+def _row(case: int, output: Comparison) -> dict[str, Any]:
+    """Return the row of an output in the table."""
+    return {
+        "ok": output.ok,
+        "case": case,
+        "output": output.name,
+        "max_abs": output.max_abs,
+        "limit": output.limit,
+        "where": output.where,
+    }

@@ -107,11 +107,13 @@ def command(
     hidden = {*sets, "history", "config"}
     lines = {name: entry for name, entry in document.items() if name not in hidden}
     titles = {name: f"{name} ({summary['split'][name]} series)" for name in sets}
-    lines["scores"] = [
-        {titles.get(name, name): value for name, value in row.items()}
-        for row in document["scores"]
-    ]
+    lines["scores"] = [_with_titles(row, titles) for row in document["scores"]]
     return Report(document, lines=lines, next=following)
+
+
+def _with_titles(row: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row of scores with the size of each set in its name."""
+    return {titles.get(name, name): value for name, value in row.items()}
 
 
 def _score_table(

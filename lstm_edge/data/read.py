@@ -563,10 +563,11 @@ def _labels(series: Sequence[Series]) -> Iterator[str]:
 def _number_classes(series: Sequence[Series], names: Sequence[str]) -> list[Series]:
     """Return the series with the number of each class in place of its name."""
     numbers = {name: number for number, name in enumerate(names)}
-    return [
-        replace(record, y=np.array([numbers[label] for label in record.y]))
-        for record in series
-    ]
+    numbered = []
+    for record in series:
+        classes = np.array([numbers[label] for label in record.y])
+        numbered.append(replace(record, y=classes))
+    return numbered
 
 
 def resample(

@@ -166,10 +166,9 @@ def _assign(
     missing = {name: np.ones(len(total)) for name in shares}  # fraction of each share
     held = {name: np.zeros(len(total), bool) for name in shares}
     random = np.random.default_rng(seed).permutation(sorted(counts))
-    by_class = {
-        label: [group for group in random if counts[group][label]]
-        for label in np.flatnonzero(total[:-1]).tolist()
-    }
+    by_class = {}
+    for label in np.flatnonzero(total[:-1]).tolist():
+        by_class[label] = [group for group in random if counts[group][label]]
     sets: dict[str, str] = {}
     for label in sorted(by_class, key=lambda label: len(by_class[label])):
         for group in sorted(by_class[label], key=lambda group: -int(counts[group][-1])):

@@ -40,9 +40,10 @@ def _candidates(
     """Yield the sizes of ``axes`` at which to evaluate ``condition``."""
     limits = {axis: ranges.get(str(axis), AxisRange()) for axis in axes}
     tried = _SIZES if len(axes) == 1 else _FEW_SIZES
-    grid = [
-        dict.fromkeys(limits[axis].nearest(size) for size in tried) for axis in axes
-    ]
+    grid = []
+    for axis in axes:
+        allowed = map(limits[axis].nearest, tried)
+        grid.append([*dict.fromkeys(allowed)])
     for sizes in product(*grid):
         yield dict(zip(axes, sizes, strict=True))
     for index, axis in enumerate(axes):

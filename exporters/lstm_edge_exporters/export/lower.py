@@ -116,9 +116,7 @@ def record_time_axes(
     infer_shapes(model)
     set_input_axes(model.graph, sequence)
     growing = {
-        text: size
-        for text, size in sizes.items()
-        if sequence in {str(symbol) for symbol in size.free_symbols}
+        text: size for text, size in sizes.items() if sequence in _names_in(size)
     }
     known: dict[tuple[int, str], TimeAxis] = {}
     for node in model.graph:
@@ -132,6 +130,11 @@ def record_time_axes(
                     known[key] = _time_axis(index, growing[str(text)], str(sequence))
                 axes.append(known[key])
             set_time_axes(value, axes)
+
+
+def _names_in(size: sympy.Expr) -> set[str]:
+    """Return the names of the axes in a size."""
+    return {str(symbol) for symbol in size.free_symbols}
 
 
 def _time_axis(index: int, size: sympy.Expr, sequence: str) -> TimeAxis:

@@ -24,7 +24,7 @@ from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..artifact import Artifact
-from ..cast import IR_VERSION, to_float32
+from ..cast import to_float32
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
 from ..streaming.file import FullSequence, stream_file
@@ -36,7 +36,7 @@ from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
 from ..verify.indices import index_values
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
-from ..versions import MAKERS, versions
+from ..versions import IR_VERSION, MAKERS, OPSET, versions
 from .call import Call, note_on_dtype, own_copy, try_example
 from .capture import Program, capture
 from .config import ExportConfig
@@ -47,9 +47,6 @@ from .lower_recurrent import lower_recurrent
 from .reference import TorchReference
 from .state_arguments import sources
 from .states import Exposed, expose_states
-
-OPSET = 18
-"""The ONNX opset of files; 18 is read by onnxruntime 1.14 (February 2023) and later."""
 
 
 @dataclass(frozen=True)

@@ -270,20 +270,22 @@ class Recorder(TorchFunctionMode):
         cell: bool = False,
     ) -> Sequence[Tensor]:
         _assume(x.shape[2] == weights[0].shape[1])
-        entries, (steps, rows) = options["layers"] * options["directions"], x.shape[:2]
-        for state, width in zip(
-            states, (weights[1].shape[1], weights[0].shape[0] // 4), strict=False
-        ):
+        entries = options["layers"] * options["directions"]
+        steps, rows = x.shape[:2]
+        widths = (weights[1].shape[1], weights[0].shape[0] // 4)
+        for state, width in zip(states, widths, strict=False):
             for size, expected in zip(state.shape, (entries, rows, width), strict=True):
                 _assume(size == expected)
-        op, activation, path, call = *kind, self._path, len(self.calls)
+        op, activation = kind
         named: dict[str, Any] = {
             "op": op,
             "activation": activation,
-            "path": path,
-            "call": call,
+            "path": self._path,
+            "call": len(self.calls),
         }
-        self.calls.append(RecurrentCall(path, cell, steps, rows, lengths is not None))
+        self.calls.append(
+            RecurrentCall(self._path, cell, steps, rows, lengths is not None)
+        )
         shapes = [
             [steps, rows, states[0].shape[-1] * options["directions"]],
             *(x.shape for x in states),

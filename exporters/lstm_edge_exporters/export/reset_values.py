@@ -10,6 +10,7 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free, spec_of
 from ..verify.float64 import Graph64
+from ..versions import IR_VERSION
 from .capture import Program
 
 Resets = Mapping[ir.Value, float | Array]
@@ -32,7 +33,7 @@ def reset_values(
     if not values:
         return {}
     start_graph = ir.convenience.extract(graph, graph.inputs, [*values.values()])
-    part = ir.Model(start_graph, ir_version=10)
+    part = ir.Model(start_graph, ir_version=IR_VERSION)
     sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
     sizes[str(program.batch)] = 2
     feeds = {}

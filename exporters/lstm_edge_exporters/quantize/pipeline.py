@@ -231,10 +231,10 @@ def with_limits(
 ) -> list[Golden]:
     """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
-    limits = [
-        {name: limit_for(array) for name, array in case.outputs.items()}
-        for case in cases
-    ]
+    limits = []
+    for case in cases:
+        outputs = case.outputs.items()
+        limits.append({name: limit_for(array) for name, array in outputs})
     for model in models:
         results = selftest(unlimited, runner(model)).cases
         for case_limits, comparisons in zip(limits, results, strict=True):

@@ -13,7 +13,7 @@ from lstm_edge_runtime.manifest import KEY, AxisRange, Manifest, Signal
 
 from ..verify.check import Check, passed_unless
 from ..verify.file import ModelFile
-from ..versions import LATEST_IR_VERSION, OLDEST_ONNXRUNTIME, OPSETS
+from ..versions import LATEST_IR_VERSION, LATEST_OPSET, OLDEST_ONNXRUNTIME
 from .expected import Expected
 
 _MEANING = ("task", "signal", "trained", "reset_every")
@@ -74,9 +74,9 @@ def _check_age(file: ModelFile) -> Check:
     """Check that the oldest onnxruntime of the manual reads the file."""
     opset = _opset(file)
     version = file.proto.ir_version
-    is_readable = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
+    is_readable = opset <= LATEST_OPSET and version <= LATEST_IR_VERSION
     wrong = (
-        f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and"
+        f"opset {opset}, IR version {version}; expected at most {LATEST_OPSET} and"
         f" {LATEST_IR_VERSION}"
     )
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
@@ -156,20 +156,13 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     entries = {name: stated.pop(name) for name in ("inputs", "outputs", "states")}
     for entry, state in zip(entries["states"], manifest.states, strict=True):
         entry["reset"] = np.asarray(state.reset).tolist()
-    fields = {
-        f"order of {side}": [entry.get("name", entry.get("input")) for entry in part]
-        for side, part in entries.items()
-    }
-    fields |= {
-        f"{side[:-1]} {entry.get('name', entry.get('input'))}": entry
-        for side, part in entries.items()
-        for entry in part
-    }
-    return {
-        name: value
-        for name, value in (stated | fields).items()
-        if name not in {*_ELSEWHERE, *unknown}
-    }
+    for side, part in entries.items():
+        names = [entry.get("name", entry.get("input")) for entry in part]
+        stated[f"order of {side}"] = names
+        for name, entry in zip(names, part, strict=True):
+            stated[f"{side[:-1]} {name}"] = entry
+    hidden = {*_ELSEWHERE, *unknown}
+    return {name: value for name, value in stated.items() if name not in hidden}
 
 
 def _same(name: str, file: Any, expected: Any) -> Check:

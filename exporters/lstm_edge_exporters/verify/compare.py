@@ -137,16 +137,14 @@ class Pair:
                 }
                 with contextlib.suppress(*REFUSALS):
                     runs.append((want, procedure(reference, wide)))
-        return {
-            name: _largest_move(
-                [(base[name], run[name]) for base, run in runs if name in run],
-                array.shape,
-            )
-            for name, array in want.items()
-            if array.dtype.kind == "f"
-            and name in exact
-            and exact[name].shape == array.shape
-        }
+        moves_by_name = {}
+        for name, array in want.items():
+            if array.dtype.kind != "f" or name not in exact:
+                continue
+            if exact[name].shape == array.shape:
+                pairs = [(base[name], run[name]) for base, run in runs if name in run]
+                moves_by_name[name] = _largest_move(pairs, array.shape)
+        return moves_by_name
 
     def relative(self, got: Feeds, want: Feeds) -> float:
         """Return the largest difference as a fraction of its channel's largest

@@ -75,13 +75,7 @@ class ModelFile:
         gives no name.
         """
         values = (*data_inputs(self.inlined.graph), *self.inlined.graph.outputs)
-        return {
-            str(value.name): tuple(
-                axis if isinstance(axis, int) else axis.value or "?"
-                for axis in value.shape or ()
-            )
-            for value in values
-        }
+        return {str(value.name): _declared_axes(value) for value in values}
 
     @cached_property
     def precision(self) -> str:
@@ -97,11 +91,9 @@ class ModelFile:
         passed = [*graph.inputs, *graph.outputs]
         if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"
-        return (
-            "fp64"
-            if any(value.dtype == ir.DataType.DOUBLE for value in passed)
-            else "fp32"
-        )
+        if any(value.dtype == ir.DataType.DOUBLE for value in passed):
+            return "fp64"
+        return "fp32"
 
     @property
     def arithmetic(self) -> str:
@@ -157,6 +149,14 @@ def _is_half_operand(value: ir.Value) -> bool:
     """Return True if nodes compute with a float16 constant; casts only decode it."""
     operators = {use.node.op_type for use in value.uses()}
     return value.dtype == ir.DataType.FLOAT16 and operators != {"Cast"}
+
+
+def _declared_axes(value: ir.Value) -> Axes:
+    """Return the axes of a value; ``?`` for one without a name."""
+    return tuple(
+        axis if isinstance(axis, int) else axis.value or "?"
+        for axis in value.shape or ()
+    )
 
 
 def _decodes_int8(node: ir.Node) -> bool:

@@ -472,7 +472,8 @@ class _MaxPool(MaxPool):
     op_domain = ""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        (x,), kernel = inputs, options["kernel_shape"]
+        (x,) = inputs
+        kernel = options["kernel_shape"]
         rank = len(kernel)
         count = len(self.onnx_node.output)
         if (

@@ -2,13 +2,13 @@
 verifies itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 
 from .cases import Case, CaseGenerator, case_size
 from .compare import Pair
@@ -22,8 +22,8 @@ _SIZES = (
 are small enough."""
 _BYTES = (12_000, 4_000)
 _AMPLIFIED = 4.0
-"""How far signals of the second case are from their mean, in terms of what is usual:
-where a value is clipped or saturates wrongly, it is seen there."""
+"""Gain applied to the second case's signals, so that wrong clipping or saturation
+shows."""
 
 
 def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
@@ -31,7 +31,7 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
     trivial.
 
     Raises:
-        CheckFailedError: the reference gives numbers for no small case.
+        CheckFailedError: the reference failed or returned NaN for every small case.
     """
     first = _choose(
         pair, (*_cases(cases, 0), *filter(None, [cases.example()])), _BYTES[0]
@@ -40,14 +40,15 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
         raise CheckFailedError(
             "the module gives numbers for no small case; no golden case can be recorded"
         )
-    shapes = {name: array.shape for name, array in first.inputs.items()}
-    more = (
-        _amplified(case, cases)
-        for case in _cases(cases, 1)
-        if any(array.shape != shapes[name] for name, array in case.feeds.items())
-    )
-    second = _choose(pair, more, _BYTES[1])
+    shapes = _shapes(first.inputs)
+    others = (case for case in _cases(cases, 1) if _shapes(case.feeds) != shapes)
+    second = _choose(pair, (_amplified(case, cases) for case in others), _BYTES[1])
     return first._replace(more=() if second is None else (second,))
+
+
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array by name."""
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def golden_case(pair: Pair, case: Case) -> Golden:

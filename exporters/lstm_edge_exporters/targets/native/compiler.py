@@ -20,6 +20,7 @@ from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorS
 from lstm_edge_runtime.native import TYPES, Past
 
 from ...graph import infer_shapes
+from ...versions import OPSET
 from . import convolutions  # noqa: F401  registers its operators
 from .evaluate import attribute, evaluate
 from .loops import inline_loops
@@ -101,7 +102,7 @@ class _Compiler:
     def __init__(self, model: ir.Model, manifest: Manifest) -> None:
         self._graph = model.graph
         self._manifest = manifest
-        self._opset = model.graph.opset_imports.get("", 18)
+        self._opset = model.graph.opset_imports.get("", OPSET)
         self._writer = ProgramWriter(manifest.unit)
         self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
         self._values: dict[str, Any] = {}

@@ -147,7 +147,8 @@ def _depthwise_conv(
     shape: tuple[int, ...],
 ) -> Value:
     """Return a convolution in which each output reads one channel."""
-    (rows, channels), size = places.shape[:2], prod(shape[2:])
+    rows, channels = places.shape[:2]
+    size = prod(shape[2:])
     taps = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0).reshape(
         -1, rows * channels * size
     )

@@ -146,7 +146,7 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
     for key, default in _PARAMETERS.get(name, ()):
         number = default if node is None else attribute(node, key, default)
         numbers.append(float(number))
-    alpha, beta, *_ = (*numbers, 0.0, 0.0)
+    alpha, beta = [*numbers, 0.0, 0.0][:2]
     return _UNARY[name], alpha, beta
 
 

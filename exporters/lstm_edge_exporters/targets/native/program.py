@@ -211,7 +211,8 @@ class ProgramWriter:
             rows = np.asarray(array, self.dtype(port.buffer)).reshape(
                 -1, self.width(port.buffer)
             )
-            self._golden_steps, port.golden = len(rows), self.constant(rows)
+            self._golden_steps = len(rows)
+            port.golden = self.constant(rows)
         for name, both in expected.items():
             port = self._named[name]
             port.golden, port.tolerance = (
