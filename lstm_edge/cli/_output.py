@@ -88,27 +88,30 @@ def _print_text(report: Report) -> None:
     if report.title and report.title not in entries:
         echo(report.title)
     for key, value in entries.items():
-        name = key.replace("_", " ")
-        if value in _EMPTY:
-            continue
-        if isinstance(value, list) and isinstance(value[0], dict):
-            _print_table(name, value)
-            continue
-        lines = {name: value}
-        if isinstance(value, dict) and not all(
-            isinstance(entry, int | float) for entry in value.values()
-        ):
-            lines = {
-                f"{name} {part}": entry
-                for part, entry in value.items()
-                if entry not in _EMPTY
-            }
-        for what, entry in (
-            [("note", item) for item in value] if key == "notes" else lines.items()
-        ):
-            echo(f"{what}: {to_text(entry)}")
+        if value not in _EMPTY:
+            _print_entry(key, value)
     for command in report.next:
         echo(f"next: lstm-edge {shlex.join(map(str, command))}")
+
+
+def _print_entry(key: str, value: Any) -> None:
+    """Print an entry as a table, or as one line per note or per part."""
+    name = key.replace("_", " ")
+    if isinstance(value, list) and isinstance(value[0], dict):
+        _print_table(name, value)
+    elif key == "notes":
+        for item in value:
+            echo(f"note: {to_text(item)}")
+    elif isinstance(value, dict) and not all(map(_is_number, value.values())):
+        for part, entry in value.items():
+            if entry not in _EMPTY:
+                echo(f"{name} {part}: {to_text(entry)}")
+    else:
+        echo(f"{name}: {to_text(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def to_text(value: Any) -> str:
@@ -118,13 +121,11 @@ def to_text(value: Any) -> str:
             f"{name} {to_text(item)}".strip() for name, item in value.items()
         )
     if isinstance(value, list):
+        if any(isinstance(item, list) for item in value):
+            return "an array"
         texts = list(map(to_text, value))
         mark = "; " if any(", " in text for text in texts) else ", "
-        return (
-            "an array"
-            if any(isinstance(item, list) for item in value)
-            else mark.join(texts)
-        )
+        return mark.join(texts)
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
@@ -138,12 +139,7 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    used = {name for row in rows for name, value in row.items() if value not in _EMPTY}
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if name in used
-    ]
+    names = _used_columns(rows)
     table = Table(
         title=printable(title),
         title_justify="left",
@@ -159,6 +155,15 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     with screen.capture() as captured:
         screen.print(table)
     click.echo(captured.get(), nl=False)
+
+
+def _used_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns that are not empty in every row, in the order of the rows."""
+    used: dict[str, bool] = {}
+    for row in rows:
+        for name, value in row.items():
+            used[name] = used.get(name, False) or value not in _EMPTY
+    return [name for name, is_used in used.items() if is_used]
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,9 +44,11 @@ class Program:
     """A module as it was traced."""
 
     exported: ExportedProgram
+    """The trace, in float64."""
     calls: tuple[RecurrentCall, ...]
     """The recurrent calls, their sizes as axes."""
     axes: Mapping[str, Axes]
+    """Axes of each input."""
     outputs: tuple[tuple[str, Axes], ...]
     """Name (or empty) and axes of each output."""
     ranges: Mapping[str, AxisRange]
@@ -57,7 +59,9 @@ class Program:
     """For each of ``calls``, True if its states continue in the next call of the
     file."""
     batch: str | None
+    """Name of the batch axis; None without one."""
     sequence: str | None
+    """Name of the time axis; None without one."""
     loops: tuple[sympy.Expr, ...]
     """The number of steps of each loop over time, in terms of axes."""
 
@@ -88,13 +92,12 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     recorder = Recorder()
     call = call.with_two(given)
     recorder.instrument(module)
-    dims = [
-        [
-            Dim.STATIC if isinstance(axis, int) else Dim.AUTO
-            for axis in given.get(name, [""] * tensor.dim())
-        ]
-        for name, tensor in zip(call.names, call.example, strict=True)
-    ]
+    dims = []
+    for name, tensor in zip(call.names, call.example, strict=True):
+        axes = given.get(name, [""] * tensor.dim())
+        dims.append(
+            [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in axes]
+        )
     stand_ins = recorder.loops.stand_ins()
     sizes = keeping_sizes(module, stand_ins)
     with quietly(), torch.no_grad(), tracing_any_size(), sizes:
@@ -129,40 +132,49 @@ class _Sizes:
 
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""
+        self._refuse_unknown()
+        self._refuse_unclear()
+        self._refuse_equal()
+        self._refuse_fixed()
+        ranges = dict(self._ranges())
+        self._refuse_conditions(ranges)
+        rows, times = self._seen
         calls = self.recorder.calls
         loops = self.recorder.loops.loops
-        outputs = self.recorder.outputs
-        self._refuse_unknown()
-        axes = [str(self.axis(size)) for _, shape in outputs for size in shape]
-        unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
-        if unclear and not (calls or loops or self.given):
+        axes = {name: self._axes(shape) for name, shape, _ in self._inputs()}
+        return Program(
+            exported=self.exported,
+            calls=tuple(
+                replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows))
+                for call in calls
+            ),
+            axes={**axes, **self.given},
+            outputs=tuple(
+                (name, self._axes(shape)) for name, shape in self.recorder.outputs
+            ),
+            ranges={
+                name: limits for name, limits in ranges.items() if limits != AxisRange()
+            },
+            symbols={symbol: self._named(symbol) for symbol in self._example_sizes},
+            carried=tuple(self._is_carried(call) for call in calls),
+            batch=self._first(rows, "N"),
+            sequence=self._first(times, "L"),
+            loops=tuple(self._named(loop.steps.node.expr) for loop in loops),
+        )
+
+    def _refuse_unclear(self) -> None:
+        """Refuse a network whose batch and time axes nothing tells."""
+        if self.recorder.calls or self.recorder.loops.loops or self.given:
+            return
+        sizes = [size for _, shape in self.recorder.outputs for size in shape]
+        is_mixed = any(self._axis_names(size) >= {"N", "L"} for size in sizes)
+        if is_mixed or not self.names:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no"
                 " recurrent layer; pass "
                 f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}}, with numbers for'
                 " fixed axes"
             )
-        self._refuse_equal()
-        self._refuse_fixed()
-        ranges = dict(self._ranges())
-        self._refuse_conditions(ranges)
-        rows, times = self._seen
-        return Program(
-            self.exported,
-            tuple(
-                replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows))
-                for call in calls
-            ),
-            {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()}
-            | {**self.given},
-            tuple((name, tuple(map(self.axis, shape))) for name, shape in outputs),
-            {name: limits for name, limits in ranges.items() if limits != AxisRange()},
-            {symbol: self._named(symbol) for symbol in self._example_sizes},
-            tuple(self._is_carried(call) for call in calls),
-            self._first(rows, "N"),
-            self._first(times, "L"),
-            tuple(self._named(loop.steps.node.expr) for loop in loops),
-        )
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -171,13 +183,11 @@ class _Sizes:
         """
         names = self._given_names()
         for stem, symbols in zip("NL", self._seen, strict=True):
-            fresh = [
-                symbol
-                for symbol in symbols
-                if symbol not in names and symbol.startswith("s")
-            ]
-            for number, symbol in enumerate(fresh, 1 + [*names.values()].count(stem)):
-                names[symbol] = stem if number == 1 else f"{stem}{number}"
+            number = [*names.values()].count(stem)
+            for symbol in symbols:
+                if symbol not in names and symbol.startswith("s"):
+                    number += 1
+                    names[symbol] = stem if number == 1 else f"{stem}{number}"
         names = names | self._of_batch_size(names) | self._of_signal(names)
         return {
             symbol: name
@@ -206,19 +216,14 @@ class _Sizes:
         }
 
     def _given_names(self) -> dict[str, str]:
+        """Return the user's name of each symbol that is the size of a whole axis."""
         names: dict[str, str] = {}
         for name, shape, _ in self._inputs():
             for axis, size in zip(self.given.get(name, ()), shape, strict=False):
-                named = (
-                    isinstance(axis, str)
-                    and isinstance(size, torch.SymInt)
-                    and size.node.expr.is_symbol
-                )
-                if (
-                    named
-                    and (other := names.setdefault(str(size.node.expr), str(axis)))
-                    != axis
-                ):
+                if not isinstance(axis, str) or not _is_symbol(size):
+                    continue
+                other = names.setdefault(str(size.node.expr), axis)
+                if other != axis:
                     raise UnsupportedError(
                         f"forward works only where axes {other} and {axis} have the"
                         " same size; give them the same name, or mend the order of its"
@@ -230,17 +235,18 @@ class _Sizes:
         """Name first axes that no layer sees and that have the batch's size in the
         example.
         """
-        firsts = [
-            (str(shape[0]), tensor.shape[0])
-            for name, shape, tensor in self._inputs()
-            if name not in self.given and shape and _symbols(shape[0])
-            if "N" not in [names.get(str(size)) for size in shape[1:]]
-        ]
-        batch = {size for symbol, size in firsts if names.get(symbol) == "N"}
+        firsts = {}
+        for name, shape, tensor in self._inputs():
+            if name in self.given or not shape or not _symbols(shape[0]):
+                continue
+            others = [names.get(str(size)) for size in shape[1:]]
+            if "N" not in others:
+                firsts[str(shape[0])] = tensor.shape[0]
+        batch = {size for symbol, size in firsts.items() if names.get(symbol) == "N"}
         return {
-            s: "N"
-            for s, size in firsts
-            if s not in names and s.isidentifier() and {size} == batch
+            symbol: "N"
+            for symbol, size in firsts.items()
+            if symbol not in names and symbol.isidentifier() and {size} == batch
         }
 
     def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
@@ -254,14 +260,12 @@ class _Sizes:
             (name for name in shapes if not is_called_like_a_state(name)),
             next(iter(shapes)),
         )
-        example = self.call.shapes[signal]
-        free = {
-            symbol: "L" if axis else "N"
-            for axis, size in reversed([*enumerate(shapes[signal])])
-            for symbol in _symbols(size)
-            if symbol not in self._pinned
-            and (axis == 0 or example[axis] > 1)  # one step stays one
-        }
+        free = {}
+        for axis, size in reversed([*enumerate(shapes[signal])]):
+            stays_one_step = axis > 0 and self.call.shapes[signal][axis] == 1
+            for symbol in _symbols(size):
+                if symbol not in self._pinned and not stays_one_step:
+                    free[symbol] = "L" if axis else "N"
         return free if len({*free.values()}) == len(free) else {}
 
     def _inputs(self) -> Iterator[tuple[str, Sequence[Any], Tensor]]:
@@ -276,6 +280,10 @@ class _Sizes:
         if (number := _fixed(size)) is not None:
             return number
         return axis_text(self._named(size.node.expr))
+
+    def _axes(self, shape: Sequence[Any]) -> Axes:
+        """Return the axes of a traced shape."""
+        return tuple(map(self.axis, shape))
 
     def _is_carried(self, call: RecurrentCall) -> bool:
         """Return True if a layer makes steps of time, on rows that are the batch."""
@@ -428,12 +436,13 @@ class _Sizes:
         """Yield the sizes of each dynamic axis that the tracer promises."""
         guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
-            if name := self.names.get(str(symbol)):
-                least = (
-                    2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)
-                )  # a branch for one step
-                most = None if bounds.upper == int_oo else int(bounds.upper)
-                yield name, AxisRange(max(1, least), most)
+            name = self.names.get(str(symbol))
+            if name is None:
+                continue
+            has_branch_for_one = sympy.Ne(symbol, 1) in guards
+            least = 2 if has_branch_for_one else int(bounds.lower)
+            most = None if bounds.upper == int_oo else int(bounds.upper)
+            yield name, AxisRange(max(1, least), most)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
         """Refuse a condition of the user's code that fails at a size within
@@ -455,15 +464,10 @@ class _Sizes:
         """
         layers = sorted(self.recorder.calls, key=lambda call: not call.lengths)
         calls: list[RecurrentCall | Loop] = [*layers, *self.recorder.loops.loops]
-        rows, times = (
-            list(
-                dict.fromkeys(
-                    symbol for call in calls for symbol in _growing(getattr(call, side))
-                )
-            )
-            for side in ("rows", "steps")
-        )
-        return [symbol for symbol in rows if symbol not in times] or rows, times
+        rows = _distinct(call.rows for call in calls)
+        times = _distinct(call.steps for call in calls)
+        rows_alone = [symbol for symbol in rows if symbol not in times]
+        return rows_alone or rows, times
 
     def _first(self, symbols: Sequence[str], usual: str) -> str | None:
         if not (self.recorder.calls or self.recorder.loops.loops):
@@ -485,11 +489,23 @@ def axis_text(size: sympy.Expr) -> int | str:
 
 
 def _symbols(size: Any) -> list[str]:
-    return (
-        sorted(map(str, size.node.expr.free_symbols))
-        if isinstance(size, torch.SymInt)
-        else []
-    )
+    """Return the tracer's symbols in a size."""
+    if not isinstance(size, torch.SymInt):
+        return []
+    return sorted(map(str, size.node.expr.free_symbols))
+
+
+def _distinct(sizes: Iterable[Any]) -> list[str]:
+    """Return the symbols that some sizes grow with, in order."""
+    symbols: dict[str, None] = {}
+    for size in sizes:
+        symbols |= dict.fromkeys(_growing(size))
+    return [*symbols]
+
+
+def _is_symbol(size: Any) -> bool:
+    """Return True if a traced size is a symbol of the tracer's, not computed."""
+    return isinstance(size, torch.SymInt) and size.node.expr.is_symbol
 
 
 def _growing(size: Any) -> list[str]:
