@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_edge_runtime.axes import describe, row_factor
-from lstm_edge_runtime.errors import ContractError, counted
+from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.results import class_names, main_name
+from lstm_edge_runtime.results import class_names, frame_axis, main_name
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -65,33 +64,12 @@ class MainFrames:
             yield Frame(number * self._unit // self._per_unit, values)
 
 
-def frame_axis(model: "Model") -> int | None:
-    """Return the index of the time axis of the main output; None if it is a result of
-    the last step alone.
-
-    Raises ContractError if its values lie along an axis of variable size that is not
-    time.
-    """
-    manifest = model.manifest
-    name = main_name(manifest)
-    axes = manifest.axes[name]
-    time = manifest.time_axes.get(name) if manifest.sequence else None
-    is_time = time == len(axes) - 1
-    is_rows = row_factor(axes[-1], manifest.batch) is not None
-    if is_time or is_rows or isinstance(axes[-1], int):
-        return time
-    raise ContractError(
-        f"output {name!r} is {describe(axes)}, whose last axis is neither time steps nor"
-        " a fixed number of values; export a stream (--stream), or use load()"
-    )
-
-
 def sequence_frames(model: "Model", outputs: dict[str, Array]) -> Array:
     """Return the frames ``(frames, C)`` of the main output from a run of one series."""
     manifest = model.manifest
     name = main_name(manifest)
     output = outputs[name]
-    frame_axis(model)  # raises for an output without frames
+    frame_axis(manifest)  # raises for an output without frames
     batch = manifest.batch_axis(manifest.axes[name])
     return model.frames(output if batch is None else np.take(output, 0, axis=batch))
 

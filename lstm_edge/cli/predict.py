@@ -12,12 +12,12 @@ from lstm_edge.results import (
     Frame,
     MainFrames,
     PredictedSeries,
-    frame_axis,
     pace,
 )
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import InputError, UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.results import frame_axis
 
 from ._lines import ResultLines
 from ._options import PATH, ModelOptions, model_argument, needing, options_of
@@ -141,7 +141,7 @@ def _predict(
 
 def _has_frames(model: Model, samples: SampleInput) -> bool:
     """Return True if the model gives a result at every step or frame."""
-    return samples.one_step or frame_axis(model) is not None
+    return samples.one_step or frame_axis(model.manifest) is not None
 
 
 def _windows(length: int, window: int | None, stride: int | None) -> Iterator[range]:

@@ -614,6 +614,27 @@ static bool read_state(reader *r, const le_port *port, le_io *io) {
     return io->reset != NULL;
 }
 
+static int compare_names(const void *a, const void *b) {
+    return strcmp((*(const le_io *const *)a)->name, (*(const le_io *const *)b)->name);
+}
+
+/* Check that no two inputs, outputs or states have one name: a saved state finds them by it. */
+static bool names_differ(const lstm_edge_program *p, int kind) {
+    const size_t count = p->count[kind];
+    const le_io **sorted = le_zeros(count, sizeof *sorted);
+    if (sorted == NULL) return no_memory();
+    for (size_t i = 0; i < count; i++) sorted[i] = &p->io[kind][i];
+    qsort(sorted, count, sizeof *sorted, compare_names);
+    const char *twice = NULL;
+    for (size_t i = 1; i < count && twice == NULL; i++) {
+        if (compare_names(&sorted[i - 1], &sorted[i]) == 0) twice = sorted[i]->name;
+    }
+    static const char *const kinds[] = {"inputs", "outputs", "states"};
+    if (twice != NULL) le_fail(LSTM_EDGE_BAD_PROGRAM, "%s: two %s of this name", twice, kinds[kind]);
+    free(sorted);
+    return twice == NULL;
+}
+
 /* Read the inputs, outputs and states; what the outputs and states end in is checked after the operations. */
 static bool read_ports(reader *r) {
     lstm_edge_program *p = r->program;
@@ -649,6 +670,7 @@ static bool read_ports(reader *r) {
                 !read_golden(r, (lstm_edge_kind)kind, &port, io))
                 return false;
         }
+        if (!names_differ(p, kind)) return false;
     }
     for (size_t b = 0; b < p->buffers; b++) {
         le_span *span = &p->spans[b];

@@ -243,7 +243,7 @@ class Model:
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
         outputs, _ = self.run(x, lengths=lengths)
-        return results.predict(outputs[task.output], task)
+        return results.predict(outputs[task.output], self.manifest, task)
 
     def frames(self, result: Any) -> Array:
         """Return the frames ``(frames, C)`` of the main output in a stream's result.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .axes import Layout, describe
+from .axes import Layout, describe, row_factor
 from .errors import ContractError, InputError
 from .manifest import Array, Manifest, Task
 
@@ -52,6 +52,26 @@ def main_name(manifest: Manifest) -> str:
     if not manifest.outputs:
         raise ContractError("this file has no outputs other than its states")
     return manifest.outputs[0].name
+
+
+def frame_axis(manifest: Manifest) -> int | None:
+    """Return the index of the main output's time axis; None if it is a result of the
+    last step alone.
+
+    Raises:
+        ContractError: its values lie along an axis of variable size that is not time.
+    """
+    name = main_name(manifest)
+    axes = manifest.axes[name]
+    time = manifest.time_axes.get(name) if manifest.sequence else None
+    is_time = time == len(axes) - 1
+    is_rows = bool(axes) and row_factor(axes[-1], manifest.batch) is not None
+    if is_time or is_rows or not axes or isinstance(axes[-1], int):
+        return time
+    raise ContractError(
+        f"output {name!r} is {describe(axes)}, whose last axis is neither time steps nor"
+        " a fixed number of values; export a stream (--stream), or use run()"
+    )
 
 
 def frames_of(result: Any, layout: Layout) -> Array:
@@ -107,12 +127,19 @@ def label_of(values: Array, task: Task | None) -> Label:
     return Label(labels[int(values.argmax())], softmax(values))
 
 
-def predict(values: Array, task: Task) -> Prediction:
+def predict(values: Array, manifest: Manifest, task: Task) -> Prediction:
     """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for
-    other labels.
+    other labels, or values along an axis of variable size.
     """
+    frame_axis(manifest)
     if task.kind != "classification":
         return Prediction(task.kind, values, units=task.units)
+    axes = manifest.axes[task.output]
+    if not axes or isinstance(axes[-1], str):
+        raise ContractError(
+            f"{task.output} is {describe(axes)}, expected a fixed number of classes on"
+            " its last axis; use run()"
+        )
     names = class_names(values, task)
     classes = values.reshape(-1, len(names)).argmax(axis=-1)
     labels = tuple(names[index] for index in classes)

@@ -89,9 +89,7 @@ static void use_saved(lstm_edge_stream *stream) {
         lstm_edge_restore(stream, exact, cut);
         free(exact);
     }
-    /* a damaged program may have two states of one name */
-    const lstm_edge_status status = lstm_edge_restore(stream, saved, size);
-    if (status != LSTM_EDGE_OK && status != LSTM_EDGE_BAD_STATE) abort();
+    if (lstm_edge_restore(stream, saved, size) != LSTM_EDGE_OK) abort();
     free(saved);
     free(damaged);
 }

@@ -277,6 +277,21 @@ def test_a_header_or_pace_that_can_not_be_is_refused(
         Program(best, bytes(data))
 
 
+@pytest.mark.parametrize("kind", ["output", "state"])
+def test_two_ports_of_one_name_are_refused(best: C.CDLL, kind: str) -> None:
+    names = {"output": ["y", "last"], "state": ["h", "c"]}
+    names[kind] = ["same", "same"]
+    writer = ProgramWriter()
+    x = writer.input("x", 2)
+    for name in names["state"]:
+        state = writer.state(name, 2)
+        writer.next_state(state, writer.binary(Binary.ADD, x, state))
+    for name in names["output"]:
+        writer.output(name, writer.unary(x, Function.RELU), every_step=True)
+    with pytest.raises(LibraryError, match=f"same: two {kind}s of this name"):
+        Program(best, writer.to_bytes())
+
+
 def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bit(
     best: C.CDLL,
 ) -> None:

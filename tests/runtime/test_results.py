@@ -56,6 +56,26 @@ def test_a_result_of_another_shape_is_refused(model):
         model.interpret(np.zeros(3))
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_predict_refuses_values_along_an_axis_of_variable_size(model, kind):
+    (logits,) = model.outputs
+    shorter = logits._replace(axes=("N", "L//4"))
+    task = model.manifest.task._replace(kind=kind, labels=())
+    changed = with_manifest(model, outputs=(shorter,), task=task)
+    with pytest.raises(ContractError, match=r"\(N, L//4\), whose last axis is neither"):
+        changed.predict(X[None])
+
+
+def test_predict_refuses_classes_along_time(model):
+    (logits,) = model.outputs
+    task = model.manifest.task._replace(labels=())
+    changed = with_manifest(
+        model, outputs=(logits._replace(axes=("N", "L")),), task=task
+    )
+    with pytest.raises(ContractError, match="a fixed number of classes"):
+        changed.predict(X[None])
+
+
 def test_the_frames_of_a_chunk_come_one_per_row(opened):
     late = opened("late")
     steps = [late.frames(late_step) for late_step in map(late.stream().step, X)]

@@ -441,6 +441,27 @@ class Loops:
             return NotImplemented
         return _TensorSteps(self, tensor, dim, 1)
 
+    def log_cum_sum_exp(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return ``tensor.logcumsumexp(dim)``; the largest number is taken out at each
+        step, so that no exponential overflows.
+        """
+        steps: Any = self._along(tensor, dim)
+        first = tensor.select(dim, 0)
+        log_sum = torch.full_like(first, torch.finfo(torch.float32).min)
+        results = []
+        for step in steps:
+            largest = torch.maximum(log_sum, step)
+            log_sum = largest + torch.log1p(torch.exp(-(log_sum - step).abs()))
+            self.tag(log_sum)
+            results.append(log_sum)
+        stacked = self.stack(results, dim)
+        return torch.stack(results, dim) if stacked is NotImplemented else stacked
+
+    def _along(self, tensor: Tensor, dim: int) -> Any:
+        """Return the steps along an axis, traced or not."""
+        steps = self.unbind(tensor, dim)
+        return tensor.unbind(dim) if steps is NotImplemented else steps
+
     def item(self, tensor: Tensor, index: Any) -> Any:
         """Return ``tensor[..., t, ...]`` of the step number t."""
         step = _StepIndex.of(tensor, index)
@@ -535,6 +556,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.chunk, Tensor.chunk), Loops.chunk),
     **dict.fromkeys((torch.select, Tensor.select), Loops.select),
     **dict.fromkeys((torch.narrow, Tensor.narrow), Loops.narrow),
+    **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), Loops.log_cum_sum_exp),
     Tensor.__getitem__: Loops.item,
     Tensor.__setitem__: Loops.write,
 }

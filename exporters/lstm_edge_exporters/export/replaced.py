@@ -242,22 +242,29 @@ def _arange(*args: Any, **kwargs: Any) -> Tensor:
 _WINDOWS: Mapping[Any, Callable[..., np.ndarray]] = {
     torch.bartlett_window: np.bartlett,
     torch.blackman_window: np.blackman,
-    torch.hamming_window: np.hamming,
+    torch.hamming_window: lambda points, alpha=0.54, beta=0.46: (
+        alpha - beta * np.cos(2 * np.pi * np.arange(points) / (points - 1))
+    ),
     torch.hann_window: np.hanning,
+    torch.kaiser_window: lambda points, beta=12.0: np.kaiser(points, beta),
 }
-"""NumPy's function for each window of PyTorch that has no parameters besides its
-length."""
+"""The points of each window of PyTorch, and its parameters besides the length."""
 
 
 def _window_function(function: Any) -> Callable[..., Tensor]:
     """Return a function that makes a window of a fixed length as a constant."""
     make = _WINDOWS[function]
+    names = [*inspect.signature(make).parameters][1:]
 
-    def window(window_length: Any, periodic: bool = True, **options: Any) -> Tensor:
+    def window(
+        window_length: Any, periodic: bool = True, *shape: float, **options: Any
+    ) -> Tensor:
         if type(window_length) is not int or window_length < 2:
-            return function(window_length, periodic, **options)  # type: ignore[no-any-return]
+            return function(window_length, periodic, *shape, **options)  # type: ignore[no-any-return]
         points = window_length + 1 if periodic else window_length
-        array = make(points)[:window_length]
+        given = dict(zip(names, shape, strict=False))
+        given |= {name: options[name] for name in names if name in options}
+        array = make(points, **given)[:window_length]
         return torch.tensor(array.tolist(), dtype=options.get("dtype"))
 
     return window

@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import FileFormatError, first_line
-from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.manifest import LONGEST, Array, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import (
@@ -47,6 +47,8 @@ _LENGTHS = ((40, 1), (8, 1), (40, 12), (4000, 12))
 _FURTHER = (0, 2, 5)
 """Further lengths, in multiples."""
 _ROWS = (2, 3)
+_LONGEST = (2, 1, 2, 1, 1)
+"""Greatest length of a row in each run; no axis of the inputs has these sizes."""
 _OTHERS = 5
 """Size of the first axis that is neither batch nor time; the next ones are larger."""
 _MOST_STRIDES = 1 << 12
@@ -107,11 +109,12 @@ def evaluate(
     for group in groups:
         runs: Runs = []
         least = min((size for sizes in group for size in sizes.values()), default=1)
-        cases = case_generator(part.graph, manifest, least)
         for sizes in group:
+            longest = sizes.get(LONGEST, least)
+            cases = case_generator(part.graph, manifest, longest)
             try:
                 results = run(cases.at(sizes).feeds)
-            except Exception as error:  # noqa: BLE001, PERF203  onnxruntime's exceptions share no base class
+            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = reason or f"at {sizes}: {first_line(error)}"
                 if all_sizes or not runs:
                     break
@@ -197,7 +200,10 @@ def measure_shapes(
     forget_shapes(model)
     computed = [value for node in model.graph for value in node.outputs if value.name]
     values = [value for value in computed if _is_tensor(value)]
-    runs = evaluate(model, values, _cases(model, batch, sequence), all_sizes=True)
+    groups = _cases(model, batch, sequence)
+    if length_input(model.graph) and LONGEST not in dynamic_axes(model.graph):
+        groups = (_with_longest(group) for group in groups)
+    runs = evaluate(model, values, groups, all_sizes=True)
     names = _Names(batch, sequence, [sizes for sizes, _ in runs])
     set_input_axes(model.graph, sequence)
     for value in values:
@@ -247,6 +253,11 @@ class _Names:
     sequence: str | None
     sizes: Sequence[Sizes]
 
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """The greatest length of a row in each run; empty without lengths."""
+        return tuple(sizes[LONGEST] for sizes in self.sizes if LONGEST in sizes)
+
     def describe(self, value: ir.Value, shapes: Sequence[tuple[int, ...]]) -> None:
         """Record the shape and the time axes of a value that had ``shapes``.
 
@@ -258,6 +269,9 @@ class _Names:
         names: list[int | str] = []
         time_axes = []
         for index, lengths in enumerate(zip(*shapes, strict=True)):
+            if lengths == self.longest:
+                names.append(LONGEST)
+                continue
             time = self._time_axis(index, lengths)
             if time is None:
                 name = self._name(lengths)
@@ -314,6 +328,12 @@ def _cases(
         first = -(-least // multiple) * multiple
         lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
         yield [*lengths, *(lengths[0] | sizes for sizes in larger)]
+
+
+def _with_longest(group: Sequence[Sizes]) -> list[Sizes]:
+    """Return the sizes with the greatest length of a row."""
+    pairs = zip(group, _LONGEST, strict=True)
+    return [{**sizes, LONGEST: longest} for sizes, longest in pairs]
 
 
 def _strides(graph: ir.Graph) -> int:

@@ -95,13 +95,14 @@ def against_module(
     if file.manifest.is_buffered:
         made = export(module, example, replace(settings, stream=True))
         proto = onnx.load_from_string(made.model)
-        return _of_file(
+        expected = _of_file(
             about=title,
             manifest=made.manifest,
             proto=proto,
             file=file.manifest,
             sha256=hashed,
         )
+        return replace(expected, configured=config is not None)
     built = build(module, example, settings)
     return Expected(
         about=title,

@@ -1,6 +1,7 @@
 """Operators that tensors are made with inside ``forward``, results of no axes, and
 inputs that do not fit."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,25 @@ class Windowed(Net):
         torch.hamming_window,
         torch.blackman_window,
         torch.bartlett_window,
+        torch.kaiser_window,
     ],
 )
 def test_a_window_made_in_forward_is_a_constant(window, periodic):
     artifact = export(Windowed(window, periodic=periodic).eval(), X)
     assert {name for name in artifact.nodes if "Window" in name} == set()
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        lambda points: torch.kaiser_window(points, False, 5.0),
+        lambda points: torch.kaiser_window(points, periodic=True, beta=5.0),
+        lambda points: torch.hamming_window(points, True, 0.6, 0.4),
+        lambda points: torch.hamming_window(points, False, alpha=0.6),
+    ],
+)
+def test_the_parameters_of_a_window_made_in_forward_are_taken(window):
+    export(Windowed(window).eval(), X)
 
 
 class Spectrum(Net):
@@ -60,6 +75,43 @@ class Spectrum(Net):
 def test_a_spectrum_with_a_window_made_in_forward_exports():
     x = torch.randn(2, 40, 1, generator=torch.Generator().manual_seed(0))
     assert export(Spectrum().eval(), x).nodes["Conv"] == 1
+
+
+class LogSums(nn.Module):
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x):
+        return x.logcumsumexp(self.axis)
+
+
+def wide_steps():
+    """Return steps ``(60, 3)`` whose exponentials overflow, and one that is -inf."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 3, generator=generator).cumsum(0) * 100
+    x[7, 1] = -float("inf")
+    return x
+
+
+def test_a_running_log_of_sums_over_time_streams_and_does_not_overflow():
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    module = LogSums(1).eval()
+    stream = load(export(module, X, config).model).stream()
+    x = wide_steps()
+    chunks = [stream.process(part) for part in (x[:25].numpy(), x[25:].numpy())]
+    got = torch.from_numpy(np.concatenate(chunks)).double()
+    expected = module(x.double()[None])[0]
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_running_log_of_sums_over_features_does_not_overflow():
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    module = LogSums(-1).eval()
+    x = wide_steps()[None]
+    outputs, _ = load(export(module, X, config).model).run(x.numpy())
+    got = torch.from_numpy(outputs["output"]).double()
+    torch.testing.assert_close(got, module(x.double()), rtol=1e-5, atol=1e-4)
 
 
 class Mean(Net):

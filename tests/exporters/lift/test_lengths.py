@@ -50,6 +50,28 @@ class Masks(torch.nn.GRU):
         return pad_packed_sequence(y, batch_first=True, total_length=x.size(1))[0], last
 
 
+class Trims(Masks):
+    """Ends with the longest row."""
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        return pad_packed_sequence(torch.nn.GRU.forward(self, packed)[0], True)[0]
+
+
+def test_an_output_that_ends_with_the_longest_row_is_named_so():
+    torch.manual_seed(0)
+    example = {"x": torch.randn(3, 5, 3), "lengths": torch.tensor([5, 2, 4])}
+    bare = onnx.load_from_string(export(Trims(3, 4, batch_first=True), example).model)
+    del bare.metadata_props[:]
+    lifted = lift(bare.SerializeToString())
+    assert lifted.manifest.outputs[0].axes == ("N", "longest", 4)
+    x = example["x"].numpy()
+    outputs, _ = load(lifted.model).run(x, lengths=[2, 3, 1])
+    assert outputs["output"].shape == (3, 3, 4)
+
+
 def test_a_mask_of_lengths_does_not_keep_a_file_from_streaming():
     torch.manual_seed(0)
     example = {"x": torch.randn(3, 5, 3), "lengths": torch.tensor([5, 2, 4])}

@@ -448,6 +448,22 @@ class Given(nn.Module):
         return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2), h_0)
 
 
+class MinGRU(nn.Module):
+    """A gated recurrence as sums of logarithms (Feng et al. 2024, appendix B)."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(WIDTH, 10)
+
+    def forward(self, x):
+        candidate, gate = self.line(x).chunk(2, -1)
+        positive = (F.relu(candidate) + 0.5).log()
+        log_candidate = torch.where(candidate >= 0, positive, -F.softplus(-candidate))
+        log_keep = -F.softplus(gate).cumsum(1)
+        log_values = log_candidate - F.softplus(-gate)
+        return (log_keep + (log_values - log_keep).logcumsumexp(1)).exp()
+
+
 class Network(NamedTuple):
     """What is expected of a network's stream."""
 
@@ -493,6 +509,7 @@ NETWORKS = {
     Nearest: Network(4, 4, "past"),
     Reframed: Network(12, 1, "h past past count"),
     Spectra: Network(8, 1, "h past count"),
+    MinGRU: Network(1, 0, "log_sum total"),
 }
 WHOLE_UNITS = (UNet, Nearest, Reframed)
 """Networks that take a multiple of their unit alone."""
