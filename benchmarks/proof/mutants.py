@@ -15,8 +15,8 @@ import json
 import math
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -304,7 +304,9 @@ def _claim(draft: Draft, rng: Rng, within: tuple[str, ...] = ()) -> None:
     owner = text
     for key in path:
         owner = owner[key]
-    if isinstance(owner[last], dict):  # an array
+    is_array = isinstance(owner[last], dict)
+    is_reason = last == "unstreamable" and owner[last]  # words for people
+    if is_array or is_reason:
         raise NotApplicableError
     draft.about = ".".join(map(str, (*path, last)))
     owner[last] = _other(owner[last])
@@ -477,6 +479,12 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
         return name, about, moves, _find(healthy, path)
 
 
+def _finders(found: Iterable[tuple[str, float, str]]) -> str:
+    """Return how many mutants each group of checks was the first to find."""
+    counts = Counter(finder for _, _, finder in found if finder)
+    return ", ".join(f"{finder} {count}" for finder, count in counts.most_common())
+
+
 def main() -> int:
     """Spoil, validate, and print the table and the survivors."""
     options = parser(__doc__)
@@ -501,12 +509,8 @@ def main() -> int:
         name: (len(group), sum(bool(mutant[2]) for mutant in group))
         for name, group in mutants.items()
     }
-    print(
-        table(
-            ["group", "mutants that differ", "found"],
-            ([name, *two] for name, two in counts.items()),
-        )
-    )
+    rows = [[name, *two, _finders(mutants[name])] for name, two in counts.items()]
+    print(table(["group", "mutants that differ", "found", "first found by"], rows))
     for name, about, moves, check in (
         (name, *mutant) for name, group in mutants.items() for mutant in group
     ):

@@ -269,6 +269,20 @@ def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
     assert next(group.key for group, _, _ in report.headlines) == "golden"
 
 
+def test_a_signal_that_the_export_of_a_stream_did_not_state_is_found(tmp_path):
+    torch.manual_seed(0)
+    net = Ahead().eval()
+    x = torch.randn(2, 12, 3)
+    config = ExportConfig(stream=True)
+    export(net, x, config).save(tmp_path / "stream.onnx")
+    model = onnx.load(tmp_path / "stream.onnx")
+    faults.restate(model, signal=lambda signal: signal._replace(missing="interpolate"))
+    file = open_file(faults.save(model, tmp_path / "m.onnx"))
+    report = validate(file, against_module(net, file, x, config=config), QUICK)
+    failed = [check.name for group in report.groups for check in group.failed]
+    assert failed == ["signal"]
+
+
 def test_rows_shorter_than_the_longest_are_no_alarm_on_the_native_engine(tmp_path):
     network = draw_network("lengths", np.random.default_rng((460857271, 17)))
     export(network.module, network.example).save(tmp_path / "m.onnx")
