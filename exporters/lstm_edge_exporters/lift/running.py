@@ -200,7 +200,7 @@ def measure_shapes(
     forget_shapes(model)
     computed = [value for node in model.graph for value in node.outputs if value.name]
     values = [value for value in computed if _is_tensor(value)]
-    groups = _cases(model, batch, sequence)
+    groups: Groups = _cases(model, batch, sequence)
     if length_input(model.graph) and LONGEST not in dynamic_axes(model.graph):
         groups = (_with_longest(group) for group in groups)
     runs = evaluate(model, values, groups, all_sizes=True)
