@@ -137,3 +137,25 @@ def test_a_matrix_of_three_axes_runs_with_every_scheme(scheme):
         "DynamicQuantizeMatMul",
         "MatMulInteger",
     }
+
+
+@pytest.mark.parametrize(
+    ("operator", "nodes"),
+    [
+        ("Gemm", "y = Gemm (x, w)"),
+        ("MatMul", "y = MatMul (x, w)"),
+    ],
+)
+def test_a_product_without_attributes_has_a_scale_per_column(operator, nodes):
+    weight = np.random.default_rng(0).normal(size=(300, 3)) * [1.0, 30.0, 1000.0]
+    content = make_model(
+        f"g (float[N,K] x) => (float[N,M] y) {{ {nodes} }}",
+        {"w": weight.astype(np.float32)},
+    )
+    proto = _stored(content.SerializeToString(), precision.store_int8, {operator})
+    held, scale = map(numpy_helper.to_array, proto.graph.initializer)
+    assert scale.size == 3
+    np.testing.assert_allclose(
+        scale.ravel(), np.abs(weight).max(axis=0) / 127, rtol=1e-6
+    )
+    assert (np.abs(held).max(axis=0) == 127).all()
