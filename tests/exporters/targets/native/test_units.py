@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is mis
 
 
 class ChannelsFirst(nn.Module):
-    """Two strided convolutions over time, channels in front of time."""
+    """Two strided convolutions over time, channels in front of time; a unit of four
+    steps gives one frame of the last and two of the first."""
 
     def __init__(self):
         super().__init__()
@@ -22,8 +23,8 @@ class ChannelsFirst(nn.Module):
         self.second = nn.Conv1d(5, 4, 3, stride=2)
 
     def forward(self, x):
-        x = nn.functional.pad(x, (2, 0))
-        return self.second(nn.functional.pad(torch.relu(self.first(x)), (2, 0)))
+        y = torch.relu(self.first(nn.functional.pad(x, (2, 0))))
+        return self.second(nn.functional.pad(y, (2, 0))), y
 
 
 class OneStep(nn.Module):
@@ -43,7 +44,9 @@ def files(tmp_path_factory):
     """The files of both networks, as ``.onnx`` and ``.lep``, by class."""
     folder = tmp_path_factory.mktemp("units")
     torch.manual_seed(0)
-    stream = ExportConfig(inputs={"x": ("N", 3, "L")}, stream=True)
+    stream = ExportConfig(
+        inputs={"x": ("N", 3, "L")}, outputs=("last", "first"), stream=True
+    )
     made = {
         ChannelsFirst: export(ChannelsFirst().eval(), torch.randn(2, 3, 24), stream),
         OneStep: export(
@@ -69,13 +72,15 @@ def test_channels_in_front_of_time_are_in_order_in_a_unit(files, steps):
     x = np.random.default_rng(steps).normal(size=(3, 3, steps)).astype("float32")
     with load(path.with_suffix(".onnx")) as onnx, load(path.with_suffix(".lep")) as lep:
         assert lep.manifest.unit == 4
-        expected = onnx.run(x)[0]["output"]
-        got = lep.run(x)[0]["output"]
-        assert got.shape == expected.shape == (3, 4, steps // 4)
-        np.testing.assert_allclose(got, expected, atol=1e-5)
-        np.testing.assert_allclose(
-            lep.stream().process(x[0]), onnx.stream().process(x[0]), atol=1e-5
-        )
+        expected = onnx.run(x)[0]
+        got = lep.run(x)[0]
+        assert got["last"].shape == (3, 4, steps // 4)
+        assert got["first"].shape == (3, 5, steps // 2)
+        streamed = lep.stream().process(x[0])
+        one_source = onnx.stream().process(x[0])
+        for name in ("last", "first"):
+            np.testing.assert_allclose(got[name], expected[name], atol=1e-5)
+            np.testing.assert_allclose(streamed[name], one_source[name], atol=1e-5)
 
 
 def test_a_file_of_one_step_makes_one_step_per_call(files):
