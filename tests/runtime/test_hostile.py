@@ -23,6 +23,8 @@ from lstm_edge_runtime.ort import sealed
 from lstm_edge_runtime.selftest import selftest
 
 DATA = Path(__file__).parent / "data"
+CPU_SECONDS = 30
+"""A limit that no load of the machine reaches; what is quadratic takes hours."""
 native = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
 
@@ -105,10 +107,10 @@ def long_texts():
 
 def test_a_long_text_in_an_error_takes_no_time():
     for content in long_texts():
-        before = time.perf_counter()
+        before = time.process_time()
         with pytest.raises(ManifestError, match="malformed") as error:
             load(content)
-        assert time.perf_counter() - before < 2
+        assert time.process_time() - before < CPU_SECONDS
         assert len(str(error.value)) <= 500
     for letters in (
         "A" * 10**6,
@@ -116,9 +118,9 @@ def test_a_long_text_in_an_error_takes_no_time():
         "(" * 10**6,
         "\n" * 10**6,
     ):
-        before = time.perf_counter()
+        before = time.process_time()
         assert len(first_line(ValueError(letters))) <= 303
-        assert time.perf_counter() - before < 1
+        assert time.process_time() - before < CPU_SECONDS
 
 
 @pytest.mark.parametrize("where", ["metadata", "a name"])

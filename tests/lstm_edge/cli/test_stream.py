@@ -1,6 +1,7 @@
 """``lstm-edge stream``: samples in, results out, states kept; real processes for pipes
 and signals."""
 
+import contextlib
 import json
 import os
 import pty
@@ -8,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import onnx
@@ -101,7 +101,7 @@ def test_each_line_is_answered_at_once_and_a_signal_ends_it_with_the_state_saved
             == f"line {2 * step + 1}: expected 4 numbers, got 1; skipped\n"
         )
     process.send_signal(number)
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     assert process.stderr.read() == ""
     model = load(har.path).stream()
     model.process(X[:3])
@@ -141,12 +141,9 @@ def test_a_reader_that_goes_away_ends_it_cleanly(start, tmp_path):
     process.stdin.write(text(X[:1]))
     assert process.stdout.readline() == 'step,label,p_rest,p_walk,"p_run, fast"\n'
     process.stdout.close()
-    for _ in range(3):
+    with contextlib.suppress(BrokenPipeError):  # it may have ended already
         process.stdin.write(text(X[:1]))
-        time.sleep(0.05)
-        if process.poll() is not None:
-            break
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     assert process.stderr.read() == ""
     assert (tmp_path / "s.npz").exists()
 
