@@ -25,11 +25,11 @@ GATES: Mapping[str, tuple[int, ...]] = {
     "GRU": (1, 0, 2),
     "RNN": (0,),
 }
-"""For each of ONNX's gates, its place in PyTorch's order."""
+"""For each of ONNX's gates, its index in PyTorch's order."""
 LENGTHS = 4
-"""``sequence_lens``'s place among a recurrent node's inputs."""
+"""Index of ``sequence_lens`` among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
-"""A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs
+"""Index of a state among the inputs (``initial_h``, ``initial_c``) and the outputs
 (``Y_h``, ``Y_c``)."""
 
 
@@ -71,20 +71,20 @@ class Slot:
     kind: str
     """``h`` or ``c``."""
     input: int
-    """The place of the initial state among the node's inputs."""
+    """Index of the initial state among the node's inputs."""
     output: int
-    """The place of the last state among the node's outputs."""
+    """Index of the last state among the node's outputs."""
 
     @property
     def initial(self) -> ir.Value | None:
-        """The initial state, None where the node has none."""
+        """The initial state; None if the node has none."""
         return (
             self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
         )
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Return whether ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's
+    """Return True if ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's
     quantized LSTM.
     """
     return (node.domain == "" and node.op_type in OPERATORS) or (
@@ -111,16 +111,16 @@ def slots(node: ir.Node) -> tuple[Slot, ...]:
 
 
 def is_reversed(node: ir.Node) -> bool:
-    """Return whether the node reads time backwards in any direction, so that no chunk
-    can follow another.
+    """Return True if the node reads time backwards in any direction, so that chunks
+    can't follow each other.
     """
     scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
     return _direction(node) != "forward" or any(scanned)
 
 
 def label(node: ir.Node) -> str:
-    """Return the node's operator and name for a message; its first output's name where
-    it has none.
+    """Return the node's operator and name for a message; its first output's name if it
+    has no name.
     """
     name = node.name or next((value.name for value in node.outputs if value.name), "")
     return f"{node.op_type} {name!r}"
@@ -131,8 +131,8 @@ def _direction(node: ir.Node) -> str:
 
 
 def state_shape(node: ir.Node) -> tuple[int, int]:
-    """Return ``(D, H)`` of the node's states; H is 0 where neither ``hidden_size`` nor
-    R's shape tells it.
+    """Return ``(D, H)`` of the node's states; H is 0 if neither ``hidden_size`` nor R's
+    shape gives it.
     """
     directions = 2 if _direction(node) == "bidirectional" else 1
     shape = None if node.inputs[2] is None else node.inputs[2].shape
@@ -149,8 +149,8 @@ def _reorder(op: str, stacked: Array) -> Array:
 
 
 def why_window(layer: str, steps: int | str) -> str:
-    """Return why a file whose ``layer`` takes several steps a call can't be streamed if
-    no axis is time.
+    """Return why a file whose ``layer`` takes several steps per call can't be streamed
+    if no axis is time.
     """
     count = f"{steps} steps" if isinstance(steps, int) else "several steps"
     return (

@@ -18,8 +18,8 @@ _Order = tuple[int, ...] | None
 
 @lru_cache(256)
 def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
-    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; what is no
-    such sum is a name.
+    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; any other
+    text is a name.
     """
     factors: dict[str, int] = {}
     constant = 0
@@ -41,9 +41,7 @@ def axis_names(axis: int | str) -> frozenset[str]:
 
 
 def fits(left: Axes, right: Axes) -> bool:
-    """Return whether two descriptions of a shape can be the same: a name fits any
-    size.
-    """
+    """Return True if two descriptions of a shape can be the same: a name fits any size."""
     return len(left) == len(right) and all(
         a == b or isinstance(a, str) or isinstance(b, str)
         for a, b in zip(left, right, strict=True)
@@ -51,8 +49,8 @@ def fits(left: Axes, right: Axes) -> bool:
 
 
 def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Return the shape of ``axes`` where every name (``"N"``, ``"2*N"``, ``"L+P"``) has
-    a size, else None.
+    """Return the shape of ``axes``; None if a name in it (``"N"``, ``"2*N"``,
+    ``"L+P"``) has no size.
     """
     shape: list[int] = []
     for axis in axes:
@@ -69,7 +67,7 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
+    """Return the shape of ``axes``; a name without a size counts as 1."""
     known = dict(sizes)
     for axis in axes:
         if isinstance(axis, str) and resolve((axis,), sizes) is None:

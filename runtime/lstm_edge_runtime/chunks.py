@@ -20,7 +20,7 @@ def run_chunks(
     Args:
         run: runs the file, or its reference.
         manifest: the contract.
-        feeds: the whole case. Rows may end only in the last chunk. Without lengths,
+        feeds: the full sequence. Rows may end only in the last chunk. Without lengths,
             ``run`` uses its own.
         sizes: steps of each chunk.
     """

@@ -79,7 +79,9 @@ class Engine:
         raise NotImplementedError
 
     def states(self, rows: int | None) -> States:
-        """Return the states of ``rows`` sources at reset; None for a single one."""
+        """Return the states of ``rows`` sources at reset; None stands for a single
+        source.
+        """
         raise NotImplementedError
 
     def refusal(self) -> LstmEdgeError:

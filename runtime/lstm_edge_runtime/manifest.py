@@ -138,7 +138,7 @@ class Golden(NamedTuple):
     """The absolute limit of an output (int8 and fp16 budgets), instead of
     ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
-    """The absolute limits of each output, one a channel, broadcastable against it."""
+    """The absolute limits of each output, one per channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
 
 
@@ -237,7 +237,7 @@ class Manifest(NamedTuple):
 
     @property
     def streamable(self) -> bool:
-        """Whether chunks with carried states equal the whole sequence."""
+        """True if chunks with carried states equal the full sequence."""
         return bool(self.states) and not self.unstreamable
 
     @property

@@ -68,11 +68,10 @@ def load(
         FileFormatError: truncated, foreign, or changed since it was written.
         UnsupportedError: its weights are in another file; or too many threads for an
             ``.lep`` file.
-        ManifestError: no manifest, or one that can't be read.
-        ContractError: the graph does not keep its state contract.
-        ProviderError: CUDA is not in use.
-        MissingDependencyError: no onnxruntime, or no ``lstm-edge-native``.
-        InputError: an argument that is none of the above.
+        ManifestError: no manifest, or one that can't be read. ContractError: the graph
+        does not keep its state contract. ProviderError: CUDA is not in use.
+        MissingDependencyError: no onnxruntime, or no ``lstm-edge-native``. InputError:
+        an argument has another value.
     """
     if type(threads) is not int or not 1 <= threads <= 1024:
         raise InputError(
@@ -300,8 +299,8 @@ class Model:
         Raises:
             ContractError: the file carries no states, or chunks would not equal the
                 whole sequence.
-            InputError: ``window`` or ``reset_every`` is none of these; or a window for
-                a file that takes one step a call or has several inputs.
+            InputError: ``window`` or ``reset_every`` has another value; or a window for
+            a file that takes one step per call or has several inputs.
         """
         if window is None:
             return Stream(self, self._reset_interval(reset_every))

@@ -94,7 +94,7 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
 
 
 def installed() -> bool:
-    """Return whether ``lstm-edge-native`` is there, without opening it."""
+    """Return True if ``lstm-edge-native`` is installed; it is not opened."""
     return find_spec("lstm_edge_native") is not None
 
 

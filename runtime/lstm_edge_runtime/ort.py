@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _EXACT = {CUDA: {"use_tf32": "0"}}
-"""By default float32 is float32: TF32 keeps 10 bits of a factor, past any tolerance for
+"""TF32 is off by default: it keeps 10 bits of a factor, which exceeds any tolerance for
 float32."""
 _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
-"""Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16
-product behind an LSTM."""
+"""Disabled: on the CPU, onnxruntime 1.32 crashes with it at a float16 product after an
+LSTM."""
 _SILENT = 4
 """Log level FATAL: onnxruntime logs nothing else."""
 _KINDS = {"float32": "float", "float64": "double"}
-"""onnxruntime's names of dtypes, where they are not numpy's."""
+"""onnxruntime's names of dtypes that differ from NumPy's."""
 _BLOCK = 256
 """Rows that are run at a time, whose working memory stays in the cache."""
 DIGEST = "lstm_edge_sha256"
@@ -50,7 +50,7 @@ _SIZE = len(_FRONT) + 64
 
 
 def sealed(content: bytes) -> bytes:
-    """Return a file's bytes with a seal behind them, instead of any that is there."""
+    """Return a file's bytes with a seal at the end, which replaces an earlier one."""
     content = content[:-_SIZE] if content[-_SIZE:].startswith(_FRONT) else content
     return content + _FRONT + hashlib.sha256(content).hexdigest().encode()
 
@@ -59,8 +59,7 @@ def check_seal(content: bytes, name: str) -> str:
     """Return the identity of a file: the sha256 in hex of all bytes in front of its
     seal; raises as ``load``.
 
-    onnxruntime trusts what it reads, and some damaged files end the process in it; so
-    the digest comes first.
+    The digest is checked first because some damaged files crash onnxruntime.
     """
     identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
     if content[-_SIZE:] != _FRONT + identity.encode():
@@ -104,8 +103,8 @@ def _is_whole_model(content: bytes) -> bool:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """Return the number at ``position`` and the position behind it, which is beyond
-    ``content`` where the number is cut.
+    """Return the number at ``position`` and the position after it, which is beyond
+    ``content`` if the number is cut off.
     """
     value = 0
     for shift in range(0, 70, 7):

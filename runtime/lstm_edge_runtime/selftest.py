@@ -17,14 +17,14 @@ from .manifest import Array, Golden, Manifest
 
 
 class Comparison(NamedTuple):
-    """How far one output is from what is recorded; the worst element is the one nearest
-    to its limit.
+    """Difference of one output from the recorded one; the worst element is the one
+    nearest to its limit.
     """
 
     name: str
     max_abs: float
-    """The largest absolute difference; infinity where one side is not finite and the
-    other differs."""
+    """The largest absolute difference; infinite if one side is not finite and the other
+    differs."""
     ratio: float
     """The difference of the worst element, as a fraction of its limit."""
     where: tuple[int, ...]
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether every element is within its limit."""
+        """True if every element is within its limit."""
         return self.ratio <= 1
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class SelfTest:
 
     @property
     def ok(self) -> bool:
-        """Whether every output is within its limit."""
+        """True if every output is within its limit."""
         return self.worst.ok
 
     @property
@@ -111,7 +111,7 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
 
 
 def check_golden_case(manifest: Manifest, golden: Golden) -> None:
-    """Raise ``ManifestError`` if a case leaves something out, which would not be
+    """Raise ``ManifestError`` if a case lacks an input or output, which would not be
     verified.
     """
     left_out = {*manifest.input_names, *manifest.output_names} - {
@@ -176,8 +176,8 @@ def _without_padding(
 
 
 def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:
-    """Compare an output in float64, within absolute limits that broadcast against what
-    is expected.
+    """Compare an output in float64 with the expected one, within absolute limits that
+    broadcast against it.
 
     Equal infinities, and NaN in both places, agree; another shape is infinitely far
     away.

@@ -83,7 +83,7 @@ class Call:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name a tensor, in the order of ``forward``'s parameters."""
+        """One name per tensor, in the order of ``forward``'s parameters."""
         return tuple("_".join(map(str, path)) for path in self.paths)
 
     @property

@@ -41,7 +41,7 @@ class ExportConfig:
     state."""
     signal: Signal = field(default_factory=Signal)
     trained: Trained | None = None
-    """Whether training carried states, and over which windows; None where unknown."""
+    """Whether training carried states, and over which windows; None if unknown."""
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the
     provenance."""

@@ -169,8 +169,8 @@ def _stream_file(
 
 
 def _declare_axes(model: ir.Model, config: LiftConfig) -> dict[str, int]:
-    """Give the inputs the user's axes, in place; return the fixed sizes of those that
-    become dynamic.
+    """Set the axes of inputs as the user names them, in place; return the fixed sizes
+    of those that become dynamic.
     """
     sizes = freed_sizes(model.graph, config.inputs)
     if sizes:

@@ -33,7 +33,7 @@ class Recognized:
 
     states: tuple[StateSpec, ...]
     question: str
-    """Asks for inputs that may be states, too; empty if there are none."""
+    """Question about other inputs that may be states; empty if there are none."""
 
 
 def recognize(

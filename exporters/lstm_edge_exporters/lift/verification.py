@@ -170,8 +170,8 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
 
 
 def _first_node(pair: Pair, cases: Cases) -> str:
-    """Return the first node that gives something else in a first chunk than at the
-    start of the whole.
+    """Return the first node whose outputs for a first chunk differ from the start of
+    the full sequence.
     """
     feeds = full_length(pair.manifest, cases.case(2, 30, at_reset=True).feeds)
     chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))

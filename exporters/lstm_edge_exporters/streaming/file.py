@@ -55,7 +55,7 @@ class _Trial:
     gain: float
     """Factor of the inputs."""
     in_units: bool
-    """True if it is fed unit by unit, too."""
+    """True if it is also fed unit by unit."""
 
 
 @dataclass(frozen=True)

@@ -254,8 +254,8 @@ def _axis_of_frames(rate: Fraction, sequence: str) -> str:
 
 
 def _need(manifest: Manifest) -> str:
-    """Say why a file of its own streams:
-    ``looks 3 steps ahead: --stream writes a file ...``.
+    """Return why a file of its own streams: ``looks 3 steps ahead: --stream writes a
+    file ...``.
     """
     unit = manifest.unit
     delay = max(manifest.delays.values(), default=0)

@@ -1,4 +1,4 @@
-"""A file compared with what it must be, and the report."""
+"""The comparison of a file with its reference, and the report."""
 
 import os
 from typing import TYPE_CHECKING

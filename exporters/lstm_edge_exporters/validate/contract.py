@@ -17,7 +17,7 @@ from ..versions import LATEST_IR_VERSION, LATEST_OPSET, OLDEST_ONNXRUNTIME
 from .expected import Expected
 
 _MEANING = ("task", "signal", "trained", "reset_every")
-"""Fields that only the one who exported knows, if anyone does."""
+"""Fields that can't be derived from the module."""
 _ELSEWHERE = {
     "precision",
     "arithmetic",

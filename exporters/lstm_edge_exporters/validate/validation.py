@@ -129,8 +129,8 @@ def validate_file(
 
 @dataclass
 class Validation:
-    """One validation as it goes: group by group, for who would stop at the first that
-    fails.
+    """One validation in progress, group by group; the caller may stop at the first
+    failure.
     """
 
     file: ModelFile

@@ -1,5 +1,4 @@
-"""The cases that a file and its reference are compared on, and the ways to run one on
-both alike.
+"""The cases on which a file is compared with its reference, and the ways to run a case.
 
 A ``CaseGenerator`` draws signals at the example's own scale, feature by feature,
 indices over their whole valid range, states at reset or at random, and lengths. The
@@ -25,11 +24,11 @@ Procedure = Callable[[Runner, Feeds], Feeds]
 """How a case is run, the same way for a file and for what it is compared with."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
-"""The ``(N, L)`` of a verification beside the example's, counted from the least size of
-an axis. Every third starts from the reset states."""
+"""The ``(N, L)`` of a verification in addition to the example's, counted from the
+smallest size of an axis. Every third starts from the reset states."""
 _BEYOND = 2
-"""How often the longest case holds the example's steps, where the grid does not reach
-as far."""
+"""Length of the longest case in multiples of the example's, if the grid does not reach
+that far."""
 _LONGEST_CHUNK = 8
 _KEPT = 24
 """Cases whose results are kept."""
@@ -45,14 +44,14 @@ class InputSpec:
     role: str = "signal"
     """``signal``, ``state`` or ``lengths``."""
     example: Array | None = None
-    """Values as they really come: a float input is drawn at the mean and spread of each
-    feature (its last axis), an integer one between the least and the greatest where
+    """Typical values: a float input is drawn with the mean and spread of each feature
+    (its last axis), an integer input between the smallest and the largest value if
     ``values`` is unknown."""
     reset: float | Array = 0.0
     """For a state: its value at the start of a stream."""
     values: int | None = None
-    """For an index: how many values are valid, from 0, such as the rows of an
-    embedding's table."""
+    """For an index: number of valid values, from 0, such as the rows of an embedding's
+    table."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +218,8 @@ class CaseGenerator:
         return self._draw(sizes, rng, at_reset=True, full=True)
 
     def example(self) -> Case | None:
-        """Return the example itself, states that it does not hold at reset; None where
-        an input has none.
+        """Return the example itself, with other states at reset; None if an input has
+        no example.
         """
         if any(spec.example is None for spec in self.inputs if spec.role != "state"):
             return None
@@ -385,8 +384,8 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     """Cut ``total`` steps into chunks at random, with a single step first and last.
 
-    Of an output without a time axis only the last chunk's counts, and one of several
-    steps would hide that the network looks a few steps back.
+    An output without a time axis comes from the last chunk only; a longer last chunk
+    would hide a short look-back.
     """
     sizes = [1]
     while (rest := total - 1 - sum(sizes)) > 0:
@@ -421,7 +420,9 @@ def remember(run: Runner) -> Runner:
 
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
-    """Carry the states from chunk to chunk; give what one call on the whole would."""
+    """Carry the states from chunk to chunk; return the outputs of one call on the full
+    sequence.
+    """
     return lambda run, feeds: join_chunks(
         manifest, list(run_chunks(run, manifest, feeds, sizes))
     )
@@ -441,8 +442,8 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
-    """Return a runner that runs each ``count`` rows of a batch alone and puts the
-    outputs together.
+    """Return a runner that runs ``count`` rows of a batch at a time and joins the
+    outputs.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """

@@ -1,5 +1,5 @@
-"""Whether two functions are the same: a graph and its reference in float64, and an
-engine in float32.
+"""Comparisons of two functions: a graph with its reference in float64, and an engine in
+float32.
 
 In float64 a graph may differ from its reference by ``EQUAL`` of a channel's largest
 value; where that is exceeded, also by 16 times what one unit of float64 does, to the

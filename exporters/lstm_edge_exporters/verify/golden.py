@@ -67,7 +67,7 @@ def golden_case(pair: Pair, case: Case) -> Golden:
 
 
 def is_finite(case: Golden) -> bool:
-    """Return True if outputs and limits are finite; files hold no other numbers."""
+    """Return True if outputs and limits are finite, as files require."""
     return all(
         np.isfinite(array).all()
         for array in (*case.outputs.values(), *case.limits.values())

@@ -32,8 +32,8 @@ from .check import Check, within_limits
 from .compare import REFUSALS, Pair, compare_all
 
 _CHUNKED = 24
-"""Steps that are fed in chunks, beside those that states of operators along time
-hold."""
+"""Steps that are fed in chunks, in addition to those that states of operators along
+time hold."""
 _MOST_REACHED = 256
 """Of these at the most."""
 _SHORT = 7
@@ -261,8 +261,8 @@ def _why_no_chunks(manifest: Manifest) -> str:
 
 
 def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
-    """Return True if what stands behind a row's length leaves its last states alone, as
-    packing has it.
+    """Return True if padding does not change a row's final states, as with packed
+    sequences.
     """
     manifest = pair.manifest
     if manifest.lengths is None or not manifest.states:

@@ -135,7 +135,9 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
 
 
 def _core() -> Path:
-    """Return the folder of the core: beside this file in a wheel, else of the clone."""
+    """Return the folder of the core: next to this file in a wheel, else in the
+    clone.
+    """
     packaged = _HERE / "core"
     return packaged if packaged.is_dir() else _HERE.parents[3] / "native" / "core"
 

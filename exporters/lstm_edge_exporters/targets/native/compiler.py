@@ -30,8 +30,7 @@ from .products import rewrite_products
 from .program import Binary, Function, ProgramWriter
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
-"""Operators that take sizes as such: what they give does not count as computed with
-them."""
+"""Operators that take sizes: their results do not count as computed from them."""
 
 
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)

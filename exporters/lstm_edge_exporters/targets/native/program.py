@@ -189,7 +189,7 @@ class ProgramWriter:
         return buffer
 
     def next_state(self, old: int, new: int) -> None:
-        """Say which buffer holds the new value of the state in ``old``."""
+        """Set the buffer that holds the new value of the state in ``old``."""
         next(port for port in self._ports["states"] if port.buffer == old).next = new
 
     def golden(
