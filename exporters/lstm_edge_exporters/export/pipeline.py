@@ -51,7 +51,7 @@ from .states import Exposed, expose_states
 
 @dataclass(frozen=True)
 class AlongTime:
-    """What the rules of streaming say about a graph."""
+    """Result of the streaming rules for a graph."""
 
     model: ir.Model
     """The graph of the file, with states of operators along time if it streams."""
@@ -82,7 +82,7 @@ class Built:
     cases: CaseGenerator
     notes: list[str]
     along_time: AlongTime
-    """What the rules of streaming say about the graph."""
+    """Result of the streaming rules for the graph."""
 
 
 def build(

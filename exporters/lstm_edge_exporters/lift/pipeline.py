@@ -42,7 +42,7 @@ from .verification import Cases, find_chunks, lifted_cases, pair_up, verify_lift
 
 @dataclass(frozen=True)
 class LiftReport:
-    """The states of a lifted file, by where they come from."""
+    """The states of a lifted file, by origin."""
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""
@@ -103,7 +103,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
 
 @dataclass(frozen=True)
 class _States:
-    """The states of a file by where they come from."""
+    """The states of a file, by origin."""
 
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
@@ -112,7 +112,7 @@ class _States:
     along_time: "_AlongTime"
     """The graph, and states of operators along time."""
     question: str
-    """What the user should say about inputs that may be states; empty if nothing."""
+    """Question to the user about inputs that may be states; empty if there is none."""
 
     @property
     def all(self) -> tuple[StateSpec, ...]:
@@ -235,7 +235,7 @@ def _why_window(axes: NamedAxes, to_free: str) -> str:
 
 @dataclass(frozen=True)
 class _AlongTime:
-    """What the rules of streaming say about a graph."""
+    """Result of the streaming rules for a graph."""
 
     model: ir.Model
     """The graph, with past frames as states if these are all that it needs."""

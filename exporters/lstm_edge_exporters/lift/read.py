@@ -157,11 +157,9 @@ def _holds(dtype: np.dtype[Any], number: float) -> bool:
 
 
 def decide_branches(model: ir.Model) -> None:
-    """Fold sizes and conditions that are constant, and with them every ``If`` that they
-    decide, in place.
+    """Fold constant sizes and conditions, and every ``If`` that they decide, in place.
 
-    Floats are left as they are, so that the graph computes what it did to the last
-    digit.
+    Floats are not folded, so that the results of the graph stay the same bit for bit.
     """
     for _ in range(6):  # a branch that is taken tells sizes behind it
         before = model.graph.num_nodes()
@@ -174,8 +172,8 @@ def decide_branches(model: ir.Model) -> None:
 
 
 def _is_about_sizes(node: ir.Node) -> bool | None:
-    """Return True for what computes integers, False for floats; an ``If`` is left to
-    the optimizer.
+    """Return True for a node that computes integers, False for floats, None for an
+    ``If``, which the optimizer decides.
     """
     if node.op_type == "If":
         return None

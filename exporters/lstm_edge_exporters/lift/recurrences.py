@@ -13,7 +13,7 @@ from ..graph import VIEWS, behind_identity
 from ..recurrent import Slot, is_recurrent, label, slots
 
 Axis = tuple[ir.Value, int | None]
-"""One axis of a value; None for a number that is a length itself."""
+"""One axis of a value; None for the index if the value itself is a length."""
 LAYOUT = VIEWS | {"MatMul"}
 """Operators that may lie between a state input and a node, or a last state and its
 output."""
@@ -21,7 +21,7 @@ output."""
 
 @dataclass(frozen=True)
 class Recurrence:
-    """A node that makes one step after another."""
+    """A node that runs step by step."""
 
     node: ir.Node
     slots: tuple[Slot, ...]

@@ -97,7 +97,9 @@ def _generalize_reshapes(node: ir.Node) -> None:
 
 
 def _transposed_output(node: ir.Node) -> tuple[ir.Value, int]:
-    """Return Y behind all Transposes that alone read it, and the axis of directions."""
+    """Return Y after all Transposes that are its only readers, and the axis of
+    directions.
+    """
     value = node.outputs[0]
     axis = 1
     while True:
@@ -110,8 +112,8 @@ def _transposed_output(node: ir.Node) -> tuple[ir.Value, int]:
 
 
 def _generalize_loop(graph: ir.Graph, node: ir.Node, given: Mapping[str, Axes]) -> None:
-    """Let a Loop of constant passes, whose condition reads no data, make one per step
-    of an axis of that size that is to be dynamic.
+    """Let a Loop with a constant number of passes, whose condition reads no data, run
+    once per step of an axis of that size that is to be dynamic.
     """
     trips = constant(node.inputs[0])
     if trips is None or trips.size != 1:
@@ -150,7 +152,7 @@ def _dynamic_axis(
 
 
 def restore_order(model: ir.Model) -> None:
-    """Let recurrent nodes run on rows as they came, and sort their results."""
+    """Let recurrent nodes run on unsorted rows, and sort their results."""
     if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
         return
     for node in [node for node in model.graph if is_recurrent(node)]:
@@ -230,7 +232,7 @@ def _row_axes(node: ir.Node) -> dict[int, int]:
 
 
 def _skip_equal_rows(order: ir.Value) -> None:
-    """Let users of rows in this order that are all the same read them as they are."""
+    """Let readers of equal rows in this order read the unsorted rows."""
     for sort, index in [*order.uses()]:
         source = sort.inputs[0]
         is_sort = sort.op_type == "Gather" and index == 1

@@ -1,5 +1,5 @@
-"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells
-of its shapes.
+"""Runs of a foreign graph, or of a part of it, at chosen sizes of its axes, and the
+shapes that they show.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -337,9 +337,7 @@ def _with_longest(group: Sequence[Sizes]) -> list[Sizes]:
 
 
 def _strides(graph: ir.Graph) -> int:
-    """Return a multiple of the product of the strides along time, of whatever axis they
-    are.
-    """
+    """Return a multiple of the product of all strides, along any axis."""
     products: dict[ir.Value | None, int] = {}
     for node in graph:
         strides = list(node.attributes.get_ints("strides", ()) or ())

@@ -48,8 +48,7 @@ def lift_states(
     axes: NamedAxes,
     recognized: Sequence[StateSpec],
 ) -> list[StateSpec]:
-    """Let the states of ``layers`` start from inputs and leave by outputs, except the
-    ``recognized`` ones.
+    """Make the states of ``layers`` inputs and outputs, except the ``recognized`` ones.
 
     A state that data gives stays as it is: chunks decide.
 
@@ -81,7 +80,9 @@ def lift_states(
 def _initial_state(
     slot: Slot, axes: NamedAxes, entering: Collection[str]
 ) -> _Initial | None:
-    """Return what a state starts from; None if it is an input and an output already."""
+    """Return the initial value of a state; None if it is an input and an output
+    already.
+    """
     initial = slot.initial
     if initial is None:
         return _Initial(_zeros(slot.node, axes), 0.0)

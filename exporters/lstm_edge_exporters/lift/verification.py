@@ -1,4 +1,4 @@
-"""The verification of a lifted file: the original tells what is right, from the reset
+"""The verification of a lifted file: the original is the reference, from the reset
 states.
 """
 
@@ -43,13 +43,11 @@ class Cases(CaseGenerator):
     """Draws inputs at the sizes that the original takes."""
 
     declared: Mapping[str, int] = field(default_factory=dict)
-    """Sizes that axes of the lifted graph have in the original, where they are
-    fixed."""
+    """Sizes in the original of axes that are fixed there and dynamic in the lifted
+    graph."""
 
     def cases(self) -> Iterator[Case]:
-        """Generate the cases of a verification, from the reset states of what is
-        lifted.
-        """
+        """Generate the cases of a verification; lifted states are at reset."""
         for index, (rows, steps) in enumerate(_GRID if self._names() else _GRID[:2]):
             yield self.case(
                 self.declared.get(str(self.batch), rows),
@@ -70,7 +68,7 @@ def lifted_cases(
     declared: Mapping[str, int],
     seed: int,
 ) -> Cases:
-    """Return cases whose states are at reset where the original has no such input."""
+    """Return cases; states that are not inputs of the original are at reset."""
     added = {state.input for state in manifest.states} - {
         value.name for value in original.inputs
     }
@@ -109,8 +107,8 @@ def pair_up(
 
 
 def verify_lifted(pair: Pair, cases: Cases) -> Verified:
-    """Check that a lifted file computes what its original does, and rows alone what a
-    batch does.
+    """Check that a lifted file equals its original, and single rows the rows of a
+    batch.
 
     Raises:
         CheckFailedError: it does not.
@@ -130,11 +128,11 @@ def verify_lifted(pair: Pair, cases: Cases) -> Verified:
 
 
 def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
-    """Return the manifest with why chunks do not equal the full sequence, if so, and
-    how padding acts.
+    """Return the manifest with the reason why chunks do not equal the full sequence, if
+    so, and with the effect of padding.
 
-    The lifted graph is its own reference here: at sizes that the original does not
-    take, too.
+    The lifted graph is its own reference here: also at sizes that the original does not
+    take.
     """
     pair = replace(pair, reference=pair.graph)
     manifest = find_streaming(pair, cases, reach, cause)

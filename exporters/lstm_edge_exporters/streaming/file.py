@@ -1,4 +1,4 @@
-"""The file that streams a network which looks ahead or has strides: made, and verified.
+"""The file that streams a network with look-ahead or strides: written and verified.
 
 In float64 its frames are those of the full sequence, however it is cut: at once, at
 random, unit by unit, for many rows, for chunks beyond 128 steps and for loud inputs.
@@ -60,10 +60,10 @@ class _Trial:
 
 @dataclass(frozen=True)
 class FullSequence:
-    """A verified file, of which a stream is written."""
+    """A verified file of the full sequence, whose stream is written."""
 
     model: ir.Model
-    """Its graph, in float64 if it was made here."""
+    """Its graph, in float64 if it was exported."""
     manifest: Manifest
     """Its contract."""
     streamed: Streamed | None
@@ -174,8 +174,8 @@ def _golden(pair: Pair, cases: CaseGenerator) -> Golden:
 
 
 def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGenerator:
-    """Return a generator of whole units behind the first frames of every output, which
-    ``full`` takes.
+    """Return a generator of whole units, longer than the delays, of sizes that ``full``
+    takes.
     """
     unit = streamed.unit
     taken = full.ranges.get(full.sequence or "", AxisRange())
@@ -240,9 +240,7 @@ def _in_units(
 
 
 def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Model:
-    """Return a copy of ``model`` that takes its last frames where a stream has the
-    newest ones.
-    """
+    """Return a copy of ``model`` whose last frames are those that a stream reads."""
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name, (axis, frames) in ahead.items():

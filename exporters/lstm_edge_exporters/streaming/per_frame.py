@@ -1,4 +1,4 @@
-"""Operators that compute a frame from that frame of their operands."""
+"""Operators that compute each frame from the same frame of their operands."""
 
 from collections.abc import Iterable
 

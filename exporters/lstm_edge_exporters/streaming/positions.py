@@ -44,7 +44,7 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
 def spread(
     work: Rewriter, result: ir.Value, value: ir.Value, partner: ir.Value
 ) -> ir.Value:
-    """Return ``result``, which broadcasts to ``value``, with a frame for each one of
+    """Return ``result``, which broadcasts to ``value``, with one frame per frame of
     ``partner``.
     """
     flow = work.flows[partner]
@@ -129,7 +129,7 @@ class _Counter:
         return result
 
     def _held(self, node: ir.Node) -> ir.Value | None:
-        """Return what a node repeats over time; None if it does not."""
+        """Return the value that a node repeats over time; None if it repeats none."""
         source = node.inputs[0]
         if source is None or node.op_type not in ("Expand", "Tile"):
             return None

@@ -1,8 +1,6 @@
-"""A graph that is being rewritten to be fed in chunks: what its values' flows are, and
-the nodes to add.
-
-A step counter in the graph says where the frames in front of the first real one end;
-padding and recurrent layers ignore them.
+"""A graph that is being rewritten to be fed in chunks: the flows of its values, and the
+nodes to add. A step counter in the graph tells where the frames before the first real
+one end; padding and recurrent layers ignore them.
 """
 
 from collections.abc import Sequence
@@ -72,20 +70,21 @@ class Rewriter:
         self.reach = 0
         self.flows: dict[ir.Value, Flow] = {}
         self.last: dict[ir.Value, int] = {}
-        """Values computed from the last frames alone, and the step with which they are
-        first complete."""
+        """Values computed from the last frames only, and the first step at which they
+        are complete."""
         self.first: dict[ir.Value, ir.Value] = {}
-        """Values that are the first frame alone, and the frames that they are of."""
+        """Values that are a first frame, and the value that they are the first frame
+        of."""
         self.ahead: dict[str, tuple[int, int]] = {}
-        """By the name of such a value, its time axis and how many frames later the full
-        sequence takes it."""
+        """Maps each last-frame value to (time axis, number of frames by which the full
+        sequence reads later)."""
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no
         golden case can have."""
         self.unit = 1
-        """Number of steps that a call takes a multiple of."""
+        """Number of steps of which a call takes a multiple."""
         self._made: dict[tuple[Any, ...], ir.Value] = {}
-        """Constants, pasts, counters and masks; each is made once."""
+        """Constants, past frames, counters and masks that exist already."""
         self.names = UniqueNames(self.graph)
         self._lengths = length_input(self.graph)
         entering = {state.input for state in states}
@@ -124,7 +123,7 @@ class Rewriter:
         return UndecidedError(self._about(reason))
 
     def _about(self, reason: str) -> str:
-        """Return a reason behind the node's name."""
+        """Return a reason after the node's name."""
         return reason if self.node is None else f"{label(self.node)} {reason}"
 
     def set(self, value: ir.Value, flow: Flow) -> None:
@@ -226,14 +225,14 @@ class Rewriter:
         return self.graph.inputs[-1]
 
     def end_state(self, value: ir.Value) -> None:
-        """Make ``value`` the output of the state that was added last."""
+        """Set ``value`` as the output of the state that was added last."""
         state = self.states[-1]
         value.name = state.output
         value.shape = ir.Shape(state.axes)
         self.graph.outputs.append(value)
 
     def past(self, value: ir.Value, flow: Flow, frames: int) -> ir.Value:
-        """Return ``value`` behind its last ``frames`` of earlier calls, which become a
+        """Return ``value`` after its last ``frames`` of earlier calls, which become a
         state.
         """
         if self.is_merged(value):
@@ -323,8 +322,8 @@ class Rewriter:
         front: int = 0,
         fill: float = 0.0,
     ) -> tuple[ir.Value, Flow]:
-        """Return ``value`` behind the past frames that windows of ``taps`` look back
-        at, and their flow.
+        """Return ``value`` after the past frames that windows of ``taps`` read, and
+        their flow.
         """
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
@@ -405,8 +404,8 @@ def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
 
 
 def fill_of(value: ir.Value) -> float | None:
-    """Return the number that all elements of a constant are, whatever its size; None
-    for other values.
+    """Return the number that all elements of a constant of any size equal; None for
+    other values.
     """
     array = constant(value)
     node = value.producer()

@@ -1,4 +1,6 @@
-"""The rules: what each operator does to the flow of its first operand that moves."""
+"""The streaming rules: how each operator changes the flow of its first operand with
+frames.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -76,8 +78,8 @@ def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Rewrite a Pad of other axes, or of constant frames in front; those behind are not
-    needed.
+    """Rewrite a Pad of other axes, or of constant frames in front; frames after the
+    last one are not needed.
     """
     rank = len(axes_of(value))
     axes = numbers(work, node, 3, range(rank))
@@ -149,7 +151,7 @@ def _constant_frames(
 
 
 def _spread_operands(work: Rewriter, node: ir.Node) -> None:
-    """Give operands that are computed from sizes a frame for each one of the others."""
+    """Give operands that are computed from sizes one frame per frame of the others."""
     moving = [value for value in node.inputs if value in work.flows and value]
     partner = max(moving, key=lambda value: work.flows[value].delay)
     for index, value in enumerate(node.inputs):
@@ -271,8 +273,8 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
 
 
 def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
-    """Return the frames of a call that no later one adds to; the ``overlap`` others, if
-    any, are a state.
+    """Return the frames of a call that are complete; the last ``overlap`` frames, to
+    which later calls add, are a state.
     """
     if overlap <= 0:  # empty frames between those of two frames
         pads = [0] * (2 * len(axes_of(spread)))
@@ -378,7 +380,7 @@ def _check_captured(work: Rewriter, node: ir.Node) -> None:
 def _scanned(
     work: Rewriter, source: ir.Value | None, axis: int, read: Flow
 ) -> ir.Value:
-    """Return what a Scan reads along an axis, without delay and at the rate of
+    """Return an input that a Scan reads along an axis, without delay and at the rate of
     ``read``.
     """
     flow = None if source is None else work.flows.get(source)
@@ -395,10 +397,10 @@ def _scanned(
 def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
     """Return ``value`` so that a recurrent layer stays at zero until its first frame.
 
-    In front of it the layer reads zeros, and two features more that are 1 there and 0
-    later. Their weights take the biases off where these move a state at zero: the cell
-    gate of an LSTM, the hidden gate of a GRU (with the reset gate at one half), an RNN.
-    They are as large as biases, as int8 and fp16 need.
+    Before it the layer reads zeros, and two more features that are 1 there and 0 later.
+    Their weights cancel the biases that would move a state at zero: the cell gate of an
+    LSTM, the hidden gate of a GRU (with the reset gate at one half), an RNN. They are
+    as large as biases, as int8 and fp16 need.
     """
     biases = constant(_operand(node, 3))
     weights = _held_weights(work, node)

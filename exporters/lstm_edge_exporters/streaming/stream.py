@@ -1,7 +1,7 @@
 """From the graph of a network to one that is fed in chunks.
 
-A rule per operator says what it does to the flow of its operand: it looks back over a
-window, shifts frames, spreads a frame over several, carries a state, or computes each
+A rule per operator describes how it changes the flow of its operand: it looks back over
+a window, shifts frames, spreads a frame over several, carries a state, or computes each
 frame from that frame alone. Operators without a rule are refused.
 
 The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outputs lag
@@ -274,7 +274,7 @@ def _need(manifest: Manifest) -> str:
 
 
 def _tidy(model: ir.Model) -> None:
-    """Drop the shapes of the full sequence, and what nothing uses."""
+    """Drop the shapes of the full sequence, and unused values."""
     outputs = {*model.graph.outputs}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:

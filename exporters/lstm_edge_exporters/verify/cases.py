@@ -21,7 +21,7 @@ from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 Feeds = Mapping[str, Array]
 """Every input by name."""
 Procedure = Callable[[Runner, Feeds], Feeds]
-"""How a case is run, the same way for a file and for what it is compared with."""
+"""A way to run a case, used for a file and for its reference."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 """The ``(N, L)`` of a verification in addition to the example's, counted from the
@@ -31,12 +31,12 @@ _BEYOND = 2
 that far."""
 _LONGEST_CHUNK = 8
 _KEPT = 24
-"""Cases whose results are kept."""
+"""Number of cases whose results are cached."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of the file and what to generate for it."""
+    """One input of the file and its generated values."""
 
     name: str
     dtype: str
@@ -84,12 +84,12 @@ class CaseGenerator:
     batch: str | None
     """The name of the batch axis."""
     sequence: str | None
-    """The name of the time axis; a further axis gets sizes of its own."""
+    """The name of the time axis; other axes get their own sizes."""
     seed: int = 0
     sorted_lengths: bool = False
     """True if lengths come in falling order, as ``enforce_sorted=True`` demands."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
-    """The sizes that a named axis may have; any from 1 where left out."""
+    """The sizes that a named axis may have; any from 1 if left out."""
     held: frozenset[str] = frozenset()
     """States that are at reset in every case: frames of the past, from which no module
     can be started."""
@@ -351,8 +351,8 @@ def _are_fractions(spec: InputSpec, example: Array) -> bool:
 
 
 def _fractions(steps: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return fractions of ``steps``: a quarter of a step more than whole ones, so that
-    no rounding makes it fewer.
+    """Return fractions of ``steps``: whole steps plus a quarter, so that rounding never
+    removes a step.
     """
     whole_steps = rng.integers(1, steps + 1, shape)
     return np.asarray(np.minimum(1.0, (whole_steps + 0.25) / steps))
@@ -399,8 +399,8 @@ def whole(run: Runner, feeds: Feeds) -> Feeds:
 
 
 def remember(run: Runner) -> Runner:
-    """Return ``run`` with its last results kept: a case is compared in more ways than
-    one.
+    """Return ``run`` with its last results cached, as a case is compared in several
+    ways.
     """
     kept: dict[Any, Feeds] = {}
 
@@ -429,7 +429,7 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
-    """Return a case's rows and time steps; 1 where an axis has no name."""
+    """Return a case's rows and time steps; 1 for an axis without a name."""
     batch_axes = {
         name: manifest.batch_axis(axes)
         for name, axes in manifest.axes.items()
@@ -500,8 +500,8 @@ def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
 def fill_rows(
     manifest: Manifest, feeds: Feeds, value: float, starts: Sequence[int] | Array
 ) -> dict[str, Array]:
-    """Return a case with ``value`` from a step of each row on, in every float input of
-    data.
+    """Return a case with ``value`` from step ``starts[row]`` on, in every float input
+    of data.
 
     Rows beyond ``starts`` stay as they are.
     """

@@ -17,8 +17,7 @@ class Check:
     name: str
     status: Status
     message: str = ""
-    """Why it failed or was skipped; else what was seen, if there is more to say than
-    the figures."""
+    """Why it failed or was skipped; else a remark beyond the figures, or empty."""
     worst: Comparison | None = None
     """The output nearest to its limit, if something was measured."""
 

@@ -35,15 +35,16 @@ EQUAL = 1e-11
 """Largest difference of two evaluations in float64, as a fraction of a channel's
 largest value."""
 ROUNDED = 6e-5
-"""Largest difference of an engine, likewise: 503 units in the last place of float32."""
+"""Largest difference of an engine, as such a fraction: 503 units in the last place of
+float32."""
 FLOOR = 2.0**-22
 """Error of sigmoid and tanh near 0 in any implementation."""
 MOVES = 8.0
 """How many times the effect of moving inputs and weights by one unit in the last place
 is allowed."""
 CHAOTIC = 0.1
-"""Largest effect of moving, as a fraction of a channel, at which a comparison is
-meaningful."""
+"""Largest effect of the perturbation, as a fraction of a channel, at which a comparison
+is meaningful."""
 POLICY = (
     f"in float64 {EQUAL:g} of a channel's largest value; in float32 {ROUNDED:g} of it +"
     f" {FLOOR:.2g} + {MOVES:g} x the effect of one unit in the last place of inputs and"
@@ -57,21 +58,21 @@ _DRAWS = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """A file and what it is compared with, each a function of arrays by name."""
+    """A file and its reference, as functions of arrays by name."""
 
     manifest: Manifest
     """Gives the axes of outputs."""
     graph: Graph64
     """The graph in float64."""
     reference: Runner
-    """The function that the graph must equal; raises one of ``REFUSALS`` where it
-    refuses a case."""
+    """The function that the graph must equal; raises one of ``REFUSALS`` for a case
+    that it refuses."""
     engine: Runner
     """onnxruntime on the file, in float32."""
 
     @cached_property
     def exact(self) -> Runner:
-        """The graph, with its last results kept."""
+        """The graph, with its last results cached."""
         return remember(self.graph)
 
     @cached_property
@@ -97,8 +98,8 @@ class Pair:
         """Compare results of the graph and of its reference in float64, both run by a
         procedure.
 
-        What float64 itself leaves open is allowed; without ``reference`` only as far as
-        the graph tells it.
+        Rounding errors of float64 are allowed, measured on the graph, and on
+        ``reference`` if it is given.
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {
@@ -124,8 +125,8 @@ class Pair:
     def _moves64(
         self, want: Feeds, feeds: Feeds, procedure: Procedure, reference: Runner | None
     ) -> dict[str, Array]:
-        """Return how far each element moves where what it is computed from moves by a
-        unit of float64.
+        """Return the change of each element if inputs and weights change by one ULP of
+        float64.
         """
         exact = self._run(feeds, procedure)
         moves = [self.graph.moved(seed, _ULP64) for seed in range(_DRAWS)]

@@ -71,8 +71,8 @@ class ModelFile:
 
     @property
     def graph_axes(self) -> dict[str, Axes]:
-        """The axes of every input and output as the graph declares them; ``?`` where it
-        gives no name.
+        """The axes of every input and output as the graph declares them; ``?`` for one
+        without a name.
         """
         values = (*data_inputs(self.inlined.graph), *self.inlined.graph.outputs)
         return {str(value.name): _declared_axes(value) for value in values}
@@ -116,7 +116,7 @@ class ModelFile:
             ) from error
 
     def runner(self, threads: int = 1, providers: tuple[str, ...] = (CPU,)) -> Runner:
-        """Open a session of its own.
+        """Open a new session.
 
         Raises:
             ProviderError: a provider is not really in use.

@@ -1,5 +1,5 @@
-"""A graph in float64, evaluated by onnx's reference evaluator, and moved by one unit in
-the last place.
+"""A graph in float64, evaluated by onnx's reference evaluator, and perturbed by one
+ULP.
 
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths,
 clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
@@ -41,7 +41,7 @@ DECIDING: Mapping[str, frozenset[int]] = {
     "Upsample": frozenset({1}),
 }
 """Operands that decide which function is computed: exponents, thresholds, periods,
-sizes. The function is another one, or has no value, where these are off by rounding."""
+sizes. If rounding changes these, the function is another one, or undefined."""
 
 
 class Graph64:
@@ -50,8 +50,8 @@ class Graph64:
     def __init__(
         self, model: ir.Model, constants: Mapping[str, Array] | None = None
     ) -> None:
-        """Prepare ``model``, whose floats are float64, with ``constants`` in the place
-        of its own by name.
+        """Prepare ``model``, whose floats are float64, with ``constants`` instead of
+        its own, by name.
 
         Raises:
             UnsupportedError: a node can't be evaluated; it is named.
@@ -96,9 +96,7 @@ class Graph64:
         return {name: values[name] for name in self._outputs}
 
     def values(self, feeds: Feeds) -> dict[str, Any]:
-        """Return every value of the graph, those in the bodies of loops aside; raises
-        as a call.
-        """
+        """Return every value of the graph, except in bodies of loops; raises as a call."""
         wide = {
             name: array.astype(np.float64) if array.dtype.kind == "f" else array
             for name, array in feeds.items()
@@ -162,8 +160,8 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
 
 
 def _decides(constant: ir.Value) -> bool:
-    """Return True if a node takes ``constant``, or what is computed of it and of other
-    constants, as a deciding operand.
+    """Return True if a node takes ``constant``, or a value computed from constants
+    including it, as a deciding operand.
     """
 
     def computed(value: ir.Value) -> Iterator[ir.Value]:
@@ -178,8 +176,8 @@ def _decides(constant: ir.Value) -> bool:
 
 
 def nudged(array: Array, seed: int, ulp: float) -> Array:
-    """Return floats moved up or down at random by ``ulp`` of themselves, in float64;
-    others as they are.
+    """Return floats changed up or down at random by ``ulp`` of themselves, in float64;
+    other dtypes are unchanged.
 
     Whole numbers that may be indices, which the graph casts, stay.
     """
@@ -420,7 +418,7 @@ def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Arr
 def _conv_transpose(
     x: Array, w: Array, bias: Array | None = None, **options: Any
 ) -> Array:
-    """Add, for each tap of the kernel, what all frames give there: ``(N, C, *S)`` to
+    """Add the contributions of all frames for each tap of the kernel: ``(N, C, *S)`` to
     ``(N, M, *T)``.
     """
     if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":

@@ -38,7 +38,8 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
     )
     if first is None:
         raise CheckFailedError(
-            "the module gives numbers for no small case; no golden case can be recorded"
+            "the module failed or returned NaN for every small case, so that no golden"
+            " case can be recorded"
         )
     shapes = _shapes(first.inputs)
     others = (case for case in _cases(cases, 1) if _shapes(case.feeds) != shapes)
@@ -77,7 +78,7 @@ def is_finite(case: Golden) -> bool:
 def gaps(
     manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]
 ) -> Iterator[str]:
-    """Say where recorded cases are fewer or smaller than those that an export records,
+    """Return a remark if recorded cases are fewer or smaller than those of an export,
     or constant.
     """
     if len(recorded) < len(wanted):

@@ -1,5 +1,5 @@
-"""How many values are valid for an input of indices: read off the tables that a graph
-looks it up in.
+"""Number of valid values of an input of indices, from the tables in which a graph looks
+it up.
 """
 
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from lstm_edge_runtime.manifest import Array
 from ..graph import KEEPING, constant, data_inputs
 
 _CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
-"""Per operand, the operators that keep an index where a mask or a bound leaves it."""
+"""Operators that pass an index on under a mask or a bound, by operand."""
 _LOOKUPS = frozenset({"Gather", "GatherElements"})
 
 
 def index_values(graph: ir.Graph) -> dict[str, int]:
-    """Return how many values, from 0, are valid for each input that ``graph`` uses as
+    """Return the number of valid values, from 0, of each input that ``graph`` uses as
     an index.
 
     An index may be a float that the graph casts. It is followed through casts and masks
@@ -28,7 +28,7 @@ def index_values(graph: ir.Graph) -> dict[str, int]:
 
 
 def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
-    """Yield below which number each use of ``value`` needs it to be."""
+    """Yield the limit below which each use of ``value`` requires it to be."""
     if value in seen:
         return
     seen.add(value)
@@ -58,8 +58,8 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
 
 
 def _limit(node: ir.Node, operand: int, other: Array | None) -> int | None:
-    """Return below which number a node needs its operand to be, where it reads it as an
-    index.
+    """Return the limit below which an index must be that a node reads; None if the node
+    reads no index.
     """
     if node.op_type in _LOOKUPS and operand == 1:
         table = node.inputs[0]

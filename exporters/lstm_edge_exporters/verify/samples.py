@@ -23,7 +23,7 @@ class Samples:
     """``(samples,)`` class numbers or names, or ``(samples, C)`` values for
     regression."""
     lengths: Array | None = None
-    """``(samples,)`` valid steps of each sample; None where all are full."""
+    """``(samples,)`` valid steps of each sample; None if all are full."""
 
 
 def sample_feeds(

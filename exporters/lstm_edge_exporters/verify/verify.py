@@ -37,7 +37,7 @@ time hold."""
 _MOST_REACHED = 256
 """Of these at the most."""
 _SHORT = 7
-"""Steps of the rows that are compared with and without padding behind them."""
+"""Number of steps of the rows that are compared with and without padding."""
 _ROWS_OFFSET = 50
 _CHUNKS_OFFSET = 51
 
@@ -54,7 +54,8 @@ class Verified:
     engine: tuple[Comparison, ...]
     """Comparisons of onnxruntime with the graph in float64."""
     skipped: tuple[str, ...]
-    """Cases that the module itself refuses, or where it gives NaN, with the reason."""
+    """Cases that the module itself refuses, or for which it returns NaN, with the
+    reason."""
 
     @property
     def worst(self) -> Comparison:
@@ -126,7 +127,7 @@ def verify(
         compared.append(case)
     if not compared:
         raise CheckFailedError(
-            "the reference gives numbers at no size of the verification"
+            "the reference failed or returned NaN for every test case"
             f" ({'; '.join(skipped[:2])})"
         )
     for check in row_checks(pair, cases):
@@ -147,9 +148,7 @@ def require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
 
 
 def refused(reference: Runner, feeds: Feeds) -> str:
-    """Return why a reference tells nothing on a case: it raises, or gives NaN; else
-    empty.
-    """
+    """Return why a case has no reference: the module raises or returns NaN; else empty."""
     try:
         want = reference(feeds)
     except REFUSALS as error:
