@@ -1,5 +1,5 @@
-"""Private names of PyTorch and onnxscript that the export needs, each behind a function
-or constant of ours.
+"""Private names of PyTorch and onnxscript that the export needs, each wrapped in a
+function or constant.
 
 A new version of PyTorch that moves one of them changes this module alone.
 """

@@ -1,7 +1,7 @@
 """Why a module can't be exported: the user's line, PyTorch's reason, and what to write
 instead.
 
-The only place that knows kinds of failure; the stages raise, and this explains.
+Only this module knows kinds of failure: the stages raise, and it explains.
 """
 
 import linecache
@@ -62,8 +62,8 @@ _KINDS = (
 def refusal(
     what: str, error: Exception, lines: Mapping[str, str] = MappingProxyType({})
 ) -> UnsupportedError:
-    """Return the error for a module that ``what``; ``lines`` are the user's by the
-    operators in ``error``.
+    """Return the error for a module that ``what``; ``lines`` maps the operators in
+    ``error`` to the user's lines.
     """
     text = " ".join(str(error).split())
     operator = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
@@ -78,9 +78,7 @@ def refusal(
 
 @cache
 def is_library(path: str) -> bool:
-    """Return True if a source file is of PyTorch, of this package or of Python
-    itself.
-    """
+    """Return True if a source file belongs to PyTorch, this package or Python itself."""
     is_standard = path.startswith(_STANDARD) and "-packages" not in path
     return is_standard or path.startswith((*_LIBRARIES, "<frozen "))
 

@@ -25,8 +25,8 @@ from lstm_edge_runtime.manifest import Axes
 from .floats import OTHER_FLOATS, Floats, copy_as
 
 Path = tuple[str | int, ...]
-"""Where a tensor is in nested arguments or results: keys and fields, and places in
-tuples and lists."""
+"""Path of a tensor in nested arguments or results: keys, fields, and indices in tuples
+and lists."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Call:
 
     signature: inspect.Signature
     paths: tuple[Path, ...]
-    """Where each tensor is, from the parameter of ``forward`` on, in the order of the
+    """Path of each tensor, from the parameter of ``forward`` on, in the order of the
     parameters."""
     leaves: tuple[Any, ...]
-    """Every leaf of the example's call, those that are no tensors too."""
+    """Every leaf of the example's call, including those that are not tensors."""
     spec: pytree.TreeSpec
     """The tree of the arguments by parameter."""
 
@@ -105,8 +105,8 @@ class Call:
         return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def with_two(self, axes: Mapping[str, Axes]) -> "Call":
-        """Return the same call with two elements where a dynamic axis has one, which
-        may broadcast.
+        """Return the same call with two elements along dynamic axes of one, which may
+        broadcast.
         """
         tensors = list(self.example)
         for index, name in enumerate(self.names):
@@ -222,7 +222,7 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 
 class _WholeLengths(TorchFunctionMode):
-    """Refuses lengths of packed sequences that a float input gives."""
+    """Refuses lengths of packed sequences that are computed from a float input."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ from .replaced import keeping_sizes
 
 @dataclass(frozen=True)
 class Program:
-    """A module as it was traced."""
+    """A traced module."""
 
     exported: ExportedProgram
     """The trace, in float64."""
@@ -83,10 +83,8 @@ class _Flat(nn.Module):
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
-    """Trace ``module``, a copy in float64 that is ours, with the example of ``call`` in
-    float64.
-
-    Regions of ``torch.autocast`` leave float64 as it is.
+    """Trace ``module``, a private copy in float64, with the example of ``call`` in
+    float64. Regions of ``torch.autocast`` do not change float64.
     """
     given = config.given_axes(call.shapes)
     recorder = Recorder()
@@ -123,7 +121,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The sizes of one trace: what they are called, and what is known of them."""
+    """The sizes of one trace: their names and ranges."""
 
     exported: ExportedProgram
     recorder: Recorder
@@ -163,7 +161,7 @@ class _Sizes:
         )
 
     def _refuse_unclear(self) -> None:
-        """Refuse a network whose batch and time axes nothing tells."""
+        """Refuse a network whose batch and time axes are unknown."""
         if self.recorder.calls or self.recorder.loops.loops or self.given:
             return
         sizes = [size for _, shape in self.recorder.outputs for size in shape]
@@ -286,7 +284,7 @@ class _Sizes:
         return tuple(map(self.axis, shape))
 
     def _is_carried(self, call: RecurrentCall) -> bool:
-        """Return True if a layer makes steps of time, on rows that are the batch."""
+        """Return True if a layer runs over time, on rows that are the batch."""
         rows, times = self._seen
         steps_names = self._axis_names(call.steps)
         rows_names = self._axis_names(call.rows)
@@ -381,8 +379,8 @@ class _Sizes:
             )
 
     def _refuse_fixed(self) -> None:
-        """Refuse a size that the user's code treats as a constant, where the axis is to
-        be dynamic.
+        """Refuse a size that the user's code treats as a constant if the axis is to be
+        dynamic.
         """
         for name, shape, tensor in self._inputs():
             for axis, size in enumerate(map(_fixed, shape)):
@@ -478,8 +476,8 @@ class _Sizes:
 
 
 def axis_text(size: sympy.Expr) -> int | str:
-    """Return a size in terms of axes as a manifest has it: a number, a name, or a
-    text.
+    """Return a size in terms of axes, in the form of the manifest: a number, a name, or
+    a text.
     """
     if size.is_number:
         return int(size)
@@ -529,9 +527,7 @@ def _fixed(size: Any) -> int | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep back what PyTorch's exporters say about themselves; what matters comes as an
-    exception.
-    """
+    """Suppress the messages of PyTorch's exporters; errors are raised as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -17,9 +17,7 @@ from ..options import (
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Options of one export; the defaults serve a module whose ``forward`` names its
-    arguments well.
-    """
+    """Options of one export; the defaults suit a module with recurrent layers."""
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
     """Axes by parameter of ``forward``, an int if fixed, a name if dynamic:
@@ -43,8 +41,7 @@ class ExportConfig:
     trained: Trained | None = None
     """Whether training carried states, and over which windows; None if unknown."""
     checkpoint_sha256: str | None = None
-    """Hex digest of the checkpoint that the weights come from, kept in the
-    provenance."""
+    """Hex digest of the checkpoint of the weights, recorded in the provenance."""
     seed: int = seed_option()
 
     def __post_init__(self) -> None:

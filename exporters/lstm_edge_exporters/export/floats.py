@@ -1,6 +1,4 @@
-"""Every float in one dtype, float32 or float64, whatever ``forward`` asks for or
-holds.
-"""
+"""All floats in one dtype, float32 or float64, whatever dtypes ``forward`` uses."""
 
 import copy
 import threading
@@ -36,8 +34,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Floats(TorchFunctionMode):
-    """Inside it every float is ``dtype``: zeros that ``forward`` makes, casts, tensors
-    held anywhere.
+    """Inside it every float is ``dtype``: new tensors, casts, and tensors held
+    anywhere.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -85,8 +83,8 @@ class Floats(TorchFunctionMode):
 
 
 def _in(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-    """Return ``dtype`` for a float dtype, complex numbers of it for a complex one,
-    others as they are.
+    """Return ``dtype`` for a float dtype, its complex dtype for a complex one, other
+    dtypes unchanged.
     """
     return (
         dtype.to_complex() if given.is_complex else dtype if given in _FLOATS else given

@@ -48,7 +48,7 @@ _NUMBERS = (
     1 / 6,
     *_ROOTS,
 )
-"""Numbers of the translations that no few decimals give."""
+"""Irrational numbers in the translations."""
 _LARGE = 10**8
 """Elements of constants that are computed: norms of weights, batch norms in
 convolutions."""
@@ -216,8 +216,8 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _widen(model: ir.Model, program: ExportedProgram) -> None:
-    """Make every float32 of a translation float64, in place; numbers get the program's
-    digits back.
+    """Turn every float32 of a translation into float64, in place; numbers get the
+    program's digits back.
     """
     leaves = pytree.tree_leaves(
         [(node.args, node.kwargs) for node in program.graph.nodes]

@@ -88,7 +88,7 @@ class _Packing:
     def pad(
         self, data: Tensor, sizes: Tensor, batch_first: bool, value: float, total: Any
     ) -> Any:
-        """Return ``(N, total, ...)`` with ``value`` behind each row's length, and the
+        """Return ``(N, total, ...)`` with ``value`` after each row's length, and the
         lengths.
         """
         lengths, rows, steps = self.meaning(sizes)

@@ -15,7 +15,7 @@ from .floats import Floats, one_thread
 
 
 class TorchReference:
-    """A module and how it is called, on one thread; it takes and gives arrays as a
+    """A module and how it is called, on one thread; it takes and returns arrays as a
     session does.
     """
 
@@ -26,8 +26,8 @@ class TorchReference:
         titles: Sequence[Sequence[str]],
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        """Take a module in ``dtype`` that is ours; ``titles`` names each tensor that
-        ``forward`` returns.
+        """Take a private copy of a module in ``dtype``; ``titles`` names each tensor
+        that ``forward`` returns.
         """
         self._module = module
         self._call = call
@@ -45,7 +45,7 @@ class TorchReference:
         }
 
     def tensors(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Return what ``forward`` returns for tensors in the order of the call."""
+        """Return the results of ``forward`` for tensors in the order of the call."""
         converted = [
             tensor.to(self._dtype) if tensor.is_floating_point() else tensor
             for tensor in given

@@ -210,7 +210,7 @@ def _waves(n_fft: int) -> np.ndarray:
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
-    """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
+    """Drop axes of size 1, and ignore others as PyTorch does; ONNX refuses others."""
     axes = (
         range(input.dim())
         if dim is None
@@ -252,7 +252,7 @@ _WINDOWS: Mapping[Any, Callable[..., np.ndarray]] = {
 
 
 def _window_function(function: Any) -> Callable[..., Tensor]:
-    """Return a function that makes a window of a fixed length as a constant."""
+    """Return a function that returns a window of fixed length as a constant."""
     make = _WINDOWS[function]
     names = [*inspect.signature(make).parameters][1:]
 

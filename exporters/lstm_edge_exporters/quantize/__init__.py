@@ -1,5 +1,5 @@
-"""int8 and fp16 files that are smaller, and verified to compute nearly what the float
-file does.
+"""int8 and fp16 files that are smaller than the float file, and verified to be close to
+it.
 """
 
 import os
@@ -23,8 +23,8 @@ def quantize(
     *,
     on_progress: "Progress | None" = None,
 ) -> "Quantized":
-    """Make a float file smaller and measure what that costs; the file given is only
-    read.
+    """Make a smaller file of a float file, and measure the loss of accuracy; the given
+    file is not changed.
 
     Args:
         source: a float32 ``.onnx`` file with a manifest.

@@ -38,14 +38,14 @@ class Judgement:
     """Largest difference of each output that is not a state, as a share of its range in
     the float file."""
     drift: Mapping[str, float]
-    """Root mean square of each state's difference over the long run, as a share of the
-    state's own."""
+    """Root mean square of each state's difference over the long run, as a fraction of
+    the state's root mean square."""
 
 
 def evidence(
     manifest: Manifest, samples: Samples | None
 ) -> tuple[Sequence[Feeds], Array | None]:
-    """Return the cases to judge on, and the truth if it is known.
+    """Return the cases for the measurement, and the targets if they are known.
 
     Raises:
         InputError: there is nothing to judge on, or the samples do not fit the file.
@@ -123,7 +123,7 @@ class _Labels:
         return float((before == after).mean())
 
     def accuracy(self, side: int, targets: Array) -> float:
-        """Return the fraction of cases whose last class is right."""
+        """Return the fraction of cases whose last class is correct."""
         last = np.array([classes[-1] for classes in self.sides[side]])
         return float(np.mean(last == targets))
 

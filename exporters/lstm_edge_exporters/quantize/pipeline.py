@@ -1,4 +1,6 @@
-"""``quantize``: a verified float file in, a smaller one out that kept to its budget."""
+"""``quantize``: turn a verified float file into a smaller one within its accuracy
+budget.
+"""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -64,12 +66,12 @@ class Candidate:
     build: Callable[[ir.Model], onnx.ModelProto]
     """Changes a prepared model."""
     arithmetic: str
-    """How engines compute, as the manifest has it."""
+    """How engines compute; see ``Manifest.arithmetic``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized(Artifact[Judgement]):
-    """A smaller file that kept to its budget."""
+    """A smaller file within its accuracy budget."""
 
     description: str
     """The candidate that was chosen."""
@@ -148,7 +150,7 @@ def quantize_file(
 def _read_original(
     source: str | os.PathLike[str], samples: Samples | None
 ) -> _Original:
-    """Return a float file with what it is judged on; raises as ``quantize``."""
+    """Return a float file and the data for its measurement; raises as ``quantize``."""
     file = open_file(source)
     # load raises for a file without a manifest that holds
     model = load(source) if file.model is None else file.model
@@ -209,7 +211,7 @@ def _judge_engines(
 def quantized_again(
     proto: onnx.ModelProto, config: QuantizeConfig, description: str
 ) -> onnx.ModelProto:
-    """Return what quantizing a float file with recorded options gives; it is
+    """Return the file that quantizing a float file with recorded options gives; it is
     deterministic.
 
     Args:
@@ -314,7 +316,7 @@ def _target(config: QuantizeConfig) -> str:
 def _candidates(
     config: QuantizeConfig, nodes: Collection[onnx.NodeProto]
 ) -> Iterator[Candidate]:
-    """Yield what may be tried, the fastest first."""
+    """Yield the candidates, the fastest first."""
     target = _target(config)
     where = f"for {target}"
     if config.precision == "fp16" and target == "gpu":
@@ -340,7 +342,7 @@ def _candidates(
 def _int8_candidates(
     nodes: Collection[onnx.NodeProto], target: str
 ) -> Iterator[Candidate]:
-    """Yield candidates by what onnxruntime computes."""
+    """Yield candidates by the arithmetic of onnxruntime."""
     operators = {node.op_type for node in nodes}
     why = ""
     if any(map(_has_lengths, nodes)):

@@ -1,5 +1,5 @@
-"""int8 and fp16: how weights are stored and arithmetic done, for which device, and what
-was made smaller.
+"""int8 and fp16: how weights are stored and arithmetic is done, for which device, and
+which weights are smaller.
 
 onnxruntime's dynamic quantizer makes LSTM and Linear int8. It has no kernel for GRU and
 RNN: their weights, and embedding tables, are *stored* in int8 behind ``Cast`` and
@@ -206,7 +206,9 @@ def _array(value: ir.Value) -> Array:
 def _store(
     graph: ir.Graph, value: ir.Value, stored: Array, scale: Array | None = None
 ) -> None:
-    """Replace a weight by a smaller one, behind a cast and a product with ``scale``."""
+    """Replace a weight by a smaller one, followed by a cast and a product with
+    ``scale``.
+    """
     build = Builder(graph[0], str(value.name))
     decoded = build.cast(build.constant(stored, stored.dtype.name), ir.DataType.FLOAT)
     if scale is not None:

@@ -1,4 +1,4 @@
-"""Make true what onnxruntime's quantizer needs before it touches a recurrent node.
+"""Prepare a graph for onnxruntime's quantizer.
 
 It quantizes an LSTM only where W and R are initializers, and damages a weight that two
 nodes share. So: constants become initializers, and each recurrent node gets weights of

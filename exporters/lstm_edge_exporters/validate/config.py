@@ -14,7 +14,7 @@ class ValidateConfig:
     quick: bool = option(False, "Fewer sizes and samples.")
     seed: int = seed_option()
     data: Samples | None = None
-    """Real samples, and their labels or values where known."""
+    """Real samples, and their labels or values if known."""
     budget: Budget | None = None
     """Budget of an int8 or fp16 file; None for the default of ``quantize``."""
 

@@ -147,8 +147,8 @@ def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
-    """Return what a manifest states, entry by entry; ranges and what others check
-    aside.
+    """Return the entries of a manifest, without ranges and fields that other checks
+    compare.
     """
     unknown = {name for name in _MEANING if getattr(manifest, name) in (None, Signal())}
     bare = manifest._replace(golden=None, provenance={}, equivalence={}, ranges={})

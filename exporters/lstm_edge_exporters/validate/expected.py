@@ -56,7 +56,7 @@ class Expected:
     sha256: str = ""
     """Of the checkpoint, if there is one."""
     hint: str = ""
-    """What the reference may lack if its graph is another one."""
+    """Parts that the reference may lack if its graph is another one."""
 
 
 def against_module(

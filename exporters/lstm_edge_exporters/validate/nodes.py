@@ -31,7 +31,7 @@ class GraphDifferences:
 
 
 def compare_graphs(model: ir.Model, expected: ir.Model) -> GraphDifferences:
-    """Compare two models without functions; what no output needs is left out."""
+    """Compare two models without functions; nodes that no output needs are left out."""
     return _Comparison(model, expected).differences()
 
 
@@ -179,7 +179,7 @@ def _title(node: ir.Node) -> str:
 
 
 def _origin(value: ir.Value | None) -> str:
-    """Return where a value comes from."""
+    """Return the origin of a value."""
     if value is None:
         return "left out"
     node = value.producer()
@@ -201,7 +201,7 @@ def _bodies(attribute: ir.Attr | None) -> Sequence[ir.Graph]:
 
 
 def _written(attribute: ir.Attr | None) -> bytes:
-    """Return an attribute as a file has it, under no name."""
+    """Return the bytes of an attribute, without its name."""
     if attribute is None:
         return b""
     if attribute.type is ir.AttributeType.TENSOR:

@@ -87,9 +87,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The first thing that is wrong and what to do, in one line; empty if nothing
-        is.
-        """
+        """The first failure and what to do, in one line; empty if nothing failed."""
         if not self.headlines:
             return ""
         group, check, _ = self.headlines[0]
@@ -107,8 +105,8 @@ class Report:
         """Return the report if everything passed.
 
         Raises:
-            CheckFailedError: an ``AssertionError`` that says what is wrong first and
-                what to do.
+            CheckFailedError: an ``AssertionError`` with the first failure and what to
+            do.
         """
         if not self.ok:
             raise CheckFailedError(

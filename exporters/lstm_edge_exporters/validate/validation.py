@@ -61,8 +61,8 @@ _LONG = (
         (1, 3000),
     ),
 )
-"""Rows and steps beyond what tables and loops of a wrong file may hold: with ``quick``,
-and in full."""
+"""Rows and steps that exceed tables and loops of a wrong file: with ``quick``, and in
+full."""
 _OFFSET = 60
 _PADDED = 4000
 _INPUTS = 6000
@@ -104,7 +104,7 @@ _GROUPS = {
         "the graph is right, but an engine is less accurate than float32 allows",
     ),
 }
-"""Title of each group of checks, and what a failure means."""
+"""Title of each group of checks, and the meaning of a failure."""
 
 
 def validate_file(
@@ -315,8 +315,8 @@ class Validation:
             yield from chunk_checks(self.file_pair, cases, self.expected.reach)
 
     def _check_claims(self) -> tuple[Manifest, list[Check]]:
-        """Return the expected manifest, and compare what the file's states of chunks
-        and of padding.
+        """Return the expected manifest, and compare the file's fields on chunks and
+        padding.
         """
         saved = self.file.manifest
         wanted = find_streaming(
@@ -449,7 +449,7 @@ class Validation:
             yield self._rounded(f"onnxruntime, {case}", case.feeds)
 
     def _makers(self) -> Iterator[tuple[str, Callable[[], Runner]]]:
-        """Return every engine by name, and what opens it."""
+        """Return every engine by name, with the function that opens it."""
         for provider in import_onnxruntime().get_available_providers():
             if provider not in _REMOTE:
                 chain = (provider,) if provider == CPU else (provider, CPU)
@@ -525,7 +525,7 @@ def _first(texts: Sequence[str]) -> list[str]:
 
 
 def _other_versions(manifest: Manifest, expected: Manifest) -> str:
-    """Return the versions that made a file where they are not the expected ones."""
+    """Return the versions that made a file and differ from the expected ones."""
     made = manifest.provenance.get("versions") or {}
     wanted = expected.provenance.get("versions") or {}
     names = [name for name in {**wanted, **made} if made.get(name) != wanted.get(name)]
