@@ -26,7 +26,7 @@ class Artifact(Generic[Figures]):
     verified: Figures
     """Every comparison with the reference, or the figures of the accuracy gate."""
     notes: tuple[str, ...] = ()
-    """Notes for the reader: states left in the graph, sizes that PyTorch itself
+    """Notes for the user: states left in the graph, sizes that PyTorch itself
     refuses."""
 
     @property

@@ -53,8 +53,8 @@ def _convert(
     after: ir.DataType,
     kept: Collection[ir.Value] = (),
 ) -> None:
-    """Replace the dtypes ``before`` of all values but ``kept``, and of attributes, in
-    place.
+    """Replace the dtypes ``before`` of all values except ``kept``, and of attributes,
+    in place.
     """
     for graph in (model.graph, *model.graph.subgraphs()):
         computed = (value for node in graph for value in node.outputs)
@@ -152,8 +152,8 @@ def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
 
 
 def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:
-    """Give numbers among attributes the digits of ``exact``, and a ``Constant`` of
-    numbers a tensor.
+    """Set attributes that are numbers to those of ``exact``, and numbers of a
+    ``Constant`` as a tensor.
     """
     for name, attribute in list(node.attributes.items()):
         if name in ("value_float", "value_floats"):

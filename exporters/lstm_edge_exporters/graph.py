@@ -96,8 +96,8 @@ def values_read(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Return the nodes that read ``value``, as it is or through operators that keep its
-    numbers.
+    """Return the nodes that read ``value``, directly or through operators that keep its
+    elements.
     """
 
     def copies(reading: ir.Value) -> Iterator[ir.Value]:
@@ -165,7 +165,7 @@ def _is_zero(node: ir.Node) -> bool:
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
-    """Return what ``value`` is a copy of."""
+    """Return the value of which ``value`` is a copy."""
     node = value.producer()
     while (
         node is not None and node.op_type == "Identity" and node.inputs[0] is not None
@@ -188,7 +188,7 @@ def dynamic_axes(graph: ir.Graph) -> list[str]:
 
 
 def forget_shapes(model: ir.Model) -> None:
-    """Drop what the graph declares about values that follow from the inputs."""
+    """Drop the declared shapes of values that follow from the inputs."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             value.shape = None
@@ -248,9 +248,7 @@ def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
 
 
 class UniqueNames:
-    """Makes names that no node and no value of a graph has yet, those in its subgraphs
-    included.
-    """
+    """Makes names that are new in a graph and its subgraphs."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._taken: set[str | None] = set()
@@ -319,7 +317,7 @@ class Builder:
         return made.outputs
 
     def insert(self, node: ir.Node) -> None:
-        """Add a node that is made already."""
+        """Add an existing node."""
         self._graph.insert_before(self._node, node)
 
     def constant(self, array: Array, name: str) -> ir.Value:
@@ -349,5 +347,5 @@ class Builder:
         self._graph.remove(self._node, safe=True)
 
     def name(self, stem: str) -> str:
-        """Return a name behind the prefix that nothing has."""
+        """Return an unused name that starts with the prefix."""
         return self._names.unique(f"{self._prefix}.{stem}")

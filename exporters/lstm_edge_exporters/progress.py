@@ -1,10 +1,10 @@
-"""How far a long function is, for those who show it."""
+"""Progress of a long function, for display."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 Progress = Callable[[float, str], None]
-"""Is called with the fraction of the work that is done, and what is done now."""
+"""Called with the fraction of the work done, and a description of the current step."""
 _T = TypeVar("_T")
 
 

@@ -35,7 +35,7 @@ _SLOTS = {"h": (5, 1), "c": (6, 2)}
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One direction of one layer, as PyTorch holds it."""
+    """The weights of one direction of one layer, in PyTorch's layout."""
 
     w_ih: Array
     """``(G*H, I)`` with G gates."""
@@ -65,7 +65,7 @@ def to_onnx_weights(
 
 @dataclass(frozen=True)
 class Slot:
-    """One state of one recurrent node: where it enters and where it leaves."""
+    """One state of one recurrent node, with its input and output."""
 
     node: ir.Node
     kind: str

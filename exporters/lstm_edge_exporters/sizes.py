@@ -63,7 +63,9 @@ class TimeAxis:
         return cls(index, rate=None, is_merged=is_merged)
 
     def title(self, sequence: str) -> str | None:
-        """Return the axis as a manifest has it, ``L`` or ``2*L``; None for others."""
+        """Return the axis in the form of a manifest, ``L`` or ``2*L``; None for
+        others.
+        """
         if self.rate is None or self.offset or self.is_merged:
             return None
         if self.rate.denominator > 1:

@@ -15,7 +15,7 @@ IR_VERSION = 8
 LATEST_IR_VERSION = 10
 """The latest ONNX IR version that onnxruntime 1.18 reads."""
 MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
-"""What makes a file of a module."""
+"""Packages that take part in an export."""
 
 _MODULES = {"lstm-edge": "lstm_edge_runtime", "onnx-ir": "onnx_ir"}
 

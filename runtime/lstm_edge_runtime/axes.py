@@ -115,8 +115,8 @@ def learn_sizes(
 def solve(
     axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]
 ) -> dict[str, int] | None:
-    """Return ``sizes`` with those of further names that ``shape`` gives; None if it
-    does not fit.
+    """Return ``sizes`` with the sizes of more names from ``shape``; None if it does not
+    fit.
     """
     solved = dict(sizes)
     same = len(axes) == len(shape) and all(
@@ -215,7 +215,7 @@ class Layout(NamedTuple):
         return array if self.of_file is None else array.transpose(self.of_file)
 
     def to_file(self, array: Array) -> Array:
-        """Return what ``from_file`` took."""
+        """Return an array in the order of the file: the inverse of ``from_file``."""
         if self.of_file is not None:
             array = array.transpose(_inverse(self.of_file))
         if self.batch is None:
@@ -232,7 +232,7 @@ class Layout(NamedTuple):
         return array if self.of_given is None else array.transpose(self.of_given)
 
     def to_given(self, array: Array) -> Array:
-        """Return what ``from_given`` took."""
+        """Return an array in the callers' order: the inverse of ``from_given``."""
         if self.of_given is None:
             return array
         given: Array = array.transpose(_inverse(self.of_given))
@@ -274,7 +274,7 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
 
 
 class _SplitAxes(NamedTuple):
-    """Axes with the rows on an axis of their own."""
+    """Axes with a separate axis of rows."""
 
     axes: Axes
     """All axes; an axis of ``k*N`` is two, k and N."""

@@ -31,9 +31,7 @@ class StreamBatch:
     """
 
     def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
-        """Reserve states for ``capacity`` sources, none of which exists yet; see
-        ``Model.streams``.
-        """
+        """Reserve states for up to ``capacity`` sources; see ``Model.streams``."""
         if type(capacity) is not int or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a positive integer")
         self._engine = model._engine
@@ -48,7 +46,8 @@ class StreamBatch:
         self._settled = self._unit * max(
             (output.delay for output in self._engine.outputs), default=0
         )
-        """Steps after which every unit gives all its frames, at most."""
+        """Upper bound of the number of steps after which every unit has all its
+        frames."""
         self._is_plain = self._unit == 1 and not self._settled and self._every == NEVER
         """True if every tick is one call with all frames."""
         self._entry = Entry()
@@ -66,8 +65,8 @@ class StreamBatch:
         """Copies the outputs of that call."""
         self._all = np.arange(capacity)
         self._owner = np.full(capacity, -1, dtype=np.int64)
-        """The id in each slot, -1 where it is free; an id is its slot plus a multiple
-        of the capacity."""
+        """The id in each slot, -1 if it is free; an id is its slot plus a multiple of
+        the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
         self._unused = list(range(capacity - 1, -1, -1))
         self._place = np.zeros(capacity, dtype=np.int64)
@@ -240,7 +239,7 @@ class StreamBatch:
         return only(results, len(results))
 
     def _keep(self, slots: Array, counts: Array, samples: Samples) -> None:
-        """Keep samples behind ``counts`` others that do not fill a unit either."""
+        """Store samples after ``counts`` earlier ones that do not fill a unit."""
         rows = slots[:, None]
         steps = counts[:, None] + np.arange(samples.steps)
         for name, kept in self._kept.items():
@@ -267,7 +266,7 @@ class StreamBatch:
             start += steps
 
     def _take_piece(self, slots: Array, samples: Samples, completed: "_Frames") -> None:
-        """Take steps behind those that are kept, and keep those that do not fill a
+        """Run the stored samples and the new ones, and store those that do not fill a
         unit.
         """
         steps = samples.steps
@@ -294,7 +293,7 @@ class StreamBatch:
     def _join_kept(
         self, slots: Array, counts: Array, samples: Samples
     ) -> dict[str, Array]:
-        """Return the kept samples with the new ones behind them, and room for a unit at
+        """Return the stored samples followed by the new ones, with room for a unit at
         the end.
         """
         joined = dict(samples.arrays)
@@ -315,7 +314,7 @@ class StreamBatch:
 
     @contextmanager
     def _unchanged_by_errors(self, slots: Array) -> Iterator[None]:
-        """Put states, ages and kept samples back if the block raises."""
+        """Restore states, ages and stored samples if the block raises."""
         states = self._states.read(slots)
         ages = self._age[slots]
         kept = {name: array[slots] for name, array in self._kept.items()}
@@ -408,7 +407,7 @@ class _Frames:
         return total
 
     def _is_whole(self, call: _Units, output: Layout) -> bool:
-        """Return True if a call gives all its frames for every row of the tick."""
+        """Return True if a call has all its frames for every row of the tick."""
         if len(call.rows) < self._rows:
             return False
         return int(call.units_before.min()) * output.frames >= output.delay

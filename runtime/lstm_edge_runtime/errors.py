@@ -55,7 +55,9 @@ class MissingDependencyError(LstmEdgeError, ImportError):
 
 
 class UnsupportedError(LstmEdgeError, ValueError):
-    """A network can't be exported correctly; the message says what to write instead."""
+    """A network can't be exported correctly; the message tells what to write
+    instead.
+    """
 
 
 class CheckFailedError(LstmEdgeError, AssertionError):

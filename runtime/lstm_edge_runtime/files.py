@@ -149,7 +149,7 @@ def read_json(content: str | bytes) -> Any:
 def malformed_as(
     error_type: type[FileFormatError], what: str, advice: str
 ) -> Iterator[None]:
-    """Turn whatever reading and checking JSON raises into an error "the manifest is
+    """Turn the exceptions of reading and checking JSON into an error "the manifest is
     malformed (...)".
     """
     try:

@@ -20,7 +20,7 @@ SCHEMA = 1
 """The schema version; a reader refuses any other."""
 
 LONGEST = "longest"
-"""The axis of an output that ends with the longest row: the time axis where one row is
+"""The axis of an output that ends with the longest row: the time axis if one row is
 full."""
 
 Axes = tuple[int | str, ...]
@@ -49,8 +49,8 @@ class AxisRange(NamedTuple):
     multiple: int = 1
 
     def nearest(self, size: int) -> int:
-        """Return the allowed size nearest to ``size``, of two the larger; ``size``
-        itself where allowed.
+        """Return the allowed size nearest to ``size``, the larger of two; ``size``
+        itself if allowed.
         """
         low = -(-self.least // self.multiple)
         rounded = max(low, -(-size // self.multiple))
@@ -129,7 +129,7 @@ class Trained(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """A small recorded case with which a device can be verified from the file alone."""
+    """A small recorded case, with which a file verifies any device."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
@@ -246,8 +246,8 @@ class Manifest(NamedTuple):
         return {spec.name: self.frames_in_unit(spec.axes) for spec in self.outputs}
 
     def frames_in_unit(self, axes: Axes) -> int:
-        """Return the steps or frames on the time axis of ``axes`` in a unit; 1 without
-        one.
+        """Return the steps or frames on the time axis of ``axes`` per unit; 1 without a
+        time axis.
         """
         return max(self._frames(axes, self.unit).values(), default=1)
 
@@ -276,7 +276,7 @@ class Manifest(NamedTuple):
 
     @property
     def from_reset(self) -> bool:
-        """True if training started each window from reset; where unknown, if it had
+        """True if training started each window from reset; if unknown, True if it had
         windows.
         """
         if self.trained is None:
@@ -336,7 +336,7 @@ class Manifest(NamedTuple):
         return {name: index for name, index in indices if index is not None}
 
     def steps(self, feeds: Mapping[str, Array]) -> int:
-        """Return the time steps of a call's inputs; 1 where none has a time axis."""
+        """Return the time steps of a call's inputs; 1 if none has a time axis."""
         return next(
             (
                 feeds[name].shape[axis]
@@ -347,9 +347,7 @@ class Manifest(NamedTuple):
         )
 
     def states_out(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the states among a call's outputs by input name: what the next call
-        takes.
-        """
+        """Return the states among a call's outputs by input name, for the next call."""
         return {state.input: outputs[state.output] for state in self.states}
 
     def all_outputs(
@@ -376,7 +374,7 @@ def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
 
 
 def _encode(value: Any) -> Any:
-    """Return the value of a field as JSON has it."""
+    """Return the JSON value of a field."""
     if isinstance(value, np.ndarray):
         data = base64.b64encode(
             value.astype(value.dtype.newbyteorder("<")).tobytes()

@@ -142,7 +142,7 @@ class Model:
     def __init__(
         self, engine: Engine, identity: str, device: str, *, check: bool
     ) -> None:
-        """Take what ``load`` opened and checked."""
+        """Wrap an opened and checked engine; see ``load``."""
         self._engine = engine
         self._check = check
         self.manifest: Manifest = engine.manifest
@@ -325,9 +325,7 @@ class Model:
         return StreamBatch(self, capacity, self._reset_interval(reset_every))
 
     def _reset_interval(self, reset_every: ResetEvery | None) -> ResetEvery | None:
-        """Return ``reset_every``, or the manifest's where it is None, with a
-        warning.
-        """
+        """Return ``reset_every``; for None the manifest's, with a warning."""
         interval = self.manifest.reset_every
         if reset_every is not None or interval is None:
             return reset_every

@@ -40,12 +40,12 @@ _WIDE = np.dtype(np.uintp).itemsize == 8
 _OLD = 2**40
 """An age above every delay."""
 _QUICK = 2**19
-"""Bytes of the smallest program whose steps let other threads run: smaller ones take
-less than 5 us."""
+"""Smallest program, in bytes, whose steps release the interpreter's lock: smaller ones
+take less than 5 us."""
 
 
 class Rows(C.Structure):
-    """``lstm_edge_rows``: where the rows of one array lie."""
+    """``lstm_edge_rows``: address and strides of the rows of an array."""
 
     _fields_ = (("data", _P), ("row_stride", SIZE), ("step_stride", SIZE))
 
@@ -404,8 +404,8 @@ class NativeEngine(Engine):
 
 
 class NativeStates:
-    """States of a single source in memory of the C library, with which a step is
-    quickest; else a pool.
+    """States of a single source in memory of the C library, which is fastest for a
+    step; else a pool.
     """
 
     __slots__ = ("_engine", "_inputs", "_outputs", "_pool", "_stream", "_views")

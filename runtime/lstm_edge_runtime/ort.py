@@ -41,9 +41,9 @@ _SILENT = 4
 _KINDS = {"float32": "float", "float64": "double"}
 """onnxruntime's names of dtypes that differ from NumPy's."""
 _BLOCK = 256
-"""Rows that are run at a time, whose working memory stays in the cache."""
+"""Number of rows per call, so that the working memory stays in the cache."""
 DIGEST = "lstm_edge_sha256"
-"""The key of the property, whose value is a sha256 in hex."""
+"""Key of the property with the sha256 in hex."""
 _FRONT = b"\x72\x54\n\x10" + DIGEST.encode() + b"\x12\x40"
 """Field 14 of the message, 84 bytes long, with the key and what precedes the value."""
 _SIZE = len(_FRONT) + 64
@@ -262,7 +262,9 @@ class OrtEngine(Engine):
     def __init__(
         self, session: "InferenceSession", manifest: Manifest, device: str
     ) -> None:
-        """Take a session whose graph keeps its manifest, and ``cpu`` or ``cuda``."""
+        """Wrap a session whose graph fits its manifest; ``device`` is ``cpu`` or
+        ``cuda``.
+        """
         super().__init__(manifest)
         self.session = session
         self.device = device
@@ -300,7 +302,7 @@ class OrtStates:
     """
 
     in_place: bool
-    """True if a step of all sources is quicker as a bound call than by ``run``."""
+    """True if a step of all sources is faster as a bound call than by ``run``."""
 
     def __init__(self, engine: OrtEngine, rows: int) -> None:
         """Allocate the buffers, the second set when the first call is bound."""
@@ -434,7 +436,7 @@ class OrtStates:
                 self._values[self._front][layout.name].update_inplace(array)
 
     def _read_all(self) -> Arrays:
-        """Return the states in front: on the CPU the memory itself, else a copy."""
+        """Return the current states: on the CPU the memory itself, else a copy."""
         if self._engine.device == "cpu":
             return self._host[self._front]
         return {

@@ -10,7 +10,7 @@ from .errors import ContractError, InputError
 from .manifest import Array, Manifest, Task
 
 Result = Any
-"""The only output that is not a state; a mapping by name where there are several."""
+"""The only output that is not a state; a mapping by name if there are several."""
 
 
 class Prediction(NamedTuple):
@@ -55,8 +55,8 @@ def main_name(manifest: Manifest) -> str:
 
 
 def frame_axis(manifest: Manifest) -> int | None:
-    """Return the index of the main output's time axis; None if it is a result of the
-    last step alone.
+    """Return the index of the main output's time axis; None if it belongs to the last
+    step only.
 
     Raises:
         ContractError: its values lie along an axis of variable size that is not time.

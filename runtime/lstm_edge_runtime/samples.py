@@ -1,4 +1,4 @@
-"""Samples as a caller gives them, checked and returned in the order of engines."""
+"""Samples of callers, checked and returned in the order of engines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ class Samples(NamedTuple):
 
 
 class _Shapes(NamedTuple):
-    """Shapes that were checked, kept for the next tick of a batch."""
+    """Shapes that were checked already, for the next tick of a batch."""
 
     given: tuple[Any, ...]
     """True for a single step, the number of rows, and the shape of each array."""

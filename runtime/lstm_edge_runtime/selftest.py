@@ -40,7 +40,9 @@ class Comparison(NamedTuple):
         return self.ratio <= 1
 
     def __str__(self) -> str:
-        """Return in one line what differs, where and by how much."""
+        """Return the largest difference in one line: the output, the index and the
+        value.
+        """
         if self.problem:
             return f"{self.name} {self.problem}"
         return (
@@ -63,15 +65,15 @@ class SelfTest:
 
     @property
     def worst(self) -> Comparison:
-        """The one nearest to its limit, or furthest beyond it."""
+        """The comparison nearest to its limit, or furthest beyond it."""
         return max(
             (record for case in self.cases for record in case),
             key=lambda record: record.ratio,
         )
 
     def require(self) -> None:
-        """Raise ``CheckFailedError`` with the worst element where an output is beyond
-        its limit.
+        """Raise ``CheckFailedError`` with the worst element if an output exceeds its
+        limit.
         """
         if not self.ok:
             raise CheckFailedError(

@@ -58,8 +58,7 @@ class State(Mapping[str, Array]):
         self.identity = identity
         """The sha256 of the model file, in hex."""
         self.age = age
-        """Time steps since it was at reset, of a batch those of the longest row; 0
-        where not known."""
+        """Time steps since reset, of a batch those of the longest row; 0 if unknown."""
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
@@ -187,7 +186,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def _read_entry(content: bytes, position: int) -> tuple[_Entry, int]:
-    """Return the array at ``position``, and the position behind it; raises
+    """Return the array at ``position``, and the position after it; raises
     ``ValueError``.
     """
     kind, number, size, dims, count = _ARRAY.unpack_from(content, position)

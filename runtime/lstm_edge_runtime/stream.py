@@ -68,13 +68,14 @@ class Stream:
         self._settled = self._unit * max(
             (output.delay for output in self._engine.outputs), default=0
         )
-        """Steps after which every unit gives all its frames, at most."""
+        """Upper bound of the number of steps after which every unit has all its
+        frames."""
         self._entry = Entry()
         self._free = self._entry.free
         self._unit_call: Call | None = None
         """The call of a unit; its inputs hold the samples of an incomplete unit."""
         self._windows = [_CLOSED] * self._unit
-        """For each step of a unit, a view that accepts its sample as it is."""
+        """For each step of a unit, a view that accepts its sample unchanged."""
         self._window = _CLOSED
         """The first of them."""
         self._chunk: _Chunk | None = None
@@ -191,7 +192,7 @@ class Stream:
         self._start = seen - age
         is_even = self._unit == 1 and age >= self._settled
         self._due = min(self._start + self._every, NEVER) if is_even else -1
-        """Number of steps seen from which ``step`` is not one call with all frames."""
+        """Step count from which ``step`` must take the slow path."""
 
     # --- One step
 
@@ -230,7 +231,7 @@ class Stream:
         return only(frames, len(self._engine.outputs))
 
     def _write(self, sample: InputArrays, position: int) -> None:
-        """Write a sample that its window does not take as it is."""
+        """Write a sample that its view does not accept unchanged."""
         samples = self._reader.read(sample, 1, step=True)
         self._bind_unit(samples.sizes, position)
         self._copy_samples(samples.arrays, position, 1)
@@ -399,7 +400,7 @@ class Stream:
 
     @contextmanager
     def _unchanged_by_errors(self) -> Iterator[None]:
-        """Put states, age and kept samples back if the block raises."""
+        """Restore states, age and stored samples if the block raises."""
         states = self._states.read(_ROW)
         seen = self._seen_steps
         age = self._age
@@ -427,7 +428,7 @@ class _Chunk(NamedTuple):
     result: Callable[[], Result]
     """Returns copies of the outputs, which the next call overwrites."""
     cell: Any
-    """The only input, as a caller gives it; None if there are several, or samples are
+    """The only input in the callers' order; None if there are several, or samples are
     checked."""
 
     def fits(self, x: object) -> bool:
@@ -444,7 +445,7 @@ class _Chunk(NamedTuple):
 
 
 def _windows(call: Call, layout: Layout, unit: int) -> list[memoryview]:
-    """Return for each step of a unit a view that accepts its sample as it is, if
+    """Return for each step of a unit a view that accepts its sample unchanged, if
     samples have one axis.
     """
     array = call.inputs[layout.name][0]

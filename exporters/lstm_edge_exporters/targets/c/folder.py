@@ -89,9 +89,7 @@ def check_c_folder(
     source: str | os.PathLike[str],
     name: str | None = None,
 ) -> None:
-    """Refuse early what ``CFolder.save`` would refuse after the work; raises as that
-    does.
-    """
+    """Raise before the translation as ``CFolder.save`` would raise after it."""
     paths = {_path(_name(source, name), template) for template in (*_TEMPLATES, *_CORE)}
     check_folder(folder, paths.__contains__)
 
@@ -290,7 +288,7 @@ def _state_names(compiled: Compiled) -> list[str]:
 
 
 def _members(compiled: Compiled, table: Table) -> Iterator[str]:
-    """Yield the declarations of the state's members, in the order in which they lie."""
+    """Yield the declarations of the state's members, in memory order."""
     writer = compiled.writer
     sizes = dict[tuple[str, str], int]()
     parts = zip(

@@ -1,5 +1,5 @@
-"""Where each buffer of a program lies in C: with the caller, in the state, in flash, or
-in working memory.
+"""Location of each buffer of a program in C: with the caller, in the state, in flash,
+or in working memory.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from ..native.operations import RECURRENT, Code
 from ..native.program import ProgramWriter
 
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
-"""Operations whose result may take the place of an input of the same width."""
+"""Operations whose result may overwrite an input of the same width."""
 _GATE_ROWS = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
 """Sums of a layer's gates, as multiples of its units; a GRU keeps the part of its
 candidate that the reset gate scales."""

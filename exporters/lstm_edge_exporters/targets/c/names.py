@@ -1,4 +1,4 @@
-"""Names of a model as C takes them, whatever text they are."""
+"""Valid C names for the names of a model."""
 
 import re
 import unicodedata

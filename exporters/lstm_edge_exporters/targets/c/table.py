@@ -28,7 +28,7 @@ _MOST_WIDTH = 0xFFFF
 _MOST_PORTS = 250
 """Inputs and outputs that references can name."""
 _TILE = 16
-"""Outputs whose float32 weights lie side by side."""
+"""Number of outputs whose float32 weights are interleaved."""
 
 
 def _ref(base: str, offset: int) -> str:

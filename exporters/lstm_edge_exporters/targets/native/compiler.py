@@ -1,5 +1,5 @@
-"""Compile an ONNX graph to a native program: what it computes for one source in one
-step, or one unit.
+"""Compile an ONNX graph to a native program, which computes one step, or one unit, of
+one source.
 
 The graph is followed node by node with every batch axis at size 1 and the time axis at
 one unit. Every shape is known then, and what depends on stored tensors and shapes alone
@@ -34,7 +34,7 @@ _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 
 
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
-"""What evaluation and lowering raise for sizes that do not fit."""
+"""Exceptions of evaluation and lowering for sizes that do not fit."""
 
 
 class StatePart(NamedTuple):
@@ -151,9 +151,7 @@ class _Compiler:
         return Value(np.moveaxis(places.reshape(in_memory), 0, first), spec.dtype)
 
     def _open_state(self, state: StateSpec) -> None:
-        """Make a state of the program of a state of the file, or one of each of its
-        layers.
-        """
+        """Add a state of the file, or each of its layers, as a state of the program."""
         shape = self._shape_of(state.input, state.axes)
         reset = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
         axis = self._axis_of_frames(state, shape)
@@ -323,7 +321,7 @@ class _Compiler:
             raise UnsupportedError("it computes with the number of rows or steps")
 
     def _append_frames(self, node: ir.Node) -> Sequence[Value]:
-        """Return the frames of a ring with the new ones behind them."""
+        """Return the frames of a ring, followed by the new ones."""
         buffer, ring, axis = self._pasts[_name(node.inputs[0])]
         source = self._get(_name(node.inputs[1]))
         if not isinstance(source, Value) or source.dtype != "float32":
@@ -331,7 +329,7 @@ class _Compiler:
         return [Value(self._memory.with_past(buffer, ring, source, axis))]
 
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
-        """Return a value whose numbers are moved, by moving their places."""
+        """Return a value with moved elements, by moving their places."""
         operands = [operand for operand in rest if operand is not None]
         if not all(isinstance(operand, np.ndarray) for operand in operands):
             raise UnsupportedError("a shape, axis or place that depends on the input")

@@ -105,8 +105,8 @@ def open_program(model: Model, compiled: Compiled) -> tuple[bytes, Model]:
 
 
 def native_runner(model: Model, proto: onnx.ModelProto) -> Runner:
-    """Return the native engine on a file, whose program is not verified as ``to_native``
-    does.
+    """Return the native engine on a file; its program is not verified, unlike that of
+    ``to_native``.
 
     Raises:
         UnsupportedError: a part of it is not covered.
@@ -116,7 +116,7 @@ def native_runner(model: Model, proto: onnx.ModelProto) -> Runner:
 
 
 def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
-    """Store what onnxruntime gives for the first row of the file's golden case in its
+    """Store onnxruntime's outputs for the first row of the file's golden case in its
     program.
 
     Args:
@@ -162,7 +162,7 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What onnxruntime gives for a golden case."""
+    """Outputs of onnxruntime for a golden case."""
 
     golden: Golden
     manifest: Manifest
@@ -171,7 +171,7 @@ class _Recorded:
     """The same for inputs that differ in their last bit."""
 
     def limited(self, spec: TensorSpec) -> list[Array]:
-        """Return what is expected of an output, and its limits, step by step."""
+        """Return the expected values of an output, and its limits, step by step."""
         array = self.outputs[spec.name]
         time = self.manifest.time_axis(spec.axes)
         batch = self.manifest.batch_axis(spec.axes)
@@ -214,7 +214,7 @@ def _in_calls(manifest: Manifest, spec: TensorSpec, row: Array, calls: int) -> A
 def _verify(
     model: Model, native: Model, program: bytes, proto: onnx.ModelProto
 ) -> None:
-    """Raise ``CheckFailedError`` if a program does not compute what its file does."""
+    """Raise ``CheckFailedError`` if a program and its file give different results."""
     manifest = model.manifest
     if manifest.golden is not None:
         native.selftest().require()
@@ -278,7 +278,7 @@ def _pair_of(model: Model, proto: onnx.ModelProto) -> Pair:
 def _int8_expected(
     model: Model, feeds: Feeds, procedure: Procedure
 ) -> tuple[Feeds, Mapping[str, Any]]:
-    """Return what onnxruntime gives for a case, and the limits of outputs of floats."""
+    """Return onnxruntime's outputs for a case, and the limits of float outputs."""
     run = runner(model)
     expected = procedure(run, feeds)
     near = procedure(run, _shaken(feeds))

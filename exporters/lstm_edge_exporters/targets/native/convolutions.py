@@ -201,9 +201,7 @@ def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
 def _conv_transpose(
     memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None
 ) -> Out:
-    """Multiply each frame with the taps' weights and add up what falls on one
-    output.
-    """
+    """Multiply each frame by the taps' weights and add the products of each output."""
     value = floats(given)
     weights = as_array(matrix, "weights").astype("float32")
     groups = attribute(node, "group", 1)

@@ -1,4 +1,4 @@
-"""Where the numbers of values lie while a graph is compiled, and the copies that bring
+"""Places of the elements of values while a graph is compiled, and the copies that bring
 them into one row.
 
 Every number of every buffer has a place, a whole number of its own. A value is an array
@@ -47,16 +47,16 @@ class Value(NamedTuple):
 
 
 class _Region(NamedTuple):
-    """Consecutive places: a buffer's, or those of the frames of a past and, behind
-    them, of a source.
+    """Consecutive places of a buffer, or of the frames of a past followed by those of a
+    source.
     """
 
     buffer: int
     width: int
     frame: int = 0
-    """Of a past: numbers of one frame."""
+    """For a past: number of elements per frame."""
     source: int = 0
-    """Of a past: the buffer of the frames behind it."""
+    """For a past: the buffer of the frames after it."""
     new: int = 0
     """How many these are."""
 
@@ -75,7 +75,7 @@ class Memory:
         self.writer = writer
         self.int8 = int8
         self.fused: set[ir.Node] = set()
-        """Nodes whose sum a product before them makes."""
+        """Additions that are part of the product before them."""
         self._starts: list[int] = []
         self._regions: list[_Region] = []
         self._of_buffer: dict[int, int] = {}
@@ -98,7 +98,7 @@ class Memory:
         return np.asarray(np.arange(width) + self._of_buffer[buffer])
 
     def value(self, buffer: int, shape: Sequence[int], dtype: str = "float32") -> Value:
-        """Return the value whose numbers a buffer holds, in order."""
+        """Return the value whose elements a buffer holds, in order."""
         return Value(self.at(buffer).reshape(shape), dtype)
 
     def stored(self, array: Array) -> Value:
@@ -170,10 +170,11 @@ class Memory:
         return [region.buffer for region in regions]
 
     def lying(self, value: Value) -> tuple[int, Array] | None:
-        """Return the buffer with all of a value's numbers and their order in it; None
-        where there is none.
+        """Return the buffer that holds exactly a value's elements, and their order;
+        None if there is none.
 
-        The order are the indices into the flat value that put its numbers as they lie.
+        The order is an array of indices into the flat value, in the order of the
+        buffer.
         """
         buffers = self.buffers(value)
         if buffers is None or len(buffers) != 1:
@@ -278,9 +279,7 @@ class Memory:
 
 
 class Stretches(NamedTuple):
-    """Stretches of one length from places to others, each the same way behind the one
-    before.
-    """
+    """Copies of equal length at constant strides of source and destination."""
 
     source: int
     out: int

@@ -16,13 +16,13 @@ Code = IntEnum(
 )
 """Operations."""
 RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
-"""Recurrent layers, whose arguments are the same."""
+"""Recurrent layers, which have the same arguments."""
 ACTIVATIONS = 3
 """Activations that a recurrent layer has room for."""
 
 
 class Role(Enum):
-    """What an argument is."""
+    """Role of an argument."""
 
     READ = "a buffer that is read"
     WRITE = "a buffer that is written"

@@ -126,7 +126,7 @@ def optional(given: In, what: str) -> Array | None:
 
 
 def _filled(memory: Memory, given: In) -> Value:
-    """Return a value, or a buffer with what is stored in the file."""
+    """Return a value; a stored array becomes a buffer."""
     if isinstance(given, np.ndarray):
         is_float_or_bool = given.dtype in (np.float32, np.bool_)
         if given.size and is_float_or_bool:
@@ -291,8 +291,8 @@ def _add_binary(memory: Memory, kind: Binary, pair: _Pair) -> Value:
 
 
 def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) -> int:
-    """Return a row of a value that is broadcast, in some order; a single number stays
-    alone.
+    """Return a row of a broadcast value in a given order; a single number stays one
+    number.
     """
     places = value.places
     if value.size > 1:

@@ -30,7 +30,7 @@ Function = IntEnum(
     " RECIPROCAL ERF GELU_TANH FLOOR CEIL ROUND SIN COS",
     start=0,
 )
-"""Functions of one number, with their two parameters where they have them."""
+"""Functions of one number, with up to two parameters."""
 Binary = IntEnum(
     "Binary",
     "ADD SUBTRACT MULTIPLY DIVIDE MAXIMUM MINIMUM PRELU POWER LESS LESS_EQUAL EQUAL",
@@ -76,11 +76,12 @@ class _WeightArguments(NamedTuple):
     scales: int
     """The constant with the scales if inputs are quantized, else ``NONE``."""
     stored: int
-    """One more than the constant with the scales if weights alone are int8, else 0."""
+    """Number of the constant with the scales plus one if only the weights are int8,
+    else 0."""
 
 
 class ProgramWriter:
-    """Collects a program and gives the bytes of its file.
+    """Collects a program and returns the bytes of its file.
 
     A method that adds an operation returns the number of the buffer, or the buffers, of
     its result.
@@ -121,7 +122,7 @@ class ProgramWriter:
         return Weights(self.constants[numbers], factors, scales != NONE)
 
     def buffer(self, width: int, dtype: str = "float32") -> int:
-        """Add a buffer of ``width`` elements a row; return its number."""
+        """Add a buffer of ``width`` elements per row; return its number."""
         self._buffers.append((width, TYPES.index(dtype)))
         return len(self._buffers) - 1
 
@@ -139,7 +140,7 @@ class ProgramWriter:
 
     @property
     def given(self) -> set[int]:
-        """The buffers that are written before a step: of inputs and of old states."""
+        """The buffers that are written before a step: inputs and old states."""
         return {
             port.buffer for kind in ("inputs", "states") for port in self._ports[kind]
         }
@@ -160,8 +161,8 @@ class ProgramWriter:
         delay: int = 0,
         frames: int = 1,
     ) -> None:
-        """Add an output, which a chunk gives for every step, ``frames`` a unit, or for
-        the last one.
+        """Add an output; a chunk returns it for every step, with ``frames`` per unit,
+        or for the last step.
         """
         port = self._port("outputs", name, buffer)
         port.option = int(every_step)
@@ -498,9 +499,7 @@ class ProgramWriter:
         return _WeightArguments(number, NONE, 1 + self._floats(packed[1]))
 
     def optional(self, array: Array | None) -> int:
-        """Add a constant of float32; return its number, ``NONE`` where there is no
-        array.
-        """
+        """Add a constant of float32; return its number, ``NONE`` without an array."""
         return NONE if array is None else self._floats(array)
 
     def _port(self, kind: str, name: str, buffer: int) -> Port:
