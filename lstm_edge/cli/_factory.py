@@ -75,6 +75,11 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     sha256 of the weights.
     """
     path, _, name = source.partition(":")
+    if path.endswith(".py"):
+        module_name = path.removesuffix(".py").replace("/", ".")
+        raise InputError(
+            f"{source}: a module is named without .py; use {module_name}:{name}"
+        )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     try:

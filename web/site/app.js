@@ -32,7 +32,7 @@ async function open(name, source) {
   opened += 1;
   const turn = opened;
   stopRunning();
-  for (const id of ["replay", "live", "hand", "microphone"]) byId(id).inert = true;
+  for (const id of ["replay", "live", "hand", "microphone", "state"]) byId(id).hidden = true;
   byId("facts").replaceChildren();
   byId("title").textContent = name;
   say("verdict", "Reading…");
@@ -95,6 +95,7 @@ function showFacts(name, model) {
 
 /** @param {Model} model */
 function showState({ resetEvery, manifest }) {
+  byId("state").hidden = false;
   /** @type {HTMLSelectElement} */ (byId("mode")).value = resetEvery === null ? "never" : "every";
   const interval = resetEvery ?? manifest.signal.window ?? 50;
   /** @type {HTMLInputElement} */ (byId("interval")).value = String(interval);
@@ -150,7 +151,7 @@ function showReplay(model) {
     );
     if (recordings.length) preview();
   };
-  byId("replay").inert = false;
+  byId("replay").hidden = false;
   const shownColumns =
     columns.length > MAX_FIELDS ? `${columns.slice(0, MAX_FIELDS).join(", ")}, …` : columns.join(", ");
   say("table-words", `Columns: ${shownColumns}. It stays on this device.`);
@@ -228,7 +229,6 @@ function showHand(model) {
     label.append(field);
     return { label, field };
   });
-  byId("hand").inert = false;
   byId("hand").hidden = columns.length > MAX_FIELDS;
   byId("hand-figure").hidden = true;
   byId("fields").replaceChildren(...fields.map(({ label }) => label));
@@ -264,7 +264,6 @@ function showMicrophone(model) {
   const isAudible = samplingRate === null || samplingRate >= MIN_SOUND_RATE;
   const isSound = model.inputs.length === 1 && input?.width === 1 && input.dtype === "float32" && isAudible;
   const scale = model.manifest.signal.full_scale ?? 1;
-  byId("microphone").inert = false;
   byId("microphone").hidden = !isSound;
   byId("microphone-figure").hidden = true;
   const pitch =
@@ -341,7 +340,6 @@ function showNow(id, view) {
 function showLive(model) {
   const wanted = readings(model.features);
   const view = new View("live", model);
-  byId("live").inert = false;
   byId("live").hidden = !wanted;
   byId("live-figure").hidden = true;
   onButton("start", "Start", "live-result", async (signal) => {

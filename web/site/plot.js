@@ -5,7 +5,8 @@ import { rounded } from "./page.js";
 
 const LANE = 84,
   BAND = 36,
-  TOP = 18;
+  TOP = 18,
+  GAP = 6;
 
 /** @param {string} name @param {Record<string, string | number>} attributes @param {string} [text] */
 export function svg(name, attributes, text) {
@@ -103,7 +104,7 @@ export class Plot {
     const lanes = (/** @type {readonly string[]} */ shown, /** @type {ValuesOf} */ of) => {
       for (const [name, indices] of lanesOf(shown)) {
         parts.push(...this.#lane(name, indices, of, top, width));
-        top += LANE + TOP;
+        top += TOP + LANE + GAP;
       }
     };
     lanes(names, ({ sample }) => sample);

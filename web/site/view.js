@@ -40,7 +40,9 @@ function shownOutputs({ outputs, labels, units, manifest, unit }) {
     const isMain = spec === main;
     const isClasses = isMain && manifest.task?.kind === "classification" && labels.length === count;
     const withUnit = (/** @type {number} */ index) =>
-      [spec.name, index, isMain ? units[index] : undefined].filter((part) => part !== undefined).join(" ");
+      [spec.name, count > 1 ? index : undefined, isMain ? units[index] : undefined]
+        .filter((part) => part !== undefined)
+        .join(" ");
     const names = isClasses ? [...labels] : Array.from({ length: count }, (_, index) => withUnit(index));
     const frames = port?.frames || 1;
     return { spec, names, isClasses, frames, delay: ((manifest.delays[spec.name] ?? 0) * unit) / frames };

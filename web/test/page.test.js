@@ -309,6 +309,8 @@ describe("the page", { skip }, () => {
     await page.goto(`${server.url}?model=nowhere.lep`);
     await settled();
     assert.match(await text("verdict"), /nowhere\.lep can't be read: 404/);
+    const shown = await page.locator("main section:visible h2").allInnerTexts();
+    assert.deepEqual(shown, ["Properties of the file"], "nothing without a file can be played");
     for (const link of ["https://example.org/har.lep", "data:,x", "http://"]) {
       await page.goto(`${server.url}?model=${encodeURIComponent(link)}`);
       await settled();

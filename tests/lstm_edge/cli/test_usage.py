@@ -244,7 +244,10 @@ TABLE = [
         "export nowhere:build --input x=N,L,3 -o m.onnx",
         "importable from this folder, without .py",
     ),
-    ("export usage_nets.py:build --input x=N,L,3 -o m.onnx", "without .py"),
+    (
+        "export usage_nets.py:build --input x=N,L,3 -o m.onnx",
+        "a module is named without .py; use usage_nets:build",
+    ),
     (
         "export script:LSTM1 --input x=N,L,3 -o m.onnx",
         "trains only under if __name__ == '__main__'",
