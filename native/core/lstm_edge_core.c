@@ -509,6 +509,8 @@ int lc_depthwise(const void *arguments, const lc_base *base) {
 #define LC_16(F) LC_4(F) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
 #endif
 
+#define LC_BAND 16 /* outputs of a block */
+
 void lc_float_product(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
                       float *y) {
     const float *w = matrix->weights, *const end = x + matrix->columns;
@@ -563,6 +565,37 @@ void lc_float_product(const lc_matrix *matrix, const lc_base *base, const float 
         do sum = LC_FMA1(*in, *rest++, sum);
         while (++in != end);
         *y++ = sum;
+    }
+}
+
+void lc_float_blocks(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
+                     float *y) {
+    const float *w = matrix->weights;
+    const uint16_t *block = matrix->blocks;
+    (void)base;
+    for (int m = matrix->rows; m > 0; m -= LC_BAND, y += LC_BAND, start += LC_BAND) {
+        LC_16(LC_BEGIN)
+        for (int left = *block++; left > 0; left--, w += LC_BAND) {
+            const lc_vf v = lc_set(x[*block++]);
+            LC_16(LC_ADD_TO)
+        }
+        LC_16(LC_END)
+    }
+}
+
+void lc_stored_blocks(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
+                      float *y) {
+    const int8_t *w = matrix->weights;
+    const uint16_t *block = matrix->blocks;
+    (void)base;
+    for (int row = 0; row < matrix->rows; row += LC_BAND) {
+        float sums[LC_BAND] = {0.0f};
+        for (int left = *block++; left > 0; left--) {
+            const float v = x[*block++];
+            for (int i = 0; i < LC_BAND; i++) sums[i] = LC_FMA1(v, (float)*w++, sums[i]);
+        }
+        for (int i = 0; i < LC_BAND; i++)
+            y[row + i] = LC_FMA1(matrix->scales[row + i], sums[i], start[row + i]);
     }
 }
 
@@ -695,6 +728,41 @@ LC_INLINE
 #endif
 }
 
+#define LC_INT8_BAND 8 /* outputs of a block */
+
+/* Sums of the products of 4 outputs of a band with `count` blocks, each output's 4 weights after the other's.
+ * Exact. */
+LC_INLINE void lc_dots_of_blocks(const int8_t *w, const uint16_t *block, int count, const int16_t *q,
+                                 int32_t *sums) {
+    LC_4(LC_BEGIN8)
+    for (; count > 0; count--, w += 4 * LC_INT8_BAND) {
+        const int16_t *x = q + *block++;
+#if defined(__ARM_FEATURE_MVE)
+        const int32_t low = lc_word(x), high = lc_word(x + 2);
+        const int16x8_t both = vreinterpretq_s16_s32((int32x4_t){low, high, low, high});
+        const int16x8_t first = vldrbq_s16(w), last = vldrbq_s16(w + 8);
+        a0 = vmladavaq_p_s16(a0, both, first, 0x00FF);
+        a1 = vmladavaq_p_s16(a1, both, first, 0xFF00);
+        a2 = vmladavaq_p_s16(a2, both, last, 0x00FF);
+        a3 = vmladavaq_p_s16(a3, both, last, 0xFF00);
+#elif defined(LC_DSP)
+        const int32_t x02 = lc_word(x), x13 = lc_word(x + 2);
+        int32_t two;
+#define LC_ADD_BLOCK(i)                                                                                      \
+    __asm__("sxtb16 %[two], %[four]\n\tsmlad %[sum], %[two], %[x02], %[sum]\n\t"                             \
+            "sxtb16 %[two], %[four], ror #8\n\tsmlad %[sum], %[two], %[x13], %[sum]"                         \
+            : [sum] "+r"(a##i), [two] "=&r"(two)                                                             \
+            : [four] "r"(lc_word(w + 4 * i)), [x02] "r"(x02), [x13] "r"(x13));
+        LC_4(LC_ADD_BLOCK)
+#else
+#define LC_ADD_BLOCK(i)                                                                                      \
+    a##i += w[4 * i] * x[0] + w[4 * i + 1] * x[1] + w[4 * i + 2] * x[2] + w[4 * i + 3] * x[3];
+        LC_4(LC_ADD_BLOCK)
+#endif
+    }
+    LC_4(LC_END8)
+}
+
 /* Up to 3 bytes after the last weight are read. */
 LC_INLINE void lc_int8_rows(const lc_matrix *matrix, const lc_base *base, const bool scaled,
                             const float *start, const float *x, float *y) {
@@ -730,6 +798,36 @@ void lc_int8_product(const lc_matrix *matrix, const lc_base *base, const float *
 void lc_int8_scaled_product(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
                             float *y) {
     lc_int8_rows(matrix, base, true, start, x, y);
+}
+
+LC_INLINE void lc_int8_bands(const lc_matrix *matrix, const lc_base *base, const bool scaled,
+                             const float *start, const float *x, float *y) {
+    const int8_t *w = matrix->weights;
+    const float *scales = matrix->scales;
+    const uint16_t *block = matrix->blocks;
+    int16_t *q = base[LC_QUANTIZED].to;
+    const float input_scale = lc_quantize(x, matrix->columns, q),
+                scale = scaled ? input_scale : input_scale * *scales;
+    for (int row = 0; row < matrix->rows; row += LC_INT8_BAND) {
+        const int count = *block++;
+        int32_t sums[LC_INT8_BAND];
+        lc_dots_of_blocks(w, block, count, q, sums);
+        lc_dots_of_blocks(w + 2 * LC_INT8_BAND, block, count, q, sums + LC_INT8_BAND / 2);
+        w += 4 * LC_INT8_BAND * count;
+        block += count;
+        for (int i = row; i < row + LC_INT8_BAND; i++)
+            y[i] = start[i] + (float)sums[i - row] * (scaled ? scales[i] * scale : scale);
+    }
+}
+
+void lc_int8_blocks(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
+                    float *y) {
+    lc_int8_bands(matrix, base, false, start, x, y);
+}
+
+void lc_int8_scaled_blocks(const lc_matrix *matrix, const lc_base *base, const float *start, const float *x,
+                           float *y) {
+    lc_int8_bands(matrix, base, true, start, x, y);
 }
 
 int lc_linear(const void *arguments, const lc_base *base) {

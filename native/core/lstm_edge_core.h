@@ -61,6 +61,10 @@ lc_pair lc_add, lc_subtract, lc_multiply, lc_divide, lc_maximum, lc_minimum, lc_
  * 4, then one output's after the other's. lc_int8_product: int8 times the one scale, one output's after the
  * other's; x is quantized as DynamicQuantizeLinear does. lc_int8_scaled_product: the same with a scale of
  * each output. lc_stored_product: int8 times a scale of each output, and x stays as it is.
+ *
+ * lc_..._blocks: the same with only the blocks that are listed, of 16 outputs and 1 input, or of 8 outputs
+ * and 4 quantized inputs. `blocks` has for each band of outputs the number of its blocks and the first input
+ * of each. Rows are a multiple of a band.
  */
 typedef struct lc_matrix lc_matrix;
 typedef void lc_product(const lc_matrix *m, const lc_base *base, const float *start, const float *x,
@@ -70,8 +74,10 @@ struct lc_matrix {
     const void *weights;
     const float *scales; /* of all outputs, or of each */
     uint16_t rows, columns;
+    const uint16_t *blocks; /* NULL if all of it is stored */
 };
-lc_product lc_float_product, lc_int8_product, lc_int8_scaled_product, lc_stored_product;
+lc_product lc_float_product, lc_int8_product, lc_int8_scaled_product, lc_stored_product, lc_float_blocks,
+    lc_int8_blocks, lc_int8_scaled_blocks, lc_stored_blocks;
 
 /* --- Operations: the kernel of that name takes these arguments -------------------------------------------
  */

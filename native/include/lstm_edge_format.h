@@ -14,6 +14,12 @@
  *     le_operation[header.operations]
  *     the constants' data, each at its own offset, a multiple of 8
  *
+ * A matrix of weights may be stored without its blocks of zeros. Its data then are the other blocks, each row
+ * after row, of 16 rows by 1 column, or of 8 rows by 4 columns where its input is quantized. An INT16
+ * constant (1, any) lists them: the rows and columns of a block, then for each band of so many rows the
+ * number of its blocks and the first column of each, ascending. No block spans two gates; columns beyond the
+ * matrix are 0.
+ *
  * A buffer is written before it is read: an input or a state's `buffer` is written when the step starts,
  * any other by one operation (or several COPY operations, each a part). Where a field names a constant or a
  * buffer that is not there, it holds LE_NONE. Fields and bits that are not described are 0.
@@ -35,6 +41,7 @@
 #define LE_MAX_ITEMS     65536u     /* constants, buffers, ports, operations: each */
 #define LE_MAX_WIDTH     (1u << 20) /* elements of all buffers together */
 #define LE_MAX_INT8_ROWS 65536u     /* columns of an int8 matrix, so that int32 sums are exact */
+#define LE_BLOCK_LIST    2u         /* numbers of a list of blocks before its first band */
 
 typedef struct {
     char magic[8];    /* LE_MAGIC */
@@ -51,8 +58,9 @@ typedef struct {
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
 typedef struct {
     uint64_t offset;
-    uint32_t rows, columns, type, reserved;
-} le_constant; /* 24 bytes */
+    uint32_t rows, columns, type;
+    uint32_t blocks; /* one more than the constant that lists its blocks; 0 if all of it is stored */
+} le_constant;       /* 24 bytes */
 
 typedef struct {
     uint32_t width; /* elements of one row */

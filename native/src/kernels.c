@@ -9,8 +9,10 @@
  * from its bias (or from the sum so far) and adds its products in the order of k; if a matrix has a single
  * group of outputs, k is split over up to eight partial sums, which are added at the end, for any number of
  * rows; a single output is a dot product. int8 weights of inputs in float32 are widened in registers, if
- * floats would not fit the cache, and their sum is multiplied by the scale at the end. Hence the same bits on
- * every path. Products are contracted to fused multiply-adds in madd() and nowhere else.
+ * floats would not fit the cache, and their sum is multiplied by the scale at the end. Of a matrix in blocks
+ * a tile holds the sums of some rows and one band of outputs, in four chains, over the blocks of that band.
+ * Hence the same bits on every path. Products are contracted to fused multiply-adds in madd() and nowhere
+ * else.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -313,37 +315,66 @@ typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_a
 #define EACH_INPUT(seven) ((seven) ? 1u : 2u)
 #endif
 
-INLINE size_t int8_place(size_t lane, size_t k, bool seven) {
+/* Outputs in a vector of a block's sums: a band of quantized inputs has eight. */
+#define PART ((size_t)(LE_LANES > 8 ? 8 : LE_LANES))
+
+/* Place of the weight of input k among the four of a vector of `lanes` outputs. */
+INLINE size_t int8_place(size_t lane, size_t k, size_t lanes, bool seven) {
     (void)seven;
     if (EACH_INPUT(seven) == 1) return lane * 4 + k;
 #if defined(PAIRS)
-    return k / 2 * 2 * L + lane * 2 + k % 2;
+    return k / 2 * 2 * lanes + lane * 2 + k % 2;
 #else
-    return k * L + lane;
+    return k * lanes + lane;
 #endif
 }
 
-/* Add the products of four quantized inputs and a vector of weights of four each; exact. */
-INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
-#if SEVEN
-    if (seven) {
+#if LE_LANES >= 8
+/* Add the products of four quantized inputs and eight outputs' weights of four each; exact. */
+INLINE __m256i dot_eight(__m256i total, const char *x, const int8_t *w, const bool seven) {
+    (void)seven;
+    if (EACH_INPUT(seven) == 1) {
         int32_t four;
         memcpy(&four, x, 4);
-#if LE_LANES == 16
-        const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(four), _mm512_load_si512(w));
-        return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+        const __m256i weights = _mm256_load_si256((const __m256i *)w);
+#if defined(__AVX512VNNI__)
+        return _mm256_dpbusd_epi32(total, _mm256_set1_epi32(four), weights);
 #else
-        const __m256i pairs =
-            _mm256_maddubs_epi16(_mm256_set1_epi32(four), _mm256_load_si256((const __m256i *)w));
-        return total + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), weights);
+        return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
     }
+    int32_t pair[2];
+    memcpy(pair, x, 8);
+    for (size_t i = 0; i < 2; i++, w += 16) {
+        const __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i])));
+    }
+    return total;
+}
 #endif
+
+/* The same for a whole vector of outputs. */
+INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
     (void)seven;
+#if LE_LANES == 8
+    return (vi)dot_eight((__m256i)total, x, w, seven);
+#elif LE_LANES == 16
+    int32_t pair[2];
+    memcpy(pair, x, EACH_INPUT(seven) * 4);
+    if (EACH_INPUT(seven) == 1) {
 #if defined(__AVX512VNNI__)
-    int32_t four;
-    memcpy(&four, x, 4);
-    return (vi)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi32(four), _mm512_load_si512(w));
+        return (vi)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi32(pair[0]), _mm512_load_si512(w));
+#else
+        const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(pair[0]), _mm512_load_si512(w));
+        return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#endif
+    }
+    for (size_t i = 0; i < 2; i++, w += 2 * L) {
+        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
+        total += (vi)_mm512_madd_epi16(wide, _mm512_set1_epi32(pair[i]));
+    }
+    return total;
 #elif defined(__ARM_FEATURE_DOTPROD)
     int32_t four;
     memcpy(&four, x, 4);
@@ -352,18 +383,12 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
     int32_t pair[2];
     memcpy(pair, x, 8);
     for (size_t i = 0; i < 2; i++, w += 2 * L) {
-#if LE_LANES == 16
-        __m512i wide = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
-        total += (vi)_mm512_madd_epi16(wide, _mm512_set1_epi32(pair[i]));
-#elif LE_LANES == 8
-        __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
-        total += (vi)_mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i]));
-#elif defined(__wasm_simd128__)
+#if defined(__wasm_simd128__)
         const v128_t wide = wasm_i16x8_extend_low_i8x16(wasm_v128_load64_zero(w));
         total += (vi)wasm_i32x4_dot_i16x8(wide, wasm_i32x4_splat(pair[i]));
 #else
-        __m128i narrow = _mm_loadl_epi64((const __m128i *)w);
-        __m128i wide = _mm_srai_epi16(_mm_unpacklo_epi8(narrow, narrow), 8);
+        const __m128i narrow = _mm_loadl_epi64((const __m128i *)w);
+        const __m128i wide = _mm_srai_epi16(_mm_unpacklo_epi8(narrow, narrow), 8);
         total += (vi)_mm_madd_epi16(wide, _mm_set1_epi32(pair[i]));
 #endif
     }
@@ -636,6 +661,177 @@ static const struct {
 #endif
 };
 
+/* --- Products with the blocks that are stored --------------------------------------------------------- */
+
+/* Sums of a row and a band: this many vectors, each in as many parts as make four. */
+#define BAND_VECTORS            ((size_t)LE_BAND / L)
+#define BAND_PARTS              (4 / BAND_VECTORS)
+#define CHAIN(r, s, i, vectors) ((r) * 4 + (s) * (vectors) + (i))
+
+/* One tile: R rows of one band, weights of `bytes` each. */
+INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t band, const size_t R,
+                        const size_t bytes, const bool far) {
+    const size_t V = BAND_VECTORS, S = BAND_PARTS;
+    const uint32_t *place = m->place + band * V;
+    const uint16_t *column = m->column + m->first[band];
+    const char *w = (const char *)m->weights + (size_t)m->first[band] * LE_BAND * bytes;
+    vf a[LE_ROWS * 4];
+    const float *x[LE_ROWS];
+    EACH(r, R) {
+        const float *start = p->start + (row + r) * p->start_stride;
+        x[r] = p->x + (row + r) * p->stride;
+        EACH(s, S) EACH(i, V) {
+            a[CHAIN(r, s, i, V)] = s == 0 && bytes > 1 ? load(start + place[i]) : (vf){0};
+        }
+    }
+    size_t left = m->first[band + 1] - m->first[band];
+#define ADD_BLOCK(s)                                                                                         \
+    EACH(r, R) {                                                                                             \
+        const vf v = set1(x[r][column[s]]);                                                                  \
+        EACH(i, V) {                                                                                         \
+            a[CHAIN(r, s, i, V)] =                                                                           \
+                madd(v, weights_at(w, (s) * LE_BAND + i * L, bytes), a[CHAIN(r, s, i, V)]);                  \
+        }                                                                                                    \
+    }
+    for (; left >= S; left -= S, column += S, w += S * LE_BAND * bytes) {
+        if (far) ask(w, S * LE_BAND * bytes);
+        EACH(s, S) ADD_BLOCK(s)
+    }
+    if (S > 1) {
+        EACH(s, S - 1) {
+            if (s >= left) break;
+            ADD_BLOCK(s)
+        }
+    }
+#undef ADD_BLOCK
+    EACH(r, R) EACH(i, V) {
+        if (S >= 4) EACH(s, 2) a[CHAIN(r, s, i, V)] += a[CHAIN(r, s + 2, i, V)];
+        if (S >= 2) a[CHAIN(r, 0, i, V)] += a[CHAIN(r, 1, i, V)];
+        vf v = a[CHAIN(r, 0, i, V)];
+        if (bytes == 1)
+            v = madd(load(m->scales + place[i]), v, load(p->start + (row + r) * p->start_stride + place[i]));
+        store(p->y + (row + r) * p->y_stride + place[i], v);
+    }
+}
+
+/* A vector of the sums of a band of quantized inputs, and the same in floats. */
+#if LE_LANES == 16
+typedef int32_t vi_part __attribute__((vector_size(32)));
+typedef int32_t vi_part_loose __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float vf_part __attribute__((vector_size(32)));
+typedef float vf_part_loose __attribute__((vector_size(32), aligned(4), may_alias));
+INLINE vi_part dot_part(vi_part total, const char *x, const int8_t *w, const bool seven) {
+    return (vi_part)dot_eight((__m256i)total, x, w, seven);
+}
+#else
+typedef int32_t vi_part_loose __attribute__((vector_size(4 * LE_LANES), aligned(4), may_alias));
+typedef vi vi_part;
+typedef vf vf_part;
+typedef vf_loose vf_part_loose;
+#define dot_part dot
+#endif
+
+/* The same for int8 weights and quantized inputs. */
+INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row,
+                         size_t band, const size_t R, const bool far, const bool seven) {
+    const size_t V = LE_INT8_BAND / PART, S = 4 / V, block = LE_INT8_BAND * LE_INT8_COLUMNS;
+    const size_t bytes = LE_INT8_COLUMNS * EACH_INPUT(seven);
+    const uint32_t *place = m->place + band * V;
+    const uint16_t *column = m->column + m->first[band];
+    const int8_t *w = (const int8_t *)m->weights + (size_t)m->first[band] * block;
+    vi_part a[LE_ROWS * 4];
+    const char *x[LE_ROWS];
+    EACH(r, R) {
+        x[r] = (const char *)ws->quantized + (row + r) * m->units * bytes;
+        EACH(s, 4) a[r * 4 + s] = (vi_part){0};
+    }
+    size_t left = m->first[band + 1] - m->first[band];
+#define ADD_BLOCK(s)                                                                                         \
+    EACH(r, R) EACH(i, V) {                                                                                  \
+        a[CHAIN(r, s, i, V)] = dot_part(a[CHAIN(r, s, i, V)], x[r] + column[s] * bytes,                      \
+                                        w + (s) * block + i * PART * LE_INT8_COLUMNS, seven);                \
+    }
+    for (; left >= S; left -= S, column += S, w += S * block) {
+        if (far) ask(w, S * block);
+        EACH(s, S) ADD_BLOCK(s)
+    }
+    EACH(s, S - 1) {
+        if (s >= left) break;
+        ADD_BLOCK(s)
+    }
+#undef ADD_BLOCK
+    EACH(r, R) {
+        const float *start = p->start + (row + r) * p->start_stride;
+        float *y = p->y + (row + r) * p->y_stride;
+        EACH(i, V) {
+            vi_part total = a[CHAIN(r, 0, i, V)];
+            EACH(s, S - 1) total += a[CHAIN(r, s + 1, i, V)];
+            total -= *(const vi_part_loose *)(m->sums + place[i]) * ws->row_zero[row + r];
+            const vf_part scale = *(const vf_part_loose *)(m->scales + place[i]) * ws->row_scale[row + r];
+            *(vf_part_loose *)(y + place[i]) =
+                *(const vf_part_loose *)(start + place[i]) + __builtin_convertvector(total, vf_part) * scale;
+        }
+    }
+}
+
+#define BLOCKS_TILE(row, R, far)                                                                             \
+    (kind < QUANTIZED ? blocks_tile(m, p, row, band, R, kind == WIDENED ? 1 : 4, far)                        \
+                      : blocks_tile8(m, p, ws, row, band, R, far, kind == SEVEN_BITS))
+
+INLINE void blocks_rows(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows,
+                        const form kind) {
+    if (kind >= QUANTIZED) quantize(m, p->x, p->stride, rows, ws);
+    for (size_t i = 0; i < m->bands; i++) {
+        const size_t band = ws->backward ? m->bands - 1 - i : i;
+        size_t row = 0;
+        for (; row + LE_ROWS <= rows; row += LE_ROWS) BLOCKS_TILE(row, LE_ROWS, false);
+        for (; row + 2 <= rows; row += 2) BLOCKS_TILE(row, 2, false);
+        if (row < rows) BLOCKS_TILE(row, 1, false);
+    }
+}
+
+INLINE void blocks_row(const le_matrix *m, const float *x, const float *start, float *y,
+                       const le_workspace *ws, const form kind) {
+    const le_rows row = {.x = x, .start = start, .y = y}, *p = &row;
+    if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
+    for (size_t i = 0; i < m->bands; i++) {
+        const size_t band = ws->backward ? m->bands - 1 - i : i;
+        if (ws->far) BLOCKS_TILE(0, 1, true);
+        else BLOCKS_TILE(0, 1, false);
+    }
+}
+
+#define BLOCKS(F)                                                                                            \
+    NOINLINE void blocks_row_##F(const le_matrix *m, const float *x, const float *start, float *y,           \
+                                 const le_workspace *ws) {                                                   \
+        blocks_row(m, x, start, y, ws, F);                                                                   \
+    }                                                                                                        \
+    NOINLINE void blocks_rows_##F(const le_matrix *m, const le_rows *p, const le_workspace *ws,              \
+                                  size_t rows) {                                                             \
+        blocks_rows(m, p, ws, rows, F);                                                                      \
+    }
+BLOCKS(FLOATS)
+BLOCKS(WIDENED)
+BLOCKS(QUANTIZED)
+#if SEVEN
+BLOCKS(SEVEN_BITS)
+#endif
+
+/* By form. */
+static const struct {
+    le_one *one;
+    le_many *many;
+} BLOCK_PRODUCT[] = {
+    {blocks_row_FLOATS, blocks_rows_FLOATS},
+    {blocks_row_WIDENED, blocks_rows_WIDENED},
+    {blocks_row_QUANTIZED, blocks_rows_QUANTIZED},
+#if SEVEN
+    {blocks_row_SEVEN_BITS, blocks_rows_SEVEN_BITS},
+#endif
+};
+
+/* --- Packing ------------------------------------------------------------------------------------------ */
+
 INLINE void product(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {
     if (rows == 1) m->one(m, p->x, p->start, p->y, ws);
     else m->many(m, p, ws, rows);
@@ -684,7 +880,11 @@ static size_t place_of(const places *p, size_t output) {
 }
 
 /* Return whether no weight is beyond 64, so that the sum of two products fits into 16 bits. */
-static bool fit_seven_bits(const int8_t *weights, size_t count) {
+static bool fit_seven_bits(const le_weights *given) {
+    const int8_t *weights = (const int8_t *)given->numbers;
+    const uint32_t *first = given->blocks.first;
+    const size_t stored = first == NULL ? 0 : first[given->m / LE_INT8_BAND] - first[0];
+    const size_t count = first == NULL ? given->m * given->k : stored * LE_INT8_BAND * LE_INT8_COLUMNS;
     for (size_t i = 0; i < count; i++) {
         if (weights[i] < -64 || weights[i] > 64) return false;
     }
@@ -692,11 +892,11 @@ static bool fit_seven_bits(const int8_t *weights, size_t count) {
 }
 
 /* Copy the weights of an output, k numbers, to where its lane of a group begins. */
-static void place_weights(le_matrix *matrix, form kind, const places *p, size_t index, const char *weights,
-                          size_t j, const float *scales) {
+static void place_weights(le_matrix *matrix, form kind, const places *p, size_t index,
+                          const le_weights *given, size_t j) {
     const size_t k = matrix->k, lane = index % L, vector = index / L;
     const size_t start = (vector / p->group * matrix->units * p->group + vector % p->group) * L;
-    const int8_t *from = (const int8_t *)weights + j * k;
+    const int8_t *from = (const int8_t *)given->numbers + j * k;
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
     for (size_t i = 0; i < k; i++) {
@@ -704,53 +904,144 @@ static void place_weights(le_matrix *matrix, form kind, const places *p, size_t 
         if (kind == WIDENED) {
             bytes[to] = from[i];
         } else if (kind != FLOATS) {
-            bytes[start * 4 + i / 4 * p->group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
+            bytes[start * 4 + i / 4 * p->group * L * 4 + int8_place(lane, i % 4, L, matrix->seven)] = from[i];
             matrix->sums[index] += from[i];
-        } else if (scales != NULL) {
-            floats[to] = (float)from[i] * scales[j];
+        } else if (given->scales != NULL) {
+            floats[to] = (float)from[i] * given->scales[j];
         } else {
-            memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
+            memcpy(floats + to, given->numbers + (j * k + i) * sizeof(float), sizeof(float));
         }
     }
 }
 
 /* Copy the weights of a single output, which no lanes share. */
-static void place_single(le_matrix *matrix, const char *weights, const float *scales) {
+static void place_single(le_matrix *matrix, const le_weights *given) {
     float *floats = matrix->weights;
     for (size_t i = 0; i < matrix->k; i++) {
-        if (scales == NULL) memcpy(floats + i, weights + i * sizeof(float), sizeof(float));
-        else floats[i] = (float)((const int8_t *)weights)[i] * scales[0];
+        if (given->scales == NULL) memcpy(floats + i, given->numbers + i * sizeof(float), sizeof(float));
+        else floats[i] = (float)((const int8_t *)given->numbers)[i] * given->scales[0];
     }
 }
 
-static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
-                 const float *bias, const float *scales, bool quantized) {
-    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
-    const bool scaled = narrow || quantized, single = m == 1 && !scaled;
-    const places p = spread(m, gates);
+/* Lay out the weights of a matrix of which all is stored. */
+static bool pack_all(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+                     const le_weights *given) {
+    const bool single = given->m == 1 && kind == FLOATS;
+    const size_t count = single ? given->k + L : matrix->padded * matrix->units;
+    matrix->weights = le_arena_take(arena, count, kind == WIDENED ? 1 : sizeof(float));
+    if (matrix->weights == NULL) return false;
+    const bool split = p->groups == 1 || p->group == 5;
+    matrix->one = split ? PRODUCT[kind][p->group - 1].split : PRODUCT[kind][p->group - 1].one;
+    if (single) matrix->one = one_output;
+    matrix->many = single || split ? row_by_row : PRODUCT[kind][p->group - 1].many;
+    if (single) place_single(matrix, given);
+    else
+        for (size_t j = 0; j < given->m; j++) place_weights(matrix, kind, p, place_of(p, j), given, j);
+    return true;
+}
+
+/* Copy block `from`, whose first output is `row`, to be number `to`. */
+static void place_block(le_matrix *matrix, form kind, const places *p, const le_weights *given, size_t row,
+                        size_t from, size_t to) {
+    const float *floats = (const float *)given->numbers + from * LE_BAND;
+    float *to_floats = (float *)matrix->weights + to * LE_BAND;
+    const int8_t *bytes = (const int8_t *)given->numbers + from * LE_BAND;
+    if (kind == WIDENED) {
+        memcpy((int8_t *)matrix->weights + to * LE_BAND, bytes, LE_BAND);
+    } else if (kind == FLOATS && given->scales == NULL) {
+        memcpy(to_floats, floats, LE_BAND * sizeof *floats);
+    } else if (kind == FLOATS) {
+        for (size_t i = 0; i < LE_BAND; i++) to_floats[i] = (float)bytes[i] * given->scales[row + i];
+    } else {
+        const size_t size = LE_INT8_BAND * LE_INT8_COLUMNS;
+        const int8_t *weight = (const int8_t *)given->numbers + from * size;
+        int8_t *block = (int8_t *)matrix->weights + to * size;
+        for (size_t i = 0; i < size; i++) {
+            const size_t output = i / LE_INT8_COLUMNS, k = i % LE_INT8_COLUMNS;
+            int8_t *vector = block + output / PART * PART * LE_INT8_COLUMNS;
+            vector[int8_place(output % PART, k, PART, matrix->seven)] = weight[i];
+            matrix->sums[place_of(p, row + output)] += weight[i];
+        }
+    }
+}
+
+/* A band of a file, by the number of its blocks. */
+typedef struct {
+    uint32_t blocks, band;
+} counted_band;
+
+static int by_count(const void *a, const void *b) {
+    const counted_band *left = a, *right = b;
+    if (left->blocks != right->blocks) return left->blocks < right->blocks ? -1 : 1;
+    return left->band < right->band ? -1 : 1;
+}
+
+/* Return the bands of a matrix, those of equally many blocks side by side: a processor then guesses when a
+   band ends. NULL where there is no memory. */
+static counted_band *sorted_bands(const uint32_t *first, size_t bands) {
+    counted_band *sorted = le_zeros(bands, sizeof *sorted);
+    if (sorted == NULL) return NULL;
+    for (size_t b = 0; b < bands; b++) sorted[b] = (counted_band){first[b + 1] - first[b], (uint32_t)b};
+    qsort(sorted, bands, sizeof *sorted, by_count);
+    return sorted;
+}
+
+/* Lay out the weights of a matrix in blocks. */
+static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+                        const le_weights *given) {
+    const bool wide = kind < QUANTIZED;
+    const size_t height = wide ? LE_BAND : LE_INT8_BAND, columns = wide ? 1 : LE_INT8_COLUMNS;
+    const size_t vector = wide ? L : PART, vectors = height / vector;
+    const uint32_t *first = given->blocks.first;
+    matrix->bands = given->m / height;
+    const size_t blocks = first[matrix->bands] - first[0];
+    matrix->weights = le_arena_take(arena, blocks * height * columns, kind == FLOATS ? sizeof(float) : 1);
+    matrix->first = le_arena_take(arena, matrix->bands + 1, sizeof(uint32_t));
+    matrix->place = le_arena_take(arena, matrix->bands * vectors, sizeof(uint32_t));
+    matrix->column = le_arena_take(arena, blocks, sizeof(uint16_t));
+    if (matrix->weights == NULL || matrix->first == NULL || matrix->place == NULL || matrix->column == NULL)
+        return false;
+    matrix->one = BLOCK_PRODUCT[kind].one;
+    matrix->many = BLOCK_PRODUCT[kind].many;
+    counted_band *sorted = sorted_bands(first, matrix->bands);
+    if (sorted == NULL) return false;
+    uint32_t to = 0;
+    for (size_t b = 0; b < matrix->bands; b++) {
+        const size_t band = sorted[b].band, row = band * height;
+        for (size_t i = 0; i < vectors; i++)
+            matrix->place[b * vectors + i] = (uint32_t)place_of(p, row + i * vector);
+        for (size_t i = first[band] - first[0]; i < first[band + 1] - first[0]; i++, to++) {
+            matrix->column[to] = (uint16_t)(given->blocks.column[i] / columns);
+            place_block(matrix, kind, p, given, row, i, to);
+        }
+        matrix->first[b + 1] = to;
+    }
+    free(sorted);
+    return true;
+}
+
+static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
+    const size_t k = given->k, m = given->m;
+    const bool quantized = given->quantized, sparse = given->blocks.first != NULL;
+    const bool narrow = given->scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
+    const bool scaled = narrow || quantized;
+    const places p = spread(m, given->gates);
     const size_t units = quantized ? (k + 3) / 4 : k, padded = p.groups * p.group * L;
     *matrix =
         (le_matrix){.k = k, .m = m, .tail = p.tail, .units = units, .groups = p.groups, .padded = padded};
-    matrix->weights = le_arena_take(arena, single ? k + L : padded * units, narrow ? 1 : sizeof(float));
     matrix->bias = le_zeros(padded, sizeof(float));
     matrix->scales = scaled ? le_zeros(padded, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(padded, sizeof(int32_t)) : NULL;
-    if (matrix->weights == NULL || matrix->bias == NULL) return false;
-    if ((scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL)) return false;
-    matrix->seven = SEVEN && quantized && fit_seven_bits((const int8_t *)weights, m * k);
-    const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
-    const bool split = p.groups == 1 || p.group == 5;
-    matrix->one = split ? PRODUCT[kind][p.group - 1].split : PRODUCT[kind][p.group - 1].one;
-    if (single) matrix->one = one_output;
-    matrix->many = single || split ? row_by_row : PRODUCT[kind][p.group - 1].many;
+    if (matrix->bias == NULL || (scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL))
+        return false;
     for (size_t j = 0; j < m; j++) {
         const size_t index = place_of(&p, j);
-        if (bias != NULL) matrix->bias[index] = bias[j];
-        if (scaled) matrix->scales[index] = scales[j];
-        if (!single) place_weights(matrix, kind, &p, index, weights, j, scales);
+        if (given->bias != NULL) matrix->bias[index] = given->bias[j];
+        if (scaled) matrix->scales[index] = given->scales[j];
     }
-    if (single) place_single(matrix, weights, scales);
-    return true;
+    matrix->seven = SEVEN && quantized && fit_seven_bits(given);
+    const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
+    return sparse ? pack_blocks(arena, matrix, kind, &p, given) : pack_all(arena, matrix, kind, &p, given);
 }
 
 /* --- Cells ------------------------------------------------------------------------------------------ */

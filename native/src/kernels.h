@@ -32,6 +32,27 @@ typedef struct {
 typedef void le_one(const le_matrix *, const float *x, const float *start, float *y, const le_workspace *);
 typedef void le_many(const le_matrix *, const le_rows *, const le_workspace *, size_t rows);
 
+/* Rows and columns of a block of weights: float32 or int8 that is widened, and int8 of quantized inputs. */
+#define LE_BAND         16u
+#define LE_INT8_BAND    8u
+#define LE_INT8_COLUMNS 4u
+
+/* The blocks of a matrix that are stored: those of band b are first[b] to first[b + 1]. */
+typedef struct {
+    const uint32_t *first;
+    const uint16_t *column; /* of each block */
+} le_blocks;
+
+/* Weights as a file has them. */
+typedef struct {
+    const char *numbers;
+    size_t k, m, gates;
+    const float *bias;   /* NULL for none */
+    const float *scales; /* NULL for float32 */
+    bool quantized;      /* whether the inputs will be */
+    le_blocks blocks;    /* NULLs if all of it is stored */
+} le_weights;
+
 /* Weights as one instruction set wants them; kernels.c says how they lie. */
 struct le_matrix {
     le_one *one;
@@ -47,6 +68,11 @@ struct le_matrix {
     float *scales; /* padded; NULL for float32 */
     int32_t
         *sums; /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
+    /* Of a matrix in blocks: */
+    size_t bands;
+    uint32_t *first;  /* the first block of each band, and the end of the last one */
+    uint32_t *place;  /* where each vector of a band's outputs lies in a row */
+    uint16_t *column; /* the first input of each block; of quantized inputs, a fourth of it */
 };
 
 typedef struct {
@@ -99,10 +125,8 @@ struct le_workspace {
 typedef struct {
     const char *name;
     size_t lanes;
-    /* Lay out the (m, k) weights of `gates` gates; scales NULL for float32, `quantized` whether the inputs
-       will be. False where there is no memory. */
-    bool (*pack)(le_arena *arena, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
-                 const float *bias, const float *scales, bool quantized);
+    /* Lay out weights. False where there is no memory. */
+    bool (*pack)(le_arena *arena, le_matrix *matrix, const le_weights *weights);
     /* Begin a backward step of one row. */
     void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);
     /* Run one operation for `steps` times `rows` rows from row `first` of the working memory. */

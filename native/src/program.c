@@ -87,8 +87,8 @@ static le_constant constant(const reader *r, uint32_t index) {
 }
 
 /* Check that a constant is there with this type and shape; 0 rows or columns stand for any number. */
-static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns,
-                   const char *what) {
+static bool matches(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns,
+                    const char *what) {
     if (index >= r->header.constants) return REFUSE("%s: there is no constant %u", what, (unsigned)index);
     const le_constant c = constant(r, index);
     if (c.type != type || (rows != 0 && c.rows != rows) || (columns != 0 && c.columns != columns)) {
@@ -96,6 +96,15 @@ static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, 
                       (unsigned)index, (unsigned)c.rows, (unsigned)c.columns, (unsigned)c.type, rows, columns,
                       (unsigned)type);
     }
+    return true;
+}
+
+/* The same for a constant of which all is stored. */
+static bool expect(const reader *r, uint32_t index, uint32_t type, size_t rows, size_t columns,
+                   const char *what) {
+    if (!matches(r, index, type, rows, columns, what)) return false;
+    if (constant(r, index).blocks != 0)
+        return REFUSE("%s: constant %u is stored in blocks, as weights alone can be", what, (unsigned)index);
     return true;
 }
 
@@ -128,41 +137,119 @@ static void free_matrix(le_matrix *m) {
     free(m->sums);
 }
 
-/* Weights of an operation: constants, LE_NONE where there is none. */
+/* The weights of an operation. */
 typedef struct {
-    uint32_t index, scales;
-    bool quantized, int8; /* whether its input is; whether they are */
+    uint32_t index, scales; /* constants, LE_NONE where there is none */
+    bool quantized, int8;   /* whether its input is; whether they are */
+    size_t rows, k;
+    float *scale;     /* of each row, in memory of its own; NULL where there is none, here and below */
+    uint32_t *first;  /* the first block of each band, and the end of the last one */
+    uint16_t *column; /* of each block */
 } weights_of;
 
-/* `scales`: of quantized inputs; `stored`: one more than that of others. */
-static bool read_weights(const reader *r, uint32_t index, uint32_t scales, uint32_t stored, weights_of *to) {
-    const bool quantized = scales != LE_NONE;
-    if (quantized && stored != 0) return REFUSE_OPERATION(r, "two scales of the same weights");
-    *to = (weights_of){index, quantized ? scales : stored - 1, quantized, quantized || stored != 0};
+static void free_weights(weights_of *w) {
+    free(w->scale);
+    free(w->first);
+    free(w->column);
+}
+
+static size_t band_of(const weights_of *w) { return w->quantized ? LE_INT8_BAND : LE_BAND; }
+static size_t block_of(const weights_of *w) {
+    return w->quantized ? LE_INT8_BAND * LE_INT8_COLUMNS : LE_BAND;
+}
+
+/* Take in a list of blocks: where those of each band begin, and their columns. */
+static bool take_list(const uint16_t *list, size_t size, weights_of *w) {
+    const size_t columns = block_of(w) / band_of(w), bands = w->rows / band_of(w);
+    size_t at = LE_BLOCK_LIST;
+    uint32_t blocks = 0;
+    for (size_t b = 0; b < bands; b++) {
+        if (at == size || list[at] > size - at - 1) return REFUSE("a list of blocks ends within its bands");
+        for (size_t left = list[at++], i = 0; i < left; i++, at++) {
+            if (list[at] >= w->k || list[at] % columns != 0 || (i > 0 && list[at] <= list[at - 1]))
+                return REFUSE("a block at column %u of %zu, expected ascending multiples of %zu",
+                              (unsigned)list[at], w->k, columns);
+            w->column[blocks++] = list[at];
+        }
+        w->first[b + 1] = blocks;
+    }
+    if (at != size) return REFUSE("a list of blocks goes on after its last band");
     return true;
 }
 
-/* Pack rows `first` to `first + m` of (whole, k) weights. */
-static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first,
-                 size_t m, size_t k, size_t gates) {
-    const uint32_t index = w->index;
-    if (!expect(r, index, w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
-    if (w->quantized && k > LE_MAX_INT8_ROWS)
-        return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
-    if (r->packed[index] && first == 0)
-        return REFUSE("constant %u: two operations take the same weights", (unsigned)index);
+/* Read which blocks of the rows of some gates are stored, and check that their data is there. */
+static bool read_blocks(reader *r, weights_of *w, size_t gates) {
+    const le_constant c = constant(r, w->index);
+    const uint32_t index = c.blocks - 1;
+    if (!expect(r, index, LSTM_EDGE_INT16, 1, 0, "a list of blocks")) return false;
+    if (r->packed[index])
+        return REFUSE("constant %u: two matrices take the same list of blocks", (unsigned)index);
     r->packed[index] = true;
-    float *scale = NULL;
+    const size_t size = constant(r, index).columns, band = band_of(w);
+    if (w->rows % (gates * band) != 0) return REFUSE_OPERATION(r, "blocks of rows that span two gates");
+    if (w->rows / band > size) return REFUSE("a list of blocks ends within its bands");
+    uint16_t *list = copy(r, index, 0);
+    w->column = le_zeros(size, sizeof *w->column);
+    w->first = le_zeros(w->rows / band + 1, sizeof *w->first);
+    bool done = (list != NULL && w->column != NULL && w->first != NULL) || no_memory();
+    if (done && (size < LE_BLOCK_LIST || list[0] != band || list[1] != block_of(w) / band))
+        done = REFUSE_OPERATION(r, "blocks of another size than its weights take");
+    done = done && take_list(list, size, w);
+    free(list);
+    if (!done) return false;
+    const uint64_t count = (uint64_t)w->first[w->rows / band] * block_of(w);
+    if (count > (r->size - c.offset) / le_size_of(c.type))
+        return REFUSE("constant %u: blocks beyond the end of the file", (unsigned)w->index);
+    return true;
+}
+
+/* Check (rows, k) weights of some gates, and read what belongs to them. `scales`: of quantized inputs;
+   `stored`: one more than that of others. 0 rows and columns stand for any. */
+static bool read_weights(reader *r, weights_of *w, uint32_t scales, uint32_t stored, size_t gates) {
+    w->quantized = scales != LE_NONE;
+    if (w->quantized && stored != 0) return REFUSE_OPERATION(r, "two scales of the same weights");
+    w->scales = w->quantized ? scales : stored - 1;
+    w->int8 = w->quantized || stored != 0;
+    const uint32_t type = w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32;
+    if (!matches(r, w->index, type, w->rows, w->k, "weights")) return false;
+    const le_constant c = constant(r, w->index);
+    w->rows = c.rows;
+    w->k = c.columns;
+    if (w->quantized && w->k > LE_MAX_INT8_ROWS)
+        return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
+    if (r->packed[w->index])
+        return REFUSE("constant %u: two operations take the same weights", (unsigned)w->index);
+    r->packed[w->index] = true;
     if (w->int8) {
-        if (!expect(r, w->scales, LSTM_EDGE_FLOAT32, 1, whole, "scales")) return false;
-        scale = copy(r, w->scales, 0);
-        if (scale == NULL) return false;
+        if (!expect(r, w->scales, LSTM_EDGE_FLOAT32, 1, w->rows, "scales")) return false;
+        w->scale = copy(r, w->scales, 0);
+        if (w->scale == NULL) return false;
     }
-    const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(&r->program->weights, to, from, k, m, gates, bias,
-                                                scale == NULL ? NULL : scale + first, w->quantized);
-    free(scale);
-    return done || no_memory();
+    return c.blocks == 0 || read_blocks(r, w, gates);
+}
+
+/* Rows of some weights that are packed by themselves. */
+typedef struct {
+    size_t first, count, gates;
+    const float *bias; /* NULL for none */
+} part;
+
+static bool pack(reader *r, le_matrix *to, const weights_of *w, part rows) {
+    const char *data = r->data + constant(r, w->index).offset;
+    const size_t size = w->int8 ? 1 : sizeof(float);
+    le_weights given = {.numbers = data + rows.first * w->k * size,
+                        .k = w->k,
+                        .m = rows.count,
+                        .gates = rows.gates,
+                        .bias = rows.bias,
+                        .scales = w->int8 ? w->scale + rows.first : NULL,
+                        .quantized = w->quantized};
+    if (w->first != NULL) {
+        const uint32_t *first = w->first + rows.first / band_of(w);
+        given.blocks = (le_blocks){first, w->column + *first};
+        given.numbers = data + *first * block_of(w) * size;
+    }
+    return r->program->kernels->pack(&r->program->weights, to, &given) || no_memory();
 }
 
 static size_t width(const reader *r, uint32_t buffer) { return r->program->spans[buffer].width; }
@@ -226,24 +313,28 @@ static bool read_activations(const reader *r, const uint32_t *arg, size_t count,
     return true;
 }
 
+/* Find how often the weights of a linear layer are applied to its input. */
+static bool fit_linear(const reader *r, const weights_of *w, le_op *op) {
+    const size_t repeat = width(r, op->in) / w->k;
+    if (repeat == 0 || width(r, op->in) % w->k != 0 || width(r, op->out) % w->rows != 0 ||
+        width(r, op->out) / w->rows != repeat) {
+        return REFUSE_OPERATION(r, "weights that fit neither its input nor its output");
+    }
+    op->size[0] = repeat;
+    return true;
+}
+
 static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     lstm_edge_program *p = r->program;
     op->in = arg[0];
     op->out = arg[1];
-    weights_of weights;
-    if (!reads(r, op->in, false) || !writes(r, op->out) || !read_weights(r, arg[2], arg[4], arg[5], &weights))
-        return false;
-    if (!expect(r, arg[2], weights.int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "weights")) return false;
-    const le_constant matrix = constant(r, arg[2]);
-    const size_t m = matrix.rows, k = matrix.columns, repeat = width(r, op->in) / k;
-    if (repeat == 0 || width(r, op->in) % k != 0 || width(r, op->out) % m != 0 ||
-        width(r, op->out) / m != repeat) {
-        return REFUSE_OPERATION(r, "weights that fit neither its input nor its output");
-    }
-    op->size[0] = repeat;
-    float *bias;
-    if (!vector(r, arg[3], 1, m, &bias)) return false;
-    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k, 1);
+    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
+    weights_of weights = {.index = arg[2]};
+    float *bias = NULL;
+    const bool done = read_weights(r, &weights, arg[4], arg[5], 1) && fit_linear(r, &weights, op) &&
+                      vector(r, arg[3], 1, weights.rows, &bias) &&
+                      pack(r, &op->w, &weights, (part){0, weights.rows, 1, bias});
+    free_weights(&weights);
     free(bias);
     if (done) needs(p, &op->w, &p->gates);
     return done;
@@ -314,12 +405,12 @@ static bool pack_layer(reader *r, le_op *op, const weights_of *w, const weights_
                        const float *bias) {
     const size_t gates = gates_of(op), h = width(r, op->h), rows = gates * h;
     const float *recurrent_bias = op->code == LE_GRU && bias != NULL ? bias + rows : NULL;
-    if (!pack(r, &op->w, w, bias, rows, 0, rows, width(r, op->in), gates)) return false;
+    if (!pack(r, &op->w, w, (part){0, rows, gates, bias})) return false;
     const bool waits = op->code == LE_GRU && !(op->flags & 1);
-    if (!waits) return pack(r, &op->r, recurrent, recurrent_bias, rows, 0, rows, h, gates);
+    if (!waits) return pack(r, &op->r, recurrent, (part){0, rows, gates, recurrent_bias});
     const float *new_bias = recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h;
-    return pack(r, &op->r, recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
-           pack(r, &op->n, recurrent, new_bias, rows, 2 * h, h, h, 1);
+    return pack(r, &op->r, recurrent, (part){0, 2 * h, 2, recurrent_bias}) &&
+           pack(r, &op->n, recurrent, (part){2 * h, h, 1, new_bias});
 }
 
 static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
@@ -329,15 +420,18 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     if (!read_cell(r, arg, op)) return false;
     if (arg[22] != 0) return share(r, arg, op);
     if (!read_functions(r, arg + 11, op)) return false;
-    weights_of w, recurrent;
-    if (!read_weights(r, arg[5], arg[8], arg[20], &w)) return false;
-    if (!read_weights(r, arg[6], arg[9], arg[21], &recurrent)) return false;
-    const size_t h = width(r, op->h), rows = gates_of(op) * h;
-    float *bias;
-    if (!vector(r, arg[7], 1, is_gru ? 2 * rows : rows, &bias)) return false;
-    if (is_gru && bias != NULL) join_biases(bias, rows, op->flags & 1 ? 2 * h : rows);
-    const bool done = pack_layer(r, op, &w, &recurrent, bias);
+    const size_t h = width(r, op->h), gates = gates_of(op), rows = gates * h;
+    weights_of w = {.index = arg[5], .rows = rows, .k = width(r, op->in)};
+    weights_of recurrent = {.index = arg[6], .rows = rows, .k = h};
+    float *bias = NULL;
+    bool done = read_weights(r, &w, arg[8], arg[20], gates) &&
+                read_weights(r, &recurrent, arg[9], arg[21], gates) &&
+                vector(r, arg[7], 1, is_gru ? 2 * rows : rows, &bias);
+    if (done && is_gru && bias != NULL) join_biases(bias, rows, op->flags & 1 ? 2 * h : rows);
+    done = done && pack_layer(r, op, &w, &recurrent, bias);
     free(bias);
+    free_weights(&w);
+    free_weights(&recurrent);
     if (!done) return false;
     needs(p, &op->w, &p->gates);
     needs(p, &op->r, &p->more_gates);
@@ -871,7 +965,7 @@ static bool read_tables(reader *r) {
         const le_constant c = constant(r, i);
         const size_t size = le_size_of(c.type);
         if (size == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
-            (uint64_t)c.rows * c.columns > (r->size - c.offset) / size) {
+            (c.blocks == 0 && (uint64_t)c.rows * c.columns > (r->size - c.offset) / size)) {
             return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file",
                           (unsigned)i);
         }

@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from reference import Layer
 
+from lstm_edge_exporters.targets.native.blocks import INT8_SHAPE, SHAPE
 from lstm_edge_exporters.targets.native.program import (
     Binary,
     Code,
@@ -96,6 +97,19 @@ class Network:
         return np.array(outputs), states
 
 
+def pruned(
+    rng: np.random.Generator, weights: Array, density: float, *, int8: bool
+) -> Array:
+    """Return weights of which only some blocks are not zero; the first band has
+    none."""
+    rows, columns = INT8_SHAPE if int8 else SHAPE
+    bands, width = len(weights) // rows, -(-weights.shape[1] // columns)
+    kept = rng.random((bands, width)) < density
+    kept[0] = False
+    mask = np.kron(kept, np.ones((rows, columns), bool))
+    return np.where(mask[:, : weights.shape[1]], weights, np.float32(0))
+
+
 def make_network(
     rng: np.random.Generator,
     kinds: list[str],
@@ -108,12 +122,14 @@ def make_network(
     plain: bool = True,
     every_step: bool = True,
     golden_steps: int = 0,
+    density: float = 1.0,
 ) -> Network:
     """Return a random network; not ``plain`` means other functions, and layers without
     bias.
 
     ``stored``: the weights of a large program are int8 times a scale and its inputs
-    float32.
+    float32. With a ``density`` below 1 the other blocks of a layer's weights are zero;
+    ``hidden`` is a multiple of 16, or of 8 with ``int8``.
     """
     network = Network(inputs, hidden, every_step=every_step)
     writer = network.writer
@@ -134,10 +150,13 @@ def make_network(
         W, R = (
             rng.uniform(-k, k, (rows, n)).astype("float32") for n in (width, hidden)
         )
+        if density < 1:
+            W, R = (pruned(rng, w, density, int8=int8) for w in (W, R))
         bias = rng.uniform(-k, k, rows * (2 if kind == "GRU" else 1)).astype("float32")
         scales = None
         if int8 or stored:
-            scales = [np.abs(w).max(1).astype("float32") / 127 for w in (W, R)]
+            peaks = [np.abs(w).max(1).astype("float32") for w in (W, R)]
+            scales = [np.where(peak > 0, peak, np.float32(1)) / 127 for peak in peaks]
             W, R = (
                 np.rint(w / scale[:, None])
                 for w, scale in zip((W, R), scales, strict=True)
@@ -242,18 +261,22 @@ SIZES = st.one_of(st.sampled_from([1, 3, 4, 8, 15, 16, 17, 32, 64]), st.integers
 def networks(
     draw: st.DrawFn, *, int8: bool | None = None, plain: bool | None = None
 ) -> Network:
-    """Draw a network of one to three layers, I and H of 1 to 70."""
+    """Draw a network of one to three layers, I and H of 1 to 80; some are sparse."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kinds = draw(st.lists(st.sampled_from(list(GATES)), min_size=1, max_size=3))
     int8 = draw(st.booleans()) if int8 is None else int8
+    sparse = draw(st.booleans())
+    unit = INT8_SHAPE[0] if int8 else SHAPE[0]
+    hidden = draw(st.integers(1, 5)) * unit if sparse else draw(SIZES)
     return make_network(
         rng,
         kinds,
         draw(SIZES),
-        draw(SIZES),
+        hidden,
         outputs=draw(SIZES),
         int8=int8,
         stored=not int8 and draw(st.booleans()),
         plain=draw(st.booleans()) if plain is None else plain,
         every_step=draw(st.booleans()),
+        density=draw(st.sampled_from([0.0, 0.1, 0.3])) if sparse else 1.0,
     )

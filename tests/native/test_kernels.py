@@ -14,6 +14,7 @@ from networks import USUAL, Network, copy, make_network, networks
 from operations import operations, samples, wide_samples
 from reference import quantize
 
+from lstm_edge_exporters.targets.native import program as program_module
 from lstm_edge_exporters.targets.native.program import (
     Binary,
     Code,
@@ -160,6 +161,37 @@ def test_a_row_has_the_same_bits_alone_and_anywhere_among_others(
     untouched = np.setdiff1d(np.arange(rows + 3), slots)
     for before, after in zip(start, pool, strict=True):
         assert same_bits(before[untouched], after[untouched])
+
+
+FORMS = {"float32": {}, "stored int8": {"stored": True}, "int8": {"int8": True}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_zero_blocks_are_not_stored_and_the_results_are_those_of_the_whole_matrix(
+    library: C.CDLL, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
+) -> None:
+    def make() -> Network:
+        rng = np.random.default_rng(7)
+        return make_network(rng, [kind, kind], 20, 80, density=0.2, **FORMS[form])
+
+    sparse = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(program_module, "find_blocks", lambda *_, **__: None)
+        dense = make()
+    assert len(sparse.program) < len(dense.program) - sum(
+        layer.R.size // 2 for layer in sparse.layers
+    )
+    x = samples(2, 9, 12, sparse.inputs)
+    programs = [Program(library, network.program) for network in (sparse, dense)]
+    pools = [program.zeros(9) for program in programs]
+    (y,), (expected,) = (
+        program.run(x, pool) for program, pool in zip(programs, pools, strict=True)
+    )
+    limit = 0 if form == "int8" else 1e-5
+    assert np.abs(y - expected).max() <= limit
+    for state, other in zip(*pools, strict=True):
+        assert np.abs(state - other).max() <= limit
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -14,11 +14,12 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from engine import LibraryError, Program, Stream
-from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network
+from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network, pruned
 
 from lstm_edge_exporters.targets.native.program import (
     Binary,
@@ -29,6 +30,8 @@ from lstm_edge_exporters.targets.native.program import (
 from lstm_edge_runtime.native import Past, Rows, open_library
 
 pytestmark = pytest.mark.system
+
+Array = Any
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
 
@@ -137,6 +140,23 @@ def counting_operation() -> bytes:
     return writer.to_bytes()
 
 
+def sparse_operations(seed: int) -> list[bytes]:
+    """Return programs whose weights are stored in blocks: of each kind of layer, of a
+    linear layer, in float32 and int8."""
+    rng = np.random.default_rng(seed)
+    kinds = ["LSTM", "GRU", "RNN"]
+    forms: list[dict[str, bool]] = [{"plain": False}, {"int8": True}, {"stored": True}]
+    programs = []
+    for form in forms:
+        network = make_network(rng, kinds, 5, 16, golden_steps=2, density=0.2, **form)
+        programs.append(network.program)
+    writer = ProgramWriter()
+    weights = pruned(rng, rng.standard_normal((48, 9)), 0.3, int8=False)
+    row = writer.linear(writer.input("x", 18), weights, rng.standard_normal(48))
+    writer.output("y", row, every_step=True)
+    return [*programs, writer.to_bytes()]
+
+
 def saved(folder: Path, programs: list[bytes]) -> list[Path]:
     """Write programs to files in ``folder``; return the paths."""
     paths = [folder / f"{index}.lep" for index in range(len(programs))]
@@ -158,6 +178,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
         Reads(rng, 4).writer.to_bytes(),
+        *sparse_operations(4),
     ]
     return saved(folder, contents)
 
@@ -291,6 +312,73 @@ def test_two_ports_of_one_name_are_refused(best: C.CDLL, kind: str) -> None:
         writer.output(name, writer.unary(x, Function.RELU), every_step=True)
     with pytest.raises(LibraryError, match=f"same: two {kind}s of this name"):
         Program(best, writer.to_bytes())
+
+
+def with_list(change: Callable[[Array], object]) -> bytes:
+    """Return a program of a layer with blocks, whose list of blocks is changed."""
+    writer = ProgramWriter()
+    weights = np.zeros((32, 40), "float32")
+    weights[:16, [3, 7]] = [1, 0.7713]  # not int8 times a scale
+    weights[16:, [0, 39]] = [0.2718, 2]
+    writer.output("y", writer.linear(writer.input("x", 40), weights), every_step=True)
+    (index,) = [
+        number
+        for number, constant in enumerate(writer.constants)
+        if constant.dtype == np.int16
+    ]
+    assert writer.constants[index].tolist() == [[16, 1, 2, 3, 7, 2, 0, 39]]
+    change(writer.constants[index][0])
+    return writer.to_bytes()
+
+
+LISTS: dict[str, Callable[[Array], object]] = {
+    "a block at column 40 of 40": lambda row: row.put(7, 40),
+    "a block at column 65535 of 40": lambda row: row.put(3, -1),
+    "a block at column 3 of 40, expected ascending": lambda row: row.put(4, 3),
+    "a list of blocks goes on after its last band": lambda row: row.put(5, 1),
+    "a list of blocks ends within its bands": lambda row: row.put(5, 3),
+    "blocks of another size than its weights take": lambda row: row.put(0, 8),
+}
+"""By the refusal, how a list of blocks is changed."""
+
+
+@pytest.mark.parametrize("message", LISTS)
+def test_a_list_of_blocks_that_can_not_be_is_refused(
+    best: C.CDLL, message: str
+) -> None:
+    Program(best, with_list(lambda row: None))
+    with pytest.raises(LibraryError, match=message):
+        Program(best, with_list(LISTS[message]))
+
+
+def patched_constant(data: bytes, index: int, field: int, value: int) -> bytes:
+    """Return a program with another word at ``field`` of a constant's entry: 0 is half
+    of its offset, 8 its rows, 20 its list of blocks."""
+    changed = bytearray(data)
+    struct.pack_into("<I", changed, 64 + 24 * index + field, value)
+    struct.pack_into("<I", changed, 12, zlib.crc32(changed[16:]))
+    return bytes(changed)
+
+
+def test_blocks_that_go_beyond_the_file_or_that_no_weights_have_are_refused(
+    best: C.CDLL,
+) -> None:
+    data = with_list(lambda row: None)
+    count = struct.unpack_from("<I", data, 24)[0]
+    entries = [struct.unpack_from("<Q4I", data, 64 + 24 * i) for i in range(count)]
+    (weights,) = [index for index, entry in enumerate(entries) if entry[4]]
+    listed = entries[weights][4] - 1
+    beyond = len(data) // 8 * 8 - 8
+    for index, field, value, message in (
+        (weights, 0, beyond, "blocks beyond the end of the file"),
+        (weights, 20, count + 1, f"there is no constant {count}"),
+        (weights, 20, weights + 1, "expected .* of type 3"),
+        (weights, 8, 48, "ends within its bands"),
+        (weights, 8, 40, "span two gates"),
+        (listed, 20, 1, "is stored in blocks, as weights alone can be"),
+    ):
+        with pytest.raises(LibraryError, match=message):
+            Program(best, patched_constant(data, index, field, value))
 
 
 def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bit(
@@ -435,6 +523,10 @@ def test_a_program_runs_on_other_boards(
         make_network(rng, kinds, 3, 37, int8=int8, golden_steps=5).program
         for int8 in (False, True)
     ]
+    programs += [
+        make_network(rng, kinds, 3, 48, int8=int8, golden_steps=5, density=0.2).program
+        for int8 in (False, True)
+    ]
     programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = saved(tmp_path, programs)
@@ -472,7 +564,7 @@ def test_a_program_runs_on_other_boards(
                 check=False,
             )
             assert ran.returncode == 0, ran.stdout + ran.stderr
-        for int8, path in zip((False, True, False), paths, strict=True):
+        for int8, path in zip((False, True) * 2 + (False,), paths, strict=True):
             expected = Stream(Program(best, path.read_bytes())).chunk(x)
             full = [*command, next(folder.glob("stream.exe"), example), path]
             ran = subprocess.run(

@@ -126,7 +126,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         name=name,
         files=files,
         difference=_self_test(name, files),
-        constants=4 * table.floats.size + table.bytes.size + 8 * table.wholes.size,
+        constants=table.constant_bytes,
         state=4 * table.states,
         work=4 * table.memory + 2 * table.quantized,
     )
@@ -208,7 +208,7 @@ def _table_values(table: Table) -> dict[str, str]:
     for pool in table.pools:
         symbol = pool.symbol if pool.size else "NULL"
         pools.append(f"{{.from = {symbol}}}")
-    definitions = [pool.definition() for pool in (*table.pools, table.bytes)]
+    definitions = [pool.definition() for pool in table.arrays]
     return {
         "memory": str(table.memory),
         "quantized": str(max(1, table.quantized)),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import UnsupportedError
 
+from ..native.blocks import LIST_START, find_blocks
 from ..native.operations import ACTIVATIONS, NONE, RECURRENT, Code, Operation
 from ..native.program import Binary, Function, ProgramWriter, Weights
 from .memory import last_reads, lay, plan, size_of
@@ -19,7 +20,7 @@ from .memory import last_reads, lay, plan, size_of
 Array = npt.NDArray[np.generic]
 Fields = Mapping[str, object]
 """The members of an operation's arguments in C."""
-_READ_AFTER = {"float": 0, "int8_t": 3, "int64_t": 0}
+_READ_AFTER = {"float": 0, "int8_t": 3, "int64_t": 0, "uint16_t": 0}
 """Number of elements that kernels read after the last one."""
 _MOST_ELEMENTS = 1 << 24
 """Elements that a reference can reach."""
@@ -118,6 +119,11 @@ class _Pool:
         """Return the pointer to a constant in C."""
         return f"{self.symbol} + {self.offset(array)}"
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the constants, in bytes."""
+        return sum(part.nbytes for part in self.parts)
+
     def definition(self) -> str:
         """Return the array in C, one constant per line; "" without constants."""
         lines = "".join(f"    {literals(array)},\n" for array in self.parts)
@@ -133,7 +139,7 @@ class Table:
     """The operations of a program in C.
 
     Attributes:
-        floats, bytes, wholes: the const arrays.
+        floats, bytes, wholes, columns: the const arrays.
         lines, count: the definitions of the arguments, then of the table, and its
             operations.
         memory, quantized, states: float32 and int16 numbers of working memory; float32
@@ -153,12 +159,15 @@ class Table:
         self.floats = _Pool("floats", "float")
         self.bytes = _Pool("bytes", "int8_t")
         self.wholes = _Pool("wholes", "int64_t")
+        self.columns = _Pool("columns", "uint16_t")
         self.lines: list[str] = []
         self._entries: list[str] = []
         self.quantized = 0
         self._refs: dict[int, str] = {}
         self.pools = (self.floats, self.wholes)
         """The const arrays that references reach, in the order of their bases."""
+        self.arrays = (*self.pools, self.bytes, self.columns)
+        """All const arrays."""
         self.offsets, self.states, self.reset = self._lay_states()
         self._place_constants()
         copies = self._place_ports()
@@ -172,6 +181,11 @@ class Table:
         self.lines.append(
             f"static const lc_op operations[] = {{\n{''.join(self._entries)}}};"
         )
+
+    @property
+    def constant_bytes(self) -> int:
+        """Size of the const arrays in flash."""
+        return sum(pool.nbytes for pool in self.arrays)
 
     # where each buffer lies
 
@@ -286,26 +300,32 @@ class Table:
                 f"weights {numbers.shape}, expected at most {_MOST_WIDTH} rows and"
                 " columns in C"
             )
-        shape = {"rows": rows, "columns": columns}
+        shape: dict[str, object] = {"rows": rows, "columns": columns}
+        kind = "product"
+        blocks = find_blocks(numbers, quantized=quantized)
+        if blocks is not None:
+            kind = "blocks"
+            shape["blocks"] = self.columns.add(blocks.listed()[LIST_START:])
         if scales is None:
+            packed = _packed(numbers) if blocks is None else blocks.numbers
             return {
-                "product": "lc_float_product",
-                "weights": self.floats.add(_packed(numbers)),
+                "product": f"lc_float_{kind}",
+                "weights": self.floats.add(packed),
                 **shape,
             }
-        product = "lc_stored_product"
+        product = f"lc_stored_{kind}"
         if quantized:
             self.quantized = max(self.quantized, columns + -columns % 4)
             same = bool((scales == scales[0]).all())
             product, scales = (
-                ("lc_int8_product", scales[:1])
+                (f"lc_int8_{kind}", scales[:1])
                 if same
-                else ("lc_int8_scaled_product", scales)
+                else (f"lc_int8_scaled_{kind}", scales)
             )
         return {
             "product": product,
             "scales": self.floats.add(scales),
-            "weights": self.bytes.add(numbers),
+            "weights": self.bytes.add(numbers if blocks is None else blocks.numbers),
             **shape,
         }
 

@@ -16,6 +16,8 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import TYPES, Past
 
+from ...recurrent import GATES
+from .blocks import find_blocks
 from .operations import ACTIVATIONS, FIELDS, NONE, Code, Operation
 
 _HEADER = struct.Struct("<8sIIQ10I")
@@ -92,6 +94,9 @@ class ProgramWriter:
         self.unit = unit
         self.constants: list[Array] = []
         """The constants, each of two axes."""
+        self._blocks: dict[int, tuple[Array, int]] = {}
+        """Of weights with blocks of zeros: the other blocks, and the number of the
+        constant that lists them."""
         self.operations: list[Operation] = []
         self._buffers: list[tuple[int, int]] = []
         self._ports: dict[str, list[Port]] = {"inputs": [], "outputs": [], "states": []}
@@ -308,7 +313,7 @@ class ProgramWriter:
             functions: each with alpha and beta.
         """
         w, r = (
-            self._weights(numbers, scale)
+            self._weights(numbers, scale, len(GATES[code.name]))
             for numbers, scale in zip(weights, scales or (None, None), strict=True)
         )
         layer: dict[str, float] = {
@@ -384,7 +389,7 @@ class ProgramWriter:
 
     def gather(self, index: int, table: Array) -> int:
         """Add a look-up of rows of ``table (V, E)``."""
-        number, _, stored = self._weights(table, None)
+        number, _, stored = self._stored(table, None)
         return self.add(
             Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1]
         )
@@ -449,15 +454,15 @@ class ProgramWriter:
         )
         constants = []
         data = []
-        for array in self.constants:
+        for number, array in enumerate(self.constants):
             padding = -offset % 64
+            stored, blocks = self._blocks.get(number, (array, -1))
+            kind = TYPES.index(array.dtype.name)
             constants.append(
-                _CONSTANT.pack(
-                    offset + padding, *array.shape, TYPES.index(array.dtype.name), 0
-                )
+                _CONSTANT.pack(offset + padding, *array.shape, kind, blocks + 1)
             )
-            data += [bytes(padding), array.tobytes()]
-            offset += padding + array.nbytes
+            data += [bytes(padding), stored.tobytes()]
+            offset += padding + stored.nbytes
         body = b"".join([*constants, *tables, *data])
         counts = [
             len(self.constants),
@@ -486,8 +491,21 @@ class ProgramWriter:
     def _floats(self, array: npt.ArrayLike) -> int:
         return self.constant(np.asarray(array, "float32").reshape(1, -1))
 
-    def _weights(self, numbers: Array, scales: Array | None) -> _WeightArguments:
-        """Add weights; return the arguments that name them."""
+    def _weights(
+        self, numbers: Array, scales: Array | None, gates: int = 1
+    ) -> _WeightArguments:
+        """Add the weights of some gates, without their blocks of zeros."""
+        arguments = self._stored(numbers, scales)
+        stored = self.constants[arguments.numbers]
+        quantized = scales is not None
+        blocks = find_blocks(stored, quantized=quantized, gates=gates)
+        if blocks is not None:
+            listed = self.constant(blocks.listed())
+            self._blocks[arguments.numbers] = blocks.numbers, listed
+        return arguments
+
+    def _stored(self, numbers: Array, scales: Array | None) -> _WeightArguments:
+        """Add weights or a table; return the arguments that name them."""
         if scales is not None:
             number = self.constant(np.asarray(numbers, "int8"))
             return _WeightArguments(number, self._floats(scales), 0)

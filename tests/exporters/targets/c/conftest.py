@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native.blocks import INT8_SHAPE, SHAPE
 from lstm_edge_runtime.manifest import Signal, Task
 
 DATA = Path(__file__).parents[3] / "runtime" / "data"
@@ -73,6 +75,39 @@ class SmallGru(nn.Module):
         return self.head(self.gru(x)[1][-1])
 
 
+class Sparse(nn.Module):
+    """A GRU of which one block of weights in five is not zero; ``shape`` is that of a
+    block."""
+
+    shape = SHAPE
+    density = 0.2
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(8, 48, batch_first=True)
+        self.head = nn.Linear(48, 4)
+        rows, columns = self.shape
+        for weight in (self.gru.weight_ih_l0, self.gru.weight_hh_l0):
+            size = len(weight) // rows, weight.shape[1] // columns
+            mask = torch.rand(size) < self.density
+            weight.data *= torch.kron(mask, torch.ones(rows, columns))
+
+    def forward(self, x):
+        return self.head(self.gru(x)[1][-1])
+
+
+class SparseInt8(Sparse):
+    """The same with blocks of quantized inputs."""
+
+    shape = INT8_SHAPE
+
+
+class Dense(Sparse):
+    """The same with all weights."""
+
+    density = 1.0
+
+
 class Means(nn.Module):
     """The mean since the start, which a counter divides by, before a strided
     convolution."""
@@ -109,6 +144,7 @@ def slow(*parameters):
     return [pytest.param(parameter, marks=pytest.mark.slow) for parameter in parameters]
 
 
+RECURRENT = {"inputs": {"x": ("N", "L", 8)}}
 STREAM = {"inputs": {"x": ("N", "L", 3)}, "stream": True}
 SIGNAL = Signal(tuple("abcdef"), 10.0, 100)
 TASK = Task("classification", "logits", LABELS)
@@ -116,11 +152,13 @@ MADE = {
     "demo": (Demo, (2, 5, 6), {"outputs": ("logits",), "task": TASK, "signal": SIGNAL}),
     "tagger": (Tagger, (2, 5), {"outputs": ("next", "last")}),
     "strided": (Strided, (2, 40, 3), STREAM), "means": (Means, (2, 30, 3), STREAM),
+    "sparse": (Sparse, (2, 20, 8), RECURRENT), "sparse_int8": (SparseInt8, (2, 20, 8), RECURRENT),
+    "dense": (Dense, (2, 20, 8), RECURRENT),
     "cell": (Cell, (2, 6), {}), "small_gru": (SmallGru, (2, 20, 6), {"inputs": {"x": ("N", "L", 6)}}),
 }  # fmt: skip
 """Modules, the shapes of their inputs, and how they are exported."""
 STORED = {"int8": "motions-int8", "layers": "lstm"}
-NETWORKS = ["demo", "tagger", *STORED]
+NETWORKS = ["demo", "tagger", "sparse", "dense", *STORED]
 """Of one step a call."""
 
 
@@ -140,6 +178,21 @@ def network(tmp_path_factory):
         )
         path = folder / f"{name}.onnx"
         export(module().eval(), example, ExportConfig(**config)).save(path)
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def in_int8(network, tmp_path_factory):
+    """A function that quantizes a network for boards; returns the path."""
+    folder = tmp_path_factory.mktemp("int8")
+    budget = Budget(agreement=0, drift=1, change=1)
+
+    @functools.cache
+    def build(name: str) -> Path:
+        path = folder / f"{name}.onnx"
+        quantize(network(name), QuantizeConfig(target="arm", budget=budget)).save(path)
         return path
 
     return build

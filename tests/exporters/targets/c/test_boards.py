@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_exporters.targets.c import to_c
 
 from .conftest import slow, sources
@@ -91,18 +90,32 @@ def test_steps_take_no_more_instructions_flash_and_ram_than_documented(
 
 @pytest.mark.parametrize("board", ["m4f", *slow("m0", "m55")])
 def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
-    har, on_board, network, board, tmp_path
+    har, on_board, in_int8, board, tmp_path
 ):
     """In float32 and int8; 100 calls of two samples each."""
     assert on_board(board, har("strided"))["ram"] <= 8 * 1024
-    small = quantize(
-        network("strided"),
-        QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1)),
-    )
-    small.save(tmp_path / "har.onnx")
-    folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
+    folder = to_c(in_int8("strided"), name="har").save(tmp_path / "har")
     assert "lc_int8_" in (folder / "src/har.c").read_text()
     assert on_board(board, folder)["flash"] < 32 * 1024
+
+
+@pytest.mark.parametrize("board", ["m4f", *slow("m0", "m55")])
+def test_zero_blocks_take_neither_instructions_nor_flash_on_a_board(
+    har, on_board, in_int8, board, tmp_path
+):
+    dense = on_board(board, har("dense"))
+    sparse = on_board(board, har("sparse"))
+    assert instructions(sparse) < 0.7 * instructions(dense)
+    assert sparse["flash"] < dense["flash"] - 8_000
+    int8 = []
+    share = {"m4f": 0.9, "m0": 0.95, "m55": 1.1}[board]  # Helium gains with more units
+    for name in ("dense", "sparse_int8"):
+        folder = to_c(in_int8(name), name="har").save(tmp_path / name)
+        kernel = "blocks" if name == "sparse_int8" else "product"
+        assert f"lc_int8_scaled_{kernel}" in (folder / "src/har.c").read_text()
+        int8.append(on_board(board, folder))
+    assert instructions(int8[1]) < share * instructions(int8[0])
+    assert int8[1]["flash"] < int8[0]["flash"] - 2_000
 
 
 BITS = """

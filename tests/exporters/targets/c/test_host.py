@@ -13,6 +13,7 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
 from lstm_edge_runtime.checks import read_manifest
@@ -75,6 +76,22 @@ def test_c_computes_what_onnxruntime_does(compiler, name, network, folder_of, re
         0.01 if name == "int8" else 1e-6
     )  # one level of int8; 20 steps of float32 rounding
     assert np.abs(got - expected).max() <= 8 * floor + limit_for(expected)
+
+
+def test_blocks_of_int8_compute_what_the_program_does(
+    in_int8, results, find_program, tmp_path
+):
+    """To the bit, but for the functions: sums of int8 are exact."""
+    find_program("gcc")
+    path = in_int8("sparse_int8")
+    x = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32)
+    with load(to_native(path)) as model:
+        stream = model.stream()
+        expected = np.stack([stream.step(row) for row in x])
+    folder = to_c(path, name="net").save(tmp_path / "net")
+    assert "lc_int8_scaled_blocks" in (folder / "src/net.c").read_text()
+    got = results(folder, x.tobytes(), *SANITIZED).reshape(expected.shape)
+    assert np.abs(got - expected).max() <= 1e-3
 
 
 @pytest.mark.parametrize("name", ["strided", "means"])

@@ -1,0 +1,57 @@
+"""Weights with blocks of zeros: only the other blocks are stored."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_edge_runtime.manifest import Array
+
+SHAPE = (16, 1)
+"""Rows and columns of a block."""
+INT8_SHAPE = (8, 4)
+"""The same for int8 weights of quantized inputs."""
+LIST_START = 2
+"""Numbers of a list of blocks before its first band: rows and columns of a block."""
+_LEAST_ZEROS = 0.5
+"""Smallest fraction of zero blocks with which a product takes less time in blocks."""
+_MOST_COLUMNS = 1 << 15
+"""Columns are numbered in int16."""
+
+
+class Blocks(NamedTuple):
+    """The blocks of a matrix that are not zero, band after band."""
+
+    numbers: Array
+    """``(blocks, rows * columns)``, each row after row."""
+    counts: Array
+    """Number of blocks in each band of rows."""
+    columns: Array
+    """First column of each block."""
+    shape: tuple[int, int]
+    """Rows and columns of a block."""
+
+    def listed(self) -> Array:
+        """Return the list of blocks of the program file."""
+        ends = np.cumsum(self.counts)[:-1]
+        bands = zip(self.counts, np.split(self.columns, ends), strict=True)
+        parts = [np.append(count, columns) for count, columns in bands]
+        return np.concatenate([self.shape, *parts]).astype(np.int16)
+
+
+def find_blocks(weights: Array, *, quantized: bool, gates: int = 1) -> Blocks | None:
+    """Return the blocks of ``weights (M, K)`` that are not zero.
+
+    None if more than half of them or none at all are, or if a block would span two
+    gates.
+    """
+    rows, columns = shape = INT8_SHAPE if quantized else SHAPE
+    height, width = weights.shape
+    if height % (gates * rows) or width >= _MOST_COLUMNS:
+        return None
+    padded = np.pad(weights, ((0, 0), (0, -width % columns)))
+    blocks = padded.reshape(height // rows, rows, -1, columns).swapaxes(1, 2)
+    stored = blocks.any((2, 3))
+    if not stored.any() or stored.mean() > 1 - _LEAST_ZEROS:
+        return None
+    numbers = blocks[stored].reshape(-1, rows * columns)
+    return Blocks(numbers, stored.sum(1), stored.nonzero()[1] * columns, shape)
