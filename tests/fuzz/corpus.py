@@ -2,11 +2,16 @@
 own writers."""
 
 import io
+import json
 import shutil
+import wave
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pyarrow as pa
+from pyarrow import csv, parquet
 
 from lstm_edge.cli import cli, run
 from lstm_edge_runtime.native import installed
@@ -34,6 +39,9 @@ def make_corpus(folder: Path) -> None:
     )
     _verb(*train, "--batch-size", 4)
     _states(folder)
+    _foreign(folder)
+    score = "score", folder / "days" / "1.parquet", "--workers", 1
+    _verb(*score, "--model", models / "lstm.onnx", "-o", folder / "scored")
     (folder / "lep").mkdir()
     native = ("gru", "lstm") if installed() else ()
     for name in native:
@@ -66,6 +74,19 @@ def _tables(folder: Path) -> None:
             for step in range(6)
         ]
     (folder / "data.csv").write_text("\n".join(rows) + "\n")
+    samples = csv.read_csv(folder / "data.csv")
+    parquet.write_table(samples, folder / "data.parquet")
+    (folder / "days").mkdir()
+    for day in (1, 2):
+        order = pa.array([day * 6 + step for _ in range(16) for step in range(6)])
+        later = samples.set_column(1, "order", order)
+        parquet.write_table(later, folder / "days" / f"{day}.parquet")
+    with wave.open(str(folder / "data.wav"), "wb") as sound:
+        sound.setparams((3, 2, 8000, 0, "NONE", ""))
+        sound.writeframes((x[0] * 1000).astype("<i2").tobytes())
+    scale = {"mean": [0.0, 0.5, 1.0], "std": [1.0, 2.0, 3.0]}
+    (folder / "scale.json").write_text(json.dumps(scale))
+    np.savez(folder / "scale.npz", **{name: np.array(x) for name, x in scale.items()})
     lines = [
         "0.1,0.2,0.3",
         "[0.1, 0.2, 0.3]",
@@ -75,6 +96,15 @@ def _tables(folder: Path) -> None:
         "1\t2\t3",
     ]
     (folder / "lines.txt").write_text("\n".join(lines) + "\n")
+
+
+def _foreign(folder: Path) -> None:
+    """Put files without a manifest into ``foreign``."""
+    (folder / "foreign").mkdir()
+    for path in (folder / "onnx").glob("*.onnx"):
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        onnx.save(model, folder / "foreign" / path.name)
 
 
 def _states(folder: Path) -> None:

@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -125,10 +125,40 @@ def _fields(message: Any) -> Iterator[tuple[Any, str, Any]]:
 # --- JSON
 
 
+def damage_json_once(rng: Random, text: str | bytes) -> str:
+    """Make a single change of a value, and none of the text."""
+    return _damage_values(rng, text, 1)
+
+
 def damage_json(rng: Random, text: str | bytes) -> str:
     """Replace, drop, rename, move or nest values of a JSON document."""
+    result = _damage_values(rng, text, rng.choice((1, 1, 1, 2, 3)))
+    return (
+        damage(rng, result.encode()).decode("utf-8", "surrogateescape")
+        if rng.random() < 0.1
+        else result
+    )
+
+
+def edit_lep(content: bytes, edit: Callable[[bytes], str]) -> bytes:
+    """Return a program with an edited manifest, which is put behind all constants."""
+    data = bytearray(content)
+    (number,) = struct.unpack_from("<I", data, 48)
+    record = 64 + 24 * number
+    offset, rows, columns, kind, _ = struct.unpack_from("<QIIII", data, record)
+    text = edit(bytes(data[offset : offset + rows * columns]).rstrip(b"\0")).encode()
+    data += bytes(-len(data) % 8)
+    struct.pack_into("<QIIII", data, record, len(data), 1, len(text), kind, 0)
+    data += text
+    data += bytes(-len(data) % 8)
+    struct.pack_into("<Q", data, 16, len(data))
+    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
+    return bytes(data)
+
+
+def _damage_values(rng: Random, text: str | bytes, changes: int) -> str:
     document = json.loads(text)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+    for _ in range(changes):
         entries = list(_entries(document))
         if not entries:
             break
@@ -155,12 +185,7 @@ def damage_json(rng: Random, text: str | bytes) -> str:
                 parent[key] = damaged.decode("utf-8", "replace")
             case _:
                 parent[key] = rng.choice((*VALUES, str(value)))
-    result = json.dumps(document)
-    return (
-        damage(rng, result.encode()).decode("utf-8", "surrogateescape")
-        if rng.random() < 0.1
-        else result
-    )
+    return json.dumps(document)
 
 
 def _entries(document: Any) -> Any:

@@ -6,17 +6,19 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import mutate
 import numpy as np
+import onnx
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import KEY, Manifest
 from lstm_edge_runtime.native import installed
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 
@@ -165,6 +167,32 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
 
 
+def manifest_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """One edit of a manifest, in a file that is whole otherwise."""
+    endings = ["onnx", *["lep"] * installed()]
+    ending = rng.choice(endings)
+    content = _pick(rng, corpus / ending, f".{ending}").read_bytes()
+    edit = partial(mutate.damage_json_once, rng)
+    if ending == "lep":
+        return _use_program(rng, _put(folder, "m.lep", mutate.edit_lep(content, edit)))
+    model = onnx.load_model_from_string(content)
+    entry = next(entry for entry in model.metadata_props if entry.key == KEY)
+    with contextlib.suppress(UnicodeEncodeError):  # surrogates fit in no protobuf
+        entry.value = edit(entry.value)
+    damaged = sealed(model.SerializeToString())
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
+
+
+def foreign(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """A file without a manifest, to be lifted."""
+    from lstm_edge_exporters.lift import lift
+
+    content = _pick(rng, corpus / "foreign", ".onnx").read_bytes()
+    change = rng.choice((mutate.damage, mutate.damage_protobuf, mutate.damage_protobuf))
+    lift(_put(folder, "m.onnx", change(rng, content)))
+    return None
+
+
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = _pick(rng, corpus / "lep", ".lep").read_bytes()
     damaged = bytearray(mutate.damage(rng, content))
@@ -233,6 +261,35 @@ def table(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return _use_data(rng, corpus, _put(folder, "d.csv", damaged))
 
 
+def parquet(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "data.parquet").read_bytes()
+    path = _put(folder, "d.parquet", mutate.damage(rng, content))
+    return _use_data(rng, corpus, path)
+
+
+def wav(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    content = (corpus / "data.wav").read_bytes()
+    path = _put(folder, "d.wav", mutate.damage(rng, content))
+    return _use_data(rng, corpus, path)
+
+
+def since(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """A plan, a state or a result of an earlier run of score."""
+    copy = shutil.copytree(corpus / "scored", folder / "scored")
+    path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
+    content = path.read_bytes()
+    is_json = path.suffix == ".json"
+    damaged = (
+        mutate.damage_json(rng, content).encode("utf-8", "surrogateescape")
+        if is_json and rng.random() < 0.7
+        else mutate.damage(rng, content)
+    )
+    path.write_bytes(damaged)
+    score = "score", str(corpus / "days" / "2.parquet"), "--workers", "1"
+    model = "--model", str(corpus / "onnx" / "lstm.onnx"), "--since", str(copy)
+    return Verb((*score, *model, "-o", str(folder / "out")))
+
+
 def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "lines.txt").read_bytes()
     damaged = rng.choice((mutate.damage, mutate.damage_csv))(rng, content)
@@ -288,6 +345,22 @@ def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
+def scale(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """The scales of a training."""
+    from lstm_edge import LSTM1
+    from lstm_edge.checkpoint import with_scales
+
+    source = corpus / rng.choice(("scale.json", "scale.npz"))
+    content = source.read_bytes()
+    if source.suffix == ".npz":
+        change = rng.choice((mutate.damage, mutate.damage_npz, mutate.damage_npz))
+    else:
+        change = rng.choice((mutate.damage, mutate.damage_json, mutate.damage_json))
+    path = _put(folder, source.name, change(rng, content))
+    with_scales(LSTM1(2, 3, 4, 1, 6), path)
+    return None
+
+
 def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """A run whose weights, or whose state to resume from, are damaged."""
     from lstm_edge.checkpoint import deployable
@@ -320,6 +393,12 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 READERS: dict[str, Read] = {
     "onnx, bytes": onnx_bytes,
     "onnx, structure": onnx_structure,
+    "manifest": manifest_edit,
+    "foreign": foreign,
+    "parquet": parquet,
+    "wav": wav,
+    "since": since,
+    "scale": scale,
     "npz": npz,
     "csv": table,
     "lines": lines,
