@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
@@ -440,11 +441,16 @@ def with_scales(model: LSTM1, path: Path) -> LSTM1:
             content: Mapping[str, Any] = read_arrays(path, "can't be read", "")
         else:
             content = dict(read_json(path.read_bytes()))
-        values = {
-            name: torch.tensor(entry, dtype=torch.float64).reshape(-1)
-            for name, entry in content.items()
-        }
+        values = {name: _real_numbers(entry) for name, entry in content.items()}
         return model.set_scales(**_find_scales(values))
+
+
+def _real_numbers(entry: Any) -> Tensor:
+    """Return an entry of a scale, ``(C,)``; ValueError if it is not real numbers."""
+    array = np.asarray(entry)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"it has an entry of {array.dtype}, expected real numbers")
+    return torch.from_numpy(array.astype(np.float64).reshape(-1))
 
 
 def _find_scales(values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -223,7 +223,13 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 def _bytes_of(graph: ir.Graph | ir.GraphView) -> int:
     """Return the number of bytes of the weights of a graph."""
     tensors = [value.const_value for value in graph.initializers.values()]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    known = [tensor for tensor in tensors if tensor is not None]
+    for tensor in known:
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise FileFormatError(
+                f"the graph is malformed: constant {tensor.name!r} has no data type"
+            )
+    return sum(tensor.nbytes for tensor in known)
 
 
 def to_bytes(model: ir.Model) -> bytes:

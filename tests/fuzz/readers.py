@@ -169,18 +169,21 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 def manifest_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """One edit of a manifest, in a file that is whole otherwise."""
-    endings = ["onnx", *["lep"] * installed()]
-    ending = rng.choice(endings)
-    content = _pick(rng, corpus / ending, f".{ending}").read_bytes()
-    edit = partial(mutate.damage_json_once, rng)
-    if ending == "lep":
-        return _use_program(rng, _put(folder, "m.lep", mutate.edit_lep(content, edit)))
-    model = onnx.load_model_from_string(content)
+    if installed() and rng.random() < 0.5:
+        return manifest_of_program(rng, corpus, folder)
+    model = onnx.load(_pick(rng, corpus / "onnx", ".onnx"))
     entry = next(entry for entry in model.metadata_props if entry.key == KEY)
     with contextlib.suppress(UnicodeEncodeError):  # surrogates fit in no protobuf
-        entry.value = edit(entry.value)
+        entry.value = mutate.damage_json_once(rng, entry.value)
     damaged = sealed(model.SerializeToString())
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
+
+
+def manifest_of_program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """One edit of a manifest in a program."""
+    content = _pick(rng, corpus / "lep", ".lep").read_bytes()
+    edit = partial(mutate.damage_json_once, rng)
+    return _use_program(rng, _put(folder, "m.lep", mutate.edit_lep(content, edit)))
 
 
 def foreign(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -406,3 +409,5 @@ READERS: dict[str, Read] = {
     "checkpoint": weights,
     "run folder": run_folder,
 } | ({"program": program} if installed() else {})
+LEP_READERS = program, manifest_of_program
+"""Readers whose files reach the C library."""

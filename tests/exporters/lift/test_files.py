@@ -55,6 +55,12 @@ def edited(model, *, opset=17, operator="Identity"):
     return model.SerializeToString()
 
 
+def untyped(model):
+    """Return the file with a constant of no data type."""
+    model.graph.initializer[0].CopyFrom(TensorProto(name="W", dims=[3]))
+    return model.SerializeToString()
+
+
 def test_nodes_may_come_in_any_order(model):
     model.graph.node.reverse()
     assert [state.input for state in lift(model.SerializeToString()).report.lifted] == [
@@ -70,6 +76,7 @@ NO_NETWORKS = {
     "opset 6, expected 7": lambda model, _: edited(model, opset=6),
     "NoSuchOperator": lambda model, _: edited(model, operator="NoSuchOperator"),
     "manifest already": lambda model, _: lift(edited(model)).model,
+    "constant 'W' has no data type": lambda model, _: untyped(model),
     "is empty": lambda *_: b"",
 }
 

@@ -84,6 +84,8 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
         ({"data_min_": [1.0], "data_max_": [4.0]}, {"x_mean": 1, "x_std": 3}),
         ({"x_mean": [1.0], "x_std": [2.0], "mean": [1.0], "std": [1.0]}, None),
         ({"x_mean": [1.0], "x_std": [2.0], "n_samples_seen_": 7}, None),
+        ({"mean": [1.0 + 2.0j], "std": [3.0]}, None),
+        ({"mean": ["1.0"], "std": [3.0]}, None),
         ({}, None),
     ],
 )
