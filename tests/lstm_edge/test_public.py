@@ -1,5 +1,3 @@
-import resource
-import statistics
 import subprocess
 import sys
 
@@ -75,19 +73,3 @@ def test_a_verb_that_needs_torch_names_the_extra(tmp_path, monkeypatch):
             == f"error: lstm-edge {verb[0]} needs torch, which is not installed;"
             f" {install_command('export')}\n"
         )
-
-
-def test_help_answers_within_three_tenths_of_a_second_of_python_itself():
-    def seconds(program):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run("-I", "-c", program)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-    # The processor's time and not the clock's, so that what else the machine does is
-    # left out.
-    shown = (
-        "import sys; sys.argv = ['lstm-edge', '--help']; from lstm_edge.cli import"
-        " main; main()"
-    )
-    assert statistics.median(seconds(shown) - seconds("pass") for _ in range(7)) < 0.3
