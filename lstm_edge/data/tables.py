@@ -338,10 +338,12 @@ def _read_arrays(path: Path) -> Table:
     names = arrays.pop("features", None)
     if names is None:
         features = [f"x{index}" for index in range(width)]
-    elif names.shape == (width,):
-        features = names.astype(str).tolist()
+    elif names.shape == (width,) and names.dtype.kind == "U":
+        features = names.tolist()
     else:
-        raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
+        raise InputError(
+            f"{path}: features is {names.dtype} {names.shape}, expected text ({width},)"
+        )
     sample, step = np.nonzero(np.arange(longest) < lengths[:, None])
     columns = [*zip(features, x[sample, step].T, strict=True)]
     columns.append(("series", sample.astype(str)))
@@ -372,8 +374,8 @@ def _take_lengths(
 ) -> Array:
     """Remove and return the valid steps of each sample ``(samples,)``."""
     lengths = arrays.pop("lengths", np.full(samples, longest))
-    is_valid = np.isin(lengths, np.arange(1, longest + 1))
-    if lengths.shape != (samples,) or not is_valid.all():
+    is_numbers = lengths.shape == (samples,) and lengths.dtype.kind in "fiu"
+    if not is_numbers or not np.isin(lengths, np.arange(1, longest + 1)).all():
         raise InputError(
             f"{path}: lengths has other values than 1 to {longest} for each sample"
         )

@@ -415,7 +415,14 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
             {"split": np.array(["train", "dev", "test", "test"])},
             "split of series '1' is 'dev'",
         ),
-        ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
+        (
+            {"features": np.array(["a"])},
+            r"features is <U1 \(1,\), expected text \(2,\)",
+        ),
+        ({"features": np.zeros(2, "V5")}, r"features is \|V5 \(2,\), expected text"),
+        ({"features": np.array([b"\xe9", b"b"])}, "expected text"),
+        ({"lengths": np.zeros(4, [("a", "f4")])}, "lengths has other values than"),
+        ({"lengths": np.array([6 + 1j, 1, 1, 1])}, "lengths has other values than"),
         (
             {"sampling_rate": np.array(-1)},
             "sampling_rate is -1, expected one positive number",
