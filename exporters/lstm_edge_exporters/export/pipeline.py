@@ -34,7 +34,7 @@ from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
-from ..verify.indices import index_values
+from ..verify.indices import fraction_inputs, index_values
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import IR_VERSION, MAKERS, OPSET, versions
 from .call import Call, note_on_dtype, own_copy, try_example
@@ -114,10 +114,15 @@ def build(
         name: tensor.numpy()
         for name, tensor in zip(call.names, narrow.example, strict=True)
     }
-    cases = CaseGenerator.of(manifest, arrays, index_values(exact.graph), config.seed)
-    held = frozenset(state.input for state in manifest.states) - {
-        *call.names
-    }  # the module starts at reset
+    cases = CaseGenerator.of(
+        manifest,
+        arrays,
+        index_values(exact.graph),
+        config.seed,
+        fractions=fraction_inputs(exact.graph),
+    )
+    # the module starts at reset, unless it takes the state
+    held = frozenset(state.input for state in manifest.states) - {*call.names}
     steps = LOOP_STEPS if program.loops else ()
     cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
     single = TorchReference(plain, call, exposed.titles, torch.float32)

@@ -34,7 +34,7 @@ from ..recurrent import (
 )
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ..verify.cases import CaseGenerator
-from ..verify.indices import index_values
+from ..verify.indices import fraction_inputs, index_values
 
 Sizes = Mapping[str, int]
 """A size for every dynamic axis."""
@@ -146,7 +146,13 @@ def case_generator(
         spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"
     }
     lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
-    return CaseGenerator.of(manifest, lengths, values | index_values(graph), seed)
+    return CaseGenerator.of(
+        manifest,
+        lengths,
+        values | index_values(graph),
+        seed,
+        fractions=fraction_inputs(graph),
+    )
 
 
 def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:

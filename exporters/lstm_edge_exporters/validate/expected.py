@@ -29,7 +29,7 @@ from ..lift.config import LiftConfig
 from ..verify.cases import CaseGenerator
 from ..verify.file import ModelFile, open_file
 from ..verify.float64 import Graph64
-from ..verify.indices import index_values
+from ..verify.indices import fraction_inputs, index_values
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,12 @@ def _of_file(
     graph = Graph64(exact)
     golden = [side.golden.inputs for side in (file, manifest) if side and side.golden]
     examples = {name: array for inputs in golden for name, array in inputs.items()}
-    cases = CaseGenerator.of(manifest, examples, index_values(exact.graph))
+    cases = CaseGenerator.of(
+        manifest,
+        examples,
+        index_values(exact.graph),
+        fractions=fraction_inputs(exact.graph),
+    )
     return Expected(about, manifest, exact, proto, graph, cases, sha256=sha256)
 
 

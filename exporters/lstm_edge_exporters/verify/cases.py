@@ -6,7 +6,7 @@ same seed, size and offset give the same case. A way to run a case is a ``Proced
 whole, in chunks with states carried, or row by row.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -52,6 +52,8 @@ class InputSpec:
     values: int | None = None
     """For an index: number of valid values, from 0, such as the rows of an embedding's
     table."""
+    is_fraction: bool = False
+    """True for one fraction of the number of steps per row."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,9 @@ class Case:
 
     def __str__(self) -> str:
         """Return the sizes and the states: ``N=1, L=5, states at reset``."""
-        sizes = (
-            ", ".join(f"{name}={size}" for name, size in self.sizes.items())
-            or "fixed sizes"
-        )
-        return f"{sizes}{', states at reset' if self.at_reset else ''}"
+        sizes = [f"{name}={size}" for name, size in self.sizes.items()]
+        text = ", ".join(sizes) if sizes else "fixed sizes"
+        return f"{text}, states at reset" if self.at_reset else text
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class CaseGenerator:
     """Generates cases."""
 
     inputs: tuple[InputSpec, ...]
+    """The inputs of the file."""
     batch: str | None
     """The name of the batch axis."""
     sequence: str | None
@@ -103,37 +104,47 @@ class CaseGenerator:
         examples: Mapping[str, Array] | None = None,
         values: Mapping[str, int] | None = None,
         seed: int = 0,
+        fractions: Collection[str] = (),
     ) -> "CaseGenerator":
-        """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those
-        of ``InputSpec``.
+        """Return the generator for a manifest's inputs.
+
+        Args:
+            manifest: the contract.
+            examples: typical values by input.
+            values: number of valid values by input that is an index.
+            seed: of all random numbers.
+            fractions: inputs that are fractions of the number of steps.
         """
         examples = examples or {}
         values = values or {}
         data = [
             InputSpec(
-                *spec,
-                "lengths" if spec.name == manifest.lengths else "signal",
-                examples.get(spec.name),
+                name=spec.name,
+                dtype=spec.dtype,
+                axes=spec.axes,
+                role="lengths" if spec.name == manifest.lengths else "signal",
+                example=examples.get(spec.name),
                 values=values.get(spec.name),
+                is_fraction=spec.name in fractions,
             )
             for spec in manifest.inputs
         ]
         states = [
             InputSpec(
-                state.input,
-                state.dtype,
-                state.axes,
-                "state",
-                examples.get(state.input),
-                state.reset,
+                name=state.input,
+                dtype=state.dtype,
+                axes=state.axes,
+                role="state",
+                example=examples.get(state.input),
+                reset=state.reset,
             )
             for state in manifest.states
         ]
         return cls(
-            (*data, *states),
-            manifest.batch,
-            manifest.sequence,
-            seed,
+            inputs=(*data, *states),
+            batch=manifest.batch,
+            sequence=manifest.sequence,
+            seed=seed,
             ranges=manifest.ranges,
         )
 
@@ -144,39 +155,44 @@ class CaseGenerator:
         example = self.example()
         if example is not None:
             yield example
-        example_sizes = example.sizes if example is not None else {}
+        sizes = {} if example is None else example.sizes
         for number, (rows, steps) in enumerate(GRID):
-            rng = np.random.default_rng((self.seed, number))
-            others = {
-                name: (
-                    self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
-                )
-                for name, size in example_sizes.items()
-            }
-            rows += self._range(self.batch).least - 1
-            steps += self._range(self.sequence).least - 1
-            yield self.case(
-                rows,
-                steps,
-                at_reset=number % 3 == 0,
-                offset=number,
-                full=number % 2 == 0,
-                others=others,
-            )
-        reached = max(length for _, length in GRID)
-        if any(
-            _BEYOND * size > reached
-            for name, size in example_sizes.items()
-            if name != self.batch
-        ):
-            sizes = {name: _BEYOND * size + 1 for name, size in example_sizes.items()}
-            sizes |= {self.batch: 2} if self.batch in sizes else {}
-            yield self.at(sizes, offset=len(GRID))
+            yield self._grid_case(number, rows, steps, sizes)
+        longest = max(steps for _, steps in GRID)
+        others = [size for name, size in sizes.items() if name != self.batch]
+        if any(_BEYOND * size > longest for size in others):
+            yield self._beyond(sizes)
         for number, steps in enumerate(self.further_steps):
             offset = len(GRID) + 1 + number
             case = self.case(2, steps, at_reset=number % 2 == 0, offset=offset)
-            longest = max(length for _, length in GRID)
             yield replace(case, is_long=steps > longest)
+
+    def _grid_case(
+        self, number: int, rows: int, steps: int, example: Mapping[str, int]
+    ) -> Case:
+        """Return a case of ``GRID``; axes other than batch and time are about as long
+        as in the example.
+        """
+        rng = np.random.default_rng((self.seed, number))
+        others = {}
+        for name, size in example.items():
+            most = max(9, _BEYOND * size)
+            others[name] = self._range(name).least + int(rng.integers(most))
+        return self.case(
+            rows + self._range(self.batch).least - 1,
+            steps + self._range(self.sequence).least - 1,
+            at_reset=number % 3 == 0,
+            offset=number,
+            full=number % 2 == 0,
+            others=others,
+        )
+
+    def _beyond(self, example: Mapping[str, int]) -> Case:
+        """Return a case well above the example, with two rows."""
+        sizes = {name: _BEYOND * size + 1 for name, size in example.items()}
+        if self.batch in sizes:
+            sizes[self.batch] = 2
+        return self.at(sizes, offset=len(GRID))
 
     def case(
         self,
@@ -310,10 +326,8 @@ def _state(
     if at_reset:
         return reset
     if reset.dtype.kind in "iub":  # counters and flags
-        return np.asarray(
-            reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape),
-            spec.dtype,
-        )
+        most = 2 if reset.dtype.kind == "b" else 4
+        return np.asarray(reset + rng.integers(0, most, shape), spec.dtype)
     return np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
@@ -329,7 +343,7 @@ def _signal(
     if example is not None and not example.size:
         example = None
     kind = np.dtype(spec.dtype).kind
-    if example is not None and kind == "f" and _are_fractions(spec, example):
+    if spec.is_fraction:
         drawn = np.ones(shape) if full else _fractions(steps, shape, rng)
         return drawn.astype(spec.dtype)
     if spec.values:
@@ -342,12 +356,6 @@ def _signal(
     if example is None:
         return np.asarray(noise, spec.dtype)
     return _as_spread(example, spec, noise).astype(spec.dtype)
-
-
-def _are_fractions(spec: InputSpec, example: Array) -> bool:
-    """Return True if an input has one fraction of the full length per row."""
-    is_per_row = len(spec.axes) == 1
-    return is_per_row and bool(example.min() > 0 and example.max() == 1)
 
 
 def _fractions(steps: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -1,6 +1,4 @@
-"""Number of valid values of an input of indices, from the tables in which a graph looks
-it up.
-"""
+"""Valid values of inputs, read off the graph: indices of tables, fractions of a length."""
 
 from collections.abc import Iterator
 
@@ -8,7 +6,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import KEEPING, constant, data_inputs
+from ..graph import KEEPING, constant, data_inputs, is_data_free, readers
 
 _CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
 """Operators that pass an index on under a mask or a bound, by operand."""
@@ -25,6 +23,25 @@ def index_values(graph: ir.Graph) -> dict[str, int]:
     """
     limits = {str(value.name): [*_limits(value, set())] for value in data_inputs(graph)}
     return {name: max(1, min(numbers)) for name, numbers in limits.items() if numbers}
+
+
+def fraction_inputs(graph: ir.Graph) -> frozenset[str]:
+    """Return the float inputs, one number per row, that ``graph`` multiplies by a size:
+    fractions of the number of steps.
+    """
+    per_row = [value for value in data_inputs(graph) if len(value.shape or ()) == 1]
+    floats = [x for x in per_row if x.dtype and x.dtype.is_floating_point()]
+    return frozenset(str(value.name) for value in floats if _is_of_a_size(value))
+
+
+def _is_of_a_size(value: ir.Value) -> bool:
+    """Return True if ``value`` is multiplied by a size."""
+    for node, index in readers(value):
+        if node.op_type == "Mul":
+            factor = node.inputs[1 - index]
+            if factor is not None and constant(factor) is None:
+                return is_data_free(factor)
+    return False
 
 
 def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:

@@ -240,3 +240,24 @@ def test_an_artifact_says_whether_it_streams_and_takes_names_of_onnx_files(tmp_p
             artifact.save(tmp_path / name)
     artifact.save(tmp_path / "x.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+class MeanOfFraction(nn.Module):
+    """The mean over the first fraction of each row, as in batches of audio."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x, fractions):
+        steps = torch.arange(x.size(1))
+        mask = (steps < (fractions * x.size(1))[:, None]).unsqueeze(-1)
+        return (self.gru(x)[0] * mask).sum(1) / mask.sum(1)
+
+
+def test_fractions_of_a_length_are_drawn_as_such():
+    torch.manual_seed(0)
+    example = (torch.randn(2, 9, 3), torch.tensor([0.4, 0.7]))
+    axes = {"x": ("N", "L", 3), "fractions": ("N",)}
+    artifact = export(MeanOfFraction().eval(), example, ExportConfig(inputs=axes))
+    assert not [note for note in artifact.notes if "not compared" in note]

@@ -1,4 +1,4 @@
-"""How many values are valid for an index: read off the tables of a graph."""
+"""Valid values of inputs, read off the graph: indices of tables, fractions of a length."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from lstm_edge_exporters.verify.indices import index_values
+from lstm_edge_exporters.verify.indices import fraction_inputs, index_values
 
 TABLE = np.zeros((7, 2), np.float32)
 WIDE = np.zeros((3, 5), np.float32)
@@ -78,3 +78,30 @@ def test_a_table_of_unknown_size_gives_no_limit():
         " => (float[K,2] y) { y = Gather(t, i) }"
     )
     assert index_values(ir.from_proto(model).graph) == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("n = Size(x) k = Cast<to = 1>(n) y = Mul(f, k)", {"f"}),
+        (
+            "s = Shape<start = 1, end = 2>(x) k = Cast<to = 1>(s)"
+            " g = Unsqueeze(f, axis) y = Mul(k, g)",
+            {"f"},
+        ),
+        ("y = Mul(f, half)", set()),
+        ("y = Mul(x, f)", set()),
+        ("n = Size(x) k = Cast<to = 1>(n) y = Add(f, k)", set()),
+        ("n = Size(f) k = Cast<to = 1>(n) y = Mul(x, k)", set()),
+    ],
+)
+def test_an_input_that_is_multiplied_by_a_size_is_a_fraction(nodes, expected):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[N] f, float[N,L] x)'
+        f" => (float[M] y) {{ {nodes} }}"
+    )
+    stored = {"half": np.float32([0.5]), "axis": np.array([1])}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in stored.items()
+    )
+    assert fraction_inputs(ir.from_proto(model).graph) == expected
