@@ -1459,59 +1459,78 @@ static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     }
 }
 
-NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
-                        size_t first, size_t rows, size_t steps) {
-    const size_t all = rows * steps;
-    if (op->code == LE_CONSTANT) {
-        float *y = rows_from(program, ws, op->out, first);
-        const size_t stride = stride_of(program, op->out);
-        for (size_t r = 0; r < all; r++)
-            memcpy(y + r * stride, op->first, program->spans[op->out].width * sizeof(float));
-        return;
+/* Write a stored row to every row of the result. */
+NOINLINE void constant_rows(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                            size_t first, size_t rows) {
+    float *y = rows_from(program, ws, op->out, first);
+    const size_t stride = stride_of(program, op->out);
+    for (size_t r = 0; r < rows; r++)
+        memcpy(y + r * stride, op->first, program->spans[op->out].width * sizeof(float));
+}
+
+NOINLINE void unary(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                    size_t rows) {
+    const float *x = rows_from(program, ws, op->in, first);
+    float *y = rows_from(program, ws, op->out, first);
+    const size_t count = rows * stride_of(program, op->out);
+    if (op->act[0].kind == LE_RELU) {
+        for (size_t i = 0; i < count; i += L) store(y + i, largest((vf){0}, load(x + i)));
+    } else {
+        for (size_t i = 0; i < count; i += L) store(y + i, apply(&op->act[0], load(x + i)));
     }
-    const le_span *in = &program->spans[op->in], *out = &program->spans[op->out];
-    if (op->code == LE_UNARY) {
-        const float *x = rows_from(program, ws, op->in, first);
-        float *y = rows_from(program, ws, op->out, first);
-        const size_t count = all * stride_of(program, op->out);
-        if (op->act[0].kind == LE_RELU) {
-            for (size_t i = 0; i < count; i += L) store(y + i, largest((vf){0}, load(x + i)));
+}
+
+/* Choose between two operands, element by element. */
+NOINLINE void choose(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                     size_t rows) {
+    const float *condition = rows_from(program, ws, op->in, first);
+    const float *a = rows_from(program, ws, op->h, first), *b = rows_from(program, ws, op->c, first);
+    float *y = rows_from(program, ws, op->out, first);
+    const size_t count = rows * stride_of(program, op->out);
+    for (size_t i = 0; i < count; i += L)
+        store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
+}
+
+/* Look up rows of a table. The indices are in the table: they were checked before the call. */
+static void gather(const le_op *op, const le_span *in, const char *indices, float *y) {
+    const size_t length = op->size[0], width = op->size[1];
+    for (size_t i = 0; i < in->width; i++) {
+        const int64_t index = whole_number(indices, in->type, i);
+        const size_t row = (size_t)((uint64_t)index + (index < 0 ? length : 0)), at = row * width;
+        float *to = y + i * width;
+        if (op->second == NULL) {
+            memcpy(to, op->first + at, width * sizeof(float));
         } else {
-            for (size_t i = 0; i < count; i += L) store(y + i, apply(&op->act[0], load(x + i)));
+            for (size_t j = 0; j < width; j++) to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
         }
-        return;
     }
-    if (op->code == LE_BINARY) {
-        if (out->type == LSTM_EDGE_INT64) binary_whole(program, op, ws, first, all);
-        else binary(program, op, ws, first, all);
-        return;
+}
+
+/* Copy stretches of equal length. */
+static void copy(const le_op *op, const float *x, float *y) {
+    for (size_t i = 0; i < op->size[3]; i++) {
+        memcpy(y + op->size[1] + i * op->size[5], x + op->size[0] + i * op->size[4],
+               op->size[2] * sizeof(float));
     }
-    if (op->code == LE_WHERE) {
-        const float *condition = rows_from(program, ws, op->in, first);
-        const float *a = rows_from(program, ws, op->h, first), *b = rows_from(program, ws, op->c, first);
-        float *y = rows_from(program, ws, op->out, first);
-        const size_t count = all * stride_of(program, op->out);
-        for (size_t i = 0; i < count; i += L)
-            store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
-        return;
+}
+
+static void cast(const le_span *in, const le_span *out, const char *from, float *y) {
+    for (size_t i = 0; i < out->width; i++) {
+        if (out->type == LSTM_EDGE_INT64) ((int64_t *)y)[i] = whole_number(from, in->type, i);
+        else if (in->type == LSTM_EDGE_FLOAT32) y[i] = ((const float *)from)[i];
+        else y[i] = (float)whole_number(from, in->type, i);
     }
-    if (op->code == LE_WINDOW) {
-        window(program, op, ws, first, rows, steps);
-        return;
-    }
-    if (op->code == LE_PUSH) {
-        push(program, op, ws, rows, steps);
-        return;
-    }
-    if (op->code == LE_DEPTHWISE) {
-        depthwise(program, op, ws, first, all);
-        return;
-    }
-    for (size_t r = first; r < first + all; r++) {
+}
+
+/* Run an operation that takes one row at a time. */
+NOINLINE void run_by_row(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                         size_t first, size_t rows) {
+    const le_span *in = &program->spans[op->in], *out = &program->spans[op->out];
+    const size_t length = op->size[0];
+    for (size_t r = first; r < first + rows; r++) {
         const char *from = ws->buffer[op->in] + r * in->bytes;
         const float *x = (const float *)from;
         float *y = rows_from(program, ws, op->out, r);
-        const size_t length = op->size[0];
         switch (op->code) {
         case LE_SOFTMAX:
             for (size_t i = 0; i < in->width; i += length) softmax_of(x + i, y + i, length, op->flags & 1);
@@ -1519,31 +1538,28 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
         case LE_NORMALIZE:
             for (size_t i = 0; i < in->width; i += length) normalize(op, x + i, y + i, length);
             break;
-        case LE_GATHER:
-            for (size_t i = 0; i < in->width; i++) {
-                const int64_t index =
-                    whole_number(from, in->type, i); /* in the table: checked before the call */
-                const size_t row = (size_t)((uint64_t)index + (index < 0 ? length : 0)),
-                             at = row * op->size[1];
-                float *to = y + i * op->size[1];
-                if (op->second == NULL) memcpy(to, op->first + at, op->size[1] * sizeof(float));
-                else
-                    for (size_t j = 0; j < op->size[1]; j++)
-                        to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
-            }
-            break;
-        case LE_COPY:
-            for (size_t i = 0; i < op->size[3]; i++) {
-                memcpy(y + op->size[1] + i * op->size[5], x + length + i * op->size[4],
-                       op->size[2] * sizeof(float));
-            }
-            break;
-        default: /* LE_CAST */
-            for (size_t i = 0; i < out->width; i++) {
-                if (out->type == LSTM_EDGE_INT64) ((int64_t *)y)[i] = whole_number(from, in->type, i);
-                else y[i] = in->type == LSTM_EDGE_FLOAT32 ? x[i] : (float)whole_number(from, in->type, i);
-            }
+        case LE_GATHER: gather(op, in, from, y); break;
+        case LE_COPY: copy(op, x, y); break;
+        default: cast(in, out, from, y); /* LE_CAST */
         }
+    }
+}
+
+NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                        size_t first, size_t rows, size_t steps) {
+    const size_t all = rows * steps;
+    switch (op->code) {
+    case LE_CONSTANT: constant_rows(program, op, ws, first, all); break;
+    case LE_UNARY: unary(program, op, ws, first, all); break;
+    case LE_BINARY:
+        if (program->spans[op->out].type == LSTM_EDGE_INT64) binary_whole(program, op, ws, first, all);
+        else binary(program, op, ws, first, all);
+        break;
+    case LE_WHERE: choose(program, op, ws, first, all); break;
+    case LE_WINDOW: window(program, op, ws, first, rows, steps); break;
+    case LE_PUSH: push(program, op, ws, rows, steps); break;
+    case LE_DEPTHWISE: depthwise(program, op, ws, first, all); break;
+    default: run_by_row(program, op, ws, first, all);
     }
 }
 
