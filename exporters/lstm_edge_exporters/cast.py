@@ -25,15 +25,14 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
     """Return ``model`` with every float of data in float32, each constant rounded
     once.
     """
-    narrow = ir.from_proto(
-        ir.to_proto(model)
-    )  # a clone would share the types of its values
-    wide = _sizes(narrow)
-    for node in list(narrow.graph):
-        _settle(node, wide)
-    _convert(narrow, (ir.DataType.DOUBLE,), ir.DataType.FLOAT, wide)
-    common.RemoveUnusedNodesPass()(narrow)
-    proto = to_proto(narrow)
+    # a clone would share the types of its values
+    rounded = ir.from_proto(ir.to_proto(model))
+    sizes = _sizes(rounded)
+    for node in list(rounded.graph):
+        _cast_sizes(node, sizes)
+    _convert(rounded, (ir.DataType.DOUBLE,), ir.DataType.FLOAT, sizes)
+    common.RemoveUnusedNodesPass()(rounded)
+    proto = to_proto(rounded)
     proto.ir_version = IR_VERSION
     return proto
 
@@ -86,33 +85,30 @@ def _sizes(model: ir.Model) -> set[ir.Value]:
     """Return the float64 scalars that are computed of sizes and constants alone, with
     these constants.
     """
-    values = [
-        value
-        for node in model.graph
-        for value in node.outputs
-        if value.dtype == ir.DataType.DOUBLE
-    ]
-    scalars = {value for value in values if value.shape == () and is_data_free(value)}
-    operands = {
-        x
-        for value in scalars
-        if (node := value.producer())
-        for x in node.inputs
-        if x is not None
-    }
-    return scalars | {
-        x for x in operands if x.is_initializer() and x.dtype == ir.DataType.DOUBLE
-    }
+    sizes = set()
+    for node in model.graph:
+        for value in node.outputs:
+            if not _is_double(value) or value.shape != () or not is_data_free(value):
+                continue
+            sizes.add(value)
+            read = [x for x in node.inputs if x is not None]
+            sizes |= {x for x in read if x.is_initializer() and _is_double(x)}
+    return sizes
 
 
-def _settle(node: ir.Node, wide: set[ir.Value]) -> None:
-    if node.op_type == "Cast" or (node.outputs and node.outputs[0] in wide):
+def _is_double(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.DOUBLE
+
+
+def _cast_sizes(node: ir.Node, sizes: set[ir.Value]) -> None:
+    """Cast operands in ``sizes`` to float32 where they meet data."""
+    if node.op_type == "Cast" or (node.outputs and node.outputs[0] in sizes):
         return
     for index, value in enumerate(node.inputs):
-        if value in wide:
+        if value in sizes:
             assert value is not None
-            narrow = Builder(node, str(value.name)).cast(value, ir.DataType.FLOAT)
-            node.replace_input_with(index, narrow)
+            rounded = Builder(node, str(value.name)).cast(value, ir.DataType.FLOAT)
+            node.replace_input_with(index, rounded)
 
 
 def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
@@ -125,30 +121,31 @@ def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
     """
     model = ir.from_proto(proto)
     arrays = {} if exact is None else _arrays(exact.graph)
-    attributes = (
-        {} if exact is None else {node.name: node.attributes for node in exact.graph}
-    )
+    attributes = {}
+    if exact is not None:
+        attributes = {node.name: node.attributes for node in exact.graph}
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, array in _arrays(graph).items():
-            wide = arrays.get(name, array)
-            if (
-                wide.shape == array.shape
-                and wide.astype(array.dtype).tobytes() == array.tobytes()
-            ):
+            array64 = arrays.get(name, array)
+            if _rounds_to(array64, array):
                 value = graph.initializers[name]
-                tensor = ir.tensor(wide, name=name)
+                tensor = ir.tensor(array64, name=name)
                 value.const_value = tensor
                 value.dtype = tensor.dtype
         for node in graph:
-            if (
-                node.op_type == "ConstantOfShape" and "value" not in node.attributes
-            ):  # zeros of float32
-                node.attributes["value"] = ir.AttrTensor(
-                    "value", ir.tensor(np.zeros(1))
-                )
+            if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
+                zero = ir.tensor(np.zeros(1))  # the default is a float32
+                node.attributes["value"] = ir.AttrTensor("value", zero)
             _widen_numbers(node, attributes.get(node.name, {}))
     _convert(model, (ir.DataType.FLOAT, ir.DataType.FLOAT16), ir.DataType.DOUBLE)
     return model
+
+
+def _rounds_to(array64: Array, array: Array) -> bool:
+    """Return True if an array is ``array64``, rounded once."""
+    if array64.shape != array.shape:
+        return False
+    return array64.astype(array.dtype).tobytes() == array.tobytes()
 
 
 def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:

@@ -56,7 +56,7 @@ class Program {
         lstm_edge_describe(handle_.get(), kind, index, &result);
         return result;
     }
-    /* Steps for which there is a result at a time, and the delay of results in steps; see lstm_edge_delay. */
+    /* Number of steps per result, and the delay of results in steps; see lstm_edge_delay. */
     std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
     std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
     /* The index of an input, output or state by its name; count() if there is none. */

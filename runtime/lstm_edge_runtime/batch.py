@@ -43,12 +43,14 @@ class StreamBatch:
         self._reader = SampleReader(model, many=True)
         self._states = self._engine.states(capacity)
         self._unit = self._manifest.unit
-        self._settled = self._unit * max(
+        self._full_from = self._unit * max(
             (output.delay for output in self._engine.outputs), default=0
         )
         """Upper bound of the number of steps after which every unit has all its
         frames."""
-        self._is_plain = self._unit == 1 and not self._settled and self._every == NEVER
+        self._is_plain = (
+            self._unit == 1 and not self._full_from and self._every == NEVER
+        )
         """True if every tick is one call with all frames."""
         self._entry = Entry()
         self._age = np.zeros(capacity, np.int64)
@@ -209,7 +211,7 @@ class StreamBatch:
         ages = self._age[slots]
         return (
             not steps % self._unit
-            and int(ages.min()) >= self._settled
+            and int(ages.min()) >= self._full_from
             and int(ages.max()) + steps <= self._every
             and not np.count_nonzero(ages % self._unit)
         )
@@ -252,9 +254,9 @@ class StreamBatch:
         """Take steps up to the next reset of a source, until all are taken."""
         start = 0
         while start < samples.steps:
-            due = slots[self._age[slots] >= self._every]
-            if due.size:
-                self._reset(due)
+            ended = slots[self._age[slots] >= self._every]
+            if ended.size:
+                self._reset(ended)
             until_reset = self._every - int(self._age[slots].max())
             steps = min(samples.steps - start, until_reset)
             arrays = {}
@@ -385,15 +387,15 @@ class _Frames:
             return as_given(self._calls[0].outputs[output.name], output, step=step)
         rows = self._by_row(output)
         dtype = np.dtype(output.dtype)
-        blank: Any = np.nan if dtype.kind == "f" else 0
+        missing: Any = np.nan if dtype.kind == "f" else 0
         if not output.timed:
-            result = np.full((self._rows, *output.inner), blank, dtype)
+            result = np.full((self._rows, *output.inner), missing, dtype)
             for row, arrays in rows.items():
                 result[row] = arrays[-1]
             return result
         lengths = {row: sum(map(len, arrays)) for row, arrays in rows.items()}
         longest = max([int(step), *lengths.values()])
-        result = np.full((self._rows, longest, *output.inner), blank, dtype)
+        result = np.full((self._rows, longest, *output.inner), missing, dtype)
         for row, arrays in rows.items():
             if lengths[row]:
                 np.concatenate(arrays, out=result[row, longest - lengths[row] :])

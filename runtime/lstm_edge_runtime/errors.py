@@ -66,9 +66,7 @@ class CheckFailedError(LstmEdgeError, AssertionError):
     """
 
     def __str__(self) -> str:
-        """Return the message, which may have several lines, as ``LstmEdgeError``'s
-        else.
-        """
+        """Return the message, each line shortened and escaped; newlines are kept."""
         return "\n".join(map(shortened, printable(Exception.__str__(self)).split("\n")))
 
 

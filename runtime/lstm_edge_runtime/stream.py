@@ -35,18 +35,18 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_chunk",
-        "_due",
         "_engine",
         "_entry",
         "_every",
         "_free",
+        "_full_from",
         "_identity",
         "_manifest",
         "_reader",
         "_result",
         "_run",
         "_seen_steps",
-        "_settled",
+        "_slow_from",
         "_start",
         "_states",
         "_unit",
@@ -65,7 +65,7 @@ class Stream:
         self._reader = SampleReader(model, many=False)
         self._states = self._engine.states(None)
         self._unit = self._manifest.unit
-        self._settled = self._unit * max(
+        self._full_from = self._unit * max(
             (output.delay for output in self._engine.outputs), default=0
         )
         """Upper bound of the number of steps after which every unit has all its
@@ -117,7 +117,7 @@ class Stream:
         except IndexError:
             raise in_use() from None
         try:
-            if self._seen_steps >= self._due:
+            if self._seen_steps >= self._slow_from:
                 return self._general_step(sample)
             try:
                 self._window[:] = sample  # type: ignore[assignment]
@@ -190,8 +190,8 @@ class Stream:
         """Count from ``seen`` steps and an age on."""
         self._seen_steps = seen
         self._start = seen - age
-        is_even = self._unit == 1 and age >= self._settled
-        self._due = min(self._start + self._every, NEVER) if is_even else -1
+        is_even = self._unit == 1 and age >= self._full_from
+        self._slow_from = min(self._start + self._every, NEVER) if is_even else -1
         """Step count from which ``step`` must take the slow path."""
 
     # --- One step
@@ -218,7 +218,7 @@ class Stream:
             raise self._engine.refusal()
         units = self._age // self._unit
         self._seen_steps += 1
-        if units * self._unit >= self._settled:
+        if units * self._unit >= self._full_from:
             if self._unit == 1:
                 self._begin(self._seen_steps, self._age)
             return self._result()
@@ -281,7 +281,7 @@ class Stream:
         """
         age = self._seen_steps - self._start
         unit = self._unit
-        if age < self._settled or age + steps > self._every:
+        if age < self._full_from or age + steps > self._every:
             return False
         return unit == 1 or not (steps % unit or age % unit)
 

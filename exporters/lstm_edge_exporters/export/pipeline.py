@@ -74,13 +74,19 @@ class Built:
     """
 
     exact: ir.Model
+    """The graph in float64."""
     file: onnx.ModelProto
+    """The graph in float32, each constant rounded once."""
     manifest: Manifest
     """The contract, without golden case and figures."""
-    module: Runner
-    plain: Runner
+    module64: Runner
+    """The module in float64."""
+    module32: Runner
+    """The module in float32."""
     cases: CaseGenerator
+    """Generates the cases of the verification."""
     notes: list[str]
+    """Notes for the user."""
     along_time: AlongTime
     """Result of the streaming rules for the graph."""
 
@@ -91,12 +97,12 @@ def build(
     """Trace, lower and cast; see ``export``. Threads take turns."""
     with TURNS:
         show(0.0, "tracing the module")
-        plain = own_copy(module)
-        narrow = Call.of(plain, example).as_floats(torch.float32)
-        try_example(copy.deepcopy(plain), narrow)
-        reference = copy_as(plain, torch.float64)
-        call = narrow.as_floats(torch.float64)
-        program = capture(copy.deepcopy(reference), call, config)
+        module32 = own_copy(module)
+        call32 = Call.of(module32, example).as_floats(torch.float32)
+        try_example(copy.deepcopy(module32), call32)
+        module64 = copy_as(module32, torch.float64)
+        call = call32.as_floats(torch.float64)
+        program = capture(copy.deepcopy(module64), call, config)
         lowered = lower(program, call.names)
         program = replace(program, ranges=lowered.ranges)
         exposed = expose_states(lowered.model, program, call, config=config)
@@ -109,10 +115,10 @@ def build(
         if manifest.states:
             manifest = _with_reset_interval(manifest)
         file = to_float32(exact)
-    run = remember(TorchReference(reference, call, exposed.titles))
+    run = remember(TorchReference(module64, call, exposed.titles))
     arrays = {
         name: tensor.numpy()
-        for name, tensor in zip(call.names, narrow.example, strict=True)
+        for name, tensor in zip(call.names, call32.example, strict=True)
     }
     cases = CaseGenerator.of(
         manifest,
@@ -125,14 +131,14 @@ def build(
     held = frozenset(state.input for state in manifest.states) - {*call.names}
     steps = LOOP_STEPS if program.loops else ()
     cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
-    single = TorchReference(plain, call, exposed.titles, torch.float32)
+    reference32 = TorchReference(module32, call, exposed.titles, torch.float32)
     notes = [*filter(None, [note_on_dtype(module)]), *exposed.notes]
     return Built(
         exact=exact,
         file=file,
         manifest=manifest,
-        module=run,
-        plain=single,
+        module64=run,
+        module32=reference32,
         cases=cases,
         notes=notes,
         along_time=along_time,
@@ -260,8 +266,8 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         raise CheckFailedError(
             f"constants are not the rounded ones of float64: {', '.join(differing[:3])}"
         )
-    pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
-    verified = verify(pair, built.cases, built.plain, show)
+    pair = Pair(built.manifest, Graph64(built.exact), built.module64, engine)
+    verified = verify(pair, built.cases, built.module32, show)
     show(0.8, "feeding chunks")
     along_time = built.along_time
     manifest = find_streaming(pair, built.cases, along_time.reach, along_time.undecided)

@@ -109,7 +109,7 @@ def against_module(
         manifest=built.manifest,
         exact=built.exact,
         proto=built.file,
-        reference=built.module,
+        reference=built.module64,
         cases=built.cases,
         reach=built.along_time.reach,
         configured=config is not None,

@@ -80,7 +80,7 @@ class Verified:
 
 
 def verify(
-    pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progress
+    pair: Pair, cases: CaseGenerator, module32: Runner | None, show: Progress
 ) -> Verified:
     """Compare on every case that the module itself takes: whole, row by row, and one
     row of NaN.
@@ -88,7 +88,7 @@ def verify(
     Args:
         pair: the graph, the module and onnxruntime.
         cases: draws the inputs.
-        plain: the module in float32, which tells on the first case whether it is
+        module32: the module in float32, which tells on the first case whether it is
             another function there: one that asks for ``torch.finfo(x.dtype)``, say.
         show: called with progress.
 
@@ -119,8 +119,8 @@ def verify(
         largest = max(
             largest, pair.relative(pair.exact(case.feeds), pair.reference(case.feeds))
         )
-        if plain is not None and not compared:
-            got = plain(case.feeds)
+        if module32 is not None and not compared:
+            got = module32(case.feeds)
             want = pair.reference(case.feeds)
             about = f"at {case}: the module in float32, which the file can't follow"
             require(about, compare_all(got, want, pair.limits(case.feeds)))
@@ -180,11 +180,11 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     def alone(run: Runner, feeds: Feeds) -> Feeds:
         return row_by_row(manifest, run)(feeds)
 
-    ways: dict[str, tuple[Procedure, Feeds]] = {
+    procedures: dict[str, tuple[Procedure, Feeds]] = {
         "row by row": (alone, feeds),
         "one row of NaN": (whole, fill_rows(manifest, feeds, np.nan, [0])),
     }
-    for name, (procedure, case) in ways.items():
+    for name, (procedure, case) in procedures.items():
         try:
             procedure(pair.reference, case)
         except REFUSALS:
