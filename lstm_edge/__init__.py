@@ -13,6 +13,7 @@ if _typing.TYPE_CHECKING:
     from .checkpoint import Run, deployable, load, save
     from .data.config import DataConfig
     from .lstm1 import LSTM1
+    from .pruning import prune
     from .training.config import TrainConfig
     from .training.train import train
 
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "deployable",
     "load",
+    "prune",
     "save",
     "train",
 ]
@@ -35,6 +37,7 @@ _MODULES = {
     "TrainConfig": ".training.config",
     "deployable": ".checkpoint",
     "load": ".checkpoint",
+    "prune": ".pruning",
     "save": ".checkpoint",
     "train": ".training.train",
 }

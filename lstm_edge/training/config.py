@@ -40,6 +40,14 @@ class TrainConfig:
     class_weight: str = option(
         "none", "Weights of classes in the loss.", choices=("none", "balanced")
     )
+    density: float = option(
+        1.0, "Fraction of the LSTM's blocks of weights that stay.", above=0, high=1
+    )
+    block: str = option(
+        "16x1",
+        "Rows and columns of a block: 8x4 for int8 arithmetic.",
+        choices=("16x1", "8x4"),
+    )
     seed: int = option(0, "Random seed.", low=0, high=2**32 - 1)
     device: str = option("cpu", "Device for training.", choices=("cpu", "cuda"))
 
@@ -51,6 +59,18 @@ class TrainConfig:
                 "dropout is applied between layers; use two or more layers, or no"
                 " dropout"
             )
+
+        rows = int(self.block.split("x")[0])
+        if self.is_pruned and self.hidden_size % rows:
+            raise InputError(
+                f"density {self.density:g} prunes blocks of {self.block}; expected a"
+                f" hidden size that is a multiple of {rows}, got {self.hidden_size}"
+            )
+
+    @property
+    def is_pruned(self) -> bool:
+        """True if blocks of weights become zero."""
+        return self.density < 1
 
     @property
     def carries(self) -> bool:

@@ -20,6 +20,7 @@ from ..checkpoint import Run, read_tensors, write_tensors
 from ..data.config import DataConfig
 from ..data.series import SETS, Data, are_joined, windows_of
 from ..data.split import Split
+from ..pruning import density_after, prune
 from ..run_files import RESUME, check_run_folder
 from .batches import (
     STREAM_WINDOWS,
@@ -115,6 +116,8 @@ class Training:
         rows = self.config.batch_size
         streams = torch.arange(rows) >= round(rows * (1 - _STREAMS))
         keep = streams * (1 - _RESTART) if config.carries else torch.zeros(rows)
+        if self.history:
+            self._prune(number - 1)  # the masks of a training that is resumed
         with torch.random.fork_rng():
             torch.manual_seed(config.seed * 1_000_003 + number)
             batches = islice(self._batches(number), self.updates)
@@ -126,6 +129,7 @@ class Training:
                 carry=keep,
                 max_steps=_PICKS,
             )
+            self._prune(number)
             epoch = self._validated(number, loss)
         net = self.net.state_dict()
         moments = self.optimizer.state_dict()["state"]
@@ -138,6 +142,17 @@ class Training:
             self.kept |= _copy(f"adamw/{key}/", tensors)
         self.history.append(epoch)
         return epoch
+
+    def _prune(self, number: int) -> None:
+        """Prune the network as scheduled after an epoch."""
+        config = self.config
+        if config.is_pruned:
+            prune(self.net, config.density, number, self.epochs, block=config.block)
+
+    def _is_final(self, number: int) -> bool:
+        """True if the network has its final density after an epoch."""
+        density = self.config.density
+        return density_after(density, number, self.epochs) == density
 
     def _batches(self, number: int) -> Iterator[Batch]:
         options = self.options
@@ -164,7 +179,8 @@ class Training:
         series = self.split.data.of("validation")
         options = self.options
         carries = self.config.carries
-        lowest = min(map(self._criterion, self.history), default=math.inf)
+        final = [epoch for epoch in self.history if self._is_final(epoch.number)]
+        lowest = min(map(self._criterion, final), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
         streams = windows = None
         score = 0.0

@@ -194,6 +194,24 @@ def test_ctrl_c_keeps_the_best_epoch_and_resumes_to_the_same_bits(
     assert not any((tmp_path / "none").iterdir())
 
 
+def test_a_pruned_network_is_the_best_of_those_with_the_final_density(data, tmp_path):
+    """Resumed in the middle of pruning, to the same bits."""
+
+    def interrupt(epoch, epochs):
+        if epoch.number == 4:
+            raise KeyboardInterrupt
+
+    config = TrainConfig(hidden_size=16, epochs=10, patience=1, density=0.25)
+    train(data, tmp_path / "run", config=config, on_epoch=interrupt)
+    run = train(data, tmp_path / "run", config=config, resume=True)
+    train(data, tmp_path / "whole", config=config)
+    assert same_files(tmp_path / "run", tmp_path / "whole")
+    assert run.summary["best_epoch"] >= 6
+    weight = run.model.lstm.weight_hh_l0
+    blocks = weight.detach().reshape(4, 16, 16).abs().amax(1)
+    assert float(blocks.gt(0).float().mean()) == 0.25
+
+
 def test_training_stops_without_improvement(data, tmp_path):
     config = replace(QUICK, epochs=50, patience=2, learning_rate=0.3)
     run = train(data, tmp_path / "run", config=config)
@@ -339,6 +357,13 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
             else [({}, {"device": "cuda"}, "PyTorch finds no CUDA device")]
         ),
         ({}, {"hidden_size": 0}, "hidden_size is 0, expected 1 or more"),
+        (
+            {},
+            {"density": 0.2, "hidden_size": 24},
+            "density 0.2 prunes blocks of 16x1; expected a hidden size that is a"
+            " multiple of 16, got 24",
+        ),
+        ({}, {"density": 0.0}, "density is 0.0, expected"),
         ({}, {"dropout": 0.5}, "dropout is applied between layers"),
         ({}, {"learning_rate": 1e38}, r"learning_rate is 1e\+38, expected"),
     ],
