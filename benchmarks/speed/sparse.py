@@ -98,11 +98,13 @@ def save_frequencies(path: Path) -> None:
 def score(name: str, density: float, seed: int, folder: Path) -> float:
     """Return the accuracy of streams on the test set."""
     from lstm_edge import TrainConfig, train
-    from lstm_edge.demo import write_data
+    from lstm_edge.demo import DATA, copy_recordings
 
-    data = folder / f"{name}.npz"
-    if not data.exists():
-        write_data(data) if name == "demo" else save_frequencies(data)
+    data = folder / (DATA if name == "demo" else f"{name}.npz")
+    if not data.exists() and name == "demo":
+        copy_recordings(folder)
+    elif not data.exists():
+        save_frequencies(data)
     hidden, epochs = SCORED[name]
     config = TrainConfig(
         hidden_size=hidden, epochs=epochs, patience=epochs, density=density, seed=seed
@@ -130,10 +132,7 @@ def print_times(rounds: int, sizes: list[str]) -> None:
     for int8 in (False, True):
         for size in sizes:
             times, sizes_of = step_times(size, rounds, int8=int8)
-            cells = [
-                f"{took:.3g} ({took / times[0]:.2f})"
-                for took in times
-            ]
+            cells = [f"{took:.3g} ({took / times[0]:.2f})" for took in times]
             share = sizes_of[DENSITIES.index(0.2)] / sizes_of[0]
             kind = "int8" if int8 else "float32"
             rows.append([f"{size} {kind}", *cells, f"{share:.2f}"])
