@@ -48,7 +48,7 @@ class LSTM1(nn.Module):
             ``proj_size``.
 
     Raises:
-        InputError: ``readout`` or ``added`` does not fit.
+        InputError: a size is below 1, or ``readout`` or ``added`` does not fit.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class LSTM1(nn.Module):
         super().__init__()
         if readout not in ("stacked", "last"):
             raise InputError(f"readout is {readout!r}, expected stacked or last")
+        if min(num_classes, input_size) < 1:
+            raise InputError(
+                f"num_classes is {num_classes}, input_size {input_size}; expected at"
+                " least 1"
+            )
         fits = (
             readout == "last"
             and len(added) == num_classes

@@ -182,6 +182,12 @@ def test_options_and_scales_that_do_not_fit_are_refused(options, scale, message)
         )
 
 
+@pytest.mark.parametrize(("classes", "inputs"), [(0, 2), (2, 0), (-1, 2)])
+def test_sizes_below_one_are_refused(classes, inputs):
+    with pytest.raises(InputError, match="expected at least 1"):
+        LSTM1(classes, inputs, H, 1, L)
+
+
 def test_one_state_without_the_other_is_refused():
     net = LSTM1(C, INPUTS, H, 1, L)
     x = torch.randn(N, L, INPUTS, generator=torch.Generator().manual_seed(1))

@@ -206,6 +206,8 @@ def measure_shapes(
     forget_shapes(model)
     computed = [value for node in model.graph for value in node.outputs if value.name]
     values = [value for value in computed if _is_tensor(value)]
+    if not values:
+        raise FileFormatError("no node of the graph computes a tensor")
     groups: Groups = _cases(model, batch, sequence)
     if length_input(model.graph) and LONGEST not in dynamic_axes(model.graph):
         groups = (_with_longest(group) for group in groups)

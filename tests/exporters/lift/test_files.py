@@ -61,6 +61,12 @@ def untyped(model):
     return model.SerializeToString()
 
 
+def without_results(model):
+    """Return the file of a graph that has no outputs."""
+    del model.graph.output[:]
+    return model.SerializeToString()
+
+
 def test_nodes_may_come_in_any_order(model):
     model.graph.node.reverse()
     assert [state.input for state in lift(model.SerializeToString()).report.lifted] == [
@@ -76,6 +82,7 @@ NO_NETWORKS = {
     "opset 6, expected 7": lambda model, _: edited(model, opset=6),
     "NoSuchOperator": lambda model, _: edited(model, operator="NoSuchOperator"),
     "manifest already": lambda model, _: lift(edited(model)).model,
+    "no node of the graph computes": lambda model, _: without_results(model),
     "constant 'W' has no data type": lambda model, _: untyped(model),
     "is empty": lambda *_: b"",
 }
