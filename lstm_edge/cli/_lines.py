@@ -151,6 +151,7 @@ class LineParser:
         return [cells.index(name) for name in self._names]
 
     def _to_sample(self, cells: Sequence[str]) -> npt.NDArray[Any]:
+        """Return the sample in the cells of a line."""
         numbers = [_to_float(cell) for cell in cells]
         if None in numbers:
             raise InputError(
@@ -216,6 +217,7 @@ class ResultLines:
     def _json_line(
         self, keys: Sequence[str | int], label: str | None, numbers: Array
     ) -> str:
+        """Return a result as a line of JSON."""
         document: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
         floats = [
             float(str(number)) if np.isfinite(number) else None for number in numbers
@@ -231,6 +233,7 @@ class ResultLines:
     def _csv_lines(
         self, keys: Sequence[str | int], label: str | None, numbers: Array
     ) -> str:
+        """Return a result as CSV; the first one after the header."""
         header: list[str] = [*self._keys]
         row: list[str | int | None] = [*keys]
         if self._has_labels:

@@ -17,6 +17,7 @@ from ._output import Report
 
 
 def _to_native(model: Path, output: Path) -> Report:
+    """Write a native program."""
     if output.suffix != ".lep":
         raise InputError(
             f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to"
@@ -35,6 +36,7 @@ def _to_native(model: Path, output: Path) -> Report:
 
 
 def _to_c(model: Path, output: Path, name: str | None) -> Report:
+    """Write a folder of C."""
     from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name)
@@ -60,6 +62,7 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
 
 
 def _to_web(model: Path, output: Path) -> Report:
+    """Write a web page."""
     from lstm_edge_exporters.targets.folders import write_folder
     from lstm_edge_exporters.targets.web import to_site
 

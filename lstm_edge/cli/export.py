@@ -183,6 +183,7 @@ def _described(path: Path, given: SourceOptions) -> "Run":
 
 
 def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportConfig]:
+    """Return module, example and options of ``package.module:factory``."""
     from ._factory import build_module, make_example, parse_input
 
     inputs = dict(given.input)
@@ -207,6 +208,7 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
 
 
 def _facts(artifact: "Artifact[Any]") -> dict[str, Any]:
+    """Return the lines of the report."""
     manifest = artifact.manifest
     verified = artifact.verified
     contract = {

@@ -201,6 +201,7 @@ class StateFile:
             self._saved_at = time.monotonic()
 
     def _restore(self, path: Path) -> None:
+        """Continue a stream from a saved state."""
         state, arrays = read_state(path)
         steps = arrays.get("steps", np.array(0.5))
         if steps.dtype.kind not in "iu" or steps.shape:

@@ -97,6 +97,7 @@ def _validate(
     config: ValidateConfig,
     show: Show,
 ) -> "Validation":
+    """Validate the file with the options, and show progress."""
     from lstm_edge_exporters import validate
     from lstm_edge_exporters.verify.file import open_file
 
@@ -113,6 +114,7 @@ def _validate(
 
 
 def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expected":
+    """Return the reference that ``--against`` names."""
     from lstm_edge_exporters.validate.expected import against_file, against_module
 
     if Path(against).suffix == ".onnx":

@@ -196,6 +196,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, encoding: str) -> Table:
+    """Read a CSV file as text, with the line of each row."""
     try:
         with path.open(
             newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding
@@ -232,6 +233,7 @@ def _read_csv(path: Path, encoding: str) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    """Read a Parquet file."""
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:

@@ -155,6 +155,9 @@ class Training:
         return density_after(density, number, self.epochs) == density
 
     def _batches(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, in an order that follows from the seed and its
+        number.
+        """
         options = self.options
         config = self.config
         series = self.split.data.of("train")
@@ -176,6 +179,9 @@ class Training:
         )
 
     def _validated(self, number: int, loss: float) -> Epoch:
+        """Return the epoch with its validation losses; raises InputError for a loss
+        that is not finite.
+        """
         series = self.split.data.of("validation")
         options = self.options
         carries = self.config.carries

@@ -68,6 +68,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_names(manifest: Manifest) -> None:
+    """Check that names are unique, and that fields name existing outputs."""
     for side, names in (
         ("input", manifest.input_names),
         ("output", manifest.output_names),
@@ -92,6 +93,7 @@ def _check_known(field: str, names: Iterable[str], manifest: Manifest) -> None:
 
 
 def _check_axes(manifest: Manifest) -> None:
+    """Check names of axes, shapes, ranges and the input of lengths."""
     if manifest.batch == "" or manifest.sequence == "":
         raise ValueError("the batch or sequence axis has an empty name")
     if manifest.batch is not None and manifest.batch == manifest.sequence:
@@ -118,6 +120,7 @@ def _check_tensor(name: str, dtype: str, axes: Axes) -> None:
 
 
 def _check_lengths(name: str, spec: TensorSpec | None) -> None:
+    """Check that the input of lengths holds integers."""
     if spec is None or not spec.dtype.startswith(("int", "uint")):
         raise ValueError(f"lengths is {name!r:.40}, expected an integer input")
 
@@ -141,6 +144,7 @@ def _is_range(sizes: AxisRange) -> bool:
 
 
 def _check_pace(manifest: Manifest) -> None:
+    """Check the unit and the delays."""
     if not 1 <= manifest.unit <= _MAX_NUMBER:
         raise ValueError(f"unit is {manifest.unit}, expected at least 1")
     if manifest.unit > 1 and manifest.sequence is None:
@@ -151,6 +155,7 @@ def _check_pace(manifest: Manifest) -> None:
 
 
 def _check_meaning(manifest: Manifest) -> None:
+    """Check arithmetic, windows and the sampling rate."""
     if manifest.arithmetic not in ARITHMETIC:
         raise ValueError(
             f"arithmetic is {manifest.arithmetic!r:.40}, expected one of"
@@ -203,6 +208,9 @@ def _expected(axes: Axes, sizes: Mapping[str, int]) -> str:
 
 
 def _check_limits(golden: Golden) -> None:
+    """Check that limits are not negative, fit their outputs, and are complete for
+    floats.
+    """
     limits: list[tuple[str, Any]] = [*golden.limits.items(), *golden.limit.items()]
     for name, limit in limits:
         if name not in golden.outputs:

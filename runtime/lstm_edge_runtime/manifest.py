@@ -435,6 +435,7 @@ def _decode_union(types: tuple[Any, ...], raw: Any) -> Any:
 
 
 def _decode_array(raw: Any) -> Array:
+    """Return an array from its dtype, shape and base64 bytes."""
     dtype = np.dtype(raw["dtype"])
     data = base64.b64decode(raw["data"], validate=True)
     if (

@@ -103,6 +103,7 @@ def open_content(
 def _open_program(
     content: bytes, name: str, device: str, threads: int
 ) -> tuple[Engine, str]:
+    """Open a program on the C library."""
     from .native import NativeEngine
 
     if device != "cpu":
@@ -116,6 +117,7 @@ def _open_program(
 def _open_onnx(
     content: bytes, name: str, device: str, threads: int
 ) -> tuple[Engine, str]:
+    """Open the session of an ``.onnx`` file after its seal was checked."""
     from .ort import CPU, CUDA, OrtEngine, check_graph, check_seal, open_session
 
     identity = check_seal(content, name)

@@ -169,6 +169,7 @@ def open_session(
 
 
 def _settings(ort: Any, threads: int) -> Any:
+    """Return the session options: quiet, and fast for small steps."""
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
     settings.intra_op_num_threads = threads
@@ -453,6 +454,7 @@ class OrtStates:
     def _bound(
         self, front: int, inputs: Mapping[str, Any], outputs: Arrays
     ) -> Callable[[], None]:
+        """Return a bound call that reads one set of states and writes the other."""
         session: Any = self._engine.session
         before = self._values[front]
         after = self._values[1 - front]

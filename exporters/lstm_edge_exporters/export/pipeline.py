@@ -180,29 +180,22 @@ def _with_reset_interval(manifest: Manifest) -> Manifest:
 
 
 def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manifest:
-    ends = {state.input: state for state in exposed.states}
+    """Return the contract of a graph, without what its verification shows."""
     graph = exposed.model.graph
+    states = {state.input: state for state in exposed.states}
     last = {state.output for state in exposed.states}
-    inputs = tuple(_spec(value) for value in graph.inputs if value.name not in ends)
+    inputs = tuple(_spec(value) for value in graph.inputs if value.name not in states)
     outputs = tuple(_spec(value) for value in graph.outputs if value.name not in last)
-    # an output that is the lengths: those of chunks add up to those of the full
-    # sequence
-    counts = [
-        str(x.name)
-        for x in graph.outputs
-        if {y.name for y in sources(x)} == {exposed.lengths}
-    ]
+    ordered = [value.name for value in graph.inputs if value.name in states]
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        states=tuple(
-            ends[str(value.name)] for value in graph.inputs if value.name in ends
-        ),
+        states=tuple(states[str(name)] for name in ordered),
         batch=program.batch,
         sequence=program.sequence,
         ranges=program.ranges,
         lengths=exposed.lengths,
-        counts=tuple(counts),
+        counts=tuple(_counts(graph, exposed.lengths)),
         unstreamable=exposed.unstreamable,
         task=_checked_task(config, inputs, outputs),
         signal=config.signal,
@@ -211,9 +204,21 @@ def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manif
             "opset": OPSET,
             "ir_version": IR_VERSION,
             "versions": versions(*MAKERS),
-        }
-        | {"checkpoint_sha256": config.checkpoint_sha256},
+            "checkpoint_sha256": config.checkpoint_sha256,
+        },
     )
+
+
+def _counts(graph: ir.Graph, lengths: str | None) -> list[str]:
+    """Return the outputs that are the lengths: those of chunks add up to those of the
+    full sequence.
+    """
+    names = []
+    for value in graph.outputs:
+        shown = {source.name for source in sources(value)}
+        if shown == {lengths}:
+            names.append(str(value.name))
+    return names
 
 
 def _spec(value: ir.Value) -> TensorSpec:

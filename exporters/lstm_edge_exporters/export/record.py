@@ -206,6 +206,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the result of a recorded function; NotImplemented for any other."""
         if func in _FUNCTIONS:
             return self._layer(_FUNCTIONS[func], *args)
         if func in _CELLS:
@@ -221,6 +222,9 @@ class Recorder(TorchFunctionMode):
     def _layer(
         self, kind: tuple[str, str], x: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
+        """Return the results of ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` from a recorded
+        node.
+        """
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
         lengths = None
         batch_first = False
@@ -246,6 +250,7 @@ class Recorder(TorchFunctionMode):
     def _cell(
         self, kind: tuple[str, str], x: Tensor, hx: Any, *weights: Tensor | None
     ) -> Any:
+        """Return the new states of a cell from a recorded node of one step."""
         present = [weight for weight in weights if weight is not None]
         options = {"layers": 1, "directions": 1, "biased": int(len(present) == 4)}
         states = [state.unsqueeze(0) for state in (hx if kind[0] == "LSTM" else (hx,))]
@@ -269,6 +274,7 @@ class Recorder(TorchFunctionMode):
         *,
         cell: bool = False,
     ) -> Sequence[Tensor]:
+        """Add the symbolic node of a recurrent call; return its output and last states."""
         _assume(x.shape[2] == weights[0].shape[1])
         entries = options["layers"] * options["directions"]
         steps, rows = x.shape[:2]

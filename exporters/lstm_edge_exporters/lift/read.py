@@ -210,6 +210,7 @@ def _parse(name: str, content: bytes) -> onnx.ModelProto:
 
 
 def _read(source: Source) -> onnx.ModelProto:
+    """Return the content of a file with its weights; refuse files that can't be lifted."""
     name, content = read_content(source)
     model = _parse(name, content)
     try:

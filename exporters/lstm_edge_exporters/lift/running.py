@@ -204,8 +204,7 @@ def measure_shapes(
             output depends on the run.
     """
     forget_shapes(model)
-    computed = [value for node in model.graph for value in node.outputs if value.name]
-    values = [value for value in computed if _is_tensor(value)]
+    values = _computed_tensors(model)
     if not values:
         raise FileFormatError("no node of the graph computes a tensor")
     groups: Groups = _cases(model, batch, sequence)
@@ -221,10 +220,16 @@ def measure_shapes(
     for value in model.graph.outputs:
         if value.shape is None:
             raise FileFormatError(
-                f"output {value.name!r} has not the same number of axes in every run; "
+                f"the number of axes of output {value.name!r} differs between runs; "
                 "decide the branches with --branch INPUT=NUMBER"
             )
     return _with_known_integers(model, runs)
+
+
+def _computed_tensors(model: ir.Model) -> list[ir.Value]:
+    """Return the named values that nodes compute, without sequences of tensors."""
+    computed = [value for node in model.graph for value in node.outputs if value.name]
+    return [value for value in computed if _is_tensor(value)]
 
 
 def _is_tensor(value: ir.Value) -> bool:

@@ -59,6 +59,7 @@ def _fold_weights(model: ir.Model) -> None:
 
 
 def _own_weights(node: ir.Node) -> None:
+    """Give a recurrent node its own copies of shared weights."""
     for index in (1, 2):
         weight = node.inputs[index]
         if (

@@ -221,6 +221,7 @@ def _returned(file: ModelFile, module: nn.Module, call: Any) -> tuple[str, ...]:
 
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:
+    """Return the example of an export: the file's golden inputs by default."""
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
     example = {

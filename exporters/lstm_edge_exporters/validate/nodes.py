@@ -89,6 +89,7 @@ class _Comparison:
         )
 
     def _compare(self, pair: _Pair) -> None:
+        """Compare two values, and what computes them."""
         value = pair.value
         expected = pair.expected
         if value is None or expected is None:
@@ -114,6 +115,7 @@ class _Comparison:
             self._report(pair, _origin(value), _origin(expected))
 
     def _compare_nodes(self, pair: _Pair, node: ir.Node, wanted: ir.Node) -> None:
+        """Compare two nodes that compute values of one role."""
         assert pair.value is not None
         assert pair.expected is not None
         same_operator = node.op_identifier() == wanted.op_identifier()

@@ -172,6 +172,7 @@ class Validation:
                 return
 
     def _stages(self) -> Mapping[str, Callable[[], Iterator[Check]]]:
+        """Return the groups of checks in order: causes before consequences."""
         contract = {"contract": self._contract}
         if self.against is None:
             return contract | ({"golden": self._replay} if self.file.model else {})
@@ -188,6 +189,7 @@ class Validation:
         }
 
     def _contract(self) -> Iterator[Check]:
+        """Compare the manifest with the graph and with the expected manifest."""
         reference = self.against if self.file.model else None
         recorded = (
             self.file.manifest.provenance.get("checkpoint_sha256")
@@ -487,6 +489,7 @@ class Validation:
         yield passed_unless("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
+        """Compare one recorded golden case with the reference."""
         check_golden_case(self.file.manifest, golden)
         exact = self.reference_pair.exact(golden.inputs)
         limits = self.reference_pair.limits(golden.inputs)

@@ -289,6 +289,7 @@ class CaseGenerator:
         at_reset: bool,
         full: bool,
     ) -> Case:
+        """Return a case of the nearest allowed sizes."""
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
         examples = [spec.example for spec in self.inputs if spec.role == "lengths"]
         given = [example.max() for example in examples if example is not None]

@@ -40,6 +40,7 @@ def sample_feeds(
 
 
 def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array]:
+    """Return the inputs of one sample, cut to whole units."""
     feeds = {}
     for spec in manifest.data_inputs:
         row = samples.inputs[spec.name][index]

@@ -249,6 +249,7 @@ def _macros(
     outputs: Sequence[_Port],
     manifest: Manifest,
 ) -> Iterator[str]:
+    """Yield the macros of the header."""
     yield f"#define {upper}_UNIT {unit} /* time steps in one call */"
     for kind, ports in (("INPUTS", inputs), ("OUTPUTS", outputs)):
         for port in ports:

@@ -71,6 +71,7 @@ def _float(bits: int) -> str:
 
 
 def _initializer(value: object) -> str:
+    """Return the C initializer of the numbers."""
     if isinstance(value, Mapping):
         return (
             "{"
@@ -293,6 +294,9 @@ class Table:
         return _ref(base, pool.offset(values) * (1 + whole))
 
     def _matrix(self, weights: Weights) -> Fields:
+        """Add the weights of a product, interleaved for the core, and return their
+        reference.
+        """
         numbers, scales, quantized = weights
         rows, columns = numbers.shape
         if max(rows, columns) > _MOST_WIDTH:
@@ -384,6 +388,7 @@ class Table:
         self._pair("multiply", o, z, cell.new_h, cell.hidden)
 
     def _gru(self, operation: Operation) -> None:
+        """Add the operations of a GRU."""
         cell = _Cell(self, operation)
         update, reset, fresh, through = map(cell.gate, range(4))
         both = cell.bias.reshape(2, -1)
@@ -435,6 +440,7 @@ class Table:
         self._map(function, self._refs[given["x"]], self._refs[y], width)
 
     def _binary(self, operation: Operation) -> None:
+        """Add a function of two operands, element by element."""
         given = operation.named
         a = given["a"]
         b = given["b"]
@@ -500,6 +506,7 @@ class Table:
         self._add(kernel, "lc_rows_op", {**fields, **extra})
 
     def _gather(self, operation: Operation) -> None:
+        """Add a look-up of rows of a table."""
         index = operation.argument("index")
         y = operation.argument("y")
         table, scales, _ = self._writer.weights(
@@ -523,6 +530,7 @@ class Table:
             )
 
     def _copy(self, operation: Operation) -> None:
+        """Add copies of equal length."""
         given = operation.named
         source = f"{self._refs[given['x']]} + {given['offset_x']}"
         target = f"{self._refs[given['y']]} + {given['offset_y']}"
@@ -563,6 +571,7 @@ class Table:
         self._add(kernel, "lc_ring_op", {**fields, **extra})
 
     def _depthwise(self, operation: Operation) -> None:
+        """Add a convolution per channel."""
         given = operation.named
         width = self._writer.width(given["y"])
         fields = {
@@ -579,6 +588,7 @@ class Table:
         """Nothing: whoever reads the buffer reads the constant."""
 
     def _cast(self, operation: Operation) -> None:
+        """Add a conversion to float32 or int64."""
         x = operation.argument("x")
         y = operation.argument("y")
         is_input = x in {port.buffer for port in self._writer.ports("inputs")}

@@ -117,6 +117,7 @@ class _Compiler:
         """Buffer, ring and frame axis of each state that is a ring."""
 
     def compile(self) -> Compiled:
+        """Return the program of the graph."""
         manifest = self._manifest
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
@@ -132,6 +133,7 @@ class _Compiler:
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
+        """Add an input of the program; lengths are a constant."""
         shape = self._shape_of(spec.name, spec.axes)
         time = self._manifest.time_axis(spec.axes)
         if spec.name == self._manifest.lengths:
@@ -199,6 +201,7 @@ class _Compiler:
         return axis if reads and isinstance(state.axes[axis], int) else None
 
     def _close_output(self, output: TensorSpec) -> None:
+        """Add an output of the program."""
         manifest = self._manifest
         value = self._get(output.name)
         if not isinstance(value, Value):
@@ -217,6 +220,7 @@ class _Compiler:
         )
 
     def _close_state(self, state: StateSpec) -> None:
+        """Set the new value of a state of the file."""
         value = self._get(state.output)
         writer = self._writer
         if not isinstance(value, Value) or value.dtype != state.dtype:
@@ -263,6 +267,7 @@ class _Compiler:
     # nodes
 
     def _node(self, node: ir.Node) -> None:
+        """Lower a node and keep its results; errors name the node."""
         name = f"{node.name!r} " if node.name else ""
         about = f"node {name}({node.op_type})"
         try:

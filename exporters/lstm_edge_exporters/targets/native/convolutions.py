@@ -59,6 +59,9 @@ class Windows(NamedTuple):
 
 
 def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
+    """Return the windows of a convolution or pooling; refuse options that are not
+    covered.
+    """
     rank = len(kernel)
     strides, dilations = (
         tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations")
@@ -90,6 +93,7 @@ def _as_read(taps: Array) -> Array:
 def _conv(
     memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 ) -> Out:
+    """Lower a convolution: one product per frame, or per channel."""
     value = floats(given)
     weights = as_array(matrix, "weights").astype("float32")
     bias = optional(added, "a bias")
@@ -178,6 +182,7 @@ def _depthwise_conv(
 
 @lowers("MaxPool", "AveragePool")
 def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Lower a pooling: the largest or the mean of each window."""
     value = floats(given)
     kernel = attribute(node, "kernel_shape")
     largest = node.op_type == "MaxPool"

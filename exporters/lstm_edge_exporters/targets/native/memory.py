@@ -225,6 +225,9 @@ class Memory:
         return np.where(padding, stored[np.maximum(distance - 1, 0)], flat)
 
     def _collect(self, flat: Array, value: Value) -> int:
+        """Return a buffer with the elements at places, copied if none has them in this
+        order.
+        """
         if not flat.size:
             raise UnsupportedError(f"an empty value {value.shape}")
         buffer = self._regions[int(self._region(flat[:1])[0])].buffer

@@ -329,6 +329,7 @@ def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Ou
 
 @lowers("Cast")
 def _cast(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Convert to float32, int64 or bool."""
     value = _value(given)
     to = ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
@@ -382,6 +383,7 @@ def _fuse_bias(memory: Memory, product: ir.Value, width: int) -> Array | None:
 def _gemm(
     memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 ) -> Out:
+    """Multiply by stored weights and add a stored bias."""
     source = floats(given)
     weights = as_array(matrix, "weights")
     factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
@@ -423,6 +425,7 @@ def _softmax(memory: Memory, node: ir.Node, given: In) -> Out:
 def _layer_norm(
     memory: Memory, node: ir.Node, given: In, scale: In = None, bias: In = None
 ) -> Out:
+    """Normalize over the last axes, with stored scale and bias."""
     value = floats(given)
     inner = value.shape[attribute(node, "axis", -1) :]
     parameters = []
@@ -438,6 +441,7 @@ def _layer_norm(
 
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
+    """Reduce over some axes by a sum, a mean or a norm."""
     value = floats(given)
     if attribute(node, "noop_with_empty_axes", 0):
         raise UnsupportedError("noop_with_empty_axes")
@@ -477,6 +481,7 @@ def _sum_over(
 
 @lowers("CumSum")
 def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
+    """Add up the frames of a unit from the first to the last."""
     value = floats(given)
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
@@ -512,6 +517,7 @@ def _is_empty(given: In) -> bool:
 
 @lowers("Gather")
 def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
+    """Take elements of a value, or look up rows of a stored table."""
     axis = attribute(node, "axis", 0)
     if isinstance(data, Value):
         return data._replace(places=data.places.take(as_array(index, "places"), axis))
@@ -539,6 +545,7 @@ def _pad(
     fill: In = None,
     axes: In = None,
 ) -> Out:
+    """Pad with a constant, along any axes."""
     value = floats(given)
     mode = attribute(node, "mode", "constant")
     around = as_array(pads, "pads").reshape(-1).tolist()
@@ -581,6 +588,9 @@ def _resize(
 def _recurrent(
     memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In
 ) -> list[Out]:
+    """Add an LSTM, GRU or RNN; weights of GRU and RNN that are stored as int8 stay
+    int8.
+    """
     weights = [as_array(matrix, "weights") for matrix in (w, r)]
     scales: list[Array | None] = [None, None]
     if memory.int8 and node.op_type != "LSTM":
@@ -617,6 +627,7 @@ def _layer(
     lengths: In = None,
     *states: In,
 ) -> list[Out]:
+    """Add a recurrent layer for each step of a unit; return Y and the last states."""
     hidden = weights[1].shape[2]
     _refuse_options(node)
     count = 2 if kind == "LSTM" else 1
