@@ -17,6 +17,7 @@ from ..graph import Builder, axes_of, data_inputs
 from .capture import axis_text
 from .cells import expand_cell, is_cell
 from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
+from .step_counter import VARIABLE, StepCounter, can_count
 from .timed import NotTimedError, TimedGraph, find_cells
 from .unrolled import (
     Family,
@@ -69,13 +70,19 @@ def loop_sizes(loops: Sequence[sympy.Expr]) -> Iterator[sympy.Expr]:
         yield steps - 1
 
 
-def roll(model: ir.Model, ranges: Ranges, loops: Sequence[sympy.Expr]) -> Ranges:
+def roll(
+    model: ir.Model,
+    ranges: Ranges,
+    loops: Sequence[sympy.Expr],
+    batch: str | None,
+) -> Ranges:
     """Replace the iterations of every loop by a Scan, in place.
 
     Args:
         model: a graph with the marks of ``loops``.
         ranges: the sizes of each dynamic axis.
         loops: the number of steps of each loop, in terms of axes.
+        batch: the axis of the rows.
 
     Returns:
         The ranges; a loop whose first step differs needs two steps.
@@ -88,7 +95,7 @@ def roll(model: ir.Model, ranges: Ranges, loops: Sequence[sympy.Expr]) -> Ranges
     for number in reversed(numbers):  # a loop may read the results of earlier ones
         unrolled = Unrolled(model.graph, number)
         try:
-            ranges = _roll(model, unrolled, ranges, loops)
+            ranges = _roll(model, unrolled, ranges, loops, batch)
         except UnlikeError as error:
             raise unrolled.refusal(error) from error
     _write_reads(model)
@@ -100,18 +107,19 @@ def _roll(
     unrolled: Unrolled,
     ranges: Ranges,
     loops: Sequence[sympy.Expr],
+    batch: str | None,
 ) -> Ranges:
     """Replace one loop by layers if all states pass through cells only, else by a
     Scan.
     """
     cells = [node for node in unrolled.nodes if is_cell(node)]
     if cells:
-        if _Rolled(model, unrolled, loops).write_layers():
+        if _Rolled(model, unrolled, loops, batch).write_layers():
             return ranges
         for cell in cells:
             expand_cell(cell, unrolled.line)
         unrolled = Unrolled(model.graph, unrolled.number)
-    return _Rolled(model, unrolled, loops).write_scan(ranges)
+    return _Rolled(model, unrolled, loops, batch).write_scan(ranges)
 
 
 def _write_reads(model: ir.Model) -> None:
@@ -135,9 +143,14 @@ class _Rolled:
     """One loop while it is replaced."""
 
     def __init__(
-        self, model: ir.Model, unrolled: Unrolled, loops: Sequence[sympy.Expr]
+        self,
+        model: ir.Model,
+        unrolled: Unrolled,
+        loops: Sequence[sympy.Expr],
+        batch: str | None,
     ) -> None:
         self.model = model
+        self.batch = batch
         self.graph = model.graph
         self.unrolled = unrolled
         self.loops = loops
@@ -154,6 +167,8 @@ class _Rolled:
         """Scanned inputs: outer value, entry of the body."""
         self.nodes: list[ir.Node] = []
         """Nodes of the body."""
+        self.counter: StepCounter | None = None
+        """The number of the step, where it is a state."""
 
     def write_scan(self, ranges: Ranges) -> Ranges:
         """Replace the iterations by a Scan; return the sizes that each axis may have
@@ -166,7 +181,8 @@ class _Rolled:
         scan = self._scan([*collected, *finals])
         states = self._states()
         scanned = dict.fromkeys(self._scanned([*collected, *finals]))
-        outputs = dict(zip(scanned, scan.outputs[len(states) :], strict=True))
+        carried = len(scan.outputs) - len(scanned)
+        outputs = dict(zip(scanned, scan.outputs[carried:], strict=True))
         self._replace_collects([outputs[family] for family in self._scanned(collected)])
         sources = [state.source for state in states]
         for value, family in zip(self.last_values, finals, strict=True):
@@ -319,16 +335,22 @@ class _Rolled:
             name = self.build.name(state.name or "state")
             like = self._after(state)
             self.inner[state] = ir.val(name, like.dtype, like.shape)
+        self._start_counter(scanned)
         self._add_nodes()
+        before = [self.inner[state] for state in states]
         after = [self._copy(self._value(state.source)) for state in states]
-        outputs = [*after, *(self._copy(self._value(family)) for family in scanned)]
         initial = [self._initial(state) for state in states]
+        if self.counter is not None:
+            before.append(self.counter.entry)
+            after.append(self.counter.after())
+            initial.append(self._zeros(self.counter.entry))
+        outputs = [*after, *(self._copy(self._value(family)) for family in scanned)]
         if not self.entries:
             self._count()
         outer = [value for value, _ in self.entries.values()]
         entries = [entry for _, entry in self.entries.values()]
         body = ir.Graph(
-            [*(self.inner[state] for state in states), *entries],
+            [*before, *entries],
             outputs,
             nodes=self.nodes,
             name=f"loop{self.unrolled.number}",
@@ -339,19 +361,42 @@ class _Rolled:
         )
         for value, output in zip(made, outputs, strict=True):
             value.type = output.type
-        for value, state in zip(made, states, strict=False):
-            value.shape = self.inner[state].shape
-        for value, family in zip(made[len(states) :], scanned, strict=True):
+        for value, entry in zip(made, before, strict=False):
+            value.shape = entry.shape
+        for value, family in zip(made[len(before) :], scanned, strict=True):
             value.shape = self._of_all_steps(family.value)
         node = made[0].producer()
         assert node is not None
+        names = [state.name for state in states]
+        if self.counter is not None:
+            names.append(VARIABLE)
         node.meta[ROLLED] = RolledLoop(
             self.unrolled.line,
-            tuple(LoopSlot(x.name, i, i) for i, x in enumerate(states)),
+            tuple(LoopSlot(name, at, at) for at, name in enumerate(names)),
             self.steps,
             self.peeled,
         )
         return node
+
+    def _start_counter(self, results: Sequence[Family]) -> None:
+        """Make the number of the step a state, if all that read it allow it."""
+        families = self.unrolled.families
+        sources = [state.source for state in self._states()]
+        is_result = any(isinstance(x, Number) for x in (*results, *sources))
+        if self.peeled or is_result or not can_count(families, self.batch):
+            return
+        entry = ir.val(
+            self.build.name(VARIABLE), ir.DataType.INT64, ir.Shape([self.batch])
+        )
+        self.counter = StepCounter(entry, self._inside, self.build.constant)
+
+    def _zeros(self, like: ir.Value) -> ir.Value:
+        """Return zeros of the shape of a state."""
+        zero = self.build.constant(np.array(0), "zero")
+        (value,) = self.build.node("Expand", [zero, self._shape(like)])
+        value.shape = like.shape
+        value.dtype = like.dtype
+        return value
 
     def _of_all_steps(self, value: ir.Value) -> ir.Shape:
         return ir.Shape([self._count_text(), *(value.shape or ())])
@@ -376,7 +421,8 @@ class _Rolled:
         for node in self.graph:
             if node not in families:
                 continue
-            operands = [self._value(one) for one in families[node][0].operands]
+            reader = families[node][0]
+            operands = [self._operand(one, reader) for one in reader.operands]
             made = ir.node(
                 node.op_type,
                 operands,
@@ -392,6 +438,12 @@ class _Rolled:
             self.nodes.append(made)
             for family in families[node]:
                 self.inner[family] = made.outputs[family.value.index() or 0]
+
+    def _operand(self, operand: Operand, reader: Family) -> ir.Value | None:
+        """Return the value of an operand in the body, for its reader."""
+        if isinstance(operand, Number) and self.counter is not None:
+            return self.counter.operand(operand, reader)
+        return self._value(operand)
 
     def _value(self, operand: Operand) -> ir.Value | None:
         """Return the value of an operand in the body."""

@@ -16,7 +16,7 @@ from .cells import is_cell
 from .record import DOMAIN, OP
 from .unrolled import Family, Number, Operand, Read, State
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     """Abs Add Cast Ceil Clip Cos Div Dropout Elu Equal Erf Exp Floor Gelu Greater
     GreaterOrEqual HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log Max Min
     Mish Mul Neg Not Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign
@@ -268,7 +268,7 @@ class TimedGraph:
     def _spread(self, family: Family) -> ir.Value:
         """Return the results of an operator at all steps."""
         node = family.node
-        if node.op_type in _ELEMENTWISE:
+        if node.op_type in ELEMENTWISE:
             rank = _rank(family.value)
             operands = [self._aligned(one, rank) for one in family.operands]
             return self._add(node, operands, {})

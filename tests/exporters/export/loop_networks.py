@@ -30,7 +30,8 @@ class Network:
         tensors = []
         for name, axes in self.inputs.items():
             shape = [sizes.get(axis, axis) for axis in axes]
-            whole = torch.tensor([6, 3]) if name == "lengths" else None
+            is_count = name in ("lengths", "steps")
+            whole = torch.tensor([6, 3]).reshape(shape) if is_count else None
             tensors.append(torch.randn(shape) if whole is None else whole)
         return tuple(tensors)
 
@@ -252,7 +253,7 @@ class Arguments(nn.Module):
         return torch.stack(outs, 1), h, c
 
 
-@network({**X, "lengths": ("N",)}, streams=False)
+@network({**X, "lengths": ("N",)})
 class Lengths(Linears):
     def __init__(self):
         super().__init__(out=(4, 2))
@@ -299,7 +300,25 @@ class LearnedStart(nn.Module):
         return torch.stack(outs).transpose(0, 1)
 
 
-@network(streams=False)
+@network({"x": ("L", "N", 3), "steps": ("N", 1)})
+class TimeSinceEvent(Linears):
+    """Three uses of the step's number: shifted, as a float, and compared by row."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x, steps):
+        h = x.new_zeros(x.size(1), 2, 4)
+        outs = []
+        for t in range(x.size(0)):
+            z = self.w(x[t]).unsqueeze(1) + self.u(h) + 0.01 * t
+            new = torch.tanh(z) * (t + 1 > steps).unsqueeze(2)
+            h = new / (2 * t + 3) + 0.5 * h
+            outs.append(h)
+        return torch.stack(outs)
+
+
+@network()
 class RunningMean(Linears):
     def __init__(self):
         super().__init__(w=(3, 4))

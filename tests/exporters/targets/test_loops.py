@@ -13,12 +13,21 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 
 STEPS = 20
-FEW = ("Cell", "LayerNormLSTM", "ConvLSTM", "Mamba", "Spiking", "TwoStepsBack")
+FEW = (
+    "Cell",
+    "LayerNormLSTM",
+    "ConvLSTM",
+    "Mamba",
+    "Spiking",
+    "TwoStepsBack",
+    "RunningMean",
+)
 """Networks for every run of the tests."""
 WITH_SIGNALS_ONLY = [
     name
     for name, network in NETWORKS.items()
-    if network.streams and name not in ("Arguments", "Refractory")
+    if network.streams
+    and name not in ("Arguments", "Lengths", "Refractory", "TimeSinceEvent")
 ]
 """Networks whose inputs are all signals, and whose states are numbers."""
 
