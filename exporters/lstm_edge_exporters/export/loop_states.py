@@ -50,10 +50,12 @@ def expose_loop_states(
     states = loop_states(graph, program)
     batch_axes = {state.initial: _batch_axis(state, program) for state in states}
     resets = reset_values(graph, program, batch_axes)
+    restarting = {state.node for state in states if state.initial not in resets}
     names = UniqueNames(graph)
     specs: dict[ir.Value, StateSpec] = {}
     for state in states:
-        if state.initial not in resets:
+        counts_in_vain = state.slot.is_counter and state.node in restarting
+        if state.initial not in resets or counts_in_vain:
             continue
         entering = names.unique(f"{state.variable}_0")
         leaving = names.unique(f"{state.variable}_n")

@@ -48,6 +48,8 @@ class LoopSlot:
     input: int
     """Index among the inputs of the node."""
     output: int
+    is_counter: bool = False
+    """True for the number of the step."""
 
 
 @dataclass(frozen=True)
@@ -367,12 +369,13 @@ class _Rolled:
             value.shape = self._of_all_steps(family.value)
         node = made[0].producer()
         assert node is not None
-        names = [state.name for state in states]
+        slots = [LoopSlot(state.name, at, at) for at, state in enumerate(states)]
         if self.counter is not None:
-            names.append(VARIABLE)
+            at = len(slots)
+            slots.append(LoopSlot(VARIABLE, at, at, is_counter=True))
         node.meta[ROLLED] = RolledLoop(
             self.unrolled.line,
-            tuple(LoopSlot(name, at, at) for at, name in enumerate(names)),
+            tuple(slots),
             self.steps,
             self.peeled,
         )
@@ -544,20 +547,25 @@ class _Rolled:
         start = np.asarray(number.start - (0 if self.peeled else 1) * number.slope)
         dtype = ir.DataType.from_numpy(start.dtype)
         value = self._range()
-        shape = np.array([-1] + [1] * start.ndim)
+        steps = axes_of(value)
         if dtype != ir.DataType.INT64:
             value = self.build.cast(value, dtype)
-        (value,) = self.build.node("Reshape", [value, shape])
-        (value,) = self.build.node("Mul", [value, number.slope])
-        (value,) = self.build.node("Add", [value, start])
-        value.dtype = dtype
-        value.shape = ir.Shape([self._count_text(), *start.shape])
+            value.shape = ir.Shape(steps)
+        if start.ndim:
+            axes = np.arange(1, 1 + start.ndim)
+            (value,) = self.build.node("Unsqueeze", [value, axes])
+            value.shape = ir.Shape([*steps, *[1] * start.ndim])
+        for op, operand in (("Mul", np.asarray(number.slope)), ("Add", start)):
+            (value,) = self.build.node(op, [value, operand])
+            value.dtype = dtype
+            value.shape = ir.Shape([*steps, *start.shape])
         return value
 
     def _range(self) -> ir.Value:
         (length,) = self.build.node("Squeeze", [self._length()])
         zero = self.build.constant(np.array(0), "first")
         (steps,) = self.build.node("Range", [zero, length, np.array(1)])
+        steps.shape = ir.Shape([self._count_text()])
         return steps
 
     def _count(self) -> None:

@@ -300,6 +300,21 @@ class LearnedStart(nn.Module):
         return torch.stack(outs).transpose(0, 1)
 
 
+@network(node="GRU")
+class NumberInFrontOfACell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t] + 0.1 * t, h)
+            outs.append(h * (t + 1))
+        return torch.stack(outs, 1)
+
+
 @network({"x": ("L", "N", 3), "steps": ("N", 1)})
 class TimeSinceEvent(Linears):
     """Three uses of the step's number: shifted, as a float, and compared by row."""

@@ -187,6 +187,35 @@ def test_a_loop_that_is_no_recurrence_is_refused_with_its_line(kind):
     assert line in message
 
 
+class NormalizedBehindItsCell(nn.Module):
+    """A loop without rows, whose state is not the cell's."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x):
+        h = torch.zeros(4)
+        outs = []
+        for t in range(x.size(0)):
+            h = self.norm(self.cell(x[t], h))
+            outs.append(h)
+        return torch.stack(outs)
+
+
+@pytest.mark.system
+def test_a_loop_without_rows_is_exact_and_refused_at_one_fixed_step():
+    torch.manual_seed(6)
+    module = NormalizedBehindItsCell().eval()
+    config = ExportConfig(inputs={"x": ("L", 3)})
+    artifact = export_and_compare(module, (torch.randn(5, 3),), config)
+    assert artifact.manifest.states == ()
+    one_step = ExportConfig(inputs={"x": (1, 3)})
+    with pytest.raises(UnsupportedError, match="forward makes the state h of cell"):
+        export(module, torch.randn(1, 3), one_step)
+
+
 class BatchOfTheExample(Stepwise):
     """A module that keeps the number of rows, as layers of speechbrain do."""
 
