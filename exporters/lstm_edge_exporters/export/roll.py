@@ -398,7 +398,7 @@ class _Rolled:
         zero = self.build.constant(np.array(0), "zero")
         (value,) = self.build.node("Expand", [zero, self._shape(like)])
         value.shape = like.shape
-        value.dtype = like.dtype
+        value.dtype = ir.DataType.INT64
         return value
 
     def _of_all_steps(self, value: ir.Value) -> ir.Shape:
