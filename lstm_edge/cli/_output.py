@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from lstm_edge_runtime.errors import printable, shortened
+from lstm_edge_runtime.errors import counted, printable, shortened
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,14 @@ def relabel(
     for name, value in document.items():
         replaced |= lines if name == key else {name: value}
     return replaced
+
+
+def equality(float64: float, cases: int, max_abs: float, ratio: float) -> str:
+    """Return in words how close a file is to its original."""
+    return (
+        f"at {counted(cases, 'size')} in float64 to {to_text(float64)}; onnxruntime"
+        f" differs by {to_text(max_abs)}, {to_text(ratio)} of its limit"
+    )
 
 
 def plain(value: Any) -> Any:
@@ -118,7 +126,9 @@ def to_text(value: Any) -> str:
     """Return a plain value in one line."""
     if isinstance(value, dict):
         return ", ".join(
-            f"{name} {to_text(item)}".strip() for name, item in value.items()
+            f"{name} {to_text(item)}"
+            for name, item in value.items()
+            if item is not None
         )
     if isinstance(value, list):
         if any(isinstance(item, list) for item in value):
@@ -130,7 +140,8 @@ def to_text(value: Any) -> str:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
         value = value if abs(value) > 1e-30 else 0.0  # a limit far below float32
-        return f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+        is_long = 100 <= abs(value) < 1e6
+        return f"{value:,.1f}".removesuffix(".0") if is_long else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..data.config import parse_rate
 from ._options import SCALE, is_factory, options_of, outputs_option, verb
-from ._output import Report, Show, relabel
+from ._output import Report, Show, equality, relabel
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -133,12 +133,12 @@ def command(
     sizes = {path: len(content) for path, content in contents.items()}
     document = {"files": sizes, **_facts(artifact)}
     verified = artifact.verified
-    equal = {
-        "in float64 to": verified.largest,
-        "cases": len(verified.cases),
-        "onnxruntime differs by": verified.max_abs,
-        "share of its limit": verified.worst.ratio,
-    }
+    equal = equality(
+        float64=verified.largest,
+        cases=len(verified.cases),
+        max_abs=verified.max_abs,
+        ratio=verified.worst.ratio,
+    )
     return Report(
         document,
         lines=relabel(document, "verification", {"equal to PyTorch": equal}),

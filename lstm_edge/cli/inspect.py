@@ -46,7 +46,9 @@ def command(model: Path) -> Report:
                 and {name: list(array.shape) for name, array in golden.inputs.items()}
             ),
         }
-    return Report(document, title=str(model))
+    hidden = () if manifest.lengths else ("padded_states",)
+    lines = {name: entry for name, entry in document.items() if name not in hidden}
+    return Report(document, lines=lines, title=str(model))
 
 
 def _state(spec: StateSpec) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lstm_edge_exporters.lift.config import LiftConfig
 from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
-from ._output import Report, plain, relabel
+from ._output import Report, equality, plain, relabel
 
 
 @verb("lift", extra="export")
@@ -67,11 +67,12 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         "notes": lifted.notes,
     }
     stream = [] if manifest.unstreamable else [("stream", output)]
-    equal = {
-        "sizes": figures["cases"],
-        "float64": figures["float64"],
-        "share of its limit": figures["ratio"],
-    }
+    equal = equality(
+        float64=figures["float64"],
+        cases=len(figures["cases"]),
+        max_abs=figures["max_abs"],
+        ratio=figures["ratio"],
+    )
     return Report(
         document,
         lines=relabel(document, "verification", {"equal to the original": equal}),

@@ -107,6 +107,9 @@ def command(
     hidden = {*sets, "history", "config"}
     lines = {name: entry for name, entry in document.items() if name not in hidden}
     titles = {name: f"{name} ({summary['split'][name]} series)" for name in sets}
+    lines["data"] = {
+        name.replace("_", " "): entry for name, entry in summary["data"].items()
+    }
     lines["scores"] = [_with_titles(row, titles) for row in document["scores"]]
     return Report(document, lines=lines, next=following)
 

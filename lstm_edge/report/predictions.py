@@ -18,6 +18,8 @@ from .figures import Axes, drawing, new_figure, to_png
 
 MAX_SERIES = 6
 """Maximum number of series in a picture."""
+MAX_COLUMNS = 4
+"""Maximum number of names next to each other in a legend."""
 
 
 def write_plot(
@@ -38,14 +40,33 @@ def write_plot(
 
 def _draw_series(axes: Axes, series: PredictedSeries, task: Task | None) -> None:
     steps = np.arange(1, len(series.x) + 1)
-    axes.plot(steps, series.x, color="gray", alpha=0.5, linewidth=0.8)
+    lines = axes.plot(steps, series.x, color="gray", alpha=0.5, linewidth=0.8)
+    lines[0].set_label("inputs")
     values = np.array([frame.values for frame in series.frames])
     ends = [frame.step for frame in series.frames]
     if is_classification(task):
         _draw_labels(axes, ends, values, task)
     else:
         _draw_values(axes, ends, values, task)
-    axes.set(title=series.name, xlim=(0, len(series.x) + 1))
+    axes.set(xlim=(0, len(series.x) + 1))
+    axes.text(
+        0.01,
+        0.96,
+        series.name,
+        transform=axes.transAxes,
+        verticalalignment="top",
+        bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none"},
+    )
+    axes.legend(
+        fontsize=11,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.1,
+        ncols=MAX_COLUMNS,
+        handlelength=1.2,
+        columnspacing=1.2,
+        frameon=False,
+    )
 
 
 def _draw_labels(
@@ -67,7 +88,6 @@ def _draw_labels(
             label=None if label in shown else names[label],
         )
         shown.add(label)
-    axes.legend(fontsize=11, loc="upper right")
 
 
 def _draw_values(
@@ -76,5 +96,11 @@ def _draw_values(
     """Draw the predicted values over time; a single result as points."""
     marker = "o" if len(ends) == 1 else None
     for index, name in enumerate(value_names(task, values.shape[1])):
-        axes.plot(ends, values[:, index], color=f"C{index}", label=name, marker=marker)
-    axes.legend(fontsize=11, loc="upper right")
+        axes.plot(
+            ends,
+            values[:, index],
+            color=f"C{index}",
+            label=name,
+            marker=marker,
+            clip_on=False,
+        )

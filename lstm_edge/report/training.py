@@ -12,7 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
-from .figures import Axes, drawing, new_figure, to_png
+from .figures import (
+    Axes,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    drawing,
+    new_figure,
+    to_png,
+)
 
 _LOSSES = {
     "loss": "training",
@@ -51,14 +59,16 @@ def _curves(summary: Mapping[str, Any]) -> bytes:
         _plot_known(losses, [epoch[key] for epoch in history], label)
     _plot_known(scores, [epoch["score"] for epoch in history], "validation")
     losses.set(ylabel="loss", yscale="log")
+    losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     losses.yaxis.set_major_formatter("{x:g}")
-    losses.yaxis.set_minor_formatter("{x:.1g}")
+    losses.yaxis.set_minor_formatter(NullFormatter())
     is_classification = summary["task"] == "classification"
     scores.set(ylabel="accuracy" if is_classification else "RMSE / std")
     for axes in (losses, scores):
         best = summary["best_epoch"]
         axes.axvline(best, color="gray", linestyle="--", label=f"best epoch, {best}")
         axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=11)
     return to_png(figure)
 

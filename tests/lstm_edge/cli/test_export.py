@@ -99,7 +99,7 @@ def test_a_run_becomes_a_file_with_tables_and_the_next_commands(folder, invoke):
         "h_0",
         "N, L, 6",
         "LSTM 1",
-        "equal to PyTorch: in float64 to",
+        "equal to PyTorch: at 7 sizes in float64 to",
         "lstm-edge inspect har.onnx",
     ):
         assert words in out

@@ -55,7 +55,7 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
     assert (code, err) == (0, "")
     for part in (
         "1, N, 4",
-        "equal to the original",
+        "equal to the original: at ",
         "streams: one frame per step",
         "next: lstm-edge stream",
     ):

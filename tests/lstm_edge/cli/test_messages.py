@@ -99,6 +99,8 @@ def test_infinite_logits_are_null_in_json():
         ([["N", 3], ["L"]], "an array"),
         (1234567, "1,234,567"),
         (123.456, "123.5"),
+        (16000.0, "16,000"),
+        ({"least": 16, "most": None}, "least 16"),
         (1.2e-120, "0"),
         (None, ""),
         (True, "yes"),
