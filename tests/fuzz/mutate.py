@@ -6,6 +6,7 @@ same generator.
 """
 
 import contextlib
+import copy
 import io
 import json
 import struct
@@ -184,7 +185,8 @@ def _damage_values(rng: Random, text: str | bytes, changes: int) -> str:
                 damaged = damage(rng, value.encode("utf-8", "surrogatepass"))
                 parent[key] = damaged.decode("utf-8", "replace")
             case _:
-                parent[key] = rng.choice((*VALUES, str(value)))
+                # a copy: a later edit may change it
+                parent[key] = copy.deepcopy(rng.choice((*VALUES, str(value))))
     return json.dumps(document)
 
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O1 -g"
+FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0 -g"
 _READ = """
 import contextlib, sys, tempfile
 from pathlib import Path

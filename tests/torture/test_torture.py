@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge.checkpoint import load as load_run
@@ -70,6 +71,11 @@ def _c_folder(path: Path) -> None:
     assert (path / "CMakeLists.txt").exists()
 
 
+def _site(path: Path) -> None:
+    _page(path / "index.html")
+    assert (path / "index.html").exists()
+
+
 def _table(path: Path) -> None:
     assert path.read_text().count("\n") == 25
 
@@ -101,6 +107,10 @@ SLOW = {
     "quantize": Verb(
         ("quantize", MODEL, "--data", "data.npz", "-o", "out/m.onnx"), "m.onnx", _model
     ),
+    "lift": Verb(("lift", "foreign.onnx", "-o", "out/m.onnx"), "m.onnx", _model),
+    "convert --to web": Verb(
+        ("convert", MODEL, "--to", "web", "-o", "out/site"), "site", _site
+    ),
     "validate": Verb(
         ("validate", MODEL, "--quick", "--html", "out/v.html"), "v.html", _page
     ),
@@ -115,6 +125,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.random.default_rng(0).normal(size=(24, 12, 3)).astype(np.float32)
     np.savez(folder / "data.npz", x=x, y=np.array(["rest", "walk", "run"] * 8))
     if KILLS > 1:
+        foreign = onnx.load(MODEL)
+        del foreign.metadata_props[:]
+        onnx.save(foreign, folder / "foreign.onnx")
         train = ("train", "data.npz", "-o", "run", "--epochs", "2")
         subprocess.run([COMMAND, *train], cwd=folder, check=True)
     return folder

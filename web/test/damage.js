@@ -181,6 +181,6 @@ function editOne(random, root) {
       parent[key] = Array.isArray(value) ? [...value, ...value] : [value];
       break;
     default:
-      parent[key] = pick(random, VALUES);
+      parent[key] = structuredClone(pick(random, VALUES)); // a later edit may change it
   }
 }

@@ -61,7 +61,7 @@ describe("damaged files", { skip: skipWithout("lstm-edge", hasCommand) }, () => 
       try {
         if (!(await read(random, content))) refused += 1;
       } catch (error) {
-        throw new Error(`seed ${seed}, ${name}.lep`, { cause: error });
+        throw new Error(`seed ${seed}, ${name}.lep: ${error}`, { cause: error });
       }
       const { user, system } = process.cpuUsage(started);
       assert.ok(user + system < 1e6 * MAX_SECONDS, `seed ${seed} takes too long`);
