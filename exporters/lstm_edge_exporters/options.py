@@ -7,7 +7,7 @@ in Python.
 import dataclasses
 from collections.abc import Callable
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lstm_edge_runtime.errors import InputError
 
@@ -37,6 +37,9 @@ class Rule:
     """Default in words, if it is None or empty."""
     parse: Callable[[str], Any] | None = None
     """Reads the text of the command line; raises InputError."""
+    role: Literal["", "output", "source"] = ""
+    """``output`` for a file that is written; ``source`` for text that names a file, a
+    run or a factory."""
 
     @property
     def expected(self) -> str:

@@ -21,6 +21,7 @@ from lstm_edge_runtime.errors import InputError, MissingDependencyError, install
 from lstm_edge_runtime.files import check_target
 
 from ._output import print_report, progress
+from ._sources import refuse_replacing, source_files
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,6 +30,18 @@ PATH = click.Path(path_type=Path)
 SCALE = "Scaling of the training: JSON or .npz with mean and std, or min and max."
 """Help of ``--scale``."""
 Command = Callable[..., Any]
+
+
+class _OutputPath(click.Path):
+    """A file or folder that the verb writes."""
+
+
+class _Source(click.types.StringParamType):
+    """Text that names a file, a run folder, or ``package.module:factory``."""
+
+
+OUTPUT = _OutputPath(path_type=Path)
+SOURCE = _Source()
 
 
 def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
@@ -42,7 +55,6 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
     def decorate(function: Command) -> click.Command:
         @functools.wraps(function)
         def command(*, as_json: bool, **given: Any) -> None:
-            _refuse_replacing(given)
             with needing(extra, name):
                 if "show" in inspect.signature(function).parameters:
                     with progress(quiet=as_json) as show:
@@ -54,25 +66,9 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
         with_json = click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON document."
         )
-        return click.command(name, cls=SectionCommand)(with_json(command))
+        return click.command(name, cls=VerbCommand)(with_json(command))
 
     return decorate
-
-
-def _refuse_replacing(given: Mapping[str, Any]) -> None:
-    """Refuse an output that is one of the files that the command reads."""
-    files: dict[bool, list[Path]] = {True: [], False: []}
-    for name, value in given.items():
-        paths = value if isinstance(value, tuple) else (value,)
-        is_output = name in ("output", "outputs")
-        files[is_output] += [path for path in paths if isinstance(path, Path)]
-    for output in files[True]:
-        for source in files[False]:
-            if output.exists() and source.exists() and output.samefile(source):
-                raise InputError(
-                    f"{output} is read by this command and would be replaced; use"
-                    " another name for -o"
-                )
 
 
 @contextlib.contextmanager
@@ -161,8 +157,28 @@ class SectionOption(click.Option):
         """The title; empty for the ordinary options."""
 
 
-class SectionCommand(click.Command):
-    """A command whose help lists options by their sections."""
+class VerbCommand(click.Command):
+    """A command whose help lists options by their sections, and whose outputs replace
+    none of the files that it reads.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the verb, unless an output is one of the files that it reads."""
+        outputs: list[tuple[str, Path]] = []
+        sources: list[Path] = []
+        for param in self.get_params(ctx):
+            value = ctx.params.get(param.name or "")
+            for item in value if isinstance(value, tuple) else (value,):
+                if item is None:
+                    continue
+                if isinstance(param.type, _OutputPath):
+                    outputs.append((param.opts[0], item))
+                elif isinstance(param.type, _Source):
+                    sources += source_files(item)
+                elif isinstance(param.type, click.Path):
+                    sources.append(item)
+        refuse_replacing(outputs, sources)
+        return super().invoke(ctx)
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -229,6 +245,8 @@ def _value_of(entry: "Field[Any]") -> dict[str, Any]:
         return {"callback": _reader(rule.parse or _read_names)}
     if rule.choices:
         return {"type": click.Choice(rule.choices)}
+    if rule.role:
+        return {"type": {"output": OUTPUT, "source": SOURCE}[rule.role]}
     return {"type": _type_of(hint)}
 
 
@@ -332,7 +350,7 @@ def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
 
 
 _output = functools.partial(
-    click.option, "-o", "--output", type=PATH, required=True, callback=_check_output
+    click.option, "-o", "--output", type=OUTPUT, required=True, callback=_check_output
 )
 output_option = _output(help="Output .onnx file.")
 outputs_option = _output(
@@ -347,10 +365,3 @@ reset_every_option = click.option(
         " otherwise never]"
     ),
 )
-
-
-def is_factory(source: str) -> bool:
-    """Return True if ``source`` is ``package.module:factory``, rather than a path."""
-    module, mark, name = source.partition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
-    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()

@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array
 
-from ._options import PATH, model_argument, verb
+from ._options import OUTPUT, model_argument, verb
 from ._output import Report
 
 
@@ -85,7 +85,7 @@ def _to_web(model: Path, output: Path) -> Report:
     help="Write a folder of this kind.",
 )
 @click.option(
-    "-o", "--output", type=PATH, required=True, help="Output .lep file or folder."
+    "-o", "--output", type=OUTPUT, required=True, help="Output .lep file or folder."
 )
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 def command(model: Path, target: str | None, output: Path, name: str | None) -> Report:

@@ -17,8 +17,9 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ..data.config import parse_rate
-from ._options import SCALE, is_factory, options_of, outputs_option, verb
+from ._options import SCALE, SOURCE, options_of, outputs_option, verb
 from ._output import Report, Show, equality, relabel
+from ._sources import is_factory
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -72,7 +73,7 @@ class SourceOptions:
 
 
 @verb("export", extra="export")
-@click.argument("source")
+@click.argument("source", type=SOURCE)
 @outputs_option
 @options_of(given=SourceOptions, config=ExportConfig)
 def command(

@@ -20,20 +20,28 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.results import frame_axis
 
 from ._lines import ResultLines
-from ._options import PATH, ModelOptions, model_argument, needing, options_of
+from ._options import (
+    OUTPUT,
+    PATH,
+    ModelOptions,
+    VerbCommand,
+    model_argument,
+    needing,
+    options_of,
+)
 from ._output import note
 
 
-@click.command("predict")
+@click.command("predict", cls=VerbCommand)
 @model_argument
 @click.argument("source", metavar="DATA", type=PATH)
 @click.option(
-    "-o", "--output", type=PATH, help="Output file.  [default: standard output]"
+    "-o", "--output", type=OUTPUT, help="Output file.  [default: standard output]"
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV."
 )
-@click.option("--plot", type=PATH, help="Draw the first series to this .png file.")
+@click.option("--plot", type=OUTPUT, help="Draw the first series to this .png file.")
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,

@@ -29,7 +29,13 @@ from lstm_edge_runtime.sliding import SlidingStream
 from lstm_edge_runtime.state import read_state
 
 from ._lines import HeaderError, LineParser, ResultLines, read_lines, write_line
-from ._options import ModelOptions, model_argument, options_of, reset_every_option
+from ._options import (
+    ModelOptions,
+    VerbCommand,
+    model_argument,
+    options_of,
+    reset_every_option,
+)
 from ._output import echo, note
 
 _REPORTED = 5
@@ -41,7 +47,10 @@ class StreamConfig:
     """Options of input and output."""
 
     state: Path | None = option(
-        None, "Keep the state in FILE, and resume from it.", metavar="FILE"
+        None,
+        "Keep the state in FILE, and resume from it.",
+        metavar="FILE",
+        role="output",
     )
     features: tuple[str, ...] = option(
         (), "Columns of the header, in MODEL's order.", metavar="NAMES"
@@ -54,7 +63,7 @@ class StreamConfig:
     )
 
 
-@click.command("stream")
+@click.command("stream", cls=VerbCommand)
 @model_argument
 @options_of(config=StreamConfig)
 @reset_every_option

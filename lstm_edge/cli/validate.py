@@ -11,8 +11,9 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Signal
 
-from ._options import SCALE, is_factory, model_argument, needing, options_of, verb
+from ._options import SCALE, model_argument, needing, options_of, verb
 from ._output import Report, Show, note
+from ._sources import is_factory
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate.expected import Expected
@@ -26,7 +27,10 @@ class ValidateOptions:
     """The reference, the data, and the reports."""
 
     against: str | None = option(
-        None, "A run, checkpoint, factory or .onnx file.", metavar="REFERENCE"
+        None,
+        "A run, checkpoint, factory or .onnx file.",
+        metavar="REFERENCE",
+        role="source",
     )
     weights: Path | None = option(
         None, "Checkpoint to load into a factory's module.", metavar="FILE"
@@ -36,9 +40,14 @@ class ValidateOptions:
         None, "Real data, as for train; its test set is used.", metavar="FILE"
     )
     junit: Path | None = option(
-        None, "Write a JUnit report with one test case per check.", metavar="FILE"
+        None,
+        "Write a JUnit report with one test case per check.",
+        metavar="FILE",
+        role="output",
     )
-    html: Path | None = option(None, "Write one self-contained page.", metavar="FILE")
+    html: Path | None = option(
+        None, "Write one self-contained page.", metavar="FILE", role="output"
+    )
 
 
 @verb("validate", extra="export")

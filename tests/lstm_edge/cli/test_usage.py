@@ -85,6 +85,8 @@ def folder(tmp_path, har, make, monkeypatch):
     (tmp_path / "zip.npz").write_bytes(b"PK\x03\x04")
     StateFile(load(make("other", seed=9).path).stream(), tmp_path / "other.npz")
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])
+    (tmp_path / "link.png").symlink_to("har.onnx")
+    (tmp_path / "days").mkdir()
     np.savez(tmp_path / "nan.npz", x=np.full((1, 2, 3), np.nan))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -168,6 +170,38 @@ TABLE = [
     ("convert none.onnx --to c -o .", "contains "),
     ("predict har.onnx data.npz -o no/out.csv", "create it first"),
     ("validate har.onnx --junit no/report.xml", "create it first"),
+    # outputs that are read by the same command
+    ("predict har.onnx data.npz -o data.npz", "data.npz is read by this command"),
+    ("predict har.onnx data.npz -o har.onnx", "har.onnx is read by this command"),
+    ("predict har.onnx data.npz --plot link.png", "another name for --plot"),
+    ("predict har.onnx days -o days/p.csv", "one of the data files in days"),
+    (
+        "predict har.onnx data.npz --plot a.png -o ./a.png",
+        "a.png would be written twice",
+    ),
+    ("validate har.onnx --junit har.onnx", "another name for --junit"),
+    ("validate har.onnx --data data.npz --junit data.npz", "would be replaced"),
+    (
+        "validate har.onnx --against usage_nets:Last --html usage_nets.py",
+        "usage_nets.py is read by this command",
+    ),
+    (
+        "validate har.onnx --against run --html run/model.safetensors",
+        "run/model.safetensors is read by this command",
+    ),
+    ("validate har.onnx --against cut.onnx --junit cut.onnx", "would be replaced"),
+    (
+        "validate har.onnx --against usage_nets:Last --weights gru.pth --junit gru.pth",
+        "gru.pth is read by this command",
+    ),
+    ("validate har.onnx --junit r.xml --html r.xml", "would be written twice"),
+    ("stream har.onnx --state har.onnx", "another name for --state"),
+    ("export run -o a.onnx -o ./a.onnx", "a.onnx would be written twice"),
+    (
+        "export usage_nets:build --weights cut.onnx -o cut.onnx",
+        "cut.onnx is read by this command",
+    ),
+    ("convert har.onnx -o har.onnx", "har.onnx is read by this command"),
     # train and data
     (
         "train none.npz -o r",
@@ -324,7 +358,7 @@ TABLE = [
 def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(
     folder, invoke, words, message
 ):
-    before = {path for path in folder.rglob("*") if "__pycache__" not in str(path)}
+    before = _contents(folder)
     code, out, err = invoke(*shlex.split(words))
     assert (code, out) == (2, "")
     *progress, error = err.splitlines()
@@ -333,9 +367,16 @@ def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(
     assert error.isprintable()
     assert len(error) <= 520
     assert not [line for line in progress if "error" in line or "Traceback" in line]
-    assert {
-        path for path in folder.rglob("*") if "__pycache__" not in str(path)
-    } == before
+    assert _contents(folder) == before
+
+
+def _contents(folder):
+    """Return the content of each file by its path, and None for each folder."""
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if "__pycache__" not in str(path)
+    }
 
 
 @pytest.mark.parametrize("verb", list(_VERBS))
