@@ -181,17 +181,33 @@ class _Sizes:
         """
         names = self._given_names()
         for stem, symbols in zip("NL", self._seen, strict=True):
-            number = [*names.values()].count(stem)
-            for symbol in symbols:
-                if symbol not in names and symbol.startswith("s"):
-                    number += 1
-                    names[symbol] = stem if number == 1 else f"{stem}{number}"
+            names |= self._of_stem(stem, symbols, names)
         names = names | self._of_batch_size(names) | self._of_signal(names)
         return {
             symbol: name
             for symbol, name in names.items()
             if symbol not in self._pinned or self.given
         }
+
+    def _of_stem(
+        self, stem: str, symbols: Sequence[str], names: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Name the axes without a name that layers see as ``stem``, by their sizes in the
+        example: L, then L2.
+        """
+        known = {str(symbol): size for symbol, size in self._example_sizes.items()}
+        by_size = {
+            known.get(symbol, symbol): name
+            for symbol, name in names.items()
+            if name == stem
+        }
+        added = {}
+        for symbol in symbols:
+            if symbol in names or not symbol.startswith("s"):
+                continue
+            following = f"{stem}{len(by_size) + 1}" if by_size else stem
+            added[symbol] = by_size.setdefault(known.get(symbol, symbol), following)
+        return added
 
     @cached_property
     def _pinned(self) -> set[str]:

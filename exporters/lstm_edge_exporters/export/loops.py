@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import UnsupportedError
 
 from .advice import calling_line, line_of_frame
+from .list_reads import lists_read
 from .step_numbers import Evenly, evenly, plain_number, plain_numbers
 
 _assume: Any = torch._check
@@ -303,7 +304,9 @@ class Loops:
         steps = self._steps_of(iterable)
         if steps is None:
             return builtins.enumerate(iterable, start)
-        return Steps(self, steps.length, lambda k: (evenly(start, 1, k), steps.item(k)))
+        return Steps(
+            self, steps.length, lambda k: (evenly(start, 1, k, self), steps.item(k))
+        )
 
     def _steps_of(self, iterable: Any) -> Steps | None:
         """Return the steps of what a loop over time iterates over, None for anything
@@ -318,6 +321,26 @@ class Loops:
             if len(parts) == 1 and isinstance(parts[0], Loop):
                 return Steps(self, parts[0].steps, iterable.__getitem__)
         return None
+
+    def are_read(self, frame: FrameType) -> bool:
+        """Return True if the line that runs in ``frame`` reads lists of results by an
+        index, and no other lists.
+        """
+        lists = lists_read(frame)
+        return bool(lists) and all(map(self._are_results, lists or ()))
+
+    def _are_results(self, items: Sequence[Any]) -> bool:
+        """Return True for the results of all steps of a loop, or of those that the
+        running loop has made.
+        """
+        runs = [*self._runs(items)]
+        if len(runs) == 1 and isinstance(runs[0], Loop):
+            return True
+        tags = (self._tags.get(id(item)) for item in items)
+        made = [tag.iteration for tag in tags if tag and tag.loop is self._open]
+        steps = [*builtins.range(self._open.iteration if self._open else 0)]
+        are_last = len(items) > len(made) or not steps
+        return are_last and made in (steps, [*steps, len(steps)])
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Answer a function of tensors that a loop reads or makes; NotImplemented
@@ -529,7 +552,7 @@ class Loops:
         for write in writes:
             if len(write.values) < STEPS:
                 raise self.refusal("writes its buffer in some steps only")
-            step = _StepIndex.of(write.buffer, _placed(write, evenly(0, 1, 0)))
+            step = _StepIndex.of(write.buffer, _placed(write, evenly(0, 1, 0, self)))
             assert step is not None
             collected = self._collect(write.values, step.result_axis, loop)
             end = write.first + loop.steps
@@ -583,7 +606,7 @@ class _Range(type):
         return Steps(
             cls.loops,
             stop - start if start else stop,
-            lambda k: evenly(int(start), 1, k),
+            lambda k: evenly(int(start), 1, k, cls.loops),
         )
 
 

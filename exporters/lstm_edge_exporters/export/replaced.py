@@ -31,14 +31,19 @@ LARGEST = 512
 does not stream."""
 
 
+_TRACED = {int: torch.SymInt, float: torch.SymFloat}
+"""The traced numbers that are an ``int`` and a ``float`` outside of a trace."""
+
+
 class _LikeBuiltin(type):
     """Compares and behaves in ``isinstance`` as the type that a stand-in stands for."""
 
     stands_for: type
 
     def __instancecheck__(cls, value: Any) -> bool:
-        is_step = isinstance(value, Evenly) and value.is_whole
-        return isinstance(value, cls.stands_for) or (is_step and cls.stands_for is int)
+        if isinstance(value, Evenly):
+            return cls.stands_for is (int if value.is_whole else float)
+        return isinstance(value, cls.stands_for | _TRACED[cls.stands_for])
 
     def __eq__(cls, other: object) -> bool:  # NumPy's dtype=int
         return other is cls or other is cls.stands_for
@@ -49,7 +54,7 @@ class _LikeBuiltin(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], Evenly):
             return args[0].converted(cls.stands_for)
-        traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
+        traced = args and isinstance(args[0], (*_TRACED.values(),))
         return (
             getattr(torch, f"sym_{cls.__name__}")(*args)
             if traced
@@ -59,7 +64,7 @@ class _LikeBuiltin(type):
 
 _STAND_INS: Mapping[str, Any] = {
     kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind})
-    for kind in (int, float)
+    for kind in _TRACED
 }
 
 

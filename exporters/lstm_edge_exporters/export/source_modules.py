@@ -20,10 +20,13 @@ def source_spaces(module: nn.Module) -> list[Space]:
     """Return the globals of the modules with source code of ``module``, those of
     PyTorch, Python and this package aside.
     """
-    classes = {kind for layer in module.modules() for kind in type(layer).__mro__}
-    waiting = sorted({kind.__module__ for kind in classes})
-    packages = {_package(name) for name in waiting}
-    seen = set(waiting)
+    layers = [*module.modules()]
+    classes = {kind for layer in layers for kind in type(layer).__mro__}
+    seen = {kind.__module__ for kind in classes}
+    packages = {_package(name) for name in seen}
+    for owner in (*classes, *layers):  # a method may be a function of another file
+        seen.update(_imported(vars(owner)))
+    waiting = sorted(seen)
     spaces = []
     while waiting:
         space = _space(waiting.pop())

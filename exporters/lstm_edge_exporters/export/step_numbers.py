@@ -6,7 +6,8 @@ It grows evenly, and forward may decide nothing by it but what the first step do
 import operator
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,15 @@ _SIZES = (torch.SymInt, torch.SymFloat)
 Method = Callable[[Any, Any], Any]
 
 
+class Results(Protocol):
+    """The results of the steps of loops over time."""
+
+    def are_read(self, frame: FrameType) -> bool:
+        """Return True if the line that runs in ``frame`` reads lists of results by an
+        index, and no other lists.
+        """
+
+
 def _linear(compute: Method) -> Method:
     """Return the method of an operator whose results grow evenly, too."""
 
@@ -44,7 +54,7 @@ def _linear(compute: Method) -> Method:
         slope = values[1] - values[0]
         if abs(values[2] - values[1] - slope) > _TOLERANCE * abs(slope):
             return self.refuse()
-        return evenly(values[0], slope, self.iteration)
+        return evenly(values[0], slope, self.iteration, self.results)
 
     return method
 
@@ -73,13 +83,17 @@ class Evenly(float):
     base: float
     slope: float
     iteration: int
+    results: Results
 
-    def __new__(cls, base: float, slope: float, iteration: int) -> "Self":
+    def __new__(
+        cls, base: float, slope: float, iteration: int, results: Results
+    ) -> "Self":
         """Make the number of an iteration."""
         made = super().__new__(cls, base + slope * iteration)
         made.base = base
         made.slope = slope
         made.iteration = iteration
+        made.results = results
         return made
 
     __add__ = __radd__ = _linear(operator.add)
@@ -104,20 +118,19 @@ class Evenly(float):
         return self.compared(operator.ne, other)
 
     def __hash__(self) -> int:
-        """Return the hash of the ordinary number."""
-        return hash(plain_number(self))
+        """Refuse to be looked up in a set or dict."""
+        return self.refuse_lookup()
 
     def __index__(self) -> int:
-        """Return the ordinary number, as an index of a list."""
+        """Return the ordinary number, as an index of a list of results; refuse other
+        lists, which may hold anything for later steps.
+        """
+        if not self.results.are_read(sys._getframe(1)):
+            return self.refuse_lookup()
         return operator.index(self.number)  # type: ignore[arg-type]
 
-    def __str__(self) -> str:
-        """Return the text of the ordinary number."""
-        return str(self.number)
-
-    def __format__(self, specification: str) -> str:
-        """Return the text of the ordinary number."""
-        return format(self.number, specification)
+    __int__ = __trunc__ = __floor__ = __ceil__ = __round__ = _refused
+    __str__ = __repr__ = __format__ = lambda self, *_: self.refuse_lookup()
 
     @property
     def number(self) -> float:
@@ -145,7 +158,7 @@ class Evenly(float):
         """Return the number as an ``int`` or ``float``."""
         if kind is int and not self.is_whole:
             return self.refuse()
-        return evenly(kind(self.base), kind(self.slope), self.iteration)
+        return evenly(kind(self.base), kind(self.slope), self.iteration, self.results)
 
     def compared(self, compare: Method, other: Any) -> Any:
         """Return a comparison that all steps but the first answer alike.
@@ -177,10 +190,19 @@ class Evenly(float):
             "torch.arange(x.size(1)) in front of the loop, and read its element t",
         )
 
+    def refuse_lookup(self) -> Any:
+        """Raise the error for a value that is looked up or spelled by the number of a
+        step.
+        """
+        raise _refusal(
+            "looks something up by the number of a step, or writes it as text",
+            "a tensor with one element per step, and read its element t",
+        )
 
-def evenly(base: float, slope: float, iteration: int) -> Any:
+
+def evenly(base: float, slope: float, iteration: int, results: Results) -> Any:
     """Return the number ``base + slope * iteration`` that remembers how it grows."""
-    return Evenly(base, slope, iteration) if slope else base
+    return Evenly(base, slope, iteration, results) if slope else base
 
 
 def plain_numbers(args: Any) -> Any:
