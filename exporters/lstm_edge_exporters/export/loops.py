@@ -336,8 +336,11 @@ class Loops:
         runs = [*self._runs(items)]
         if len(runs) == 1 and isinstance(runs[0], Loop):
             return True
-        tags = (self._tags.get(id(item)) for item in items)
-        made = [tag.iteration for tag in tags if tag and tag.loop is self._open]
+        made = []
+        for item in items:
+            tag = self._tags.get(id(item))
+            if tag and tag.loop is self._open and tag.iteration >= 0:
+                made.append(tag.iteration)
         steps = [*builtins.range(self._open.iteration if self._open else 0)]
         are_last = len(items) > len(made) or not steps
         return are_last and made in (steps, [*steps, len(steps)])
