@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import is_data_free, spec_of
+from ..graph import axes_of, is_data_free, spec_of
 from ..verify.float64 import Graph64
 from ..versions import IR_VERSION
 from .capture import Program
@@ -36,6 +36,7 @@ def reset_values(
     part = ir.Model(start_graph, ir_version=IR_VERSION)
     sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
     sizes[str(program.batch)] = 2
+    _replace_traced_calls(start_graph, sizes)
     feeds = {}
     for spec in map(spec_of, part.graph.inputs):
         feeds[spec.name] = np.zeros(
@@ -48,6 +49,21 @@ def reset_values(
         if (rows == first_row).all():
             resets[value] = _reset_value(first_row)
     return resets
+
+
+def _replace_traced_calls(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
+    """Replace the results of recurrent calls and loops, of which only the sizes are
+    read, by zeros.
+    """
+    calls = [node for node in graph if node.domain != ""]
+    for node in calls:
+        for output in node.outputs:
+            assert output.dtype is not None
+            zeros = np.zeros(shape_of(axes_of(output), sizes), output.dtype.numpy())
+            stand_in = ir.val(output.name, const_value=ir.tensor(zeros))
+            graph.register_initializer(stand_in)
+            output.replace_all_uses_with(stand_in)
+        graph.remove(node)
 
 
 def _reset_value(row: Array) -> float | Array:
