@@ -751,3 +751,37 @@ class CausalConvolution(nn.Module):
             h = torch.tanh(y[:, t] + self.u(h))
             outs.append(h)
         return torch.stack(outs, 1)
+
+
+@network(node="GRU")
+class LayerByLayer(nn.Module):
+    """Layers one behind the other, each over the list of the layer before."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList([nn.GRUCell(3, 4), nn.GRUCell(4, 4)])
+
+    def forward(self, x):
+        inputs = x.unbind(1)
+        h = x.new_zeros(x.size(0), 4)
+        for cell in self.cells:
+            h = torch.zeros_like(h)
+            outs = []
+            for t in range(len(inputs)):
+                h = cell(inputs[t], h)
+                outs.append(h)
+            inputs = outs
+        return torch.stack(inputs, 1)
+
+
+@network(node="GRU")
+class ListThatGrows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x):
+        states = [x.new_zeros(x.size(0), 4)]
+        for t in range(x.size(1)):
+            states.append(self.cell(x[:, t], states[t]))
+        return torch.stack(states[1:], 1)

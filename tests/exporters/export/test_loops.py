@@ -152,6 +152,36 @@ class WeightsPerStep(nn.Module):
         return h
 
 
+class Weighted(nn.Module):
+    """A loop whose steps have gains of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 3)
+        self.schedule = [1.0] * 700 + [0.1] * 700
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3)
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h) * self.gain(t)
+        return h
+
+
+class GainOfTheSchedule(Weighted):
+    def gain(self, t):
+        return self.schedule[t]
+
+
+class StepOfASet(Weighted):
+    def gain(self, t):
+        return 0.0 if t in {700, 800} else 1.0
+
+
+class StepAsText(Weighted):
+    def gain(self, t):
+        return 0.0 if f"{t}" == "700" else 1.0
+
+
 REFUSED = {
     LaterBranch: ("treats one of the later steps differently", "if t == 400"),
     EverySecond: ("computes with the number of a step", "if t % 2 == 0"),
@@ -169,7 +199,10 @@ REFUSED = {
     Backwards: ("runs backwards", "range(x.size(1) - 1, -1, -1)"),
     OneOfTheList: ("read behind the loop", "for t in range(x.size(1))"),
     NumberBehind: ("behind the loop", "h / (t + 1)"),
-    WeightsPerStep: ("its steps", "for t in range(x.size(1))"),
+    WeightsPerStep: ("number of a step", "self.layers[t]"),
+    GainOfTheSchedule: ("number of a step", "self.schedule[t]"),
+    StepOfASet: ("number of a step", "t in {700, 800}"),
+    StepAsText: ("number of a step", 'f"{t}"'),
 }
 """What each module does that is refused, and the line that the message has."""
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from compared import export_and_compare
+from patched import Patched
 from torch import nn
 
 from lstm_edge_exporters import export
@@ -157,3 +159,74 @@ def test_a_network_may_scale_its_own_input(name):
     made = export(Scaled(SCALERS[name], 0), torch.randn(2, 20, 5) * 2 + 3)
     with load(made.model) as model:
         assert model.selftest()
+
+
+class ZerosLikeTheLastState(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.GRU(3, 4, batch_first=True)
+        self.b = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x):
+        y, h = self.a(x)
+        return self.b(y, torch.zeros_like(h))[0]
+
+
+def test_zeros_of_the_size_of_a_state_are_a_reset_value():
+    torch.manual_seed(3)
+    artifact = export_and_compare(ZerosLikeTheLastState().eval(), torch.randn(2, 5, 3))
+    assert [state.input for state in artifact.manifest.states] == ["a.h_0", "b.h_0"]
+
+
+class TwoSignals(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.GRU(3, 4, batch_first=True)
+        self.b = nn.GRU(2, 4, batch_first=True)
+
+    def forward(self, x, z):
+        return {"p": self.a(x)[0], "q": self.b(z)[0][:, -1]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "axis", "states"),
+    [(5, "L", ["a.h_0", "b.h_0"]), (6, "L2", ["a.h_0"])],
+)
+def test_two_signals_of_one_length_in_the_example_share_their_time(steps, axis, states):
+    torch.manual_seed(4)
+    example = (torch.randn(2, 5, 3), torch.randn(2, steps, 2))
+    manifest = export(TwoSignals().eval(), example).manifest
+    assert manifest.inputs[1].axes == ("N", axis, 2)
+    assert [state.input for state in manifest.states] == states
+
+
+class AsksForAnInt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        factor = 2.0 if isinstance(x.size(1), int) else 1.0
+        return self.rnn(x)[0] * factor
+
+
+def test_a_size_is_an_int():
+    torch.manual_seed(5)
+    export_and_compare(AsksForAnInt().eval(), torch.randn(2, 5, 3))
+
+
+def _masked_steps(self, x, mask):
+    h = x.new_zeros(x.size(0), 4)
+    out = []
+    for step, kept in zip(x.unbind(1), mask.unbind(1), strict=True):
+        h = torch.where(kept[:, None], self.cell(step, h), h)
+        out.append(h)
+    return torch.stack(out, 1)
+
+
+def test_forward_may_be_a_function_of_another_file_than_its_class():
+    torch.manual_seed(6)
+    kind = type("Forward", (Patched,), {"forward": _masked_steps})
+    kind.__module__ = Patched.__module__
+    example = (torch.randn(2, 5, 3), torch.rand(2, 5) > 0.5)
+    export_and_compare(kind().eval(), example)
