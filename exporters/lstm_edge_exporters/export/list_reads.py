@@ -18,7 +18,7 @@ def lists_read(frame: FrameType) -> list[Sequence[Any]] | None:
     index; None if its source, or one of the objects that it reads, is not known.
     """
     lines = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
-    read = []
+    read = list[Sequence[Any]]()
     for subscript in _subscripts("".join(lines), frame.f_lineno):
         try:
             value = _value(subscript.value, frame)
@@ -65,5 +65,6 @@ def _value(node: ast.expr, frame: FrameType) -> Any:
 
 
 def _index(node: ast.expr, frame: FrameType) -> Any:
-    is_constant = isinstance(node, ast.Constant)
-    return node.value if is_constant else plain_number(_value(node, frame))
+    if isinstance(node, ast.Constant):
+        return node.value
+    return plain_number(_value(node, frame))

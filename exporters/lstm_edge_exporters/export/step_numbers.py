@@ -7,7 +7,7 @@ import operator
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -119,18 +119,27 @@ class Evenly(float):
 
     def __hash__(self) -> int:
         """Refuse to be looked up in a set or dict."""
-        return self.refuse_lookup()
+        self.refuse_lookup()
 
     def __index__(self) -> int:
         """Return the ordinary number, as an index of a list of results; refuse other
         lists, which may hold anything for later steps.
         """
         if not self.results.are_read(sys._getframe(1)):
-            return self.refuse_lookup()
+            self.refuse_lookup()
         return operator.index(self.number)  # type: ignore[arg-type]
 
     __int__ = __trunc__ = __floor__ = __ceil__ = __round__ = _refused
-    __str__ = __repr__ = __format__ = lambda self, *_: self.refuse_lookup()
+
+    def __str__(self) -> str:
+        """Refuse to be written as text."""
+        self.refuse_lookup()
+
+    __repr__ = __str__
+
+    def __format__(self, specification: str) -> str:
+        """Refuse to be written as text."""
+        self.refuse_lookup()
 
     @property
     def number(self) -> float:
@@ -190,7 +199,7 @@ class Evenly(float):
             "torch.arange(x.size(1)) in front of the loop, and read its element t",
         )
 
-    def refuse_lookup(self) -> Any:
+    def refuse_lookup(self) -> NoReturn:
         """Raise the error for a value that is looked up or spelled by the number of a
         step.
         """
