@@ -14,18 +14,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0 -g"
 _READ = """
-import contextlib, sys, tempfile
+import shutil, sys, tempfile
 from pathlib import Path
 from random import Random
-from corpus import make_corpus
-from readers import LEP_READERS
+from readers import DATA, LEP_READERS
 from lstm_edge_runtime import LstmEdgeError
 from lstm_edge_runtime.native import library
 
 count, first = map(int, sys.argv[1:])
 refused = 0
 with tempfile.TemporaryDirectory() as corpus:
-    make_corpus(Path(corpus))
+    files = shutil.ignore_patterns("*.onnx", "*.py")
+    shutil.copytree(DATA, Path(corpus) / "lep", ignore=files)
     for seed in range(first, first + count):
         with tempfile.TemporaryDirectory() as folder:
             for read in LEP_READERS:
@@ -48,20 +48,21 @@ def main() -> int:
         package.mkdir()
         library = _build(Path(folder) / "build")
         (package / "__init__.py").write_text(f"LIBRARY = {str(library)!r}\n")
-        runtime = subprocess.run(
-            ["gcc", "-print-file-name=libasan.so"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
         environment = os.environ | {
-            "LD_PRELOAD": runtime.stdout.strip(),
+            "LD_PRELOAD": " ".join(map(_path_of, ("libasan.so", "libstdc++.so.6"))),
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
             "PYTHONPATH": os.pathsep.join((folder, str(Path(__file__).parent))),
         }
         counts = str(chosen.count), str(chosen.first)
         command = [sys.executable, "-c", _READ, *counts]
         return subprocess.run(command, check=False, env=environment).returncode
+
+
+def _path_of(library: str) -> str:
+    """Return the path of a library of GCC."""
+    command = ["gcc", f"-print-file-name={library}"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return ran.stdout.strip()
 
 
 def _build(folder: Path) -> Path:
