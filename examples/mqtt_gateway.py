@@ -227,7 +227,7 @@ class Gateway:
 
     def _describe(self, result: np.ndarray) -> dict[str, Any]:
         """Return the answer for a device's row of a result; NaN stands for no frame."""
-        has_frame = not np.isnan(result).any()
+        has_frame = np.isfinite(result).all()
         if self.task is None or not self.task.labels:
             frame = self.model.frames(result)[-1]
             return {"y": frame.tolist() if has_frame else None}

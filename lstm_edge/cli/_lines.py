@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge.data.numbers import has_decimal_comma, parse_number
 from lstm_edge.results import class_labels, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
 from lstm_edge_runtime.manifest import Array, Task
-from lstm_edge_runtime.results import label_of
+from lstm_edge_runtime.results import most_likely, softmax
 
 _LONGEST = 1 << 20
 """Maximum number of bytes of a line, so that memory stays bounded."""
@@ -124,7 +125,9 @@ class LineParser:
         """
         if self._needs_header and not self._has_header:
             return True
-        has_no_number = all(_to_float(cell) is None for cell in cells)
+        has_no_number = not any(
+            parse_number(cell) is not None or has_decimal_comma(cell) for cell in cells
+        )
         return has_no_number and len(cells) >= self._width
 
     def _read_header(self, cells: list[str]) -> Sequence[int]:
@@ -152,37 +155,29 @@ class LineParser:
 
     def _to_sample(self, cells: Sequence[str]) -> npt.NDArray[Any]:
         """Return the sample in the cells of a line."""
-        numbers = [_to_float(cell) for cell in cells]
+        numbers = [parse_number(cell) for cell in cells]
         if None in numbers:
-            raise InputError(
-                f"expected numbers, got {cells[numbers.index(None)][:40]!r}"
-            )
+            wrong = cells[numbers.index(None)]
+            kind = " with a decimal point" if has_decimal_comma(wrong) else ""
+            raise InputError(f"expected numbers{kind}, got {wrong[:40]!r}")
         wide = np.array(numbers, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             sample = wide.astype(self._dtype)
-        wrong = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != wide
-        if wrong.any():
+        is_lost = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != wide
+        if is_lost.any():
             raise InputError(
                 f"expected finite {self._dtype} numbers, got"
-                f" {float(wide[int(wrong.argmax())])!r}"
+                f" {float(wide[int(is_lost.argmax())])!r}"
             )
         return sample
-
-
-def _to_float(cell: str) -> float | None:
-    """Return the number in a cell; None if there is none."""
-    try:
-        return float(cell)
-    except ValueError:
-        return None
 
 
 class ResultLines:
     """Formats frames of a file's main output as lines of CSV with a header, or of JSON.
 
-    A classification line has the label and the probability of each class (softmax); any
-    other line has the values. Floats are the shortest text that reads back as the same
-    number.
+    A classification line has the label and the probability of each class (softmax), and
+    no label if these are NaN; any other line has the values. Floats are the shortest
+    text that reads back as the same number.
     """
 
     def __init__(
@@ -191,7 +186,7 @@ class ResultLines:
         """Write lines that begin with ``keys``; the label changes once it stayed for
         ``hold`` lines.
         """
-        self._recent: deque[str] = deque(maxlen=hold)
+        self._recent: deque[str | None] = deque(maxlen=hold)
         self._label: str | None = None
         self._task = task
         self._keys = keys
@@ -206,10 +201,9 @@ class ResultLines:
         numbers = values
         label = None
         if self._has_labels:
-            with np.errstate(invalid="ignore"):  # infinite logits give NaN
-                result = label_of(values, self._task)
-            numbers = result.probabilities
-            label = self._hold(result.label)
+            names = class_labels(self._task, len(values))
+            label = self._hold(*most_likely(values[None], names))
+            numbers = softmax(values)
         if self._as_json:
             return self._json_line(keys, label, numbers)
         return self._csv_lines(keys, label, numbers)
@@ -250,12 +244,13 @@ class ResultLines:
         return text.getvalue()
 
     def _hold(self, label: str) -> str | None:
-        """Return the label that stayed for ``hold`` lines last; None before the
-        first.
+        """Return the label that stayed for ``hold`` lines last; None before the first,
+        and while there is no label.
         """
-        self._recent.append(label)
-        if self._recent.count(label) == self._recent.maxlen:
-            self._label = label
+        known = label or None
+        self._recent.append(known)
+        if self._recent.count(known) == self._recent.maxlen:
+            self._label = known
         return self._label
 
 

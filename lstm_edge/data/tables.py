@@ -2,6 +2,7 @@
 into such rows.
 """
 
+import csv
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def _is_gap(cell: Any) -> bool:
 
 
 def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
-    """Return a column as numbers, NaN for any other cell."""
+    """Return a column as numbers, NaN for any other cell; as ``parse_number``."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return np.full(len(column), np.nan)
     if not pd.api.types.is_numeric_dtype(column):
@@ -212,6 +213,9 @@ def _read_csv(path: Path, encoding: str) -> Table:
             frame = pd.read_csv(file, sep=separator, **options)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame([[""]])
+    except pd.errors.ParserError as error:
+        reason = _long_row(path, encoding, separator) or f"({first_line(error)})"
+        raise FileFormatError(f"{path} is not CSV text: {reason}") from error
     except (UnicodeError, LookupError) as error:
         advice = "name its encoding, such as --encoding latin-1 or utf-16"
         raise FileFormatError(
@@ -229,7 +233,45 @@ def _read_csv(path: Path, encoding: str) -> Table:
             " columns"
         )
     frame = _rows(frame.set_axis(header.tolist(), axis=1)).iloc[1:]
-    return Table(path, frame[~(frame == "").all(axis=1)], comma=separator != ",")
+    table = Table(path, frame[~(frame == "").all(axis=1)], comma=separator != ",")
+    if table.comma:
+        _check_decimal_marks(table)
+    return table
+
+
+def _long_row(path: Path, encoding: str, separator: str) -> str:
+    """Return which row has more cells than the first one; empty if there is none."""
+    with path.open(newline="", encoding=encoding) as file:
+        rows = csv.reader(file, delimiter=separator)
+        width = len(next(rows, []))
+        for number, row in enumerate(rows, 2):
+            if len(row) > width:
+                return (
+                    f"row {number} has {len(row)} cells, expected {width} as in row 1;"
+                    f" put cells that contain {separator!r} in quotes"
+                )
+    return ""
+
+
+def _check_decimal_marks(table: Table) -> None:
+    """Raise InputError if some numbers have a decimal comma and others a point, which
+    may separate thousands.
+    """
+    places: dict[str, str] = {}
+    for name, column in table.frame.items():
+        is_number = ~np.isnan(_to_numbers(column, comma=True))
+        for mark in ".,":
+            has_mark = column.str.contains(mark, regex=False) & is_number
+            if mark not in places and has_mark.any():
+                row = int(has_mark.to_numpy().argmax())
+                cell = column.iloc[row].strip()
+                places[mark] = f"{table.cell(row, str(name))} {cell!r}"
+    if len(places) == 2:
+        comma = places[","].removeprefix(f"{table.path} ")
+        raise InputError(
+            f"{places['.']}, and {comma}; expected one decimal mark in all numbers,"
+            " without separators of thousands"
+        )
 
 
 def _read_parquet(path: Path) -> Table:

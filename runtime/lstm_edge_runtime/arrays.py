@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numpy.ma import MaskedArray
 
 from .axes import Layout, describe, layouts, resolve, shape_of, solve
 from .errors import InputError, StateError, first_line
@@ -47,12 +48,18 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     any floats.
 
     Raises:
-        InputError: ragged, not numeric, of a kind that ``dtype`` can't hold, or an
-            integer outside its range.
+        InputError: ragged, masked, not numeric, of a kind that ``dtype`` can't hold,
+            or an integer outside its range.
     """
     wanted = np.dtype(dtype)
     if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
         return value
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, MaskedArray) for part in parts):
+        raise InputError(
+            f"{name} is a masked array, expected {dtype}; fill its gaps first, such as"
+            " with .filled()"
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

@@ -267,7 +267,8 @@ class Model:
 
         Raises:
             InputError: the file has no classification; there is no frame in ``values``,
-                as in the None of a step that completes none.
+                as in the None of a step that completes none; or the largest logit is
+                NaN or infinite.
             ContractError: the file's labels are not as many as the values.
         """
         frames = self.frames(values)

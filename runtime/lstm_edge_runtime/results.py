@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
     """The raw output ``(rows, C)``: logits, or the predicted values."""
     labels: tuple[str, ...] = ()
     """The most likely class of each row; its index as text if the file has no class
-    names."""
+    names, and empty if its logits have no probabilities (NaN or infinity)."""
     probabilities: Array | None = None
     """Softmax of the logits ``(rows, C)``; None for regression."""
     units: tuple[str, ...] = ()
@@ -114,8 +114,8 @@ def only(results: dict[str, Any], outputs: int) -> Result | None:
 
 
 def label_of(values: Array, task: Task | None) -> Label:
-    """Return the label of logits ``(C,)``; ``InputError`` if the task has no
-    classes.
+    """Return the label of logits ``(C,)``; ``InputError`` if the task has no classes,
+    or the logits have no probabilities.
     """
     if task is None or task.kind != "classification":
         kind = "no task" if task is None else f"the task {task.kind!r}"
@@ -123,8 +123,13 @@ def label_of(values: Array, task: Task | None) -> Label:
             f"this file has {kind}, expected a classification; use the values as they"
             " are, or export it with labels"
         )
-    labels = class_names(values, task)
-    return Label(labels[int(values.argmax())], softmax(values))
+    (label,) = most_likely(values[None], class_names(values, task))
+    if not label:
+        raise InputError(
+            f"{task.output} is {values!s:.60}, which is no result: its largest value is"
+            " not finite; check the samples, and reset the stream"
+        )
+    return Label(label, softmax(values))
 
 
 def predict(values: Array, manifest: Manifest, task: Task) -> Prediction:
@@ -141,9 +146,20 @@ def predict(values: Array, manifest: Manifest, task: Task) -> Prediction:
             " its last axis; use run()"
         )
     names = class_names(values, task)
-    classes = values.reshape(-1, len(names)).argmax(axis=-1)
-    labels = tuple(names[index] for index in classes)
+    labels = most_likely(values.reshape(-1, len(names)), names)
     return Prediction(task.kind, values, labels, softmax(values))
+
+
+def most_likely(logits: Array, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the name of the largest of each row of logits ``(rows, C)``; empty for a
+    row without probabilities, whose largest logit is NaN or infinite.
+    """
+    classes = logits.argmax(axis=-1)
+    is_valid = np.isfinite(logits.max(axis=-1))
+    return tuple(
+        names[index] if valid else ""
+        for index, valid in zip(classes, is_valid, strict=True)
+    )
 
 
 def class_names(values: Array, task: Task) -> tuple[str, ...]:
@@ -161,7 +177,10 @@ def class_names(values: Array, task: Task) -> tuple[str, ...]:
 
 
 def softmax(logits: Array) -> Array:
-    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
-    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype; NaN
+    if the largest logit is NaN or infinite.
+    """
+    with np.errstate(invalid="ignore"):
+        wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
     return shares

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.ma import MaskedArray
 
 from .arrays import InputArrays, check_samples, check_state, reset_states
 from .axes import Layout
@@ -112,6 +113,8 @@ class Stream:
                 checks.
             StateError: another thread is using this stream.
         """
+        if isinstance(sample, MaskedArray):  # a memory view would take it unmasked
+            self._reader.read(sample, 1, step=True)
         try:
             self._free.pop()
         except IndexError:

@@ -310,6 +310,7 @@ def test_a_state_moves_between_both_files(name):
 
 
 X = np.zeros(3, np.float32)
+MASKED = np.ma.array([1, 99, 3], np.float32, mask=[0, 1, 0])
 
 
 def restore_strided(age, **samples):
@@ -344,6 +345,14 @@ REFUSED = [
     (lambda m: run_strided(), StateError, "the state has samples of an incomplete unit"),
     (lambda m: m.stream().restore(m.run(np.zeros((2, 1, 3)))[1]), StateError, "nothing is reset"),
     (lambda m: opened("gru").selftest(), InputError, "has no golden case; export it again"),
+    (lambda m: m.stream().step(MASKED), InputError, r"x is a masked array.*\.filled"),
+    (lambda m: m.stream().step(MASKED.astype(np.float64)), InputError, "masked array"),
+    (lambda m: m.stream().process(MASKED[None]), InputError, "masked array"),
+    (lambda m: m.stream(window=1).step(MASKED), InputError, "masked array"),
+    (lambda m: m.run(MASKED[None, None]), InputError, "masked array"),
+    (lambda m: [b := m.streams(1), b.step(MASKED[None], [b.add()])], InputError, "masked array"),
+    (lambda m: [b := m.streams(1), b.step([MASKED], [b.add()])], InputError, "masked array"),
+    (lambda m: opened("strided").stream().step(MASKED), InputError, "masked array"),
     (lambda m: m.streams(0), InputError, "capacity is 0, expected a positive integer"),
     (lambda m: m.streams(2).step(X[None], [0]), StateError, "source 0 is not in this batch"),
     (lambda m: m.streams(2).step(X[None], []), InputError, "ids has dtype float64"),

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lstm_edge_runtime import Model
+from lstm_edge_runtime import Model, results
 from lstm_edge_runtime.errors import ContractError, InputError
 
 
@@ -54,6 +54,20 @@ def test_a_result_of_another_shape_is_refused(model):
         model.interpret(np.zeros((2, 4)))
     with pytest.raises(ContractError, match="a value for each of"):
         model.interpret(np.zeros(3))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_logits_without_probabilities_have_no_label(model, wrong):
+    logits = np.array([[0, 2, 1, 0], [0, wrong, 1, 0]], np.float32)
+    with pytest.raises(InputError, match="its largest value is not finite") as caught:
+        model.interpret(logits[1])
+    assert "\n" not in str(caught.value)
+    task = model.manifest.task
+    predicted = results.predict(logits, model.manifest, task)
+    assert predicted.labels == ("walk", "")
+    assert np.isnan(predicted.probabilities).all(axis=1).tolist() == [False, True]
+    impossible = np.array([0, -np.inf, 1, 0], np.float32)
+    assert model.interpret(impossible).label == "run"
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])

@@ -1,6 +1,6 @@
 /** A signal and, below it, the recognized class at each moment. */
 
-import { argmax } from "./lstm-edge/results.js";
+import { argmax, haveLabel } from "./lstm-edge/results.js";
 import { rounded } from "./page.js";
 
 const LANE = 84,
@@ -179,13 +179,13 @@ export class Plot {
   #band(top, width) {
     const band = svg("g", { class: "band" }),
       step = width / this.#columns;
-    const classes = this.#rows.map(({ results: [result] }) => (result?.length ? argmax(result) : -1));
+    const classes = this.#rows.map(({ results: [result] }) => (result && haveLabel(result) ? argmax(result) : -1));
     for (let from = 0, to = 0; from < classes.length; from = to) {
       while (to < classes.length && classes[to] === classes[from]) to += 1;
       const index = classes[from] ?? -1,
         label = this.#what.labels[index] ?? "",
         room = (to - from) * step;
-      if (index < 0) continue; // no result yet, because of the delay
+      if (index < 0) continue; // no result yet, because of the delay, or no finite one
       band.append(
         svg("rect", { class: `c${index % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }),
       );

@@ -1,6 +1,6 @@
 /** A stream with its plot, legend and result under one prefix of ids. */
 
-import { framesOf, mainOutput } from "./lstm-edge/results.js";
+import { framesOf, haveLabel, mainOutput } from "./lstm-edge/results.js";
 import { byId, chosen, element, milliseconds, rounded, say } from "./page.js";
 import { lanesOf, Plot, svg } from "./plot.js";
 import { asSample, columnsOf } from "./recordings.js";
@@ -102,6 +102,7 @@ export class View {
 
   /** @param {ArrayLike<number>} logits */
   #classWords(logits) {
+    if (!haveLabel(logits)) return "not a finite number";
     const { label, probabilities } = this.model.interpret(logits);
     return `${label} ${Math.max(...probabilities).toFixed(2)}`;
   }
@@ -109,7 +110,7 @@ export class View {
   /** The class of the last frame; empty before the first. */
   get label() {
     const [values] = this.#values;
-    if (!values || !this.isClasses) return "";
+    if (!values || !this.isClasses || !haveLabel(values)) return "";
     return this.model.interpret(values).label;
   }
 

@@ -388,7 +388,10 @@ export const cases = {
       "probabilities",
     );
     check(model.interpret([0, 3, 1, 0, 9, 0, 0, 0]).label === "Badminton", "the last frame counts");
-    check(model.interpret([0, NaN, 1, 0]).label === "Running", "NaN is the largest, as in NumPy");
+    for (const wrong of [NaN, Infinity]) {
+      await refuses(() => model.interpret([0, wrong, 1, 0]), "InputError", /largest value is not finite/);
+    }
+    check(model.interpret([0, -Infinity, 1, 0]).label !== "Running", "a class may be impossible");
     await refuses(() => model.interpret(null), "InputError", /skip the null/);
     await refuses(
       () => model.interpret([1, 2]),

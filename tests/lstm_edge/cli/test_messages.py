@@ -84,12 +84,15 @@ def test_a_terminal_shows_one_line_with_the_remaining_time(monkeypatch):
     assert " 50 % epoch [1/2] \\x1b[2J -:--:--" in shown
 
 
-def test_infinite_logits_are_null_in_json():
-    lines = ResultLines(Task("classification", "logits", ("a", "b")), as_json=True)
-    document = json.loads(
-        lines.line(np.array([np.inf, np.inf])), parse_constant=pytest.fail
-    )
-    assert document["probabilities"] == {"a": None, "b": None}
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+def test_logits_without_probabilities_have_no_label(wrong):
+    task = Task("classification", "logits", ("a", "b"))
+    lines = ResultLines(task, as_json=True)
+    logits = np.array([wrong, 0.0])
+    document = json.loads(lines.line(logits), parse_constant=pytest.fail)
+    assert document == {"label": None, "probabilities": {"a": None, "b": None}}
+    rows = ResultLines(task, "step", as_json=False)
+    assert rows.line(logits, 1) == "step,label,p_a,p_b\n1,,nan,nan\n"
 
 
 @pytest.mark.parametrize(

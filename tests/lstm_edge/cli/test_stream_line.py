@@ -69,7 +69,11 @@ def test_an_integer_is_not_made_of_another_number(line):
         ("nan,1", "finite"),
         ("1e999,1", "finite"),
         ("1e300,1", "finite float32 numbers, got 1e.300"),
-        ("1.5;2,5", "got '2,5'"),
+        ("1.5;2,5", "numbers with a decimal point, got '2,5'"),
+        ("1,5;2,5", "numbers with a decimal point, got '1,5'"),
+        ("1,5\t2,5", "numbers with a decimal point, got '1,5'"),
+        ("1_0,2", "got '1_0'"),
+        ("\uff11,2", "got '\uff11'"),
         ("p", "expected 2 numbers, got 1"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge.data.config import DataConfig, ReadConfig
+from lstm_edge.data.numbers import parse_number
 from lstm_edge.data.read import read_data, resample
 from lstm_edge_runtime.errors import (
     FileFormatError,
@@ -71,6 +72,44 @@ def test_other_separators_decimal_commas_and_encodings_are_the_same_table(
     assert values(table(tmp_path, text, encoding=encoding)) == values(
         table(tmp_path, LOG)
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a;b;c\n1;2;3\n1.234;2,5;3\n",
+            r"data.csv row 3, column 'a' is '1.234', and row 3, column 'b' is '2,5';",
+        ),
+        ("a;b\n1,5;2\n1.234;3\n", r"row 3, column 'a' is '1.234', and row 2"),
+        ("a\tb\n1,5\t2.5\n", "expected one decimal mark in all numbers"),
+        ("a;label\n1.234,5;x\n", "'1.234,5', expected a finite number"),
+    ],
+)
+def test_two_decimal_marks_in_one_file_are_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        table(tmp_path, text)
+
+
+def test_points_in_text_are_no_decimal_marks(tmp_path):
+    data = table(tmp_path, "a;label\n1,5;v1.2.3\n2,5;v1.2.3\n")
+    np.testing.assert_array_equal(data.series[0].x, [[1.5], [2.5]])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["1", " 1.5 ", "+.5", "5.", "1e5", "1E-3", "0x10", "1_0", "\uff11", "\u0663", "1 2",
+     "true", "--1", "1d5", "1e"],
+)  # fmt: skip
+def test_files_and_standard_input_read_the_same_numbers(tmp_path, cell):
+    number = parse_number(cell)
+    if number is None:
+        with pytest.raises(InputError, match="expected a finite number"):
+            table(tmp_path, f"a,label\n{cell},x\n")
+    else:
+        assert table(tmp_path, f"a,label\n{cell},x\n").series[0].x.tolist() == [
+            [np.float32(number)]
+        ]
 
 
 def test_one_column_may_have_decimal_commas(tmp_path):
@@ -322,7 +361,7 @@ def test_irregular_timestamps_are_counted(tmp_path):
         ("1,2\n3,4\n", {}, "has no header: row 1 is 1, 2"),
         ("a,a,label\n1,2,x\n", {}, "has the column 'a' twice"),
         ("a,label\n1,x\n2\n", {}, "row 3, column 'label' is empty"),
-        ("a,label\n1,x,\n", {}, "is not CSV text .*Expected 2 fields in line 2, saw 3"),
+        ("a,label\n1,x,\n", {}, "row 2 has 3 cells, expected 2 as in row 1"),
         ("a,label\n\n1,x\noops,y\n", {}, r"row 4, column 'a' is 'oops', expected a finite number; choose"),
         ("a,label\n1,x\n,y\n", {}, r"row 3, column 'a' is '', .*; --missing interpolate"),
         ("a,label\n2024_01,x\n1,x\n", {}, "row 2, column 'a' is '2024_01', expected a finite number"),

@@ -111,6 +111,11 @@ export function argmax(values) {
   return largest;
 }
 
+/** Return true if logits have probabilities: the largest is a finite number. @param {ArrayLike<number>} logits */
+export function haveLabel(logits) {
+  return Number.isFinite(logits[argmax(logits)]);
+}
+
 /** Return the probabilities of logits. @param {ArrayLike<number>} logits */
 export function softmax(logits) {
   const most = logits[argmax(logits)] ?? NaN;
@@ -139,6 +144,12 @@ export function labelOf({ task }, logits) {
     throw new LstmEdgeError(
       "ContractError",
       `${task.output} has ${logits.length} values, expected one for each of ${names.join(", ")}`,
+    );
+  }
+  if (!haveLabel(logits)) {
+    throw new LstmEdgeError(
+      "InputError",
+      `${task.output} is ${Array.from(logits).join(", ").slice(0, 60)}, which is no result: its largest value is not finite; check the samples, and reset the stream`,
     );
   }
   return { label: names[argmax(logits)] ?? "", probabilities: softmax(logits) };
