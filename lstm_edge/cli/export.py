@@ -12,7 +12,7 @@ import click
 from lstm_edge.results import is_classification, pace
 from lstm_edge_exporters.export.config import ExportConfig
 from lstm_edge_exporters.options import option, option_fields
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
@@ -172,6 +172,11 @@ def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import load, with_scales
 
+    if not path.exists():
+        raise NotFoundError(
+            f"{path} does not exist; expected a run folder, a checkpoint file, or the"
+            f" factory of a module, such as {path.stem}:build"
+        )
     run = load(path)
     task = given.task
     if given.scale is not None:

@@ -131,7 +131,8 @@ class DataConfig(ReadConfig):
         super().__post_init__()
         if (self.stride or self.forecast) and self.window is None:
             raise InputError(
-                "a stride and a forecast require a window; also give --window"
+                "a stride and a forecast require a window; give one, such as"
+                " --window 50"
             )
         if self.forecast_difference and not self.forecast:
             raise InputError(

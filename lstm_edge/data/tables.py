@@ -129,7 +129,10 @@ class Table:
                 text = str(cell)
                 is_gap = _is_gap(cell)
                 if not is_gap:
-                    advice = "; choose columns with --features, and --order for times"
+                    advice = (
+                        "; choose columns with --features; --series names an id,"
+                        " --order a time, --label a class"
+                    )
                 elif gaps:
                     continue
                 text = (

@@ -385,8 +385,10 @@ def _check_column(
     lower = [other.lower() for other in names]  # DuckDB ignores the case
     count = lower.count(name.lower())
     if count != 1 or name not in types:
+        has = "several columns" if count else "no column"
         raise InputError(
-            f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}"
+            f"{path} has {has} {name!r} (it has {', '.join(types)}); name columns with"
+            " --series, --order and --features"
         )
     description, tests = expected
     if not _is_any(types[name], tests):

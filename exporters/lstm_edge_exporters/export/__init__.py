@@ -39,10 +39,20 @@ def export(
         CheckFailedError: the file would not compute what the module does; says where
             and by how much.
     """
+    from torch import nn
+
+    from lstm_edge_runtime.errors import InputError
+
     from ..progress import ignore
     from .config import ExportConfig
     from .pipeline import build, finish
 
+    if not isinstance(module, nn.Module):
+        is_class = isinstance(module, type)
+        what = f"the class {module.__name__}" if is_class else type(module).__name__
+        raise InputError(
+            f"got {what}, expected a torch.nn.Module; create it, and load its weights"
+        )
     config = config or ExportConfig()
     show = on_progress or ignore
     return finish(build(module, example, config, show), show, stream=config.stream)

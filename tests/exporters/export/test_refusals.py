@@ -319,3 +319,16 @@ def test_the_free_axis_of_one_row_is_time():
         None,
         "L",
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "got"),
+    [
+        (torch.nn.LSTM, "got the class LSTM"),
+        (torch.nn.LSTM(3, 4).state_dict(), "got OrderedDict"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_module_is_refused_with_what_came(module, got):
+    with pytest.raises(InputError, match=f"{got}, expected a torch.nn.Module; create"):
+        export(module, torch.zeros(1, 5, 3))

@@ -80,6 +80,8 @@ def folder(tmp_path, har, make, monkeypatch):
     (tmp_path / "latin.csv").write_bytes(
         "ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1")
     )
+    (tmp_path / "t.csv").write_text("t,ax,y\n1,0,a\n2,1,b\n3,0,a\n")
+    (tmp_path / "ids.csv").write_text("machine,ax,y\nm1,0,a\nm1,1,b\nm2,0,a\n")
     (tmp_path / "junk.npz").write_bytes(b"junk")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "zip.npz").write_bytes(b"PK\x03\x04")
@@ -219,6 +221,8 @@ TABLE = [
     ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
     ("train data.npz -o r --resume --overwrite", "give only one of them"),
     ("train data.npz -o r --target a,,b", "expected NAME,NAME"),
+    ("train t.csv -o r --forecast ax", "give one, such as --window 50"),
+    ("train ids.csv -o r --label y", "--series names an id, --order a time"),
     ("train latin.csv -o r", "name its encoding, such as --encoding latin-1"),
     ("predict har.onnx nan.npz -o p.csv", "sample 0, step 0, column 'x0' is ''"),
     ("quantize har.onnx -o a.onnx --for gpu", "fp16"),
@@ -239,9 +243,13 @@ TABLE = [
         "--window has no state; remove --state",
     ),
     ("stream har.onnx --reset-every window", "neither 'never' nor a positive integer"),
+    ("stream har.onnx --reset_every 5", "Did you mean '--reset-every'?"),
     ("stream har.onnx --reset-every 0", "neither 'never' nor a positive integer"),
     # export
-    ("export nothing -o m.onnx", "nothing does not exist"),
+    (
+        "export nothing -o m.onnx",
+        "or the factory of a module, such as nothing:build",
+    ),
     ("export nothing -o m.pt", "use -o m.onnx"),
     ("export har.onnx -o m.onnx", "har.onnx is already exported"),
     (
@@ -323,6 +331,16 @@ TABLE = [
         "none.json does not exist; expected mean and std, or min and max",
     ),
     ("export lstm1.pth --scale lstm1.pth -o m.onnx", "is not a scale"),
+    (
+        f"{NET}=N,L,7 -o m.onnx",
+        "its first layer takes 3 features: --input series=N,L,3",
+    ),
+    (f"{LAST} --rate fast", "'fast' is not a rate; expected, for example, 100"),
+    (
+        "export usage_nets:build --weights gruu.pth --input series=N,L,3 -o m.onnx",
+        "gruu.pth does not exist",
+    ),
+    ("export usage_nets:build --input series=N,L,3 -o g.tflite", "use -o g.onnx"),
     # validate
     ("validate none.onnx", "none.onnx does not exist"),
     ("validate har.onnx --against nowhere", "nowhere"),
@@ -348,6 +366,11 @@ TABLE = [
     ),
     ("lift har.onnx -o a.onnx --branch rate=fast", "could not convert"),
     ("convert har.onnx --to c -o har_c --name for", "keyword"),
+    ("convert har.onnx -o har.tflite", "use -o har.lep, or --to c or web"),
+    ("convert har.onnx", "Missing option '-o'"),
+    ("lift lstm1.pth -o l.onnx", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
+    ("bench har.onnx --device gpu", "'gpu' is not one of 'cpu', 'cuda'"),
+    ("selftest none.lep", "none.lep does not exist"),
     ("convert har.onnx -o har.lep --name har", "--name is only valid with --to c"),
 ]
 
