@@ -26,6 +26,12 @@ GATES: Mapping[str, tuple[int, ...]] = {
     "RNN": (0,),
 }
 """For each of ONNX's gates, its index in PyTorch's order."""
+ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
+    "GRU": ("Sigmoid", "Tanh"),
+    "RNN": ("Tanh",),
+}
+"""Default activations of each operator, of one direction."""
 LENGTHS = 4
 """Index of ``sequence_lens`` among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}

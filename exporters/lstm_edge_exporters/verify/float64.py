@@ -25,6 +25,7 @@ from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free, walk
+from ..recurrent import ACTIVATIONS
 from .cases import Feeds
 
 DECIDING: Mapping[str, frozenset[int]] = {
@@ -61,16 +62,9 @@ class Graph64:
         replaced = dict(constants or {})
         for tensor in proto.graph.initializer:
             if tensor.name in replaced:
-                tensor.CopyFrom(
-                    ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name))
-                )
-        for number, inner in enumerate(
-            _nodes(proto.graph)
-        ):  # what has no name is given to omitted inputs
-            inner.output[:] = [
-                name or f"unnamed {number} {index}"
-                for index, name in enumerate(inner.output)
-            ]
+                array = ir.tensor(replaced[tensor.name], name=tensor.name)
+                tensor.CopyFrom(ir.to_proto(array))
+        _name_outputs(proto.graph)
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:
@@ -97,14 +91,11 @@ class Graph64:
 
     def values(self, feeds: Feeds) -> dict[str, Any]:
         """Return every value of the graph, except in bodies of loops; raises as a call."""
-        wide = {
-            name: array.astype(np.float64) if array.dtype.kind == "f" else array
-            for name, array in feeds.items()
-            if name in self._inputs
-        }
+        taken = {name: feeds[name] for name in feeds if name in self._inputs}
+        feeds64 = {name: _as_float64(array) for name, array in taken.items()}
         try:
             with np.errstate(all="ignore"):
-                return dict(self._evaluator.run(None, wide, intermediate=True))
+                return dict(self._evaluator.run(None, feeds64, intermediate=True))
         except Exception as error:  # the evaluator's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
@@ -134,6 +125,20 @@ class Graph64:
         )
 
 
+def _name_outputs(graph: onnx.GraphProto) -> None:
+    """Name every output of a node, in place: the evaluator passes outputs without a name
+    to omitted inputs.
+    """
+    for number, node in enumerate(_nodes(graph)):
+        for index, name in enumerate(node.output):
+            node.output[index] = name or f"unnamed {number} {index}"
+
+
+def _as_float64(array: Array) -> Array:
+    """Return floats in float64; other dtypes are unchanged."""
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of a graph, and of the bodies in it."""
     for node in graph.node:
@@ -147,16 +152,19 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
     sizes.
     """
     for name, value in model.graph.initializers.items():
-        of_sizes = all(
-            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and index)
-            for node, index in value.uses()
-        )
-        if (
-            value.dtype == ir.DataType.DOUBLE
-            and value.const_value is not None
-            and not of_sizes
-        ):
+        is_float64 = value.dtype == ir.DataType.DOUBLE
+        if is_float64 and value.const_value is not None and _meets_data(value):
             yield name, value.const_value.numpy()
+
+
+def _meets_data(constant: ir.Value) -> bool:
+    """Return True if a node combines a constant with data."""
+    for node, index in constant.uses():
+        is_size = is_data_free(node.outputs[0])
+        is_scale = node.op_type == "Resize" and index > 0
+        if not is_size and not is_scale:
+            return True
+    return False
 
 
 def _decides(constant: ir.Value) -> bool:
@@ -188,9 +196,9 @@ def nudged(array: Array, seed: int, ulp: float) -> Array:
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
-    return np.asarray(
-        array * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)), np.float64
-    )
+    """Return floats changed up or down at random by ``ulp`` of themselves."""
+    signs = rng.choice([-1.0, 1.0], array.shape)
+    return np.asarray(array * (1.0 + ulp * signs), np.float64)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -204,11 +212,19 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "hardsigmoid": lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
     "softsign": lambda x: x / (1.0 + np.abs(x)),
 }
-_USUAL = {
-    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
-    "GRU": ("Sigmoid", "Tanh"),
-    "RNN": ("Tanh",),
-}
+
+
+def _moved_sigmoid(gates: int, ulp: float, seed: int) -> Callable[[Array], Array]:
+    """Return sigmoid with an error of ``ulp`` up or down, the same at every step."""
+    errors = np.random.default_rng(seed).choice([-ulp, ulp], gates)
+    return lambda x: _sigmoid(x) + errors[: x.shape[-1]]
+
+
+def _clipped(
+    function: Callable[[Array], Array], clip: float
+) -> Callable[[Array], Array]:
+    """Return a function of numbers that are clipped first."""
+    return lambda x: function(np.clip(x, -clip, clip))
 
 
 class _Direction:
@@ -232,14 +248,10 @@ class _Direction:
         functions = [_ACTIVATIONS[name.lower()] for name in names]
         ulp, seed = options["move"]
         if ulp and names[0].lower() == "sigmoid":
-            signs = np.random.default_rng(seed).choice([-ulp, ulp], r.shape[-1])
-            functions[0] = lambda x: _sigmoid(x) + signs[: x.shape[-1]]
+            functions[0] = _moved_sigmoid(r.shape[-1], ulp, seed)
         clip = options.get("clip")
         if clip:
-            bounded = [
-                lambda x, f=function: f(np.clip(x, -clip, clip))
-                for function in functions[:2]
-            ]
+            bounded = [_clipped(function, clip) for function in functions[:2]]
             functions = [*bounded, *functions[2:]]
         self.functions = functions
         self.r = r
@@ -305,7 +317,7 @@ def _recurrent(
         starts.append(zeros if c is None else c)
     y = np.zeros((steps, directions, rows, width))
     ends = []
-    usual = _USUAL[kind]
+    usual = ACTIVATIONS[kind]
     for number in range(directions):
         chosen = list(activations or ())[number * len(usual) :][: len(usual)]
         biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
@@ -396,11 +408,10 @@ def _layer_norm(
 
 
 def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
-    within = tuple(
-        slice(None if at == axis % data.ndim else n)
-        for at, n in enumerate(indices.shape)
-    )
-    return np.take_along_axis(data[within], indices, axis % data.ndim)
+    axis %= data.ndim
+    within = [slice(size) for size in indices.shape]
+    within[axis] = slice(None)
+    return np.take_along_axis(data[tuple(within)], indices, axis)
 
 
 def _lp_normalization(x: Array, axis: int = -1, p: int = 2) -> Array:
@@ -424,40 +435,36 @@ def _conv_transpose(
     if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":
         raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
     rank = x.ndim - 2
-    strides, dilations, extra = (
-        np.array(options.get(name) or [usual] * rank)
-        for name, usual in (("strides", 1), ("dilations", 1), ("output_padding", 0))
-    )
+    strides = np.array(options.get("strides") or [1] * rank)
+    dilations = np.array(options.get("dilations") or [1] * rank)
+    extra = np.array(options.get("output_padding") or [0] * rank)
     pads = np.array(options.get("pads") or [0] * 2 * rank)
     groups = int(options.get("group") or 1)
     spans = (np.array(x.shape[2:]) - 1) * strides + 1
     ends = spans + (np.array(w.shape[2:]) - 1) * dilations + extra
     data = x.reshape(len(x), groups, -1, math.prod(x.shape[2:]))
     weights = w.reshape(groups, -1, *w.shape[1:])
-    whole = np.zeros((len(x), groups * w.shape[1], *ends))
+    total = np.zeros((len(x), groups * w.shape[1], *ends))
     for tap in np.ndindex(*w.shape[2:]):
-        part = np.swapaxes(weights[(slice(None),) * 3 + tap], 1, 2) @ data
+        kernel: Any = (..., *tap)
+        products = np.swapaxes(weights[kernel], 1, 2) @ data
         first = tap * dilations
-        reached = whole[
-            (slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))
-        ]
-        reached += part.reshape(reached.shape)
-    result = whole[
-        (slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))
-    ]
+        frames: Any = (..., *map(slice, first, first + spans, strides))
+        reached = total[frames]
+        reached += products.reshape(reached.shape)
+    inside: Any = (..., *map(slice, pads[:rank], ends - pads[rank:]))
+    result: Array = total[inside]
     return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 
 
 def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
     def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        if name in (*_USUAL, "LayerNormalization"):
+        if name in (*ACTIVATIONS, "LayerNormalization"):
             options["move"] = getattr(self, "move", (0.0, 0))
         result = compute(*inputs, **options)
-        return (
-            result[: len(self.onnx_node.output)]
-            if isinstance(result, tuple)
-            else (np.asarray(result),)
-        )
+        if isinstance(result, tuple):
+            return result[: len(self.onnx_node.output)]
+        return (np.asarray(result),)
 
     return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
@@ -474,30 +481,22 @@ class _MaxPool(MaxPool):
         kernel = options["kernel_shape"]
         rank = len(kernel)
         count = len(self.onnx_node.output)
-        if (
-            options.get("ceil_mode")
-            or options.get("auto_pad", "NOTSET") != "NOTSET"
-            or count > 1
-        ):
+        pads_by_length = options.get("auto_pad", "NOTSET") != "NOTSET"
+        if options.get("ceil_mode") or pads_by_length or count > 1:
             run: Any = self._max_pool
             return tuple(run(x, **options))
-        strides, dilations = (
-            options.get(name) or [1] * rank for name in ("strides", "dilations")
-        )
+        strides = options.get("strides") or [1] * rank
+        dilations = options.get("dilations") or [1] * rank
         pads = options.get("pads") or [0] * 2 * rank
         sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
         spans = [
             (taps - 1) * apart + 1
             for taps, apart in zip(kernel, dilations, strict=True)
         ]
-        padded = np.pad(
-            x,
-            sides,
-            constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min,
-        )
-        windows = np.lib.stride_tricks.sliding_window_view(
-            padded, spans, tuple(range(2, 2 + rank))
-        )
+        least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        padded = np.pad(x, sides, constant_values=least)
+        spatial = tuple(range(2, 2 + rank))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, spatial)
         steps = tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))
         return (windows[steps].max(tuple(range(-rank, 0))),)
 
@@ -543,7 +542,7 @@ _Loop.__name__ = "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
     **{
         kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options)
-        for kind in _USUAL
+        for kind in ACTIVATIONS
     },
     "Erf": _exact_erf,
     "Gelu": _gelu,

@@ -1,5 +1,5 @@
-"""Convolutions and poolings: which numbers each output reads, and their sum or
-largest.
+"""Convolutions and poolings: the elements that each output reads, and their sum or
+maximum.
 """
 
 from collections.abc import Sequence
@@ -18,44 +18,42 @@ from .operators import In, Out, as_array, floats, lowers, optional
 
 
 class Windows(NamedTuple):
-    """How an operator's kernel goes over the spatial axes; a number for each of
-    them.
+    """The windows of a kernel over the spatial axes; one entry per axis in each
+    field.
     """
 
     kernel: tuple[int, ...]
+    """Number of taps."""
     strides: tuple[int, ...]
+    """Distance of neighboring windows."""
     dilations: tuple[int, ...]
+    """Distance of neighboring taps."""
     pads: tuple[tuple[int, int], ...]
+    """Padding before and after."""
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """How many numbers of an axis a window covers."""
-        return tuple(
-            (taps - 1) * gap + 1
-            for taps, gap in zip(self.kernel, self.dilations, strict=True)
-        )
+        """Number of elements of an axis that a window covers."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return tuple((taps - 1) * dilation + 1 for taps, dilation in pairs)
 
     def places(self, places: Array) -> Array:
-        """Return which of ``places (N, C, *spatial)`` each output reads,
+        """Return the elements of ``places (N, C, *spatial)`` that each output reads,
         ``(N, C, *outputs, *kernel)``.
         """
-        rank = len(self.kernel)
         windows = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
-        for axis, (taps, stride, dilation) in enumerate(
-            zip(self.kernel, self.strides, self.dilations, strict=True)
-        ):
-            starts = np.arange(
-                0, windows.shape[2 + 2 * axis] - (taps - 1) * dilation, stride
-            )
+        for number, taps in enumerate(self.kernel):
+            axis = 2 + 2 * number  # each axis before became two: outputs and taps
+            dilation = self.dilations[number]
+            end = windows.shape[axis] - (taps - 1) * dilation
+            starts = np.arange(0, end, self.strides[number])
             if not starts.size:
                 raise UnsupportedError(f"a kernel of {self.kernel} for {places.shape}")
             read = starts[:, None] + np.arange(taps) * dilation
-            windows = windows.take(read, axis=2 + 2 * axis)
-        return np.asarray(
-            windows.transpose(
-                0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)
-            )
-        )
+            windows = windows.take(read, axis=axis)
+        outputs = range(2, windows.ndim, 2)
+        kernel = range(3, windows.ndim, 2)
+        return np.asarray(windows.transpose(0, 1, *outputs, *kernel))
 
 
 def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
@@ -63,30 +61,29 @@ def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
     covered.
     """
     rank = len(kernel)
-    strides, dilations = (
-        tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations")
-    )
+    strides = tuple(attribute(node, "strides", (1,) * rank))
+    dilations = tuple(attribute(node, "dilations", (1,) * rank))
     pads = attribute(node, "pads", (0,) * (2 * rank))
-    for name, expected in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
-        if (given := attribute(node, name, expected[0])) not in expected:
+    for name, covered in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
+        given = attribute(node, name, covered[0])
+        if given not in covered:
             raise UnsupportedError(f"{name} {given}")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise UnsupportedError(
             f"strides {strides}, dilations {dilations} or pads {[*pads]}"
         )
     return Windows(
-        tuple(kernel),
-        strides,
-        dilations,
-        tuple(zip(pads[:rank], pads[rank:], strict=True)),
+        kernel=tuple(kernel),
+        strides=strides,
+        dilations=dilations,
+        pads=tuple(zip(pads[:rank], pads[rank:], strict=True)),
     )
 
 
 def _as_read(taps: Array) -> Array:
-    """Return the order in which the numbers of a row of ``taps`` lie, of the one with
-    the least padding.
-    """
-    return np.argsort(taps[int((taps == PADDING).sum(1).argmin())], kind="stable")
+    """Return the memory order of a row of ``taps``, of the row with the least padding."""
+    padding = (taps == PADDING).sum(1)
+    return np.argsort(taps[int(padding.argmin())], kind="stable")
 
 
 @lowers("Conv")
@@ -114,9 +111,8 @@ def _conv(
         order = _as_read(read)
         row = memory.row(Value(read[:, order]))
         flat = weights[channels].reshape(made, -1)[:, order]
-        part = memory.at(
-            memory.writer.linear(row, flat, None if bias is None else bias[channels])
-        )
+        start = None if bias is None else bias[channels]
+        part = memory.at(memory.writer.linear(row, flat, start))
         parts.append(np.moveaxis(part.reshape(shape[0], *outputs, made), -1, 1))
     return Value(np.concatenate(parts, 1))
 
@@ -128,16 +124,14 @@ def _sums(
     bias: Array | None,
     fill: float = 0.0,
 ) -> Array:
-    """Return the places of sums of taps ``(K, outputs)`` times weights; of the largest
-    without weights.
+    """Return the places of sums of taps ``(K, outputs)`` times weights, or of the maxima
+    of taps.
     """
     order = _as_read(taps)
     row = memory.row(Value(taps[:, order]), fill)
-    if weights is not None:
-        weights = weights[:, order]
-    made = memory.writer.depthwise(
-        row, len(order), weights, None if bias is None else bias[order]
-    )
+    weights = None if weights is None else weights[:, order]
+    bias = None if bias is None else bias[order]
+    made = memory.writer.depthwise(row, len(order), weights, bias)
     places = np.empty(len(order), np.int64)
     places[order] = memory.at(made)
     return places
@@ -153,31 +147,24 @@ def _depthwise_conv(
     """Return a convolution in which each output reads one channel."""
     rows, channels = places.shape[:2]
     size = prod(shape[2:])
-    taps = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0).reshape(
-        -1, rows * channels * size
-    )
-    full = weights.reshape(channels, -1, len(taps)).transpose(
-        1, 2, 0
-    )  # (multiplier, K, C)
+    by_tap = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0)
+    taps = by_tap.reshape(-1, rows * channels * size)
+    # (multiplier, K, C)
+    kernels = weights.reshape(channels, -1, len(taps)).transpose(1, 2, 0)
     starts = None if bias is None else bias.reshape(channels, -1).T
 
-    def spread(numbers: Array) -> Array:  # (..., C) to every output
-        wide = np.broadcast_to(
-            numbers[..., None, :, None], (*numbers.shape[:-1], rows, channels, size)
-        )
-        return wide.reshape(*numbers.shape[:-1], -1)
+    def spread(numbers: Array) -> Array:
+        """Repeat numbers ``(..., C)`` for every output."""
+        shape = (*numbers.shape[:-1], rows, channels, size)
+        repeated = np.broadcast_to(numbers[..., None, :, None], shape)
+        return repeated.reshape(*numbers.shape[:-1], -1)
 
-    made = [
-        _sums(
-            memory,
-            taps,
-            spread(kernel),
-            None if starts is None else spread(starts[index]),
-        )
-        for index, kernel in enumerate(full)
-    ]
-    joined = np.stack([sums.reshape(rows, channels, size) for sums in made], 2)
-    return Value(joined.reshape(shape))
+    made = []
+    for index, kernel in enumerate(kernels):
+        start = None if starts is None else spread(starts[index])
+        sums = _sums(memory, taps, spread(kernel), start)
+        made.append(sums.reshape(rows, channels, size))
+    return Value(np.stack(made, 2).reshape(shape))
 
 
 @lowers("MaxPool", "AveragePool")
@@ -185,21 +172,16 @@ def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
     """Lower a pooling: the largest or the mean of each window."""
     value = floats(given)
     kernel = attribute(node, "kernel_shape")
-    largest = node.op_type == "MaxPool"
     places = _windows(node, kernel).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
-    weights = None
-    if not largest:
-        counted = (
-            np.ones(taps.shape)
-            if attribute(node, "count_include_pad", 0)
-            else taps != PADDING
-        )
-        weights = (counted / counted.sum(0)).astype("float32")
-    return Value(
-        _sums(memory, taps, weights, None, -np.inf if largest else 0.0).reshape(shape)
-    )
+    if node.op_type == "MaxPool":
+        return Value(_sums(memory, taps, None, None, -np.inf).reshape(shape))
+    counted = taps != PADDING
+    if attribute(node, "count_include_pad", 0):
+        counted = np.ones(taps.shape, bool)
+    weights = (counted / counted.sum(0)).astype("float32")
+    return Value(_sums(memory, taps, weights, None).reshape(shape))
 
 
 @lowers("ConvTranspose")

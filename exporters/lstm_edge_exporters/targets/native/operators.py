@@ -19,7 +19,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
 from ...graph import constant
-from ...recurrent import GATES
+from ...recurrent import ACTIVATIONS, GATES
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
 from .operations import Code
@@ -43,11 +43,6 @@ MOVES = (
     "Tile",
 )
 """Operators that move the numbers of their first input, as the other inputs say."""
-_USUAL = {
-    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
-    "GRU": ("Sigmoid", "Tanh"),
-    "RNN": ("Tanh",),
-}
 _INSIDE = (
     "Relu",
     "Sigmoid",
@@ -676,10 +671,10 @@ def _bias(kind: str, bias: Array | None) -> Array | None:
 
 def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
     """Return the functions inside a layer, each with alpha and beta."""
-    names = [str(name) for name in attribute(node, "activations") or _USUAL[kind]]
+    names = [str(name) for name in attribute(node, "activations") or ACTIVATIONS[kind]]
     alphas = attribute(node, "activation_alpha")
     betas = attribute(node, "activation_beta")
-    is_covered = set(names) <= set(_INSIDE) and len(names) == len(_USUAL[kind])
+    is_covered = set(names) <= set(_INSIDE) and len(names) == len(ACTIVATIONS[kind])
     if alphas or betas or not is_covered:
         raise UnsupportedError(
             f"activations {names}, expected {[*_INSIDE]} without parameters"
