@@ -369,7 +369,7 @@ def test_irregular_timestamps_are_counted(tmp_path):
         ('a,label\n"1,5",x\n2,x\n', {}, "row 2, column 'a' is '1,5', expected a finite number"),
         ("a,b\n1,2\n", {}, "has no column 'label' .*--label.*--target or --forecast"),
         ("a,label\n1,x\n", {"label": "lable"}, "has no column 'lable' .*did you mean 'label'"),
-        ("a,t,label\n1,2026-01-01,x\n", {}, "column 't' is '2026-01-01', .*--order for times"),
+        ("a,t,label\n1,2026-01-01,x\n", {}, "column 't' is '2026-01-01', .*--order a time"),
         ("a,n,label\n1,hi,x\n", {}, "column 'n' is 'hi', .*choose columns with --features"),
         ("label\nx\n", {}, "has no feature column"),
         ("a,order,label\n1,1,x\n2,1,x\n", {}, "row 3, column 'order' is twice in series '0'"),
