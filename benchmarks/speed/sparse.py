@@ -20,13 +20,13 @@ import numpy as np
 from benchmarks.common import SIZES, parser, print_machine, table
 from lstm_edge_exporters.targets.native.blocks import INT8_SHAPE, SHAPE
 from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
-from lstm_edge_runtime.native import open_library
+from lstm_edge_runtime.native import library
 
 DENSITIES = (1.0, 0.5, 0.2, 0.1)
 TURNS = {"S": 300, "M": 100, "L": 12, "XL": 3}
 """Steps in a turn, which takes less than a ms."""
 FUNCTIONS = [(Function.SIGMOID, 0.0, 0.0), *[(Function.TANH, 0.0, 0.0)] * 2]
-SCORED = {"demo": (32, 60), "frequencies": (128, 20)}
+SCORED = {"demo": (32, 60), "frequencies": (64, 20)}
 """Hidden size and epochs by data set."""
 
 
@@ -65,31 +65,31 @@ def program_of(size: str, density: float, *, int8: bool) -> bytes:
 
 def step_times(size: str, rounds: int, *, int8: bool) -> tuple[list[float], list[int]]:
     """Return microseconds per step and bytes of the program at each density."""
-    library = open_library()
+    opened = library()
     programs = [program_of(size, density, int8=int8) for density in DENSITIES]
-    handles = [library.lstm_edge_load(data, len(data)) for data in programs]
-    streams = [library.lstm_edge_stream_new(handle) for handle in handles]
+    handles = [opened.lstm_edge_load(data, len(data)) for data in programs]
+    streams = [opened.lstm_edge_stream_new(handle) for handle in handles]
     best = [float("inf")] * len(streams)
     for _ in range(rounds):
         for number, stream in enumerate(streams):
-            library.lstm_edge_step(stream)
+            opened.lstm_edge_step(stream)
             start = time.perf_counter()
             for _ in range(TURNS[size]):
-                library.lstm_edge_step(stream)
+                opened.lstm_edge_step(stream)
             took = (time.perf_counter() - start) / TURNS[size]
             best[number] = min(best[number], took * 1e6)
     for stream, handle in zip(streams, handles, strict=True):
-        library.lstm_edge_stream_free(stream)
-        library.lstm_edge_free(handle)
+        opened.lstm_edge_stream_free(stream)
+        opened.lstm_edge_free(handle)
     return best, [len(data) for data in programs]
 
 
 def save_frequencies(path: Path) -> None:
-    """Write 2,000 series of 100 steps: which of eight frequencies is in the noise."""
+    """Write 800 series of 100 steps: which of eight frequencies is in the noise."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 8, 2000)
+    y = rng.integers(0, 8, 800)
     steps = np.arange(100)
-    phase = rng.uniform(0, 2 * np.pi, (2000, 1, 4))
+    phase = rng.uniform(0, 2 * np.pi, (800, 1, 4))
     waves = np.sin(0.2 * (1 + y[:, None, None] / 8) * steps[None, :, None] + phase)
     x = waves + 1.5 * rng.standard_normal(waves.shape)
     np.savez(path, x=x.astype("float32"), y=y)
@@ -136,7 +136,7 @@ def print_times(rounds: int, sizes: list[str]) -> None:
             share = sizes_of[DENSITIES.index(0.2)] / sizes_of[0]
             kind = "int8" if int8 else "float32"
             rows.append([f"{size} {kind}", *cells, f"{share:.2f}"])
-    print(f"{open_library().lstm_edge_isa().decode()}:")
+    print(f"{library().lstm_edge_isa().decode()}:")
     print(table(["us per step (of dense)", *DENSITIES, "file at 0.2"], rows))
     print_machine("lstm-edge-native")
 

@@ -52,6 +52,35 @@ def _wrong() -> bytes:
     return writer.to_bytes()
 
 
+def _sparse(shape: tuple[int, int], *, int8: bool) -> bytes:
+    """Return a linear layer of which one block in five is not zero, with its golden
+    case."""
+    rng = np.random.default_rng(0)
+    rows, columns = shape
+    mask = np.kron(rng.random((64 // rows, 40 // columns)) < 0.2, np.ones(shape))
+    weights = rng.integers(-100, 100, (64, 40)) * mask
+    scale = np.float32(0.01)
+    writer = ProgramWriter()
+    x = writer.input("x", 40)
+    if int8:
+        y = writer.linear(x, weights, scales=np.full(64, scale))
+    else:
+        y = writer.linear(x, np.sqrt(np.abs(weights)) * np.sign(weights) * scale)
+    assert len(writer.constants) == (4 if int8 else 3)  # one lists the blocks
+    writer.output("y", y, every_step=True)
+    given = rng.integers(0, 256, (3, 40)).astype("float32")  # exact levels of int8
+    given[:, 0] = 255
+    exact = weights if int8 else np.sqrt(np.abs(weights)) * np.sign(weights)
+    expected = given @ (exact.T * float(scale))
+    writer.golden({"x": given}, {"y": (expected, 1e-3)})
+    described = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", 40)),),
+        outputs=(TensorSpec("y", "float32", ("N", "L", 64)),),
+    )
+    writer.manifest(described.to_json())
+    return writer.to_bytes()
+
+
 def _wide() -> bytes:
     """Return a program with an output of 4,096 values per step."""
     writer = ProgramWriter()
@@ -91,6 +120,8 @@ def main(folder: Path) -> None:
         windowed = to_native(_altered(name, _window))
         (folder / f"{name}-window.lep").write_bytes(windowed)
     (folder / "wrong.lep").write_bytes(_wrong())
+    (folder / "sparse.lep").write_bytes(_sparse((16, 1), int8=False))
+    (folder / "sparse-int8.lep").write_bytes(_sparse((8, 4), int8=True))
     (folder / "wide.lep").write_bytes(_wide())
     (folder / "sound.lep").write_bytes(_sound(8000.0, 1.0))
     (folder / "sound-int16.lep").write_bytes(_sound(8000.0, 32768.0))

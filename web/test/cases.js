@@ -35,14 +35,15 @@ const isSame = (/** @type {ArrayLike<number>} */ a, /** @type {ArrayLike<number>
 
 /** @type {Record<string, Case>} */
 export const cases = {
-  "golden cases of float, int8, delayed and strided programs are within their limits": async ({
+  "golden cases of float, int8, sparse, delayed and strided programs are within their limits": async ({
     load,
     url,
   }) => {
-    for (const name of ["lstm", "motions-int8", "late", "strided"]) {
+    for (const name of ["lstm", "motions-int8", "sparse", "late", "strided"]) {
       const { ok, worst } = (await load(`${url}${name}.lep`)).selftest();
       check(ok && worst > 0 && worst <= 1, `${name}: ${worst}`);
     }
+    check((await load(`${url}sparse-int8.lep`)).selftest().worst === 0, "int8 blocks are not exact");
     check(!(await load(`${url}wrong.lep`)).selftest().ok, "a wrong golden case passes");
   },
 
