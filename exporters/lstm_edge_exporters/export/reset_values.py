@@ -32,16 +32,17 @@ def reset_values(
     values = {str(x.name): x for x in batch_axes if is_data_free(x)}
     if not values:
         return {}
-    start_graph = ir.convenience.extract(graph, graph.inputs, [*values.values()])
+    layers = [node for node in graph if node.domain]  # only sizes of results are read
+    results = [value for node in layers for value in node.outputs if value.shape]
+    given = [*graph.inputs, *results]
+    start_graph = ir.convenience.extract(graph, given, [*values.values()])
     part = ir.Model(start_graph, ir_version=IR_VERSION)
     sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
     sizes[str(program.batch)] = 2
     _replace_traced_calls(start_graph, sizes)
     feeds = {}
     for spec in map(spec_of, part.graph.inputs):
-        feeds[spec.name] = np.zeros(
-            shape_of(program.axes[spec.name], sizes), spec.dtype
-        )
+        feeds[spec.name] = np.zeros(shape_of(spec.axes, sizes), spec.dtype)
     resets: dict[ir.Value, float | Array] = {}
     for name, rows in Graph64(part)(feeds).items():
         value = values[name]

@@ -217,6 +217,8 @@ def _store(
     graph.initializers.pop(str(value.name))
 
 
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""Operators whose weights make most of a loop's body."""
 Count = dict[str, int]
 """Number of nodes by kind of reduction: ``{"LSTM int8": 2, "GRU stored": 1}``."""
 
@@ -232,19 +234,29 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
     for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
         if node.op_type in _ARITHMETIC:
             counts[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
-        elif node.op_type not in ("Cast", "Mul") and any(
-            map(_is_stored, node.inputs[:3])
-        ):
+        elif _is_smaller(node):
             counts[f"{node.op_type} stored"] += 1
         else:
-            left += node.op_type in OPERATORS
+            left += node.op_type in OPERATORS or _is_float_loop(node)
     if not counts or (left and not any(name.startswith(OPERATORS) for name in counts)):
         raise CheckFailedError(
             f"nothing {'recurrent ' if left else ''}could be quantized: weights must be"
-            " float32 constants in the main graph (and of 256 elements or more to be"
-            " stored); keep the float file"
+            " float32 constants in the main graph, not in a loop (Scan), and of 256"
+            " elements or more to be stored; use fp16, or keep the float file"
         )
     return dict(counts) | ({"recurrent left float": left} if left else {})
+
+
+def _is_smaller(node: ir.Node) -> bool:
+    """Return True if a node reads weights that are stored as less than float32."""
+    return node.op_type not in ("Cast", "Mul") and any(map(_is_stored, node.inputs[:3]))
+
+
+def _is_float_loop(node: ir.Node) -> bool:
+    """Return True for a loop over time with products, all of float32 weights."""
+    body = [*node.attributes["body"].as_graph()] if node.op_type == "Scan" else []
+    has_products = any(inner.op_type in _PRODUCTS for inner in body)
+    return has_products and not any(map(_is_smaller, body))
 
 
 def _is_stored(value: ir.Value | None) -> bool:

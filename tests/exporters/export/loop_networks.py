@@ -334,6 +334,22 @@ class TimeSinceEvent(Linears):
 
 
 @network()
+class LayerInFrontOfALoop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        y, _ = self.gru(x)
+        mean = torch.zeros_like(y[:, 0])
+        outs = []
+        for t in range(y.size(1)):
+            mean = mean + (y[:, t] - mean) / (t + 1)
+            outs.append(mean)
+        return torch.stack(outs, 1)
+
+
+@network()
 class RunningMean(Linears):
     def __init__(self):
         super().__init__(w=(3, 4))

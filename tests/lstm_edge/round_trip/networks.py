@@ -248,6 +248,60 @@ def seeded(build):
 
 
 LAYER = {"batch_first": True}
+
+
+class LoopAsLayer(Tagger):
+    """A loop that becomes a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTMCell(WIDTH, HIDDEN)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), HIDDEN)
+        c = x.new_zeros(x.size(0), HIDDEN)
+        outs = []
+        for t in range(x.size(1)):
+            h, c = self.rnn(x[:, t], (h, c))
+            outs.append(self.out(h))
+        return torch.stack(outs, 1)
+
+
+class LoopOfItsOwn(nn.Module):
+    """An LSTM with layer norm, which stays a loop."""
+
+    def __init__(self, width=HIDDEN):
+        super().__init__()
+        self.width = width
+        self.gates = nn.Linear(WIDTH + width, 4 * width)
+        self.norm = nn.LayerNorm(4 * width)
+        self.out = nn.Linear(width, 2)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), self.width)
+        c = x.new_zeros(x.size(0), self.width)
+        outs = []
+        for x_t in x.unbind(1):
+            gates = self.norm(self.gates(torch.cat([x_t, h], 1)))
+            i, f, g, o = gates.chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outs.append(h)
+        return self.out(torch.stack(outs, 1))
+
+
+class LoopThatCounts(Tagger):
+    """A running mean, which reads the number of the step."""
+
+    def forward(self, x):
+        mean = torch.zeros_like(x[:, 0])
+        outs = []
+        for t in range(x.size(1)):
+            mean = mean + (x[:, t] - mean) / (t + 1)
+            outs.append(mean)
+        return self.out(self.rnn(torch.stack(outs, 1))[0])
+
+
 NETWORKS = {
     "lstm": lambda: nn.LSTM(WIDTH, HIDDEN, **LAYER),
     "gru": lambda: nn.GRU(WIDTH, HIDDEN, **LAYER),
@@ -283,6 +337,10 @@ NETWORKS = {
     "time_first": TimeFirst,
     "step": Step,
     "wide": Wide,
+    "loop_as_layer": LoopAsLayer,
+    "loop_of_its_own": LoopOfItsOwn,
+    "loop_that_counts": LoopThatCounts,
+    "wide_loop": lambda: LoopOfItsOwn(64),
 }
 
 
