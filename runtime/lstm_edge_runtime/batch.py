@@ -19,6 +19,7 @@ from .rules import NEVER, Entry, check_batched, check_streamable, reset_interval
 from .samples import SampleReader, Samples, as_given, copier
 from .state import State
 
+_MAX_CAPACITY = 2**31 - 1
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
@@ -32,8 +33,11 @@ class StreamBatch:
 
     def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
         """Reserve states for up to ``capacity`` sources; see ``Model.streams``."""
-        if type(capacity) is not int or capacity < 1:
-            raise InputError(f"capacity is {capacity!r}, expected a positive integer")
+        if type(capacity) is not int or not 1 <= capacity <= _MAX_CAPACITY:
+            raise InputError(
+                f"capacity is {capacity!r:.40}, expected a positive integer up to"
+                f" {_MAX_CAPACITY:,}"
+            )
         self._engine = model._engine
         self._manifest = self._engine.manifest
         check_streamable(self._manifest)

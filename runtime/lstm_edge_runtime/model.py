@@ -323,9 +323,16 @@ class Model:
 
         Raises:
             ContractError, InputError: as ``stream``; or an input, output or state has
-                no batch axis.
+                no batch axis; or there is no memory for so many.
         """
-        return StreamBatch(self, capacity, self._reset_interval(reset_every))
+        interval = self._reset_interval(reset_every)
+        try:
+            return StreamBatch(self, capacity, interval)
+        except MemoryError as error:
+            raise InputError(
+                f"capacity is {capacity}, whose states do not fit into memory; open a"
+                " batch of fewer streams"
+            ) from error
 
     def _reset_interval(self, reset_every: ResetEvery | None) -> ResetEvery | None:
         """Return ``reset_every``; for None the manifest's, with a warning."""

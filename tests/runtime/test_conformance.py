@@ -5,6 +5,8 @@ The oracle runs all samples since the last reset in one call, and knows nothing 
 streams.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -354,6 +356,8 @@ REFUSED = [
     (lambda m: [b := m.streams(1), b.step([MASKED], [b.add()])], InputError, "masked array"),
     (lambda m: opened("strided").stream().step(MASKED), InputError, "masked array"),
     (lambda m: m.streams(0), InputError, "capacity is 0, expected a positive integer"),
+    (lambda m: m.streams(10**12), InputError, "capacity is 10+, expected .* up to 2,147"),
+    (lambda m: m.streams(10**30), InputError, "capacity is 10+, expected"),
     (lambda m: m.streams(2).step(X[None], [0]), StateError, "source 0 is not in this batch"),
     (lambda m: m.streams(2).step(X[None], []), InputError, "ids has dtype float64"),
     (lambda m: m.streams(2).step(X[None], [0.5]), InputError, "ids has dtype float64"),
@@ -371,6 +375,32 @@ def test_bad_input_is_one_line(engine, call, error, message):
         call(opened("lstm", engine))
     assert isinstance(caught.value, LstmEdgeError)
     assert "\n" not in str(caught.value)
+
+
+LIMITED = """
+import resource
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
+model = load({path!r})
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    model.streams(2**31 - 1)
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_beyond_memory_is_refused(engine):
+    path = str(DATA / f"lstm.{engine}")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(path=path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "do not fit into memory; open a batch of fewer" in done.stdout
 
 
 def test_nan_is_refused_where_the_model_checks_or_where_it_would_reach_others():

@@ -179,7 +179,9 @@ export class Plot {
   #band(top, width) {
     const band = svg("g", { class: "band" }),
       step = width / this.#columns;
-    const classes = this.#rows.map(({ results: [result] }) => (result && haveLabel(result) ? argmax(result) : -1));
+    const classes = this.#rows.map(({ results: [result] }) =>
+      result && haveLabel(result) ? argmax(result) : -1,
+    );
     for (let from = 0, to = 0; from < classes.length; from = to) {
       while (to < classes.length && classes[to] === classes[from]) to += 1;
       const index = classes[from] ?? -1,

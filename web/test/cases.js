@@ -335,6 +335,11 @@ export const cases = {
         /window is .*, expected a whole number from 1/,
       );
     }
+    await refuses(
+      () => any.stream({ window: 1e12 }),
+      "InputError",
+      /window is 1000000000000, expected at most/,
+    );
     await refuses(() => any.stream({ window: 5, resetEvery: 5 }), "InputError", /remove resetEvery/);
     await refuses(
       () => any.stream({ reset_every: 5 }),

@@ -7,7 +7,8 @@ import { LstmEdgeError, messageOf } from "./errors.js";
 
 const BAD_STATE = 9;
 const NO_MEMORY = 4;
-const MAX_BYTES = 2 ** 32 - 2 ** 16;
+/** Most bytes of one allocation. */
+export const MAX_BYTES = 2 ** 32 - 2 ** 16;
 /** Bytes to which blocks of one allocation are aligned. */
 const ALIGNMENT = 16;
 

@@ -1,7 +1,8 @@
 /** A sliding window: every result is computed from the last samples and the reset state. */
 
 import { LstmEdgeError, shown } from "./errors.js";
-import { arrayClass } from "./ports.js";
+import { MAX_BYTES } from "./library.js";
+import { arrayClass, elementSize } from "./ports.js";
 import { only } from "./results.js";
 import { readSamples } from "./samples.js";
 import { Source } from "./source.js";
@@ -38,7 +39,7 @@ export class SlidingStream {
     }
     this.#program = program;
     this.#input = input;
-    this.#window = checkedWindow(window, program.unit);
+    this.#window = checkedWindow(window, program.unit, input);
     this.#samples = new (arrayClass(input))(0);
     this.#source = new Source(program);
     this.#checkResults();
@@ -116,8 +117,8 @@ export class SlidingStream {
   }
 }
 
-/** @param {unknown} window @param {number} unit */
-function checkedWindow(window, unit) {
+/** @param {unknown} window @param {number} unit @param {Port} input */
+function checkedWindow(window, unit, input) {
   const isNumber = typeof window === "number" && Number.isSafeInteger(window) && window >= 1;
   if (!isNumber) {
     throw new LstmEdgeError("InputError", `window is ${shown(window)}, expected a whole number from 1`);
@@ -127,6 +128,10 @@ function checkedWindow(window, unit) {
       "InputError",
       `window is ${window}, expected a multiple of ${unit}, the unit of this file`,
     );
+  }
+  const longest = Math.floor(MAX_BYTES / (input.width * elementSize(input)));
+  if (window > longest) {
+    throw new LstmEdgeError("InputError", `window is ${window}, expected at most ${longest} steps`);
   }
   return window;
 }
