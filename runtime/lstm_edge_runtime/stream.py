@@ -21,6 +21,8 @@ from .rules import NEVER, Entry, check_streamable, in_use, reset_interval
 from .samples import WRONG_SAMPLE, SampleReader, Samples, as_given, copier
 from .state import State
 
+_ARRAY = np.ndarray
+"""The type of most samples: a global name is found faster than an attribute."""
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _ROW = np.zeros(1, np.int64)
@@ -113,7 +115,8 @@ class Stream:
                 checks.
             StateError: another thread is using this stream.
         """
-        if isinstance(sample, MaskedArray):  # a memory view would take it unmasked
+        if type(sample) is not _ARRAY and isinstance(sample, MaskedArray):
+            # a memory view would take it unmasked
             self._reader.read(sample, 1, step=True)
         try:
             self._free.pop()
