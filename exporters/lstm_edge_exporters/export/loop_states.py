@@ -1,11 +1,11 @@
 """States of loops over time as inputs and outputs of the graph."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lstm_edge_runtime.axes import axis_names
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, walk
@@ -104,7 +104,7 @@ def _states(graph: ir.Graph) -> Iterator[LoopState]:
 
 def _continues(state: LoopState, program: Program) -> bool:
     """Return True if a state may continue from call to call."""
-    over_time = program.sequence in re.findall(r"\w+", str(state.loop.steps))
+    over_time = program.sequence in axis_names(state.loop.steps)
     named = [axis for axis in state.axes if isinstance(axis, str)]
     return over_time and not state.loop.peeled and named == [program.batch]
 

@@ -691,7 +691,12 @@ def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def _is_unpacking(frame: FrameType) -> bool:
-    """Return True if a function assigns the items to variables: ``a, b = steps``."""
+    """Return True if a function assigns the items to variables: ``a, b = steps``.
+
+    Python asks for an iterator in the same way there and in a ``for``, and the items
+    have to be made before it is known how many are taken. Only the instruction differs:
+    an unpacked axis has a fixed size, such as ``mean, deviation = x.unbind(-1)``.
+    """
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("UNPACK")
 
 

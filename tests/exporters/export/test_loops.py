@@ -140,6 +140,23 @@ class NumberBehind(Stepwise):
         return h / (t + 1)
 
 
+class OverTheListBefore(Stepwise):
+    def forward(self, x):
+        encoded = [self.w(x[:, t]) for t in range(x.size(1))]
+        h = x.new_zeros(x.size(0), 4)
+        for e in encoded:
+            h = torch.tanh(e + self.u(h))
+        return h
+
+
+class ListOfNumbers(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for t in list(range(x.size(1))):
+            h = self.plain(x[:, t], h)
+        return h
+
+
 class WeightsPerStep(nn.Module):
     def __init__(self):
         super().__init__()
@@ -199,6 +216,8 @@ REFUSED = {
     Backwards: ("runs backwards", "range(x.size(1) - 1, -1, -1)"),
     OneOfTheList: ("read behind the loop", "for t in range(x.size(1))"),
     NumberBehind: ("behind the loop", "h / (t + 1)"),
+    OverTheListBefore: ("read behind the loop", "for t in range(x.size(1))"),
+    ListOfNumbers: ("takes the number of steps for a number", "list(range(x.size(1)))"),
     WeightsPerStep: ("number of a step", "self.layers[t]"),
     GainOfTheSchedule: ("number of a step", "self.schedule[t]"),
     StepOfASet: ("number of a step", "t in {700, 800}"),
