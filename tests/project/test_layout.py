@@ -140,7 +140,7 @@ def test_the_containers_hold_no_package_of_their_own(root):
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("lstm_edge_runtime", 8), ("lstm_edge_exporters", 9), ("lstm_edge", 8)],
+    [("lstm_edge_runtime", 8), ("lstm_edge_exporters", 9), ("lstm_edge", 9)],
 )
 def test_a_package_offers_few_names_and_each_is_there(name, most, modules):
     """Four verbs of the exporters have a configuration each, and one result."""
