@@ -4,6 +4,7 @@ any work.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +55,7 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     wanted = np.dtype(dtype)
     if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
         return value
-    parts = value if isinstance(value, list | tuple) else (value,)
-    if any(isinstance(part, MaskedArray) for part in parts):
-        raise InputError(
-            f"{name} is a masked array, expected {dtype}; fill its gaps first, such as"
-            " with .filled()"
-        )
+    _refuse_masked(name, value, dtype)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -67,23 +63,37 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
             f"{name} is not a regular array ({first_line(error)}); expected {dtype}"
         ) from error
     kinds = "b" if wanted.kind == "b" else "fiu"
-    if array.dtype.kind not in kinds or not np.can_cast(
-        array.dtype, wanted, "same_kind"
-    ):
+    is_convertible = np.can_cast(array.dtype, wanted, "same_kind")
+    if array.dtype.kind not in kinds or not is_convertible:
         raise InputError(
             f"{name} has dtype {array.dtype}, expected {dtype}; convert it first"
         )
     if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
-        least = int(array.min())
-        most = int(array.max())
-        allowed = np.iinfo(wanted)
-        if least < allowed.min or most > allowed.max:
-            limits = f"{allowed.min}..{allowed.max}"
-            raise InputError(
-                f"{name} has values {least}..{most}, expected {dtype} ({limits})"
-            )
+        _check_range(name, array, wanted)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+
+
+def _refuse_masked(name: str, value: npt.ArrayLike, dtype: str) -> None:
+    """Refuse masked arrays: their gaps would become numbers."""
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, MaskedArray) for part in parts):
+        raise InputError(
+            f"{name} is a masked array, expected {dtype}; fill its gaps first, such as"
+            " with .filled()"
+        )
+
+
+def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
+    """Refuse integers that ``wanted`` can't hold."""
+    least = int(array.min())
+    most = int(array.max())
+    allowed = np.iinfo(wanted)
+    if least < allowed.min or most > allowed.max:
+        raise InputError(
+            f"{name} has values {least}..{most}, expected {wanted}"
+            f" ({allowed.min}..{allowed.max})"
+        )
 
 
 def as_lengths(
