@@ -15,7 +15,7 @@ from lstm_edge_runtime.errors import InputError, counted
 from lstm_edge_runtime.files import write_bytes
 
 from .config import ScoreConfig
-from .plan import EVENTS, PLAN, STATES, Plan, make_plan
+from .plan import EVENTS, PLAN, STATES, Plan, is_in_dataset, make_plan
 from .stages import SKIPPED, read_group, score_part
 from .workers import Workers
 
@@ -60,13 +60,19 @@ def score(
     that was killed.
     """
     begun = time.monotonic()
-    if output.exists() or not output.parent.is_dir():
+    exists = output.exists() or output.is_symlink()
+    if exists or not output.parent.is_dir():
         why = (
             "exists; remove it"
-            if output.exists()
+            if exists
             else "is in a folder that does not exist; create that"
         )
         raise InputError(f"{output} {why}, or name another output")
+    if is_in_dataset(dataset, output / "part-00000.parquet"):
+        raise InputError(
+            f"{output} would be read as a part of {dataset} by the next run; name an"
+            " output outside of it"
+        )
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
         work = Path(plan.work)

@@ -2,8 +2,10 @@
 
 import glob
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -214,11 +216,7 @@ def find_files(dataset: str) -> list[str]:
     """Return the files of a folder, a glob or a single path, without names that begin
     with ``_`` or ``.``.
     """
-    pattern = dataset
-    folder = Path(dataset.partition("*")[0])
-    if Path(dataset).is_dir():
-        pattern = f"{glob.escape(dataset)}/**/*.parquet"
-        folder = Path(dataset)
+    folder, pattern = _split_dataset(dataset)
     files = []
     for path in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207
         names = path.parts[len(folder.parts) :]
@@ -232,6 +230,31 @@ def find_files(dataset: str) -> list[str]:
             " quotes"
         )
     return files
+
+
+def _split_dataset(dataset: str) -> tuple[Path, str]:
+    """Return the folder of a data set, and the glob of its files."""
+    if Path(dataset).is_dir():
+        return Path(dataset), f"{glob.escape(dataset)}/**/*.parquet"
+    return Path(dataset.partition("*")[0]), dataset
+
+
+def is_in_dataset(dataset: str, file: Path) -> bool:
+    """Return True if ``file``, which may not exist yet, would be a file of a data
+    set.
+    """
+    folder, pattern = _split_dataset(dataset)
+    below = Path(os.path.realpath(file))
+    root = Path(os.path.realpath(folder))
+    if root not in below.parents:
+        return False
+    names = below.parts[len(root.parts) :]
+    if any(name.startswith((".", "_")) for name in names):
+        return False
+    expected = Path(pattern).parts[len(folder.parts) :]
+    if "**" in expected:
+        return True
+    return len(names) == len(expected) and all(map(fnmatchcase, names, expected))
 
 
 def _mark(path: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ VERSION = duckdb.__version__  # another one may hash names in another way
 _MEMORY = "256MB"
 _BATCH = 131_072
 _BAD = "bad row: "
+MAX_INT64 = 2**63 - 1
 
 
 @contextmanager
@@ -64,14 +65,15 @@ def write_partitions(
     names: tuple[str, str, Sequence[str]],
     parts: int,
     *,
+    order_type: str,
     key: bool,
 ) -> None:
     """Write the rows of files to ``target``, a folder ``part=K`` for the series of
     partition K.
 
     ``names`` are the columns of series, order and features, which become ``series``,
-    ``order``, and ``x0``, ``x1``, ... in float32. An empty or infinite cell raises
-    ``InputError`` with file, row and column.
+    ``order``, and ``x0``, ``x1``, ... in float32. A cell that is empty, not finite or
+    out of range raises ``InputError`` with file, row and column.
     """
     series, order, features = names
     text = f"CAST({_name(series)} AS VARCHAR)"
@@ -80,10 +82,12 @@ def write_partitions(
         for index, name in enumerate(features)
     ]
     checks = [
-        *(f"WHEN {_name(name)} IS NULL {_raise(name)}" for name in (series, order)),
+        f"WHEN {_name(series)} IS NULL {_raise(series, 'text or an integer')}",
+        f"WHEN {_name(order)} IS NULL {_raise(order, 'a number or a time')}",
+        *_order_checks(order, order_type),
         *(
             f"WHEN NOT coalesce(isfinite(TRY_CAST({_name(x)} AS FLOAT)), false)"
-            f" {_raise(x)}"
+            f" {_raise(x, 'a finite number')}"
             for x in features
         ),
     ]
@@ -129,12 +133,23 @@ def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
         return database.sql(query).to_arrow_table() if paths else None
 
 
-def _raise(column: str) -> str:
+def _order_checks(order: str, kind: str) -> Iterator[str]:
+    """Yield the check of an order's values, if those of its type may not fit."""
+    if kind in ("halffloat", "float", "double"):
+        is_finite = f"isfinite({_name(order)})"
+        yield f"WHEN NOT {is_finite} {_raise(order, 'a finite number')}"
+    if kind == "uint64":
+        expected = f"an integer up to {MAX_INT64}"
+        yield f"WHEN {_name(order)} > {MAX_INT64} {_raise(order, expected)}"
+
+
+def _raise(column: str, expected: str) -> str:
+    """Return the end of a check that raises an error with the place of a cell."""
     value = f"coalesce(CAST({_name(column)} AS VARCHAR), 'empty')"
     return (
         f"THEN error(concat({_text(_BAD)}, lstm_edge_file, ' row ', file_row_number +"
         f" 1, {_text(f', column {column!r} is ')}, {value},"
-        f" {_text(', expected a value that is finite')}))"
+        f" {_text(f', expected {expected}')}))"
     )
 
 

@@ -30,7 +30,6 @@ _BLOCK = 131_072
 """Maximum number of results per table that is written."""
 _ORDERS = ("start", "end", "last")
 """Columns of the states that are orders."""
-_MAX_INT64 = 2**63 - 1
 
 
 def read_group(plan: Plan, group: int) -> int:
@@ -50,6 +49,7 @@ def read_group(plan: Plan, group: int) -> int:
             plan.groups[group],
             names,
             plan.parts,
+            order_type=plan.types.order,
             key=plan.types.series_is_key,
         )
     except (FileFormatError, InputError) as error:
@@ -381,9 +381,9 @@ def _check_states(table: pa.Table, classes: int) -> None:
     ranges = {
         "label": (NONE, classes - 1),
         "candidate": (NONE, classes - 1),
-        "count": (0, _MAX_INT64),
-        "samples": (0, _MAX_INT64),
-        "age": (0, _MAX_INT64),
+        "count": (0, sql.MAX_INT64),
+        "samples": (0, sql.MAX_INT64),
+        "age": (0, sql.MAX_INT64),
     }
     for name, (low, high) in ranges.items():
         column = table.column(name)

@@ -417,7 +417,16 @@ def _damage_pages(path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["truncated", "pages", "nan", "null", "no series", "column", "text", "float order"],
+    [
+        "truncated",
+        "pages",
+        "nan",
+        "null",
+        "no series",
+        "column",
+        "text",
+        "float order",
+    ],
 )
 def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind):
     rng = np.random.default_rng(9)
@@ -458,6 +467,8 @@ def test_a_bad_file_is_named_and_may_be_left_out(invoke, har, tmp_path, kind):
     assert (code, str(path) in err) == (2, True), err
     if kind in ("nan", "null", "no series"):
         assert "row 18, column" in err
+        expected = "text or an integer" if kind == "no series" else "a finite number"
+        assert f", expected {expected}" in err
     assert not (tmp_path / "out").exists()
     code, out, err = invoke(*line, "--skip-bad", "--json")
     assert code == 0, err
@@ -796,6 +807,10 @@ def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypa
         ("in -o out --features ax,ay", "got 2 features"),
         ("in -o out --hold 3", "give --events too"),
         ("in -o made", "exists; remove it"),
+        ("in -o link", "exists; remove it"),
+        ("in -o in/scores", "name an output outside of it"),
+        ("in/**/*.parquet -o in/day/scores", "name an output outside of it"),
+        ("in/*/*.parquet -o in/scores", "name an output outside of it"),
         ("in -o no/out", "does not exist"),
         ("no -o out", "has no .parquet file"),
         ("*.parquet -o out", "has no .parquet file"),
@@ -812,8 +827,45 @@ def test_wrong_usage_is_one_line(
     write(table, tmp_path / "in" / "0.parquet")
     write(table.slice(3, 1), tmp_path / "twice" / "1.parquet")
     write(table, tmp_path / "twice" / "0.parquet")
+    (tmp_path / "in" / "day").mkdir()
     (tmp_path / "made").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
     shutil.copy(make("values", task="regression").path, "values.onnx")
     code, _, err = invoke("score", "-m", har.path, "--workers", 1, *words.split())
     assert (code, message in err.splitlines()[-1]) == (2, True), err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "output"),
+    [("in", "in/_scores"), ("in/*.parquet", "in/scores"), ("*.parquet", "scores")],
+)
+def test_an_output_that_no_run_would_read_may_be_near_the_data(
+    har, tmp_path, monkeypatch, dataset, output
+):
+    table = samples(np.random.default_rng(8), [20])
+    write(table, tmp_path / "in" / "0.parquet")
+    write(table, tmp_path / "0.parquet")
+    monkeypatch.chdir(tmp_path)
+    for name in (output, f"{output}2"):
+        assert run(dataset, har.path, Path(name)).rows == 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "message"),
+    [
+        (pa.uint64(), 2**63, "9223372036854775808, expected an integer up to 9223372"),
+        (pa.float64(), float("nan"), "nan, expected a finite number"),
+        (pa.float32(), float("inf"), "inf, expected a finite number"),
+        (pa.int64(), None, "empty, expected a number or a time"),
+    ],
+)
+def test_an_order_that_is_no_position_is_named(har, tmp_path, kind, cell, message):
+    table = samples(np.random.default_rng(8), [20])
+    cells = [*range(20)]
+    cells[7] = cell
+    table = table.set_column(1, "order", pa.array(cells, kind))
+    path = write(table, tmp_path / "in" / "0.parquet")
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "in", har.path, tmp_path / "out")
+    assert f"{path} row 8, column 'order' is {message}" in str(caught.value)
