@@ -18,6 +18,17 @@ def is_factory(source: str) -> bool:
     return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
 
 
+def module_without_factory(source: str) -> str:
+    """Return the module that a source without a factory names, as ``nets`` or
+    ``nets.py``; empty if it names none.
+    """
+    path = Path(source)
+    if path.suffix == ".py" and path.is_file():
+        return source.removesuffix(".py").replace("/", ".")
+    is_module = not path.exists() and not is_factory(source) and _module_files(source)
+    return source if is_module else ""
+
+
 def source_files(source: str) -> list[Path]:
     """Return the files of a source: the file itself, the weights of a run folder, or
     the module of a factory.

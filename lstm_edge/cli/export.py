@@ -19,7 +19,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 from ..data.config import parse_rate
 from ._options import SCALE, SOURCE, options_of, outputs_option, verb
 from ._output import Report, Show, equality, relabel
-from ._sources import is_factory
+from ._sources import is_factory, module_without_factory
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -155,6 +155,11 @@ def _check_source(source: str, given: SourceOptions) -> None:
         raise InputError(
             f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift"
             " for states"
+        )
+    if module := module_without_factory(source):
+        raise InputError(
+            f"{source} is a Python module; name the function or class in it that gives"
+            f" the network: {module}:NAME"
         )
     kind = "checkpoint"
     unfit = ["weights", "input", "state"]

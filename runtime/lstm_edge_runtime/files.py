@@ -85,6 +85,11 @@ def read_content(source: Any) -> tuple[str, bytes]:
     return name, content
 
 
+def is_program(name: str, content: bytes) -> bool:
+    """Return True for the content of an ``.lep`` file, or a damaged one of that name."""
+    return content.startswith(b"LSTMEDGE") or name.endswith(".lep")
+
+
 def read_arrays(
     path: str | os.PathLike[str],
     wrong: str,

@@ -31,7 +31,7 @@ from .errors import (
     StateError,
     UnsupportedError,
 )
-from .files import read_content
+from .files import is_program, read_content
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
 from .results import Label, Prediction
 from .selftest import SelfTest, selftest
@@ -91,13 +91,24 @@ def open_content(
     check: bool = False,
 ) -> "Model":
     """Open a file's content, of ``name`` in messages; raises as ``load``."""
-    is_program = content.startswith(b"LSTMEDGE") or name.endswith(".lep")
-    opened = _open_program if is_program else _open_onnx
+    opened = _open_program if is_program(name, content) else _open_onnx
     try:
         engine, identity = opened(content, name, device, threads)
     except (FileFormatError, UnsupportedError) as error:
         raise type(error)(f"{name}: {error}") from error
     return Model(engine, identity, device, check=check)
+
+
+def _refuse_arguments(x: Mapping[str, Any], manifest: Manifest) -> None:
+    """Raise InputError if lengths or states are among the samples."""
+    arguments = {state.input: "state" for state in manifest.states}
+    if manifest.lengths is not None:
+        arguments[manifest.lengths] = "lengths"
+    for name, argument in arguments.items():
+        if name in x:
+            raise InputError(
+                f"got {name!r} among the samples; give it as run(x, {argument}=...)"
+            )
 
 
 def _open_program(
@@ -189,6 +200,8 @@ class Model:
         """
         manifest = self.manifest
         sizes = dict[str, int]()
+        if isinstance(x, Mapping):
+            _refuse_arguments(x, manifest)
         feeds = by_name(
             x, sorted(manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes))
         )

@@ -93,6 +93,16 @@ def test_inputs_that_disagree_on_an_axis_are_refused(opened):
         opened("gru").run(samples(4, 2, 3))
 
 
+@pytest.mark.parametrize("argument", ["lengths", "state"])
+def test_arguments_among_the_samples_are_refused_by_their_name(opened, argument):
+    x = {"x": samples(4, 2, 3), "gain": samples(4, 2, 1)}
+    model = opened("gru")
+    state = model.states[0].input
+    name = {"lengths": model.manifest.lengths, "state": state}[argument]
+    with pytest.raises(InputError, match=rf"{name}.*run\(x, {argument}=\.\.\.\)"):
+        model.run({**x, name: [4, 4]})
+
+
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [

@@ -25,7 +25,7 @@ from lstm_edge_runtime.errors import (
     InputError,
     first_line,
 )
-from lstm_edge_runtime.files import read_content
+from lstm_edge_runtime.files import is_program, read_content
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.ort import open_session
 
@@ -212,6 +212,10 @@ def _parse(name: str, content: bytes) -> onnx.ModelProto:
 def _read(source: Source) -> onnx.ModelProto:
     """Return the content of a file with its weights; refuse files that can't be lifted."""
     name, content = read_content(source)
+    if is_program(name, content):
+        raise InputError(
+            f"{name} is a program; give the .onnx file that it was made from"
+        )
     model = _parse(name, content)
     try:
         if not isinstance(source, bytes):

@@ -160,6 +160,10 @@ TABLE = [
         "har.lep is a program; give the .onnx file that it was made from",
     ),
     (
+        "lift har.lep -o a.onnx",
+        "har.lep is a program; give the .onnx file that it was made from",
+    ),
+    (
         "convert har.lep --to c -o c",
         "this is a program; convert the .onnx file that it was made from",
     ),
