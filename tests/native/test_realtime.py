@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from engine import Program, Stream
 from networks import USUAL, make_network
-from test_safety import every_operation, late_operation, saved
+from test_safety import every_operation, late_operation, saved, sparse_operations
 
 from lstm_edge_exporters.targets.native.operations import Code
 from lstm_edge_exporters.targets.native.program import ProgramWriter
@@ -83,6 +83,7 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
         make_network(rng, ["LSTM", "LSTM"], 9, 40).program,
+        *sparse_operations(5),
     ]
     ran = subprocess.run(
         [realtime, "100000", *saved(tmp_path, contents)],
@@ -91,7 +92,7 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("6 programs, 100000 steps")
+    assert ran.stdout.startswith(f"{len(contents)} programs, 100000 steps")
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
