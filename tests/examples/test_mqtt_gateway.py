@@ -103,7 +103,7 @@ def _expected(model, samples):
     for sample in samples:
         rows.append(np.atleast_2d(stream.step(sample))[-1])
         states.append(stream.state)
-    result = predict(np.stack(rows), model.manifest.task)
+    result = predict(np.stack(rows), model.manifest, model.manifest.task)
     shares = result.probabilities.max(axis=-1).tolist()
     answers = {
         n: {"n": n, "label": label, "p": round(p, 6)}
