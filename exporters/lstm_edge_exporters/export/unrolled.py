@@ -198,16 +198,13 @@ class Unrolled:
             return first
         key = (id(members[0]), id(members[1]))
         if (made := self._made.get(key)) is not None:
-            made.members = tuple(
-                old or new for old, new in zip(made.members, members, strict=True)
-            )
+            made.members = _filled(made.members, members)
             return made
-        numbers = [number_of(member) for member in known]
-        arrays = [number for number in numbers if number is not None]
+        arrays = [array for array in map(number_of, known) if array is not None]
         if len(arrays) == len(known):
-            if all(np.array_equal(arrays[0], array) for array in arrays):
-                return first
-            return self._keep(key, self._number(members, arrays))
+            is_constant = all(np.array_equal(arrays[0], array) for array in arrays)
+            number = None if is_constant else self._number(members, arrays)
+            return first if number is None else self._keep(key, number)
         if (delay := self._delay(members)) is not None:
             return self._with_delay(key, members, delay)
         if (read := self._listed(members)) is not None:
@@ -429,6 +426,11 @@ class Unrolled:
         )
 
 
+def _filled(members: Members, others: Members) -> Members:
+    """Return ``members``, and those of ``others`` where one is missing."""
+    return tuple(old or new for old, new in zip(members, others, strict=True))
+
+
 def _is_same(one: ir.Value, other: ir.Value) -> bool:
     """Return True if two values are computed alike from the same values."""
     waiting = [(one, other)]
@@ -469,17 +471,21 @@ def number_of(value: ir.Value | None) -> Array | None:
     inputs = [number_of(operand) for operand in node.inputs]
     if any(operand is None for operand in inputs):
         return None
-    array = inputs[0]
-    assert array is not None
+    return _moved(node, inputs)
+
+
+def _moved(node: ir.Node, inputs: Sequence[Any]) -> Array:
+    """Return the result of an operator that keeps numbers."""
+    array: Array = inputs[0]
     if node.op_type == "Cast":
         dtype = ir.DataType(node.attributes["to"].as_int()).numpy()
         return array.astype(dtype)
     if node.op_type == "Concat":
-        return np.concatenate(inputs, node.attributes["axis"].as_int())  # type: ignore[arg-type]
+        return np.concatenate(inputs, node.attributes["axis"].as_int())
     if node.op_type == "Reshape":
-        return array.reshape([int(size) for size in inputs[1]])  # type: ignore[union-attr]
+        return array.reshape([int(size) for size in inputs[1]])
     if node.op_type in ("Squeeze", "Unsqueeze") and len(inputs) > 1:
-        axes = tuple(int(axis) for axis in np.ravel(inputs[1]))  # type: ignore[arg-type]
+        axes = tuple(int(axis) for axis in np.ravel(inputs[1]))
         change = np.squeeze if node.op_type == "Squeeze" else np.expand_dims
         return change(array, axes)
     return array if node.op_type == "Identity" else array.squeeze()
