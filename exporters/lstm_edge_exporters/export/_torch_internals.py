@@ -4,10 +4,12 @@ function or constant.
 A new version of PyTorch that moves one of them changes this module alone.
 """
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from traceback import FrameSummary
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -36,6 +38,7 @@ __all__ = [
     "registry",
     "tracing_any_size",
     "translate",
+    "watch_text",
 ]
 
 _RULE_MODULES = (
@@ -86,6 +89,21 @@ def original_symbol(size: torch.SymInt) -> Any:
     it.
     """
     return size.node._expr
+
+
+def watch_text(size: Any, written: Callable[[FrameType], None]) -> None:
+    """Call ``written`` with the frame that turns a traced size into text, from now on;
+    sizes computed from ``size`` are not watched.
+    """
+    if not isinstance(size, torch.SymInt):
+        return
+    text_of = size.node._graph_repr
+
+    def tell() -> str:
+        written(sys._getframe(2))  # behind the size's own method
+        return str(text_of())
+
+    size.node._graph_repr = tell
 
 
 def fixing_frame(size: Any) -> FrameSummary | None:

@@ -64,6 +64,8 @@ class Program:
     """Name of the time axis; None without one."""
     loops: tuple[sympy.Expr, ...]
     """The number of steps of each loop over time, in terms of axes."""
+    texts: tuple[str, ...]
+    """The user's lines that turn a size into text."""
 
 
 class _Flat(nn.Module):
@@ -158,6 +160,7 @@ class _Sizes:
             batch=self._first(rows, "N"),
             sequence=self._first(times, "L"),
             loops=tuple(self._named(loop.steps.node.expr) for loop in loops),
+            texts=tuple(self.recorder.texts),
         )
 
     def _refuse_unclear(self) -> None:

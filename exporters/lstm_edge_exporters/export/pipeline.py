@@ -132,7 +132,15 @@ def build(
     steps = LOOP_STEPS if program.loops else ()
     cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
     reference32 = TorchReference(module32, call, exposed.titles, torch.float32)
-    notes = [*filter(None, [note_on_dtype(module)]), *exposed.notes]
+    notes = [
+        *filter(None, [note_on_dtype(module)]),
+        *(
+            f"forward turns a size into text ({line}); the file is wrong at other sizes"
+            " if a result depends on the text"
+            for line in program.texts
+        ),
+        *exposed.notes,
+    ]
     return Built(
         exact=exact,
         file=file,

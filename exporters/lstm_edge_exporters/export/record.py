@@ -4,6 +4,7 @@ packing as padded data.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ._torch_internals import watch_text
+from .advice import line_of_frame
 from .loops import Loops
 from .replaced import REPLACED
 
@@ -161,6 +164,8 @@ class Recorder(TorchFunctionMode):
         """Shapes of the inputs as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
         """Names of the module for its outputs, and their shapes as traced."""
+        self.texts: dict[str, None] = {}
+        """The user's lines that turn a size into text."""
         self.loops = Loops()
         self._path = ""
         self._packing = _Packing()
@@ -190,6 +195,14 @@ class Recorder(TorchFunctionMode):
         self.loops.begin()
         self.outputs.clear()
         self.shapes[:] = shapes
+        self.texts.clear()
+        for size in (size for shape in shapes for size in shape):
+            watch_text(size, self._write_text)
+
+    def _write_text(self, frame: FrameType) -> None:
+        """Note a line of the user that turns a size into text."""
+        if line := line_of_frame(frame):
+            self.texts[line] = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -208,7 +208,8 @@ def measure_shapes(
     if not values:
         raise FileFormatError("no node of the graph computes a tensor")
     groups: Groups = _cases(model, batch, sequence)
-    if length_input(model.graph) and LONGEST not in dynamic_axes(model.graph):
+    has_lengths = sequence is not None and length_input(model.graph) is not None
+    if has_lengths and LONGEST not in dynamic_axes(model.graph):
         groups = (_with_longest(group) for group in groups)
     runs = evaluate(model, values, groups, all_sizes=True)
     names = _Names(batch, sequence, [sizes for sizes, _ in runs])

@@ -175,3 +175,19 @@ def test_a_condition_counts_if_its_source_can_not_be_read(
 def test_the_sizes_that_operators_need_are_stated(module, limits):
     made = export(module().eval(), X)
     assert made.manifest.ranges == {"L": limits}
+
+
+class Spelled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        factor = 2.0 if f"{x.size(1)}" == "1100" else 1.0
+        return self.rnn(x)[0] * factor
+
+
+def test_a_size_that_is_turned_into_text_is_noted_with_its_line():
+    (note,) = export(Spelled().eval(), torch.randn(2, 5, 3)).notes
+    assert "size into text (test_ranges.py:" in note
+    assert '== "1100"' in note

@@ -99,7 +99,7 @@ def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
     )
     with pytest.raises(
         ContractError,
-        match=r"state \(first or second\); if they are: --state state=first",
+        match=r"state \(first or second\); if they are states: --state state=first",
     ):
         lift(model.SerializeToString())
 
@@ -125,5 +125,7 @@ def test_a_result_is_not_fed_back_into_the_only_input_of_its_shape(network):
     product = net.add("MatMul", ["x", net.weight(3, 4)])
     net.add("Tanh", [net.add("Add", [product, "c"])], ["y"])
     model = net.model({"x": ["N", 3], "c": ["N", 4]}, ["y"])
-    with pytest.raises(ContractError, match=r"c \(y\); if they are: --state c=y"):
+    with pytest.raises(
+        ContractError, match=r"c \(y\); if they are states: --state c=y"
+    ):
         lift(model.SerializeToString())
