@@ -15,6 +15,7 @@ import pytest
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.results import predict
+from lstm_edge_runtime.state import state_of_bytes
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 from mqtt_devices import Devices
@@ -145,8 +146,11 @@ def test_devices_are_answered_once_and_alike_whatever_is_killed(
         expected, states = _expected(model, samples[device])
         assert {n: json.loads(texts[0]) for n, texts in answers.items()} == expected
         row = rows[f"d{device}"]
+        end = saved["sizes"][: row + 1].sum()
+        content = saved["states"][end - saved["sizes"][row] : end].tobytes()
+        state, _ = state_of_bytes(content)
         for name, array in states[saved["last"][row]].items():
-            np.testing.assert_array_equal(saved[f"state/{name}"][row], array)
+            np.testing.assert_array_equal(state[name], array)
     devices.close()
 
 
