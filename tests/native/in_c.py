@@ -42,9 +42,7 @@ def c_of(writer: ProgramWriter) -> str:
     table, (port,) = Table(writer), writer.ports("inputs")
     widths = [writer.width(port.buffer) for port in writer.ports("outputs")]
     return HARNESS % {
-        "definitions": "".join(
-            pool.definition() for pool in (*table.pools, table.bytes)
-        ),
+        "definitions": "".join(array.definition() for array in table.arrays),
         "pools": ", ".join(
             f"{{.from = {pool.symbol if pool.size else 'NULL'}}}"
             for pool in table.pools
