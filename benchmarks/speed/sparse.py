@@ -33,7 +33,7 @@ SCORED = {"demo": (32, 60), "frequencies": (64, 20)}
 def random_weights(
     rng: np.random.Generator, shape: tuple[int, int], density: float, *, int8: bool
 ) -> np.ndarray:
-    """Return weights of which blocks are zero; whole numbers for int8."""
+    """Return weights with zero blocks; whole numbers for int8."""
     rows, columns = INT8_SHAPE if int8 else SHAPE
     mask = rng.random((shape[0] // rows, -(-shape[1] // columns))) < density
     spread = np.kron(mask, np.ones((rows, columns)))[:, : shape[1]]

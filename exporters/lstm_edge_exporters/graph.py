@@ -165,7 +165,7 @@ def _is_zero(node: ir.Node) -> bool:
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
-    """Return the value of which ``value`` is a copy."""
+    """Return the original of ``value`` if it is a copy, else ``value``."""
     node = value.producer()
     while (
         node is not None and node.op_type == "Identity" and node.inputs[0] is not None

@@ -13,7 +13,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -139,22 +139,6 @@ def damage_json(rng: Random, text: str | bytes) -> str:
         if rng.random() < 0.1
         else result
     )
-
-
-def edit_lep(content: bytes, edit: Callable[[bytes], str]) -> bytes:
-    """Return a program with an edited manifest, which is put behind all constants."""
-    data = bytearray(content)
-    (number,) = struct.unpack_from("<I", data, 48)
-    record = 64 + 24 * number
-    offset, rows, columns, kind, _ = struct.unpack_from("<QIIII", data, record)
-    text = edit(bytes(data[offset : offset + rows * columns]).rstrip(b"\0")).encode()
-    data += bytes(-len(data) % 8)
-    struct.pack_into("<QIIII", data, record, len(data), 1, len(text), kind, 0)
-    data += text
-    data += bytes(-len(data) % 8)
-    struct.pack_into("<Q", data, 16, len(data))
-    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
-    return bytes(data)
 
 
 def _damage_values(rng: Random, text: str | bytes, changes: int) -> str:

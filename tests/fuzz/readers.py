@@ -14,6 +14,7 @@ from typing import Any
 import mutate
 import numpy as np
 import onnx
+from edited_programs import edit_lep
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.manifest import KEY, Manifest
@@ -183,7 +184,7 @@ def manifest_of_program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """One edit of a manifest in a program."""
     content = _pick(rng, corpus / "lep", ".lep").read_bytes()
     edit = partial(mutate.damage_json_once, rng)
-    return _use_program(rng, _put(folder, "m.lep", mutate.edit_lep(content, edit)))
+    return _use_program(rng, _put(folder, "m.lep", edit_lep(content, edit)))
 
 
 def foreign(rng: Random, corpus: Path, folder: Path) -> Verb | None:

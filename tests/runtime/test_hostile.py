@@ -1,13 +1,12 @@
 """Files made to do harm: each is refused in one line, soon, and with little memory."""
 
 import json
-import struct
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from edited_programs import edit_lep
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
@@ -29,21 +28,14 @@ native = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not ins
 
 
 def program(name, edit):
-    """Return a program with an edited manifest, which is put behind all constants."""
-    data = bytearray((DATA / f"{name}.lep").read_bytes())
-    (number,) = struct.unpack_from("<I", data, 48)
-    record = 64 + 24 * number
-    offset, rows, columns, kind, _ = struct.unpack_from("<QIIII", data, record)
-    manifest = json.loads(bytes(data[offset : offset + rows * columns]).rstrip(b"\0"))
-    edit(manifest)
-    text = json.dumps(manifest).encode()
-    data += bytes(-len(data) % 8)
-    struct.pack_into("<QIIII", data, record, len(data), 1, len(text), kind, 0)
-    data += text
-    data += bytes(-len(data) % 8)
-    struct.pack_into("<Q", data, 16, len(data))
-    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
-    return bytes(data)
+    """Return a program after an edit of its manifest."""
+
+    def edited(text):
+        manifest = json.loads(text)
+        edit(manifest)
+        return json.dumps(manifest)
+
+    return edit_lep((DATA / f"{name}.lep").read_bytes(), edited)
 
 
 def onnx_file(edit):

@@ -53,8 +53,8 @@ def reset_values(
 
 
 def _replace_traced_calls(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
-    """Replace the results of recurrent calls and loops, of which only the sizes are
-    read, by zeros.
+    """Replace the results of recurrent calls and loops by zeros: only their sizes are
+    read.
     """
     calls = [node for node in graph if node.domain != ""]
     for node in calls:

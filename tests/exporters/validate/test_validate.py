@@ -254,12 +254,18 @@ def test_golden_cases_other_than_the_exports_are_found(name, made, examine, tmp_
     )
 
 
-def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
+def _saved_stream(path):
+    """Save the stream of a network; return the network, its example and options."""
     torch.manual_seed(0)
     net = Ahead().eval()
     x = torch.randn(2, 12, 3)
     config = ExportConfig(stream=True)
-    export(net, x, config).save(tmp_path / "stream.onnx")
+    export(net, x, config).save(path)
+    return net, x, config
+
+
+def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
+    net, x, config = _saved_stream(tmp_path / "stream.onnx")
     file = open_file(tmp_path / "stream.onnx")
     expected = against_module(net, file, x, config=config)
     assert validate(file, expected, QUICK).ok
@@ -270,11 +276,7 @@ def test_a_second_golden_case_left_out_of_a_stream_is_found(tmp_path):
 
 
 def test_a_signal_that_the_export_of_a_stream_did_not_state_is_found(tmp_path):
-    torch.manual_seed(0)
-    net = Ahead().eval()
-    x = torch.randn(2, 12, 3)
-    config = ExportConfig(stream=True)
-    export(net, x, config).save(tmp_path / "stream.onnx")
+    net, x, config = _saved_stream(tmp_path / "stream.onnx")
     model = onnx.load(tmp_path / "stream.onnx")
     faults.restate(model, signal=lambda signal: signal._replace(missing="interpolate"))
     file = open_file(faults.save(model, tmp_path / "m.onnx"))
