@@ -54,7 +54,10 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     data = replace(data, series=sets.series)
     for name in sets.required:
         if not data.of(name):
-            raise InputError(f"too few series for a {name} set; provide more data")
+            raise InputError(
+                f"got {len(data.series)} series, too few for a {name} set; provide more"
+                " data"
+            )
     notes = tuple(_notes(data, are_defined=sets.are_defined))
     return Split(data, sets.description, notes)
 

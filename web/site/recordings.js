@@ -14,6 +14,7 @@ const SEPARATORS = [",", ";", "\t", " "];
 const PCM = 1;
 const FLOAT = 3;
 const EXTENSIBLE = 0xfffe;
+const DECIMAL = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 /** @type {Record<string, (view: DataView, offset: number) => number>} */
 const READERS = {
   float32: (view, offset) => view.getFloat32(offset, true),
@@ -119,7 +120,7 @@ export function readTable(text, columns) {
   const [first = ""] = lines;
   const separator = SEPARATORS.find((candidate) => first.trim().includes(candidate)) ?? ",";
   const cells = lines.map((line) => line.trim().split(separator).map(unquoted));
-  const isHeader = (cells[0] ?? []).some((cell) => cell === "" || !Number.isFinite(Number(cell)));
+  const isHeader = (cells[0] ?? []).some((cell) => !DECIMAL.test(cell));
   const header = isHeader ? cells.shift() : undefined;
   const places = header ? placesIn(header, columns) : columns.map((_, index) => index);
   const rows = cells.map((row, index) => {
@@ -140,8 +141,8 @@ function unquoted(cell) {
 
 /** @param {string} cell @param {number} line @param {string} column */
 function numberIn(cell, line, column) {
-  const value = Number(cell);
-  if (cell !== "" && Number.isFinite(value)) return value;
+  const value = DECIMAL.test(cell) ? Number(cell) : NaN;
+  if (Number.isFinite(value)) return value;
   throw new Error(`Line ${line}: ${column} is "${cell.slice(0, 40)}", expected a number.`);
 }
 

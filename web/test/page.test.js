@@ -368,6 +368,7 @@ describe("the page", { skip }, () => {
       ["ax,ay,gz\n1,2,3\n", /bad\.csv: The header has no az; it has ax, ay, gz/],
       ["1,2\n", /Line 1 has 2 columns, expected ax, ay, az/],
       ["ax,ay,az\n1,2,x\n", /Line 2: az is "x", expected a number/],
+      ["ax,ay,az\n1,2,0x10\n", /Line 2: az is "0x10", expected a number/],
       ["", /The file has no rows of numbers/],
       [Buffer.from("RIFF0000WAVEdata").toString(), /The WAV file is damaged/],
     ])) {

@@ -221,7 +221,7 @@ TABLE = [
         "train data.npz -o a.pt",
         "a.pt looks like a file name; -o is a folder for the run",
     ),
-    ("train data.npz -o r", "too few series for a test set; provide more data"),
+    ("train data.npz -o r", "series, too few for a test set; provide more data"),
     ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
     ("train data.npz -o r --resume --overwrite", "give only one of them"),
     ("train data.npz -o r --target a,,b", "expected NAME,NAME"),
