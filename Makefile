@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WASM := web/site/lstm-edge/lstm_edge.wasm
-C_FILES := $(wildcard $(addprefix native/*/,*.c *.h *.hpp) tests/native/*.c tests/native/*.h)
+C_FILES := $(wildcard $(addprefix native/*/,*.c *.h *.hpp) tests/native/*.c tests/native/*.h benchmarks/*/*.cpp)
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
