@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from loop_networks import NETWORKS
+from loop_networks import NETWORKS, Linears
+from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.export.floats import Floats, copy_as
@@ -12,6 +13,7 @@ from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 
+X = {"x": ("N", "L", 3)}
 STEPS = 20
 FEW = (
     "Cell",
@@ -89,5 +91,117 @@ def test_a_program_and_c_step_through_a_loop_as_the_module_does(name):
 @pytest.mark.system
 def test_a_state_of_booleans_is_refused_by_its_name():
     _, artifact = exported("Refractory")
-    with pytest.raises(UnsupportedError, match="state resting_0 is bool"):
+    message = r"state resting_0 is bool, expected float32 or int64: use \.float\(\)"
+    with pytest.raises(UnsupportedError, match=message):
+        to_native(artifact.model)
+
+
+def tanh_loop(x, w, u):
+    """Return the states of a loop over ``x (N, L, I)``."""
+    h = x.new_zeros(x.size(0), 4)
+    outs = []
+    for t in range(x.size(1)):
+        h = torch.tanh(w(x[:, t]) + u(h))
+        outs.append(h)
+    return torch.stack(outs, 1)
+
+
+class BehindAStride(Linears):
+    """A loop over every second step."""
+
+    def __init__(self):
+        super().__init__(w=(4, 4), u=(4, 4))
+        self.conv = nn.Conv1d(3, 4, 2, stride=2)
+
+    def forward(self, x):
+        frames = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return tanh_loop(frames, self.w, self.u)
+
+
+class InFrontOfAStride(Linears):
+    """A loop of two steps per frame."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+        self.conv = nn.Conv1d(4, 4, 2, stride=2)
+
+    def forward(self, x):
+        y = tanh_loop(x, self.w, self.u)
+        return self.conv(y.transpose(1, 2)).transpose(1, 2)
+
+
+class OverRepeatedSteps(Linears):
+    """A loop of two steps for each step of the input."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        return tanh_loop(x.repeat_interleave(2, 1), self.w, self.u)
+
+
+@pytest.mark.parametrize("kind", [BehindAStride, InFrontOfAStride, OverRepeatedSteps])
+def test_a_program_and_c_run_a_loop_as_often_as_a_unit_has_frames(kind):
+    torch.manual_seed(3)
+    module = kind().eval()
+    config = ExportConfig(inputs={"x": ("N", "L", 3)}, stream=True)
+    artifact = export(module, torch.randn(2, 12, 3), config)
+    x = torch.randn(1, STEPS, 3)
+    expected = module(x)[0].detach().numpy()
+    stream = load(to_native(artifact.model)).stream()
+    chunks = np.split(x[0].numpy(), [2, 3, 10])
+    frames = np.concatenate([stream.process(chunk) for chunk in chunks])
+    np.testing.assert_allclose(frames, expected, rtol=0, atol=1e-5)
+    assert to_c(artifact.model, "net").files  # compiled, and its self-test has passed
+
+
+class Clocked(Linears):
+    """A state that changes at every third step, by a count of the module's own."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        count = torch.full((x.size(0), 1), -7)
+        outs = []
+        for t in range(x.size(1)):
+            new = torch.tanh(self.w(x[:, t]) + self.u(h))
+            h = torch.where(count % 3 == 1, new, h)
+            count = count + 1
+            outs.append(h + (count % -4))
+        return torch.stack(outs, 1)
+
+
+class Wrapped(Linears):
+    """A phase that wraps with its sign."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4))
+
+    def forward(self, x):
+        phase = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            phase = torch.fmod(phase + self.w(x[:, t]), 1.5)
+            outs.append(phase)
+        return torch.stack(outs, 1)
+
+
+def test_remainders_of_whole_numbers_have_the_sign_of_the_divisor():
+    torch.manual_seed(4)
+    module = Clocked().eval()
+    artifact = export(module, torch.randn(2, 6, 3), ExportConfig(inputs=X))
+    x = torch.randn(1, STEPS, 3)
+    expected = module(x)[0].detach().numpy()
+    stream = load(to_native(artifact.model)).stream()
+    steps = np.stack([stream.step(sample) for sample in x[0].numpy()])
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
+    assert to_c(artifact.model, "net").files
+
+
+def test_a_remainder_with_the_sign_of_the_dividend_is_refused_on_devices():
+    torch.manual_seed(5)
+    artifact = export(Wrapped().eval(), torch.randn(2, 6, 3), ExportConfig(inputs=X))
+    with pytest.raises(UnsupportedError, match=r"Mod.*torch\.floor"):
         to_native(artifact.model)

@@ -72,7 +72,7 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
             which and why.
     """
     model = model.clone()
-    inline_loops(model, manifest.unit)
+    inline_loops(model, manifest)
     _INT8_PRODUCTS.apply_to_model(model)
     infer_shapes(model)  # which sizes depend on rows and steps
     rewrite_products(model)
@@ -165,7 +165,8 @@ class _Compiler:
             return
         if state.dtype not in ("float32", "int64"):
             raise UnsupportedError(
-                f"state {state.input} is {state.dtype}, expected float32 or int64"
+                f"state {state.input} is {state.dtype}, expected float32 or int64: use"
+                " .float() or .long() where the module makes it"
             )
         has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
         layers = shape[0] if has_layers else 1

@@ -1,13 +1,16 @@
-"""Loops over time in a program that computes one step: the body replaces
-the loop.
+"""Loops over time in a program that computes one unit: the loop is replaced by its
+body, once for each step of a unit.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Manifest
 
-from ...graph import UniqueNames
+from ...graph import UniqueNames, infer_shapes
 
 _TIME = 0
 """Axis of the steps of what a Scan reads and gives, if it has no attribute for it."""
@@ -15,30 +18,65 @@ _LAYOUTS = ("scan_input_axes", "scan_output_axes")
 _DIRECTIONS = ("scan_input_directions", "scan_output_directions")
 
 
-def inline_loops(model: ir.Model, unit: int) -> None:
-    """Replace every Scan of the main graph by one step of its body, in place.
+def inline_loops(model: ir.Model, manifest: Manifest) -> None:
+    """Replace every Scan of the main graph by its body, in place.
 
     Raises:
-        UnsupportedError: a call takes several steps, or a Scan runs backwards.
+        UnsupportedError: the number of steps is unknown, or a Scan runs backwards.
     """
-    for node in [node for node in model.graph if node.op_type == "Scan"]:
-        if unit > 1:
+    loops = [node for node in model.graph if node.op_type == "Scan"]
+    steps = _steps_of_loops(model, manifest) if loops else []
+    for node, count in zip(loops, steps, strict=True):
+        if count is None:
             raise UnsupportedError(
-                f"node {node.name!r} (Scan): a loop over time in a file of {unit} steps"
-                " per call"
+                f"node {node.name!r} (Scan): its number of steps per call is unknown"
             )
         backwards = (node.attributes.get_ints(name, ()) for name in _DIRECTIONS)
         if any(any(directions or ()) for directions in backwards):
             raise UnsupportedError(f"node {node.name!r} (Scan): it runs backwards")
-        _Inlined(model.graph, node).write()
+        _Inlined(model.graph, node, count).write()
+
+
+def _steps_of_loops(model: ir.Model, manifest: Manifest) -> list[int | None]:
+    """Return the number of steps of each Scan for one unit; None if it is unknown."""
+    sized = model.clone()
+    sizes = {
+        manifest.batch or "": 1,
+        manifest.sequence or "": manifest.unit,
+        **manifest.time_sizes(manifest.unit),
+    }
+    for node in sized.graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in sized.graph.inputs:
+        dims = value.shape or ()
+        value.shape = ir.Shape(
+            dim if isinstance(dim, int) else sizes.get(str(dim.value), dim)
+            for dim in dims
+        )
+    infer_shapes(sized)
+    # shapes behind an operator of onnxruntime are not inferred
+    usual = 1 if manifest.unit == 1 else None
+    counts = []
+    for node in sized.graph:
+        if node.op_type != "Scan":
+            continue
+        axes = node.attributes.get_ints(_LAYOUTS[0], ()) or (_TIME,)
+        first = -node.attributes["num_scan_inputs"].as_int()
+        scanned = node.inputs[first]
+        shape = None if scanned is None else scanned.shape
+        size = None if shape is None else shape[axes[0]]
+        counts.append(size if isinstance(size, int) else usual)
+    return counts
 
 
 class _Inlined:
     """One Scan while it is replaced."""
 
-    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
+    def __init__(self, graph: ir.Graph, node: ir.Node, steps: int) -> None:
         self._graph = graph
         self._node = node
+        self._steps = steps
         self._names = UniqueNames(graph)
         self._body = node.attributes["body"].as_graph()
         scanned = node.attributes["num_scan_inputs"].as_int()
@@ -48,27 +86,37 @@ class _Inlined:
 
     def write(self) -> None:
         """Replace the Scan."""
-        self._read()
         for name, value in self._body.initializers.items():
             stored = ir.val(self._names.unique(name), const_value=value.const_value)
             self._graph.register_initializer(stored)
             self._values[value] = stored
-        for inner in list(self._body):
-            self._copy(inner)
-        self._give()
+        states = list(self._node.inputs[: self._states])
+        frames: list[list[ir.Value]] = []
+        for step in range(self._steps):
+            self._read(states, step)
+            for inner in list(self._body):
+                self._copy(inner)
+            results = [self._values.get(x, x) for x in self._body.outputs]
+            states = results[: self._states]
+            frames.append(results[self._states :])
+        self._give([self._add("Identity", [state]) for state in states], frames)
         self._graph.remove(self._node, safe=True)
 
-    def _read(self) -> None:
-        """Let the body read the states and one step of what is scanned."""
+    def _read(self, states: Sequence[ir.Value | None], step: int) -> None:
+        """Let the body read the states, and one step of what is scanned."""
         axes = self._node.attributes.get_ints(_LAYOUTS[0], ()) or ()
         for index, inner in enumerate(self._body.inputs):
-            outer = self._node.inputs[index]
-            assert outer is not None
             number = index - self._states
-            if number >= 0:
+            if number < 0:
+                outer = states[index]
+            else:
+                outer = self._node.inputs[index]
                 axis = axes[number] if axes else _TIME
-                outer = self._add("Squeeze", outer, axis)
+                if self._steps > 1:
+                    outer = self._slice(outer, step, axis)
+                outer = self._add("Squeeze", [outer, self._stored(axis)])
                 outer.shape = inner.shape
+            assert outer is not None
             self._values[inner] = outer
 
     def _copy(self, inner: ir.Node) -> None:
@@ -91,18 +139,18 @@ class _Inlined:
             self._values[old] = new
         self._graph.insert_before(self._node, node)
 
-    def _give(self) -> None:
-        """Replace the Scan's outputs by the results of the step."""
+    def _give(
+        self, states: Sequence[ir.Value], frames: Sequence[Sequence[ir.Value]]
+    ) -> None:
+        """Replace the Scan's outputs by the last states, and by ``frames``: what each
+        step gives.
+        """
         axes = self._node.attributes.get_ints(_LAYOUTS[1], ()) or ()
-        outputs = zip(self._body.outputs, self._node.outputs, strict=True)
-        for index, (inner, outer) in enumerate(outputs):
-            value = self._values.get(inner, inner)
-            number = index - self._states
-            if number >= 0:
-                axis = axes[number] if axes else _TIME
-                value = self._add("Unsqueeze", value, axis)
-            else:
-                value = self._add("Identity", value)
+        values = list(states)
+        for number, steps in enumerate(zip(*frames, strict=True)):
+            axis = axes[number] if axes else _TIME
+            values.append(self._stacked(steps, axis))
+        for value, outer in zip(values, self._node.outputs, strict=True):
             name = outer.name
             outer.name = self._names.unique(f"{name}.scan")
             value.name = name
@@ -112,16 +160,32 @@ class _Inlined:
                 outer, value, replace_graph_outputs=True
             )
 
-    def _add(self, op: str, value: ir.Value, axis: int | None = None) -> ir.Value:
-        """Add a node that changes the axes of ``value``."""
-        inputs = [value]
-        if axis is not None:
-            name = self._names.unique("step.axis")
-            array = ir.tensor(np.array([axis]), name=name)
-            inputs.append(ir.val(name, const_value=array))
-            self._graph.register_initializer(inputs[-1])
-        node = ir.node(op, inputs, name=self._names.unique(f"step.{op}"))
+    def _stacked(self, steps: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Return the results of the steps along a new axis."""
+        parts = [self._add("Unsqueeze", [step, self._stored(axis)]) for step in steps]
+        if len(parts) == 1:
+            return parts[0]
+        return self._add("Concat", parts, axis=axis)
+
+    def _slice(self, value: ir.Value | None, step: int, axis: int) -> ir.Value:
+        """Return one step of ``value``, with its axis."""
+        ends = [self._stored(number) for number in (step, step + 1, axis)]
+        return self._add("Slice", [value, *ends])
+
+    def _stored(self, number: int) -> ir.Value:
+        """Return a stored ``(1,)`` array."""
+        name = self._names.unique("step.number")
+        value = ir.val(name, const_value=ir.tensor(np.array([number]), name=name))
+        self._graph.register_initializer(value)
+        return value
+
+    def _add(
+        self, op: str, inputs: Sequence[ir.Value | None], **attributes: int
+    ) -> ir.Value:
+        """Add a node, whose result has the type of its first input."""
+        name = self._names.unique(f"step.{op}")
+        node = ir.node(op, inputs, attributes, name=name)
         node.outputs[0].name = self._names.unique(f"step.{op}.out")
-        node.outputs[0].type = value.type
+        node.outputs[0].type = inputs[0].type if inputs[0] is not None else None
         self._graph.insert_before(self._node, node)
         return node.outputs[0]

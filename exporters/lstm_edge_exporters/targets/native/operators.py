@@ -214,6 +214,29 @@ def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
     return result._replace(dtype="bool")
 
 
+@lowers("Mod")
+def _remainder(memory: Memory, node: ir.Node, *given: In) -> Out:
+    """Take the remainder of whole numbers, with the sign of ``a``, or of ``b``."""
+    a, b = given
+    if any(operand is None or operand.dtype != "int64" for operand in given):
+        raise UnsupportedError(
+            "a remainder of floats with the sign of the dividend: write"
+            " x - y * torch.floor(x / y), or x % y"
+        )
+    result = _truncated_remainder(memory, a, b)
+    if attribute(node, "fmod", 0):
+        return result
+    moved = _combine(memory, Binary.ADD, result, b)
+    return _truncated_remainder(memory, moved, b)
+
+
+def _truncated_remainder(memory: Memory, a: In, b: In) -> Value:
+    """Return the remainder of whole numbers with the sign of ``a``."""
+    quotient = _combine(memory, Binary.DIVIDE, a, b)
+    product = _combine(memory, Binary.MULTIPLY, quotient, b)
+    return _combine(memory, Binary.SUBTRACT, a, product)
+
+
 class _Pair(NamedTuple):
     """The operands of an elementwise function."""
 
