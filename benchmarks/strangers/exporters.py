@@ -18,6 +18,9 @@ dynamic that changes, and run at other sizes:
 - *refused* raised, *rightly* if the call says why no file can express what it does; a
   *traceback* of lstm-edge is no error of its own.
 
+Modules with loops (GROUP ``loops``) are compared with what stays in PyTorch: a script,
+a trace, and a program of torch.export whose axes are Dim.DYNAMIC.
+
 The matrix counts files with *states as inputs*: right, and with all of h and c among
 the inputs.
 """
@@ -30,7 +33,7 @@ import platform
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +64,12 @@ EXPORTERS = {
     "TorchScript": "torch.onnx.export(dynamo=False), TorchScript",
     "lstm-edge": "lstm-edge",
 }
+PROGRAMS = {
+    "torch.jit.script": "TorchScript, script",
+    "torch.jit.trace": "TorchScript, trace",
+    "torch.export": "torch.export, Dim.DYNAMIC",
+}
+"""What PyTorch runs itself."""
 VERDICTS = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
 
 
@@ -158,17 +167,77 @@ def make(
     return dynamo(flat, tensors, shapes, names), names
 
 
-def judge(
-    content: bytes, names: Sequence[str], call: Call, group: Group, module: nn.Module
-) -> Outcome:
-    """Run a file, whose inputs have ``names``, and its module at the group's sizes."""
-    try:
-        session = onnxruntime.InferenceSession(content)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        return Outcome("wrong")
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    manifest = read_manifest(text) if text else None
-    taken = {given.name for given in session.get_inputs()}
+class File:
+    """A file, whose inputs have ``names``, in onnxruntime."""
+
+    def __init__(self, content: bytes, names: Sequence[str]) -> None:
+        self.session = onnxruntime.InferenceSession(content)
+        self.names = names
+        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.manifest = read_manifest(text) if text else None
+        self.taken = {given.name for given in self.session.get_inputs()}
+
+    def run(self, arguments: Any) -> Sequence[Any] | None:
+        """Return the outputs, or None for sizes that the manifest leaves out."""
+        named = zip(self.names, tensors_of(arguments), strict=True)
+        feeds = {name: tensor.numpy() for name, tensor in named if name in self.taken}
+        if self.manifest is not None:
+            sizes = {
+                axis: size
+                for axis, size in _axes(self.manifest, feeds)
+                if isinstance(axis, str)
+            }
+            if not _allows(self.manifest, sizes, feeds):
+                return None
+            feeds |= _states(self.manifest, sizes, feeds)
+        return list(self.session.run(None, feeds))
+
+
+class Program:
+    """What one of ``PROGRAMS`` makes of a module."""
+
+    taken: Sequence[str] = ()
+
+    def __init__(
+        self, exporter: str, call: Call, group: Group, module: nn.Module, example: Any
+    ) -> None:
+        tensors = tensors_of(example)
+        flat = _Flat(module, example)
+        self.is_script = exporter == "torch.jit.script"
+        self.program: Callable[..., Any]
+        if self.is_script:
+            _forget_scripts()
+            self.program = torch.jit.script(module)
+        elif exporter == "torch.jit.trace":
+            self.program = torch.jit.trace(flat, tensors, check_trace=False)
+        else:
+            axes = changing_axes(call, group)
+            shapes = (tuple(dict.fromkeys(dims, Dim.DYNAMIC) for dims in axes),)
+            exported = torch.export.export(flat, tensors, dynamic_shapes=shapes)
+            self.program = exported.module()
+
+    def run(self, arguments: Any) -> Sequence[Any]:
+        """Return the outputs."""
+        with torch.no_grad():
+            if self.is_script and isinstance(arguments, dict):
+                result = self.program(**arguments)
+            elif self.is_script:
+                result = self.program(*arguments)
+            else:
+                result = self.program(*tensors_of(arguments))
+        return [tensor.numpy() for _, tensor in flatten_output(result)]
+
+
+def _forget_scripts() -> None:
+    """Let no class that failed to compile stand in the way of the next module."""
+    torch._C._jit_clear_class_registry()
+    recursive = torch.jit._recursive
+    recursive.concrete_type_store = recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
+
+
+def judge(made: File | Program, call: Call, group: Group, module: nn.Module) -> Outcome:
+    """Run what was made and its module at the group's sizes."""
     verdicts = []
     for n, length in group.sizes:
         torch.manual_seed(n + length)
@@ -178,22 +247,13 @@ def judge(
                 expected = [tensor.numpy() for tensor in run_module(module, arguments)]
         except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not take
             continue
-        named = zip(names, tensors_of(arguments), strict=True)
-        feeds = {name: tensor.numpy() for name, tensor in named if name in taken}
-        if manifest is not None:
-            sizes = {
-                axis: size
-                for axis, size in _axes(manifest, feeds)
-                if isinstance(axis, str)
-            }
-            if not _allows(manifest, sizes, feeds):
-                verdicts.append("left out")
-                continue
-            feeds |= _states(manifest, sizes, feeds)
         try:
-            got = session.run(None, feeds)
-        except Exception:  # noqa: BLE001
+            got = made.run(arguments)
+        except Exception:  # noqa: BLE001  engines share no base class for their errors
             return Outcome("wrong", loads=True)
+        if got is None:
+            verdicts.append("left out")
+            continue
         agree = all(
             _agree(group, array, reference)
             for array, reference in zip(got, expected, strict=False)
@@ -204,7 +264,7 @@ def judge(
     right = "agrees" in verdicts and "wrong" not in verdicts
     verdict = ("ranged" if "left out" in verdicts else "right") if right else "wrong"
     return Outcome(
-        verdict, loads=True, runs=True, stateful=right and len(taken) == call.takes
+        verdict, loads=True, runs=True, stateful=right and len(made.taken) == call.takes
     )
 
 
@@ -261,7 +321,10 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
-            content, names = make(exporter, call, group, module, example)
+            if exporter in PROGRAMS:
+                made: File | Program = Program(exporter, call, group, module, example)
+            else:
+                content, names = make(exporter, call, group, module, example)
     except Exception as error:  # noqa: BLE001  an exporter may fail in any way
         refused = exporter != "lstm-edge" or isinstance(error, LstmEdgeError)
         verdict = (
@@ -272,7 +335,43 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
             message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
         )
     seconds = time.perf_counter() - start
-    return judge(content, names, call, group, module)._replace(seconds=seconds)
+    if exporter not in PROGRAMS:
+        try:
+            made = File(content, names)
+        except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return Outcome("wrong")
+    return judge(made, call, group, module)._replace(seconds=seconds)
+
+
+def by_package(document: dict[str, Any]) -> str:
+    """Return the tally of modules with loops by package, and the refusals."""
+    columns = [key for key in (*PROGRAMS, *EXPORTERS) if key in document["calls"][0]]
+    lines = []
+    totals = {key: Counter[str]() for key in columns}
+    calls = document["calls"]
+    for package in dict.fromkeys(row["package"] for row in calls):
+        cells = []
+        for key in columns:
+            verdicts = [
+                row[key]["verdict"] for row in calls if row["package"] == package
+            ]
+            totals[key].update(verdicts)
+            cells.append(_tally(Counter(verdicts)))
+        lines.append([f"{package} {document['versions'][package]}", *cells])
+    lines.append([f"all {len(calls)}", *map(_tally, totals.values())])
+    head = table(["right / refused / wrong", *columns], lines)
+    refusals = [
+        f"- {row['package']}, {row['name']}: {row['lstm-edge']['message']}"
+        for row in calls
+        if row["lstm-edge"]["message"]
+    ]
+    return "\n".join([head, "", *refusals])
+
+
+def _tally(counts: Counter[str]) -> str:
+    refused = counts["refused"] + counts["refused rightly"]
+    wrong = counts["wrong"] + counts["traceback"]
+    return f"{counts['right'] + counts['ranged']} / {refused} / {wrong}"
 
 
 def tables(documents: Sequence[dict[str, Any]]) -> str:
@@ -333,7 +432,7 @@ def main() -> None:
     arguments.add_argument("group", nargs="?", choices=GROUPS)
     arguments.add_argument("--first", type=int, help="that number of calls")
     arguments.add_argument(
-        "--exporters", nargs="*", choices=EXPORTERS, default=list(EXPORTERS)
+        "--exporters", nargs="*", choices=[*PROGRAMS, *EXPORTERS], help="by the group"
     )
     arguments.add_argument("--json", type=Path, help="write the outcomes there")
     arguments.add_argument(
@@ -353,6 +452,8 @@ def main() -> None:
     quiet()
     calls = list(calls_of(options.group))[: options.first]
     group = MATRIX if options.group == "matrix" else PACKAGES
+    is_loops = options.group == "loops"
+    usual = [*PROGRAMS, "lstm-edge"] if is_loops else [*EXPORTERS]
     packages = {call.package for call in calls} - {"matrix"} | {
         "torch",
         "onnx",
@@ -364,7 +465,8 @@ def main() -> None:
     document: dict[str, Any] = {"calls": [], "versions": versions}
     for call in calls:
         outcomes = {
-            exporter: measure(call, group, exporter) for exporter in options.exporters
+            exporter: measure(call, group, exporter)
+            for exporter in options.exporters or usual
         }
         row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
@@ -375,7 +477,7 @@ def main() -> None:
         print(call.package, call.name, *words, sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(document, indent=1))
-    print(tables([document]))
+    print(by_package(document) if is_loops else tables([document]))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,48 @@ class Hydrological(nn.Module):
         return self.model(x_conceptual=x[..., :4], lstm_out=x[..., 4:])["y_hat"]
 
 
+class Imputing(nn.Module):
+    """A backbone of pypots, whose number of steps is an attribute, on any number."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the results for observed positive values."""
+        self.backbone.n_steps = x.size(1)
+        observed = (x > 0).to(x.dtype)
+        since = torch.ones_like(x)
+        if hasattr(self.backbone, "hist_reg"):
+            given = {"X": x, "missing_mask": observed, "deltas": since}
+            return self.backbone({"forward": given}, "forward")
+        return self.backbone(x, observed, since, x.new_zeros(3), x)
+
+
+class Graph(nn.Module):
+    """A loop over the steps of ``x (nodes, L, I)`` around a cell of a graph, which
+    returns its states.
+    """
+
+    def __init__(self, cell: nn.Module, states: int = 1) -> None:
+        super().__init__()
+        self.cell = cell
+        self.states = states
+        edges = [[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 2]]
+        self.register_buffer("edges", torch.tensor(edges))
+        self.register_buffer("weights", torch.rand(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the first state of all steps."""
+        states: Any = [None] * self.states
+        outputs = []
+        for t in range(x.size(1)):
+            states = self.cell(x[:, t], self.edges, self.weights, *states)
+            states = states if isinstance(states, tuple) else (states,)
+            outputs.append(states[0])
+        return torch.stack(outputs, 1)
+
+
 def calls(
     call: Callable[..., Any], build: Callable[..., Any], frames: Callable[[int], Any]
 ) -> Iterator[Any]:
@@ -237,5 +279,39 @@ def calls(
         "xlstm.mLSTMLayerConfig", embedding_dim=4, num_heads=2, context_length=64
     )
     yield call("xlstm", "mLSTM", "xlstm.mLSTMLayer", steps4, mlstm)
-    yield call("neuralhydrology", "MCLSTM", f"{ours}MassConserving", steps4)
+    yield from _series(call, build, frames)
+
+
+def _series(
+    call: Callable[..., Any], build: Callable[..., Any], frames: Callable[[int], Any]
+) -> Iterator[Any]:
+    """Yield the calls of packages for series, graphs and rivers."""
+    time_first = lambda n, length: (torch.randn(4 * length, n, 3),)  # noqa: E731
+    ours = "benchmarks.strangers.loops."
+    forecasting = "pytorch_forecasting.layers._recurrent."
+    for kind in ("sLSTM", "mLSTM"):
+        path = f"{forecasting}_{kind.lower()}."
+        yield call(
+            "pytorch-forecasting", f"{kind}Layer", f"{path}layer.{kind}Layer",
+            time_first, 3, 4, 2,
+        )  # fmt: skip
+        yield call(
+            "pytorch-forecasting", f"{kind}Network", f"{path}network.{kind}Network",
+            time_first, 3, 4, 2, 2,
+        )  # fmt: skip
+    imputing = "pypots.nn.modules."
+    for path in ("grud.BackboneGRUD", "brits.BackboneRITS"):
+        backbone = build(f"{imputing}{path}", 12, 3, 4)
+        name = path.partition(".")[2]
+        yield call("pypots", name, f"{ours}Imputing", frames(3), backbone)
+    nodes = lambda n, length: (torch.randn(5, 4 * n * length, 3),)  # noqa: E731
+    graphs = "torch_geometric_temporal.nn.recurrent."
+    for name, states, options in (
+        ("GConvGRU", 1, (2,)), ("GConvLSTM", 2, (2,)), ("TGCN", 1, ()), ("DCRNN", 1, (2,)),
+    ):  # fmt: skip
+        cell = build(f"{graphs}{name}", 3, 4, *options)
+        yield call(
+            "torch-geometric-temporal", name, f"{ours}Graph", nodes, cell, states
+        )
+    yield call("neuralhydrology", "MCLSTM", f"{ours}MassConserving", frames(4))
     yield call("neuralhydrology", "SHM", f"{ours}Hydrological", frames(12))

@@ -90,7 +90,7 @@ class _Inlined:
             stored = ir.val(self._names.unique(name), const_value=value.const_value)
             self._graph.register_initializer(stored)
             self._values[value] = stored
-        states = list(self._node.inputs[: self._states])
+        states: Sequence[ir.Value | None] = self._node.inputs[: self._states]
         frames: list[list[ir.Value]] = []
         for step in range(self._steps):
             self._read(states, step)
