@@ -84,6 +84,7 @@ class Run:
     """Hash of the file with the weights; empty for a run that was never saved."""
 
     def __post_init__(self) -> None:
+        """Refuse names whose number differs from the network's width."""
         task = self.task or Task("", "")
         classes = self.model.num_classes
         widths = {

@@ -65,6 +65,9 @@ class LSTM1(nn.Module):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
+        """Build the layers; ``added`` are the inputs whose current values are added to
+        the outputs.
+        """
         super().__init__()
         if readout not in ("stacked", "last"):
             raise InputError(f"readout is {readout!r}, expected stacked or last")

@@ -29,6 +29,7 @@ class _Masks:
 
     @torch.no_grad()
     def __call__(self, layer: nn.Module, _inputs: Any) -> None:
+        """Set the pruned weights of a layer to zero before each call in training."""
         if not layer.training:
             return
         for name, mask in self.masks.items():

@@ -22,4 +22,5 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
     return "".join(filter(str.isalnum, name.lower()))

@@ -38,6 +38,7 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
 
 
 def _arrays(graph: Any) -> dict[str, Array]:
+    """Return the stored initializers of a graph by name."""
     values = graph.initializers.items()
     return {
         name: value.const_value.numpy()
@@ -69,6 +70,7 @@ def _convert(
 
 
 def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) -> None:
+    """Change the types that a node's attributes name or hold."""
     for name, attribute in list(node.attributes.items()):
         if name in DTYPE_ATTRIBUTES and attribute.type is ir.AttributeType.INT:
             if attribute.as_int() in before:
@@ -97,6 +99,7 @@ def _sizes(model: ir.Model) -> set[ir.Value]:
 
 
 def _is_double(value: ir.Value) -> bool:
+    """Return True for values of float64."""
     return value.dtype == ir.DataType.DOUBLE
 
 

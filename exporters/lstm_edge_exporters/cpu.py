@@ -36,6 +36,7 @@ def read_cpuinfo() -> dict[str, str]:
 
 
 def _processor() -> str:
+    """Return the name of the processor."""
     fields = read_cpuinfo()
     return (
         fields.get("model name")

@@ -101,6 +101,7 @@ def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     """
 
     def copies(reading: ir.Value) -> Iterator[ir.Value]:
+        """Yield outputs that hold the value's elements unchanged."""
         for node, index in reading.uses():
             if index == 0 and node.op_type in KEEPING:
                 # the second output of TopK holds indices
@@ -257,6 +258,7 @@ class UniqueNames:
     """Makes names that are new in a graph and its subgraphs."""
 
     def __init__(self, graph: ir.Graph) -> None:
+        """Collect all names of a graph and of its bodies."""
         self._taken: set[str | None] = set()
         for part in (graph, *graph.subgraphs()):
             self._add(part.inputs)
@@ -289,6 +291,7 @@ class Builder:
     """
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
+        """Add nodes in front of ``node``."""
         assert node.graph is not None
         self._node = node
         self._graph = node.graph

@@ -133,6 +133,7 @@ def label(node: ir.Node) -> str:
 
 
 def _direction(node: ir.Node) -> str:
+    """Return the direction of a recurrent node."""
     return node.attributes.get_string("direction", "") or "forward"
 
 
@@ -149,6 +150,7 @@ def state_shape(node: ir.Node) -> tuple[int, int]:
 
 
 def _reorder(op: str, stacked: Array) -> Array:
+    """Bring the gates from PyTorch's order to that of ONNX."""
     order = GATES[op]
     gates = np.split(stacked, len(order), axis=0)
     return np.concatenate([gates[gate] for gate in order], axis=0)

@@ -53,9 +53,11 @@ class _LazyGroup(click.Group):
     """A group that imports a verb's module when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of all verbs."""
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of a verb and return its command."""
         if cmd_name not in _VERBS:
             advice = did_you_mean(cmd_name, _VERBS) or "see lstm-edge --help"
             raise InputError(f"no verb {cmd_name!r}; {advice}")
@@ -67,6 +69,7 @@ class _LazyGroup(click.Group):
         ctx: click.Context,  # noqa: ARG002
         formatter: click.HelpFormatter,
     ) -> None:
+        """List the verbs in the help without importing their modules."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
 
@@ -117,6 +120,7 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
     received: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        """Remember the signal; ``KeyboardInterrupt`` ends the verb."""
         received.append(number)
         raise KeyboardInterrupt
 

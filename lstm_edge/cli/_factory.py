@@ -118,6 +118,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
 
 
 def _in_one_line(error: BaseException) -> str:
+    """Return the type and message of an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -207,6 +208,7 @@ def _float_dtype(module: nn.Module) -> torch.dtype:
 
 
 def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
+    """Return how to draw random values for an input that the user described."""
     if not spec.dtype or "float" in spec.dtype:
         return InputSpec(spec.name, "float32", spec.axes)
     role = "lengths" if len(spec.axes) == 1 and spec.dtype != "bool" else "signal"

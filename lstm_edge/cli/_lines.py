@@ -35,6 +35,7 @@ def read_lines() -> Iterator[bytes]:
     waiting = False
 
     def stop(*_: object) -> None:
+        """Finish the line in work; interrupt only while waiting for the next one."""
         nonlocal stopped
         stopped = True
         if waiting:

@@ -53,8 +53,11 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
     """
 
     def decorate(function: Command) -> click.Command:
+        """Make ``function`` the command of the verb, with the option ``--json``."""
+
         @functools.wraps(function)
         def command(*, as_json: bool, **given: Any) -> None:
+            """Run the verb and print its report."""
             with needing(extra, name):
                 if "show" in inspect.signature(function).parameters:
                     with progress(quiet=as_json) as show:
@@ -100,8 +103,11 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
     """
 
     def decorate(function: Command) -> Command:
+        """Give ``function`` the options of all configurations."""
+
         @functools.wraps(function)
         def call(**given: Any) -> Any:
+            """Build the checked configurations from the options that were given."""
             made = {}
             for name, kind in kinds.items():
                 values = take_given(kind, given)
@@ -141,6 +147,7 @@ def field_options(
                     options[name] = _from_field(entry, section)
 
     def decorate(function: Command) -> Command:
+        """Add the options in the order of the fields."""
         for add in reversed(options.values()):
             function = add(function)
         return function
@@ -152,6 +159,7 @@ class SectionOption(click.Option):
     """An option that stands under a title of its own in the help."""
 
     def __init__(self, *args: Any, section: str = "", **options: Any) -> None:
+        """Take the title of the section next to click's own arguments."""
         super().__init__(*args, **options)
         self.section = section
         """The title; empty for the ordinary options."""
@@ -263,6 +271,7 @@ def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return a callback that reads the text of an option, and names it in an error."""
 
     def read(_: click.Context, param: click.Parameter, given: Any) -> Any:
+        """Parse the option's text; a ``ValueError`` becomes a message that names it."""
         try:
             return None if given is None else parse(given)
         except ValueError as error:
@@ -273,6 +282,7 @@ def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def _read_names(text: str) -> tuple[str, ...]:
+    """Return the names of ``NAME,NAME``."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise InputError("a name is empty or given twice; expected NAME,NAME")
@@ -282,6 +292,9 @@ def _read_names(text: str) -> tuple[str, ...]:
 def _read_pairs(
     read: Callable[[str], Any], texts: tuple[str, ...]
 ) -> dict[str, Any] | None:
+    """Return the values of options of the form ``NAME=VALUE`` by name; None without
+    any.
+    """
     pairs = [text.partition("=")[::2] for text in texts]
     if not all(map(all, pairs)) or len(dict(pairs)) < len(pairs):
         raise InputError("expected NAME=VALUE, each name once")
@@ -289,6 +302,7 @@ def _read_pairs(
 
 
 def _count_or_never(text: str) -> int | str:
+    """Return a positive integer, or the word ``never``."""
     if text == "never":
         return "never"
     if not (text.isdecimal() and int(text)):
@@ -338,6 +352,7 @@ models_argument = click.argument(
 
 
 def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
+    """Refuse outputs that can't be written or have another suffix."""
     suffixes = (".onnx", ".lep") if option.multiple else (".onnx",)
     for path in given if option.multiple else (given,):
         check_target(path)

@@ -119,6 +119,7 @@ def _print_entry(key: str, value: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
+    """Return True for integers and floats."""
     return isinstance(value, int | float)
 
 
@@ -213,6 +214,7 @@ def progress(*, quiet: bool = False) -> Iterator[Show]:
         printed = [-1]
 
         def show(done: float, what: str) -> None:
+            """Print a line whenever another 5 % is done."""
             if not quiet and (now := math.floor(done * 20 + 1e-9)) > printed[-1]:
                 printed.append(now)
                 echo(what, err=True)

@@ -76,6 +76,7 @@ def command() -> Report:
 
 
 def _processor() -> str:
+    """Describe the processor and its available cores."""
     from lstm_edge_exporters.cpu import describe_cpu
 
     cpu = describe_cpu()

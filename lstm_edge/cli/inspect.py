@@ -52,5 +52,6 @@ def command(model: Path) -> Report:
 
 
 def _state(spec: StateSpec) -> dict[str, Any]:
+    """Return the fields of a state, with its size in bytes per source."""
     elements = prod(axis for axis in spec.axes if isinstance(axis, int))
     return spec._asdict() | {"bytes": elements * np.dtype(spec.dtype).itemsize}

@@ -152,6 +152,7 @@ def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
 
 
 def _groups(series: Sequence[Series]) -> int:
+    """Return the number of groups of the series."""
     return len({record.group for record in series})
 
 
@@ -206,6 +207,7 @@ def _class_steps(series: Sequence[Series]) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _in_time(record: Series, shares: Mapping[str, float]) -> Iterator[Series]:
+    """Cut a series into consecutive parts, one per set, in proportion to the shares."""
     ends = np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(record)
     bounds = ends.round().astype(int).tolist()
     for name, start, stop in zip(shares, bounds, bounds[1:], strict=False):

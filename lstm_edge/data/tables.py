@@ -176,6 +176,7 @@ def read_table(path: Path, encoding: str) -> Table:
 
 
 def _is_gap(cell: Any) -> bool:
+    """Return True if a cell holds no value."""
     return (
         pd.isna(cell) is True or str(cell).strip().lower() in _GAPS
     )  # a cell may be a list

@@ -39,6 +39,7 @@ def write_plot(
 
 
 def _draw_series(axes: Axes, series: PredictedSeries, task: Task | None) -> None:
+    """Draw the inputs of one series, and its labels or values."""
     steps = np.arange(1, len(series.x) + 1)
     lines = axes.plot(steps, series.x, color="gray", alpha=0.5, linewidth=0.8)
     lines[0].set_label("inputs")

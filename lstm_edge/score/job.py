@@ -110,6 +110,7 @@ def score(
 
 
 def _rows(folder: Path) -> list[int]:
+    """Return the number of rows of each Parquet part in a folder."""
     return [parquet.read_metadata(path).num_rows for path in folder.glob("part-*")]
 
 
@@ -152,6 +153,7 @@ def _check_working_folder(work: Path) -> None:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return True if the name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -177,6 +179,7 @@ def _publish(plan: Plan, output: Path) -> None:
 
 
 def _remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders; a link is removed, not what it points to."""
     for path in list(paths):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -421,6 +421,7 @@ def _check_column(
 
 
 def _is_any(kind: pa.DataType, tests: Sequence[_Test]) -> bool:
+    """Return True if one of the tests accepts the type."""
     return any(test(kind) for test in tests)
 
 

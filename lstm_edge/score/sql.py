@@ -168,8 +168,10 @@ def _files(paths: Sequence[str], rows: bool = False, *, key: bool = False) -> st
 
 
 def _name(column: str) -> str:
+    """Return a column's name as a quoted SQL identifier."""
     return '"' + column.replace('"', '""') + '"'
 
 
 def _text(value: object) -> str:
+    """Return a value as a quoted SQL string."""
     return "'" + str(value).replace("'", "''") + "'"

@@ -306,6 +306,7 @@ class Partition:
             self._write_table(EVENTS, events.sort_by(by))
 
     def _write_table(self, kind: str, table: pa.Table) -> None:
+        """Write a table as the partition's file of this kind."""
         target = self._plan.part_file(self._part, kind)
         target.parent.mkdir(exist_ok=True)
         with replacing(target) as path:
@@ -326,6 +327,7 @@ class Partition:
             )
 
     def _events(self, events: Events, *, is_open: bool) -> pa.Table:
+        """Return the events as a table with the columns of the output."""
         columns = {
             self._plan.options.series: self._series(events.series),
             "start": _as_orders(events.start, self._order_type),
@@ -395,6 +397,7 @@ def _check_states(table: pa.Table, classes: int) -> None:
 
 
 def _is_number(kind: pa.DataType) -> bool:
+    """Return True for types of integers and floats."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 

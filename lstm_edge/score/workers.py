@@ -17,6 +17,7 @@ def processes(count: int) -> Workers:
     """Return workers on this machine."""
 
     def run(stage: Stage, plan: Plan, items: int) -> Iterator[int]:
+        """Yield each item's number when it is done, in the order of completion."""
         if min(count, items) <= 1:
             yield from (stage(plan, item) for item in range(items))
             return

@@ -82,6 +82,7 @@ def loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) ->
         weight = _balanced_weights(train, len(data.classes)).to(config.device)
 
     def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the cross entropy of each step, in the shape of ``y``."""
         losses = cross_entropy(
             outputs.flatten(0, 1),
             y.flatten(),

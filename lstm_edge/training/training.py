@@ -74,6 +74,9 @@ class Training:
     """
 
     def __init__(self, split: Split, options: DataConfig, config: TrainConfig) -> None:
+        """Prepare the network, its loss and its optimizer; a seed gives the same
+        network.
+        """
         self.split = split
         self.options = options
         self.config = config
@@ -398,6 +401,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _copy(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the tensors on the CPU, with a prefix in front of their names."""
     return {
         f"{prefix}{name}": tensor.detach().cpu().clone()
         for name, tensor in tensors.items()

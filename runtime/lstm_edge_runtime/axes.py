@@ -305,4 +305,5 @@ def _unless_sorted(order: tuple[int, ...]) -> _Order:
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the permutation that undoes ``order``."""
     return tuple(order.index(index) for index in range(len(order)))

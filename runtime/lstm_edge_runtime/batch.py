@@ -83,6 +83,7 @@ class StreamBatch:
         return tuple(self._owner[self._owner >= 0].tolist())
 
     def __len__(self) -> int:
+        """Return the number of open sources."""
         return len(self._owner) - len(self._unused)
 
     def add(self) -> int:
@@ -315,6 +316,7 @@ class StreamBatch:
     # --- States
 
     def _reset(self, slots: Array) -> None:
+        """Set the states of these sources to their reset values."""
         self._states.write(slots, reset_states(self._manifest, len(slots)))
         self._age[slots] = 0
 

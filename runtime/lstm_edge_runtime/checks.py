@@ -137,6 +137,7 @@ def _is_axis(axis: int | str) -> bool:
 
 
 def _is_range(sizes: AxisRange) -> bool:
+    """Return True if at least one size lies in the range."""
     if not 1 <= sizes.least <= _MAX_NUMBER or not 1 <= sizes.multiple <= _MAX_NUMBER:
         return False
     smallest = -(-sizes.least // sizes.multiple) * sizes.multiple
@@ -203,6 +204,7 @@ def _check_golden(manifest: Manifest, golden: Golden) -> None:
 
 
 def _expected(axes: Axes, sizes: Mapping[str, int]) -> str:
+    """Describe the axes, with the sizes that are known."""
     known = ", ".join(f"{axis}={sizes[str(axis)]}" for axis in axes if axis in sizes)
     return f"{describe(axes)} with {known}" if known else describe(axes)
 

@@ -13,6 +13,7 @@ def lazy_names(
     """
 
     def find(name: str) -> object:
+        """Import a public name; this is the package's ``__getattr__``."""
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, other = homes[name].partition(":")
@@ -20,6 +21,7 @@ def lazy_names(
         return value
 
     def names() -> list[str]:
+        """Return all names of the package; this is its ``__dir__``."""
         return sorted({*vars(sys.modules[package]), *homes})
 
     return find, names

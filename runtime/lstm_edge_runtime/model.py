@@ -384,6 +384,7 @@ def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     manifest = model.manifest
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model on inputs and states by name."""
         state = None
         if manifest.states and all(spec.input in feeds for spec in manifest.states):
             arrays = {

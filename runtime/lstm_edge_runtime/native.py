@@ -293,6 +293,7 @@ class NativeEngine(Engine):
         return InputError(self.library.lstm_edge_last_error().decode(errors="replace"))
 
     def _ports(self, kind: int) -> list[Port]:
+        """Return the library's description of all inputs, outputs or states."""
         ports = [Port() for _ in range(self.library.lstm_edge_count(self.handle, kind))]
         for index, port in enumerate(ports):
             self.library.lstm_edge_describe(self.handle, kind, index, C.byref(port))
@@ -315,6 +316,7 @@ class NativeEngine(Engine):
         )
 
     def _new_part(self, spec: StateSpec, port: Port, layer: int | None) -> _Part:
+        """Return the part of ``spec`` that a state of the program holds."""
         axes = spec.axes if layer is None else spec.axes[1:]
         tensor = layout(spec.input, spec.dtype, axes, self.manifest)
         numbers = port.frames * port.groups
@@ -396,6 +398,7 @@ class NativeEngine(Engine):
         return (*self.outputs, *self._tensors_of_sources())
 
     def _keys(self, kind: int) -> list[tuple[str, int, str]]:
+        """Return name, width and type of the program's inputs, outputs or states."""
         ports = self._ports(kind)
         return [
             (port.name.decode(errors="replace"), port.width, TYPES[port.type])
@@ -536,6 +539,7 @@ class _Stream:
     __slots__ = ("engine", "handle")
 
     def __init__(self, engine: NativeEngine) -> None:
+        """Open a stream in the library."""
         self.engine = engine
         self.handle: int | None = engine.library.lstm_edge_stream_new(engine.handle)
         if not self.handle:
@@ -582,6 +586,7 @@ def _room(layout: Layout, rows: int, units: int) -> Array:
 
 
 def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Array]:
+    """Map the names of the layouts to their arrays."""
     return {tensor.name: array for tensor, array in zip(layouts, arrays, strict=True)}
 
 
@@ -619,6 +624,7 @@ def _rows(arrays: Sequence[Array]) -> Any:
 
 
 def _address(array: Array) -> int:
+    """Return the address of an array's first element."""
     try:
         # takes a third of the time of array.ctypes
         return C.addressof(C.c_char.from_buffer(array))  # type: ignore[arg-type]

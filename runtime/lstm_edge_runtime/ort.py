@@ -224,6 +224,7 @@ def import_onnxruntime() -> Any:
 
 
 def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
+    """Return the error for a provider that onnxruntime does not use."""
     return ProviderError(
         f"{name} {why}; available: {', '.join(available)}; check its drivers, or"
         f" {install_command('cuda' if name == CUDA else 'cpu')} instead of the other"
@@ -369,6 +370,7 @@ class OrtStates:
         runs = [self._bound(front, values, outputs) for front in (0, 1)]
 
         def run() -> None:  # keeps ``values`` alive, which a binding does not
+            """Run the session once and swap the two sets of states."""
             try:
                 if copied:
                     for name, value in values.items():
@@ -446,6 +448,7 @@ class OrtStates:
         }
 
     def _on_device(self, arrays: Arrays) -> dict[str, Any]:
+        """Copy arrays to the engine's device."""
         make = import_onnxruntime().OrtValue.ortvalue_from_numpy
         return {
             name: make(array, self._engine.device, 0) for name, array in arrays.items()
@@ -496,6 +499,7 @@ def _retain_heap(size: int) -> None:
 
 
 def _run_error(error: Exception) -> ContractError:
+    """Return the error for a failed run of onnxruntime."""
     return ContractError(
         f"onnxruntime could not run the file: {first_line(error)}; no state has changed"
     )

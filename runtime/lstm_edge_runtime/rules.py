@@ -84,6 +84,7 @@ def check_batched(engine: Engine) -> None:
 
 
 def _not_batched(layout: Layout, reason: str) -> ContractError:
+    """Return the error for a file whose tensors have no batch axis."""
     return ContractError(
         f"{layout.name} {reason}; open one stream() per source instead"
     )

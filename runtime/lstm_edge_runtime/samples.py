@@ -155,4 +155,5 @@ def copier(
 
 
 def _copies(views: Arrays) -> dict[str, Array]:
+    """Return a copy of each array."""
     return {name: view.copy() for name, view in views.items()}

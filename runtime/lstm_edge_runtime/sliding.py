@@ -83,6 +83,7 @@ class SlidingStream:
             return self._take(self._reader.read(chunk, 1, step=False))
 
     def _empty(self) -> None:
+        """Forget all samples."""
         shape = (1, 0, *self._input.inner)
         self._samples: Array = np.zeros(shape, self._input.dtype)
         """The last samples ``(1, steps, ...)``, at most a window."""

@@ -70,6 +70,7 @@ class State(Mapping[str, Array]):
         return len(self._arrays)
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
+        """Pickle the arrays with the model's identity, the age and the kept samples."""
         return State, (self._arrays, self.identity, self.age, self.samples)
 
     def __repr__(self) -> str:
@@ -182,6 +183,7 @@ def _entry(kind: int, name: str, array: Array) -> bytes:
 
 
 def _padded(data: bytes) -> bytes:
+    """Return the bytes, padded with zeros to a multiple of 8."""
     return data + bytes(-len(data) % 8)
 
 

@@ -253,6 +253,7 @@ class Stream:
 
     @property
     def _bound_unit(self) -> Call:
+        """Return the engine call of one unit, bound to this stream's arrays."""
         assert self._unit_call is not None
         return self._unit_call
 
@@ -382,6 +383,7 @@ class Stream:
     # --- States
 
     def _reset_states(self) -> None:
+        """Set all states to their reset values and begin a new age."""
         self._states.write(_ROW, reset_states(self._manifest, 1))
         self._begin(self._seen_steps, 0)
 

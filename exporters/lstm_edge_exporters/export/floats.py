@@ -39,6 +39,7 @@ class Floats(TorchFunctionMode):
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
+        """Make all floats ``dtype``."""
         super().__init__()
         self._dtype = dtype
         self._entered: list[
@@ -74,9 +75,11 @@ class Floats(TorchFunctionMode):
         return pytree.tree_map_only(Tensor, self._given, result)
 
     def _asked(self, value: Any) -> Any:
+        """Return the dtype to use where ``forward`` asks for one."""
         return _in(value, self._dtype) if isinstance(value, torch.dtype) else value
 
     def _given(self, value: Tensor) -> Tensor:
+        """Return the tensor in the dtype of this mode."""
         with torch._C.DisableTorchFunction():
             wanted = _in(value.dtype, self._dtype)
             return value if value.dtype == wanted else value.to(wanted)
@@ -115,6 +118,7 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             layer.requires_grad_(False)
 
     def cast(value: Any) -> Any:
+        """Move a tensor to the CPU, its floats to ``dtype``."""
         return (
             value.to("cpu", _in(value.dtype, dtype))
             if isinstance(value, Tensor)

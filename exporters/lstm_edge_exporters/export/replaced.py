@@ -41,17 +41,20 @@ class _LikeBuiltin(type):
     stands_for: type
 
     def __instancecheck__(cls, value: Any) -> bool:
+        """Accept traced sizes next to instances of the built-in type."""
         if isinstance(value, Evenly):
             return cls.stands_for is (int if value.is_whole else float)
         return isinstance(value, cls.stands_for | _TRACED[cls.stands_for])
 
     def __eq__(cls, other: object) -> bool:  # NumPy's dtype=int
+        """Compare equal to the built-in type, as in NumPy's ``dtype=int``."""
         return other is cls or other is cls.stands_for
 
     def __hash__(cls) -> int:
         return hash(cls.stands_for)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Convert as the built-in type does; traced sizes stay traced."""
         if args and isinstance(args[0], Evenly):
             return args[0].converted(cls.stands_for)
         traced = args and isinstance(args[0], (*_TRACED.values(),))
@@ -92,6 +95,7 @@ def _wide(size: Any) -> Any:
 
 
 def _whole(size: Any) -> Any:
+    """Cast a size to int64."""
     return op.Cast(size, to=INT64.dtype)
 
 
@@ -264,6 +268,7 @@ def _window_function(function: Any) -> Callable[..., Tensor]:
     def window(
         window_length: Any, periodic: bool = True, *shape: float, **options: Any
     ) -> Tensor:
+        """Return the points of the window as a constant."""
         if type(window_length) is not int or window_length < 2:
             return function(window_length, periodic, *shape, **options)  # type: ignore[no-any-return]
         points = window_length + 1 if periodic else window_length

@@ -40,6 +40,7 @@ def source_spaces(module: nn.Module) -> list[Space]:
 
 
 def _space(name: str) -> Space | None:
+    """Return the globals of an imported module; None for libraries."""
     if name not in sys.modules or name in sys.builtin_module_names:
         return None
     space = vars(sys.modules[name])
@@ -70,4 +71,5 @@ def _follows(name: str, packages: AbstractSet[str]) -> bool:
 
 
 def _package(name: str) -> str:
+    """Return the first part of a module's name."""
     return name.partition(".")[0]

@@ -19,6 +19,7 @@ class StepCounter:
     """One counter per row, ``t (N,)``; rows of a batch of streams start at other times."""
 
     def __init__(self, entry: ir.Value, add: Add, constant: Callable[..., ir.Value]):
+        """Count in the body's input ``entry``; new nodes go through ``add``."""
         self.entry = entry
         """The body's input."""
         self._add = add

@@ -92,6 +92,7 @@ def refuse_nested(model: ir.Model) -> None:
 
 
 def _slots(node: ir.Node) -> Iterator[Slot]:
+    """Yield the states of a recurrent node or loop."""
     if is_recurrent(node):
         yield from slots(node)
     elif node.domain == "" and node.op_type in ("Loop", "Scan"):

@@ -132,6 +132,7 @@ def evaluate(
 
 
 def _small(array: Array) -> Array:
+    """Return large float arrays as zeros that take no memory."""
     large = array.dtype.kind == "f" and array.size > _MOST_FLOATS
     return np.broadcast_to(np.float32(0), array.shape) if large else array
 

@@ -94,6 +94,7 @@ def pair_up(
     engine = open_session(to_bytes(lifted))
 
     def reference(feeds: Feeds) -> Mapping[str, Array]:
+        """Run the original in float64, after onnxruntime has checked the sizes."""
         feeds = {**given, **feeds}
         try:
             float32(feeds)  # onnxruntime checks sizes that the float64 run would take

@@ -62,6 +62,7 @@ class QuantizeConfig:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        """Refuse options that exclude one another."""
         check_options(self)
         if self.precision == "int8" and self.target == "gpu":
             raise InputError(

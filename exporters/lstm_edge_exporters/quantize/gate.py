@@ -231,10 +231,12 @@ def _drifted(pairs: Sequence[Pair]) -> float:
 
 
 def _root_mean_square(array: Array) -> float:
+    """Return the root mean square of an array."""
     return float(np.sqrt(np.mean(np.square(array))))
 
 
 def _difference(left: Array, right: Array) -> float:
+    """Return the largest difference; infinite for other shapes or non-finite values."""
     if left.shape != right.shape or not np.isfinite(right).all():
         return float("inf")
     return float(

@@ -263,6 +263,7 @@ def on_native(content: bytes) -> Model | None:
 
 
 def _reduce(proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
+    """Build the file of a candidate."""
     model = ir.from_proto(proto)
     prepare(model)
     return candidate.build(model)
@@ -310,6 +311,7 @@ def _with_judgement(
 
 
 def _target(config: QuantizeConfig) -> str:
+    """Return the target device, detected if it is ``auto``."""
     return detect_target() if config.target == "auto" else config.target
 
 

@@ -189,6 +189,7 @@ def store_int8(model: ir.Model, operators: set[str]) -> None:
 
 
 def _is_large(value: ir.Value) -> bool:
+    """Return True for float weights that are worth quantizing."""
     tensor = value.const_value
     is_float = (
         value.is_initializer()
@@ -199,6 +200,7 @@ def _is_large(value: ir.Value) -> bool:
 
 
 def _array(value: ir.Value) -> Array:
+    """Return the array of an initializer."""
     assert value.const_value is not None
     return value.const_value.numpy()
 

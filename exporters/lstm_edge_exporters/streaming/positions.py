@@ -75,6 +75,7 @@ class _Counter:
     def __init__(
         self, work: Rewriter, partner: ir.Value, flow: Flow, offset: int
     ) -> None:
+        """Count the frames for ``partner``, which moves as ``flow`` says."""
         self._work = work
         self._partner = partner
         self._flow = flow
@@ -161,6 +162,7 @@ class _Counter:
         return work.add("Add", work.add("Mul", self._positions, step), first)
 
     def _refusal(self, value: ir.Value) -> Exception:
+        """Return the error for a counter that restarts with every call."""
         reason = f"combines frames with {value.name}, which restarts with every call"
         if self._work.is_from_lengths(value):
             return self._work.undecided(reason)

@@ -60,6 +60,7 @@ class Rewriter:
         batch: str | None,
         sequence: str,
     ):
+        """Start with the flows of the inputs that have a time axis."""
         self.model = model
         self.graph = model.graph
         self.node: ir.Node | None = None

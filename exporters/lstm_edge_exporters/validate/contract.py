@@ -137,6 +137,7 @@ def _differing(
 
 
 def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
+    """Return inputs or outputs as bytes by name, without their comments."""
     contents = {}
     for part in parts:
         copied = type(part)()
@@ -166,6 +167,7 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 
 def _same(name: str, file: Any, expected: Any) -> Check:
+    """Check that one entry of the manifest is as expected."""
     if file == expected:
         return passed_unless(name, "")
     part, found, wanted = _first_difference(file, expected)
@@ -192,11 +194,13 @@ def _first_difference(file: Any, expected: Any) -> tuple[str, Any, Any]:
 
 
 def _are_lists_of_one_size(file: Any, expected: Any) -> bool:
+    """Return True for two lists of equal length."""
     are_lists = isinstance(file, list) and isinstance(expected, list)
     return are_lists and len(file) == len(expected)
 
 
 def _shown(value: Any) -> str:
+    """Return a value as a short text."""
     return "none" if value in (None, [], {}) else str(value)[:_SHOWN]
 
 

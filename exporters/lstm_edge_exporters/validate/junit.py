@@ -51,6 +51,7 @@ def error_to_junit(model: str, error: Exception) -> bytes:
 
 
 def _document(root: Element) -> bytes:
+    """Return an element as an indented XML document."""
     indent(root)
     text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", tostring(root, encoding="unicode"))
     return f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n".encode()

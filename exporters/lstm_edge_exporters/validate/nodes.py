@@ -160,6 +160,7 @@ class _Comparison:
     def _compare_constants(
         self, pair: _Pair, value: ir.Value, expected: ir.Value
     ) -> None:
+        """Report two constants that differ."""
         array = constant(value)
         wanted = constant(expected)
         about = _unequal(array, wanted)
@@ -168,6 +169,7 @@ class _Comparison:
             self._constants.setdefault(f"{value.name} {about}", position)
 
     def _report(self, pair: _Pair, found: str, wanted: str) -> None:
+        """Report a difference at its node."""
         node = None if pair.value is None else pair.value.producer()
         known = node or pair.reader
         position = -1 if known is None else self._position[known]
@@ -193,6 +195,7 @@ def _origin(value: ir.Value | None) -> str:
 
 
 def _bodies(attribute: ir.Attr | None) -> Sequence[ir.Graph]:
+    """Return the graphs in an attribute."""
     if attribute is None:
         return ()
     if attribute.type is ir.AttributeType.GRAPH:
@@ -215,6 +218,7 @@ def _written(attribute: ir.Attr | None) -> bytes:
 
 
 def _shown(attribute: ir.Attr | None) -> str:
+    """Return an attribute as a short text."""
     if attribute is None:
         return "none"
     is_tensor = attribute.type is ir.AttributeType.TENSOR

@@ -238,6 +238,7 @@ class Validation:
     def _case(
         self, rows: int, steps: int, offset: int, *, at_reset: bool = False
     ) -> dict[str, Array]:
+        """Return random inputs of one size."""
         return {
             **self.expected.cases.case(
                 rows, steps, at_reset=at_reset, offset=offset, full=True
@@ -266,6 +267,7 @@ class Validation:
             yield passed_unless("constants bit for bit", advice)
 
     def _cases(self) -> Iterator[Case]:
+        """Yield the ordinary cases and the long ones."""
         yield from self.expected.cases.cases()
         for number, size in enumerate(_LONG[not self.config.quick]):
             yield self.expected.cases.case(
@@ -289,6 +291,7 @@ class Validation:
         return attempt(name, partial(self._compare, name, feeds, run))
 
     def _compare(self, name: str, feeds: Feeds, run: Runner) -> Check:
+        """Check a run against the file and the reference in float64."""
         got = self.file_pair.exact(feeds)
         return within_limits(
             name, self.reference_pair.within(got, run(feeds), feeds, reference=run)
@@ -343,6 +346,7 @@ class Validation:
         return wanted, checks
 
     def _quantized(self) -> Iterator[Check]:
+        """Check what a quantized file claims, then its accuracy."""
         yield from (claims := self._check_claims()[1])
         if all(check.status == "passed" for check in claims):
             yield from check_quantized(self.file, self.expected, self.config)
@@ -420,6 +424,7 @@ class Validation:
         return samples
 
     def _rounded(self, name: str, feeds: Feeds, run: Runner | None = None) -> Check:
+        """Check a run in float32 against the limits of rounding."""
         if reason := refused(self.expected.reference, feeds):
             return Check(name, "skipped", reason)
         return attempt(
@@ -538,6 +543,7 @@ def _other_versions(manifest: Manifest, expected: Manifest) -> str:
 
 
 def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
+    """Check the result of a self-test."""
     try:
         result = test()
     except LstmEdgeError as error:
@@ -546,6 +552,7 @@ def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
 
 
 def _spike(x: Array) -> Array:
+    """Return the array with one very large element."""
     spiked = np.array(x)
     spiked.reshape(-1)[x.size // 2] += 1e6
     return spiked

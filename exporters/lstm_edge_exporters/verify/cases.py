@@ -280,6 +280,7 @@ class CaseGenerator:
         return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
     def _range(self, name: str | None) -> AxisRange:
+        """Return the sizes that an axis may have."""
         return self.ranges.get(name or "", AxisRange())
 
     def _draw(
@@ -316,6 +317,7 @@ class CaseGenerator:
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
+    """Return a state at its reset value."""
     reset: Array = np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
     return reset
 
@@ -323,6 +325,7 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
 def _state(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool
 ) -> Array:
+    """Return a random state, or the state at reset."""
     reset = _at_reset(spec, shape)
     if at_reset:
         return reset
@@ -414,6 +417,7 @@ def remember(run: Runner) -> Runner:
     kept: dict[Any, Feeds] = {}
 
     def remembered(feeds: Feeds) -> Feeds:
+        """Return the outputs of equal feeds without running again."""
         key = tuple(
             (name, array.dtype.str, array.shape, array.tobytes())
             for name, array in sorted(feeds.items())
@@ -458,6 +462,7 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
     """
 
     def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
+        """Yield the batch axis of each array that has one."""
         for name in arrays:
             rows = (
                 index
@@ -467,6 +472,7 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
             yield from ((name, index) for index in islice(rows, 1))
 
     def alone(feeds: Feeds) -> dict[str, Array]:
+        """Run ``count`` rows at a time and join the outputs."""
         rows, _ = case_size(manifest, feeds)
         parts = []
         for first in range(0, rows, count):

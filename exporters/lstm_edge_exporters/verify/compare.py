@@ -77,6 +77,7 @@ class Pair:
 
     @cached_property
     def _moved(self) -> Sequence[Runner]:
+        """Return the graph with weights moved by one ULP, twice."""
         return [remember(self.graph.moved(seed, _ULP)) for seed in range(2)]
 
     def equal(
@@ -184,6 +185,7 @@ class Pair:
         return limits
 
     def _run(self, feeds: Feeds, procedure: Procedure) -> Feeds:
+        """Run the procedure on the graph in float64; whole runs are remembered."""
         return procedure(self.exact if procedure is whole else self.graph, feeds)
 
     def largest(self, name: str, array: Array, *, by_layer: bool = False) -> Array:

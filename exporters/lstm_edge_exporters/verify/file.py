@@ -135,6 +135,7 @@ class ModelFile:
         }
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            """Convert floats to the file's type and run."""
             # floats may be wider or narrower than the file's
             converted = {
                 name: array.astype(floats.get(name, array.dtype))

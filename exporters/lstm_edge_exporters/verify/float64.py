@@ -173,6 +173,7 @@ def _decides(constant: ir.Value) -> bool:
     """
 
     def computed(value: ir.Value) -> Iterator[ir.Value]:
+        """Yield the outputs of the value's readers that depend on no data."""
         for node, _ in value.uses():
             yield from (output for output in node.outputs if is_data_free(output))
 
@@ -202,6 +203,7 @@ def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
+    """Return the logistic function."""
     return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
@@ -240,6 +242,7 @@ class _Direction:
         bias: Array,
         options: Mapping[str, Any],
     ):
+        """Choose the activations; ``clip`` bounds what enters them."""
         unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
         if unknown or options.get("activation_alpha") or options.get("activation_beta"):
             raise NotImplementedError(
@@ -261,6 +264,7 @@ class _Direction:
         self.linear = options.get("linear_before_reset")
 
     def lstm(self, z: Array, h: Array, c: Array) -> tuple[Array, ...]:
+        """Return h and c after one step; ``z`` is the product of the input."""
         f, g, last = self.functions
         gates = (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
         seen = gates
@@ -275,6 +279,7 @@ class _Direction:
         return f(o) * last(c), c
 
     def gru(self, z: Array, h: Array) -> tuple[Array, ...]:
+        """Return h after one step; ``z`` is the product of the input."""
         f, g = self.functions
         width = h.shape[-1]
         both = 2 * width
@@ -287,6 +292,7 @@ class _Direction:
         return ((1.0 - update) * g(z[:, both:] + inner) + update * h,)
 
     def rnn(self, z: Array, h: Array) -> tuple[Array, ...]:
+        """Return h after one step; ``z`` is the product of the input."""
         return (self.functions[0](z + h @ self.r + self.bias),)
 
 
@@ -376,6 +382,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
+    """Gelu with the exact error function, which onnx's evaluator approximates."""
     if approximate == "tanh":
         inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     else:
@@ -384,6 +391,7 @@ def _gelu(x: Array, approximate: str = "none") -> Array:
 
 
 def _exact_erf(x: Array) -> Array:
+    """Erf of arrays of any size, also of none."""
     return np.asarray(_erf(x) if x.size else x)
 
 
@@ -408,6 +416,7 @@ def _layer_norm(
 
 
 def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
+    """GatherElements also where the indices are smaller than the data."""
     axis %= data.ndim
     within = [slice(size) for size in indices.shape]
     within[axis] = slice(None)
@@ -415,11 +424,13 @@ def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
 
 
 def _lp_normalization(x: Array, axis: int = -1, p: int = 2) -> Array:
+    """LpNormalization; a vector of zeros stays zeros."""
     norm = np.linalg.norm(x, p, axis, keepdims=True)
     return np.asarray(x / np.where(norm > 0, norm, 1.0))
 
 
 def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
+    """CumSum with both of its options."""
     index = int(np.asarray(axis).item())
     x = np.flip(x, index) if reverse else x
     total = np.cumsum(x, index) - (x if exclusive else 0)
@@ -458,7 +469,10 @@ def _conv_transpose(
 
 
 def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
+    """Return a class for onnx's evaluator that runs ``compute``."""
+
     def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        """Run ``compute`` with the node's attributes as keywords."""
         if name in (*ACTIVATIONS, "LayerNormalization"):
             options["move"] = getattr(self, "move", (0.0, 0))
         result = compute(*inputs, **options)
@@ -477,6 +491,7 @@ class _MaxPool(MaxPool):
     op_domain = ""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        """Take the maximum of strided windows; other forms are left to onnx."""
         (x,) = inputs
         kernel = options["kernel_shape"]
         rank = len(kernel)
@@ -508,6 +523,7 @@ class _Loop(OpRun):
     body: Any
 
     def need_context(self) -> bool:
+        """Return True: the body may read values of the outer graph."""
         return True
 
     def _run(
@@ -518,6 +534,7 @@ class _Loop(OpRun):
         context: Mapping[str, Any],
         **_: Any,
     ) -> tuple[Any, ...]:
+        """Run the body until its condition or the count ends it."""
         wanted = len(states)
         rows = list[list[Any]]()
         steps = math.inf if count is None else int(count.item())

@@ -94,6 +94,7 @@ def gaps(
 
 
 def _cases(cases: CaseGenerator, number: int) -> Iterator[Case]:
+    """Yield cases of the sizes that are tried one after the other."""
     for n, length in _SIZES[number]:
         yield cases.case(n, length, at_reset=False, offset=97 + number, full=True)
 
@@ -120,6 +121,7 @@ def _choose(pair: Pair, cases: Iterable[Case], limit: int) -> Golden | None:
 
 
 def _amplified(case: Case, cases: CaseGenerator) -> Case:
+    """Move the signals away from their mean, so that wrong clipping shows."""
     feeds = dict(case.feeds)
     for spec in cases.inputs:
         array = feeds[spec.name]

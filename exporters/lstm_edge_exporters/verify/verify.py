@@ -178,6 +178,7 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
         return
 
     def alone(run: Runner, feeds: Feeds) -> Feeds:
+        """Run each row by itself."""
         return row_by_row(manifest, run)(feeds)
 
     procedures: dict[str, tuple[Procedure, Feeds]] = {
@@ -252,6 +253,7 @@ def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check
 
 
 def _why_no_chunks(manifest: Manifest) -> str:
+    """Return why the file can't be fed one step or one row at a time; empty if it can."""
     for name, taken in ((manifest.sequence, "steps"), (manifest.batch, "rows")):
         sizes = manifest.ranges.get(name or "", AxisRange())
         if sizes.nearest(1) > (manifest.unit if taken == "steps" else 1):

@@ -141,6 +141,7 @@ def _core() -> Path:
 
 
 def _name(source: str | os.PathLike[str], name: str | None) -> str:
+    """Return the prefix of all names in C, by default from the file's name."""
     return model_name(Path(source).stem if name is None else name)
 
 
@@ -361,6 +362,7 @@ def _comparison(port: _Port) -> str:
 
 
 def _path(name: str, file: str) -> str:
+    """Return where a template's file goes in the folder."""
     return file if file == "CMakeLists.txt" else f"src/{file.replace('network', name)}"
 
 

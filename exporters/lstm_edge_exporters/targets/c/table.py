@@ -33,6 +33,7 @@ _TILE = 16
 
 
 def _ref(base: str, offset: int) -> str:
+    """Return a reference to an element of an array in C."""
     if offset >= _MOST_ELEMENTS:
         raise UnsupportedError(
             f"{offset:,} numbers, expected fewer than {_MOST_ELEMENTS:,} in C"
@@ -40,7 +41,7 @@ def _ref(base: str, offset: int) -> str:
     return f"LC_REF({base}, {offset})"
 
 
-def _narrow(size: int) -> int:
+def _checked_width(size: int) -> int:
     if size > _MOST_WIDTH:
         raise UnsupportedError(
             f"an operation on {size:,} numbers, expected at most {_MOST_WIDTH:,} in C"
@@ -56,6 +57,7 @@ def literals(values: Array) -> str:
 
 
 def _literal(value: Any) -> str:
+    """Return a number as a literal in C."""
     if value.dtype == np.int64:
         return "INT64_MIN" if value == np.iinfo(np.int64).min else f"{value}LL"
     if value.dtype.kind != "f":
@@ -150,6 +152,7 @@ class Table:
     """
 
     def __init__(self, writer: ProgramWriter) -> None:
+        """Translate all operations of a program."""
         self._writer = writer
         self._operations = writer.operations
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
@@ -212,6 +215,7 @@ class Table:
         return offsets, len(reset), reset
 
     def _place_constants(self) -> None:
+        """Put the program's constants into the const arrays."""
         for operation in self._operations:
             if operation.code == Code.CONSTANT:
                 values = self._operand(operation.argument("values"))
@@ -257,6 +261,7 @@ class Table:
         return copies
 
     def _plan(self) -> dict[int, str]:
+        """Place all buffers in memory and return the references to the layers' gates."""
         spans, gates = plan(self._writer, self._refs)
         self.memory = max(1, lay([*spans.values(), *gates.values()]))
         self._refs |= {
@@ -269,11 +274,13 @@ class Table:
     # parts of operations
 
     def _add(self, kernel: str, struct: str, fields: Fields) -> None:
+        """Add one operation: a kernel of ``lc_`` and its struct."""
         name = f"operation_{len(self._entries)}"
         self.lines.append(f"static const {struct} {name} = {_initializer(fields)};")
         self._entries.append(f"    {{{kernel}, &{name}}},\n")
 
     def _vector(self, number: int) -> str:
+        """Return a reference to a constant vector; ``NULL`` for none."""
         return (
             "NULL"
             if number == NONE
@@ -335,6 +342,7 @@ class Table:
 
     @staticmethod
     def _function(kind: int, alpha: int = 0, beta: int = 0) -> Fields:
+        """Return the fields of ``lc_function``."""
         return {
             "map": f"lc_{Function(kind).name.lower()}",
             "alpha": _float(alpha),
@@ -344,6 +352,7 @@ class Table:
     def _copy_op(
         self, source: str, target: str, length: int, count: int = 1, *steps: int
     ) -> None:
+        """Add a copy of ``count`` runs of ``length`` numbers."""
         fields = {"x": source, "y": target, "length": length, "count": count}
         self._add(
             "lc_copy",
@@ -354,6 +363,7 @@ class Table:
     # operations
 
     def _linear(self, operation: Operation) -> None:
+        """Translate a product with a constant matrix, for one row or several."""
         given = operation.named
         weights = self._writer.weights(
             given["weights"], given["scales"], given["stored"]
@@ -378,6 +388,7 @@ class Table:
         self._add("lc_linear", "lc_linear_op", fields)
 
     def _lstm(self, operation: Operation) -> None:
+        """Translate one step of an LSTM."""
         cell = _Cell(self, operation)
         i, o, forget, z = map(cell.gate, range(4))
         cell.products(cell.bias)
@@ -410,29 +421,34 @@ class Table:
         self._mix("blend", cell.hidden, cell.new_h, a=update, b=cell.h, d=fresh)
 
     def _rnn(self, operation: Operation) -> None:
+        """Translate one step of an RNN."""
         cell = _Cell(self, operation)
         cell.products(cell.bias)
         self._map(cell.functions[0], cell.gate(0), cell.new_h, cell.hidden)
 
     def _map(self, function: Fields, x: str, y: str, n: int) -> None:
+        """Apply a function of one number to each of ``n`` numbers."""
         self._add("lc_unary", "lc_unary_op", {"x": x, "y": y, "n": n, "f": function})
 
     def _pair(self, kind: str, a: str, b: str, y: str, n: int, *many: int) -> None:
+        """Apply a function of two numbers, elementwise."""
         many_a, many_b = many or (1, 1)
         fields = {
             "a": a,
             "b": b,
             "y": y,
-            "n": _narrow(n),
+            "n": _checked_width(n),
             "many_a": many_a,
             "many_b": many_b,
         }
         self._add("lc_binary", "lc_binary_op", fields | {"pair": f"lc_{kind}"})
 
     def _mix(self, kind: str, n: int, y: str, **operands: str) -> None:
+        """Add ``lc_mix``, ``lc_blend`` or ``lc_accumulate``."""
         self._add(f"lc_{kind}", "lc_mix_op", {**operands, "y": y, "n": n})
 
     def _unary(self, operation: Operation) -> None:
+        """Translate a function of one number."""
         given = operation.named
         function = self._function(given["kind"], given["alpha"], given["beta"])
         y = given["y"]
@@ -468,7 +484,7 @@ class Table:
             "a": left,
             "b": right,
             "y": self._refs[y],
-            "n": _narrow(width),
+            "n": _checked_width(width),
             "many_a": many[0],
             "many_b": many[1],
         }
@@ -477,16 +493,19 @@ class Table:
         )
 
     def _where(self, operation: Operation) -> None:
+        """Translate a choice between two buffers."""
         fields = {name: self._refs[given] for name, given in operation.named.items()}
         n = self._writer.width(operation.argument("y"))
         self._add("lc_where", "lc_where_op", {**fields, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
+        """Translate a softmax along the last axis."""
         given = operation.named
         kernel = "lc_log_softmax" if given["logarithm"] else "lc_softmax"
         self._in_rows(kernel, given["x"], given["y"], given["length"], {})
 
     def _normalize(self, operation: Operation) -> None:
+        """Translate a normalization along the last axis."""
         given = operation.named
         extra = {
             "scale": self._vector(given["scale"]),
@@ -496,6 +515,7 @@ class Table:
         self._in_rows("lc_normalize", given["x"], given["y"], given["length"], extra)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
+        """Add an operation on rows of ``length`` numbers."""
         count = self._writer.width(x) // length
         fields = {
             "x": self._refs[x],
@@ -544,6 +564,7 @@ class Table:
         )
 
     def _window(self, operation: Operation) -> None:
+        """Translate the gathering of the frames that a convolution reads."""
         given = operation.named
         width = self._writer.width(given["x"]) // max(1, given["new"])
         fields = {
@@ -555,12 +576,14 @@ class Table:
         self._ring("lc_window", given["x"], given["past"], width, fields)
 
     def _push(self, operation: Operation) -> None:
+        """Translate the storing of new frames in a ring."""
         x = operation.argument("x")
         past = operation.argument("past")
         width = (self._writer.width(past) - 1) // operation.argument("frames")
         self._ring("lc_push", x, past, width, {"count": self._writer.width(x) // width})
 
     def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
+        """Add an operation on a ring of past frames of ``width`` numbers."""
         frames = (self._writer.width(past) - 1) // width
         fields = {
             "x": self._refs[x],
@@ -615,6 +638,7 @@ class _Cell:
     """
 
     def __init__(self, table: Table, operation: Operation) -> None:
+        """Look up the buffers and weights of a recurrent layer."""
         given = operation.named
         refs = table._refs
         writer = table._writer

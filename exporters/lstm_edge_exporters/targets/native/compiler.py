@@ -81,6 +81,7 @@ def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
 
 
 def _int8_product(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
+    """Describe an int8 product as onnxruntime's quantizer writes it."""
     quantized, input_scale, point = op.DynamicQuantizeLinear(x, _outputs=3)
     return op.Mul(
         op.Cast(op.MatMulInteger(quantized, weights, point, zero)),
@@ -89,6 +90,7 @@ def _int8_product(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
 
 
 def _one_node(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
+    """Describe an int8 product that is one node."""
     return op.DynamicQuantizeMatMul(x, weights, scale, zero, _domain=MICROSOFT)
 
 
@@ -99,6 +101,7 @@ _INT8_PRODUCTS = pattern.RewriteRuleSet(
 
 class _Compiler:
     def __init__(self, model: ir.Model, manifest: Manifest) -> None:
+        """Start with an empty program."""
         self._graph = model.graph
         self._manifest = manifest
         self._opset = model.graph.opset_imports.get("", OPSET)
@@ -257,6 +260,7 @@ class _Compiler:
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
     def _get(self, name: str) -> Any:
+        """Return the value of a name; an initializer is read on first use."""
         if name not in self._values:
             stored = self._graph.initializers.get(name)
             tensor = None if stored is None else stored.const_value
@@ -375,6 +379,7 @@ class _Compiler:
         return arrays
 
     def _mark(self, node: ir.Node, masks: Sequence[Array]) -> None:
+        """Remember which elements of the outputs follow from sizes."""
         for value, mask in zip(node.outputs, masks, strict=False):
             if mask.any():
                 self._sized[str(value.name)] = mask.astype(bool)

@@ -83,6 +83,7 @@ class Memory:
         self._windows: dict[tuple[int, ...], int] = {}
 
     def _add(self, region: _Region) -> int:
+        """Add a region behind the last one and return its first place."""
         start = (
             self._starts[-1] + self._regions[-1].width + 1 if self._regions else 1
         )  # never side by side

@@ -114,6 +114,7 @@ class Operation(NamedTuple):
         return list(self._buffers(Role.WRITE))
 
     def _buffers(self, role: Role) -> Iterator[int]:
+        """Yield the buffers of the arguments with this role."""
         named = self.named
         for field in FIELDS[self.code]:
             if field.role is role and named[field.name] != NONE:

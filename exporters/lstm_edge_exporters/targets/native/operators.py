@@ -81,6 +81,7 @@ def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
     """Return a decorator for the function that lowers some operators."""
 
     def register(lower: Lower) -> Lower:
+        """Enter ``lower`` in the table under each name."""
         LOWER.update({(domain, name): lower for name in names})
         return lower
 
@@ -91,6 +92,7 @@ def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
 
 
 def _value(given: In) -> Value:
+    """Return the operand as a value of the run time; refuse constants."""
     if not isinstance(given, Value):
         raise UnsupportedError("expected a runtime value, got a constant")
     return given
@@ -148,6 +150,7 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
 @lowers(*_UNARY)
 @lowers("Gelu", domain=MICROSOFT)
 def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Lower a function of one number."""
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
@@ -162,6 +165,7 @@ def _map(
     beta: float = 0.0,
     dtype: str = "",
 ) -> Value:
+    """Apply a function of one number to each element."""
     return memory.map(
         value, lambda buffer: memory.writer.unary(buffer, function, alpha, beta), dtype
     )
@@ -171,6 +175,7 @@ def _map(
 def _clip(
     memory: Memory, node: ir.Node, given: In, least: In = None, most: In = None
 ) -> Out:
+    """Lower Clip; its limits are inputs or, in old opsets, attributes."""
     low = -np.inf if least is None else as_array(least, "a limit").item()
     high = np.inf if most is None else as_array(most, "a limit").item()
     low = float(attribute(node, "min", low))
@@ -180,6 +185,7 @@ def _clip(
 
 @lowers("HardSwish")
 def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Lower HardSwish to ``x * hard_sigmoid(x)``."""
     value = floats(given)
     share = _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5)
     return _combine(memory, Binary.MULTIPLY, value, share)
@@ -320,11 +326,13 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Lower Not to ``1 - x``."""
     return _map(memory, _filled(memory, given), Function.AFFINE, -1.0, 1.0, "bool")
 
 
 @lowers("Where")
 def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
+    """Lower Where on operands of any shapes that broadcast."""
     values = [_filled(memory, operand) for operand in given]
     shape = np.broadcast_shapes(*(value.shape for value in values))
     rows = [memory.row(Value(np.broadcast_to(value.places, shape))) for value in values]
@@ -335,6 +343,7 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
 
 @lowers("BatchNormalization")
 def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
+    """Lower BatchNormalization to one factor and one addend per channel."""
     value = floats(given)
     scale, bias, mean, variance = (
         as_array(part, "a parameter").astype("float64") for part in parameters
@@ -418,6 +427,7 @@ def _gemm(
 
 @lowers("MatMul")
 def _matmul(memory: Memory, node: ir.Node, given: In, matrix: In) -> Out:
+    """Lower a product with a constant matrix."""
     return _product(memory, node, floats(given), _matrix(matrix).T)
 
 
@@ -431,6 +441,7 @@ def _matrix(given: In) -> Array:
 
 @lowers("Softmax", "LogSoftmax")
 def _softmax(memory: Memory, node: ir.Node, given: In) -> Out:
+    """Lower Softmax and LogSoftmax along any axis."""
     value = floats(given)
     axis = attribute(node, "axis", -1)
     moved = np.moveaxis(value.places, axis, -1)
@@ -518,11 +529,13 @@ def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
 
 @lowers("Identity", "Dropout")
 def _identity(memory: Memory, node: ir.Node, given: In, *_: In) -> Out:
+    """Lower operators that do nothing at inference."""
     return _value(given)
 
 
 @lowers("Concat")
 def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
+    """Lower Concat: only places change, no number is copied."""
     values = [_filled(memory, operand) for operand in inputs if not _is_empty(operand)]
     places = [value.places for value in values]
     return Value(np.concatenate(places, attribute(node, "axis")), values[0].dtype)
@@ -624,6 +637,7 @@ def _recurrent(
 def _int8_lstm(
     memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In
 ) -> list[Out]:
+    """Lower onnxruntime's LSTM with int8 weights."""
     *others, w_scale, w_zero, r_scale, r_zero = rest
     weights = []
     scales = []
@@ -734,4 +748,5 @@ def _shift(raw: Array, zero: In) -> Array:
 
 
 def _vector(scales: Array, size: int) -> Array:
+    """Return one scale per channel; a single scale is repeated."""
     return np.broadcast_to(np.asarray(scales, "float32").reshape(-1), size)

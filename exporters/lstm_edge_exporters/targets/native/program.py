@@ -486,9 +486,11 @@ class ProgramWriter:
         )
 
     def _text(self, text: str) -> int:
+        """Add a text as a constant and return its number."""
         return self.constant(np.frombuffer(text.encode(), np.uint8))
 
     def _floats(self, array: npt.ArrayLike) -> int:
+        """Add float32 numbers as a constant and return its number."""
         return self.constant(np.asarray(array, "float32").reshape(1, -1))
 
     def _weights(
@@ -521,6 +523,7 @@ class ProgramWriter:
         return NONE if array is None else self._floats(array)
 
     def _port(self, kind: str, name: str, buffer: int) -> Port:
+        """Add a named input, output or state."""
         port = self._named[name] = Port(self._text(name), buffer)
         self._ports[kind].append(port)
         return port
