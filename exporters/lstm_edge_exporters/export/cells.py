@@ -89,6 +89,7 @@ def _step(
 def _gru(
     build: Builder, x: ir.Value, h: ir.Value, weights: Sequence[ir.Value | None]
 ) -> ir.Value:
+    """Expand a GRU cell, with gates in PyTorch's order ``r z n``."""
     w, r, b_ih, b_hh = weights
     three = {"axis": -1, "num_outputs": 3}
     of_x = build.node("Split", [_linear(build, x, w, b_ih)], three, outputs=3)
@@ -114,10 +115,12 @@ def _linear(
 
 
 def _apply(build: Builder, op: str, value: ir.Value) -> ir.Value:
+    """Add an operator with one input."""
     return build.node(op, [value])[0]
 
 
 def _product(build: Builder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """Add a product of two values."""
     return build.node("Mul", [one, other])[0]
 
 

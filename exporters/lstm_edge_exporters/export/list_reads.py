@@ -40,6 +40,7 @@ def _subscripts(source: str, line: int) -> Iterator[ast.Subscript]:
 
 @lru_cache(_FILES)
 def _nodes(source: str) -> tuple[ast.Subscript, ...]:
+    """Return the subscripts in a source; none if it can't be parsed."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -65,6 +66,7 @@ def _value(node: ast.expr, frame: FrameType) -> Any:
 
 
 def _index(node: ast.expr, frame: FrameType) -> Any:
+    """Return the value of an index that is a constant or a variable."""
     if isinstance(node, ast.Constant):
         return node.value
     return plain_number(_value(node, frame))

@@ -87,12 +87,14 @@ def notes_on_loops(graph: ir.Graph) -> Iterator[str]:
 
 
 def _inputs(value: ir.Value) -> list[ir.Value]:
+    """Return what a view of the same elements reads."""
     node = value.producer()
     views = node is not None and node.op_type in ("Squeeze", "Unsqueeze", "Identity")
     return [node.inputs[0]] if views and node and node.inputs[0] is not None else []
 
 
 def _states(graph: ir.Graph) -> Iterator[LoopState]:
+    """Yield the states of all loops."""
     for node in graph:
         loop = node.meta.get(ROLLED)
         if isinstance(loop, RolledLoop):
@@ -110,4 +112,5 @@ def _continues(state: LoopState, program: Program) -> bool:
 
 
 def _batch_axis(state: LoopState, program: Program) -> int:
+    """Return the index of the state's batch axis."""
     return state.axes.index(str(program.batch))

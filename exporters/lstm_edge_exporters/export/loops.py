@@ -103,11 +103,13 @@ class Steps:
     """
 
     def __init__(self, loops: "Loops", length: Any, item: Callable[[int], Any]) -> None:
+        """Iterate over ``length`` steps; ``item(index)`` is the value of one."""
         self._loops = loops
         self.length = length
         self.item = item
 
     def __iter__(self) -> Iterator[Any]:
+        """Yield the marked iterations; all values where a line unpacks them."""
         if _is_unpacking(sys._getframe(1)):
             return iter(self.unpacked())
         return self._loops.iterate(self)
@@ -117,14 +119,17 @@ class Steps:
         raise self._loops.refusal("takes the number of steps for a number")
 
     def __getitem__(self, index: Any) -> Any:
+        """Return the value at the number of a step; refuse other indices."""
         if isinstance(index, Evenly):
             return self.item(plain_number(index))
         raise self._loops.refusal("takes some steps only")
 
     def __len__(self) -> int:
+        """Refuse: a traced number of steps is no ``int``."""
         raise self._loops.refusal("takes the number of steps for a number")
 
     def __reversed__(self) -> Iterator[Any]:
+        """Refuse: a loop over time runs forwards."""
         raise self._loops.refusal("runs backwards")
 
 
@@ -132,6 +137,9 @@ class _TensorSteps(Steps):
     """The steps of a tensor along a traced axis."""
 
     def __init__(self, loops: "Loops", tensor: Tensor, axis: int, width: int) -> None:
+        """Iterate over windows of ``width`` frames, or single frames for 0, along
+        ``axis``.
+        """
         super().__init__(
             loops,
             tensor.shape[axis],
@@ -147,6 +155,7 @@ class _TensorSteps(Steps):
         return [x.unsqueeze(self._axis) for x in steps] if self._width else steps
 
     def __getitem__(self, index: Any) -> Any:
+        """Return the frame at a fixed index, or the frame of a step."""
         if isinstance(index, int):
             step = self._tensor.select(self._axis, index)
             return step.unsqueeze(self._axis) if self._width else step
@@ -254,6 +263,7 @@ class Loops:
                 self._tag(value, self._open, self._open.iteration)
 
     def _tag(self, tensor: Tensor, loop: Loop, iteration: int) -> _Tag:
+        """Remember which iteration made a tensor."""
         self._tags[id(tensor)] = tag = _Tag(tensor, loop, iteration)
         return tag
 
@@ -277,6 +287,9 @@ class Loops:
                 position += 1
 
     def _len(self, value: Any) -> Any:
+        """Replace ``len``: the traced number of steps for what a loop iterates or
+        collects.
+        """
         if isinstance(value, Steps):
             return value.length
         if isinstance(value, Tensor) and value.dim():
@@ -288,6 +301,7 @@ class Loops:
         return builtins.len(value)
 
     def _zip(self, *iterables: Any, strict: bool = False) -> Any:
+        """Replace ``zip``: iterate over the steps of all sequences together."""
         steps = [self._steps_of(iterable) for iterable in iterables]
         traced = [one for one in steps if one is not None]
         if not traced:
@@ -301,6 +315,7 @@ class Loops:
         )
 
     def _enumerate(self, iterable: Any, start: int = 0) -> Any:
+        """Replace ``enumerate``: each step with its number."""
         steps = self._steps_of(iterable)
         if steps is None:
             return builtins.enumerate(iterable, start)
@@ -520,6 +535,7 @@ class Loops:
         return self._indexed(tensor, dim, slice(start, start + length))
 
     def _indexed(self, tensor: Tensor, dim: int, index: Any) -> Any:
+        """Read one frame of a tensor along ``dim``."""
         before = [slice(None)] * (dim % tensor.dim())
         return self.item(tensor, (*before, index))
 
@@ -571,6 +587,7 @@ class Loops:
 
 
 def _placed(write: _Write, step: Any) -> tuple[Any, ...]:
+    """Return the index of a write with ``step`` in the place of the time axis."""
     return (*write.index[: write.place], step, *write.index[write.place + 1 :])
 
 
@@ -594,9 +611,11 @@ class _Range(type):
     loops: Loops
 
     def __instancecheck__(cls, value: Any) -> bool:
+        """Accept ordinary ranges, as the built-in type does."""
         return isinstance(value, range)
 
     def __call__(cls, *args: Any) -> Any:
+        """Return the steps of a traced range, or an ordinary range."""
         if not any(map(_symbolic, args)):
             return range(*args)
         start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
@@ -683,10 +702,12 @@ def _position(part: Any) -> tuple[int, int] | None:
 
 
 def _is_step(number: Any) -> bool:
+    """Return True for the number of a step plus a constant."""
     return isinstance(number, Evenly) and number.is_whole and number.slope == 1
 
 
 def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """Concatenate tensors along ``axis``."""
     return parts[0] if len(parts) == 1 else torch.cat([*parts], axis)
 
 
@@ -714,6 +735,7 @@ def _variables(frame: FrameType) -> Iterator[tuple[str, Tensor]]:
 
 
 def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a variable, also in containers down to ``depth``, by name."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping) and depth:
@@ -727,10 +749,12 @@ def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_traced(tensor: Tensor, axis: int) -> bool:
+    """Return True if the tensor's size along ``axis`` is traced."""
     return bool(tensor.dim()) and _symbolic(tensor.shape[axis])
 
 
 def _symbolic(size: Any) -> bool:
+    """Return True if a size depends on the inputs."""
     return isinstance(size, torch.SymInt) and not size.node.expr.is_number
 
 
@@ -748,4 +772,5 @@ def _have_same_size(one: Any, other: Any) -> bool:
 
 
 def _expression(size: Any) -> Any:
+    """Return a size as a sympy expression, or a number."""
     return size.node.expr if isinstance(size, torch.SymInt) else size

@@ -144,6 +144,7 @@ def _time_axis(index: int, size: sympy.Expr, sequence: str) -> TimeAxis:
     (time,) = per_row.free_symbols
 
     def frames(steps: int) -> int:
+        """Return the number of frames at a number of steps."""
         return int(per_row.subs(time, steps))
 
     return TimeAxis.of(index, frames, is_merged=bool(others))

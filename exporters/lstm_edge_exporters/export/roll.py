@@ -263,6 +263,7 @@ class _Rolled:
         raise UnlikeError(_READ_BEHIND)
 
     def _first_of(self, value: ir.Value) -> ir.Value | None:
+        """Return the value of the same variable after the first iteration."""
         marks = self.unrolled.variables
         names = [name for name, last in marks[-1].items() if last is value]
         firsts = (marks[1].get(name) for name in names)
@@ -402,6 +403,7 @@ class _Rolled:
         return value
 
     def _of_all_steps(self, value: ir.Value) -> ir.Shape:
+        """Return the shape of a value stacked over all steps."""
         return ir.Shape([self._count_text(), *(value.shape or ())])
 
     def _count_text(self) -> int | str:
@@ -470,6 +472,7 @@ class _Rolled:
     def _inside(
         self, op: str, inputs: Sequence[ir.Value], **attributes: Any
     ) -> ir.Value:
+        """Add a node to the body."""
         node = ir.node(op, inputs, attributes, name=self.build.name(op))
         node.outputs[0].name = self.build.name(f"{op}_out")
         node.outputs[0].type = inputs[0].type
@@ -477,6 +480,7 @@ class _Rolled:
         return node.outputs[0]
 
     def _read(self, read: Read) -> ir.Value:
+        """Return the frames that the body reads, with their axis if there are several."""
         if not read.width:
             return self._entry(read, 0)
         axes = self.build.constant(np.array([read.axis]), "axes")
@@ -520,6 +524,7 @@ class _Rolled:
         return self._moved(value, axis, 0)
 
     def _moved(self, value: ir.Value, axis: int, to: int) -> ir.Value:
+        """Move an axis of a value."""
         if axis == to:
             return value
         order = [at for at in range(len(axes_of(value))) if at != axis]
@@ -562,6 +567,7 @@ class _Rolled:
         return value
 
     def _range(self) -> ir.Value:
+        """Return the numbers of all steps."""
         (length,) = self.build.node("Squeeze", [self._length()])
         zero = self.build.constant(np.array(0), "first")
         (steps,) = self.build.node("Range", [zero, length, np.array(1)])
@@ -601,6 +607,7 @@ class _Rolled:
         return self.build.node("Concat", parts, {"axis": 0})[0]
 
     def _with_axis(self, size: str) -> tuple[ir.Value, int]:
+        """Return an input with an axis of this size, and the index of the axis."""
         for value in data_inputs(self.graph):
             for axis, name in enumerate(axes_of(value)):
                 if name == size:
@@ -628,10 +635,12 @@ class _Rolled:
             self.graph.remove(node, safe=True)
 
     def _element(self, values: ir.Value, index: int) -> ir.Value:
+        """Return one element along the first axis."""
         (element,) = self.build.node("Gather", [values, np.array(index)], {"axis": 0})
         return element
 
     def _replace(self, value: ir.Value, new: ir.Value) -> None:
+        """Let the readers outside of the loop read another value."""
         new.type = value.type
         new.shape = value.shape
         places = self.unrolled.places

@@ -41,6 +41,7 @@ def _linear(compute: Method) -> Method:
     """Return the method of an operator whose results grow evenly, too."""
 
     def method(self: Any, other: Any) -> Any:
+        """Return the result as a line through three steps; refuse others."""
         if isinstance(other, Tensor):
             return NotImplemented
         if isinstance(other, _SIZES):
@@ -60,14 +61,17 @@ def _linear(compute: Method) -> Method:
 
 
 def _swapped(compute: Method) -> Method:
+    """Exchange the operands, for methods such as ``__rsub__``."""
     return lambda one, other: compute(other, one)
 
 
 def _refused(self: Any, *_: Any) -> Any:
+    """Refuse an operation that the number of a step can't take."""
     return self.refuse()
 
 
 def _comparison(compare: Method) -> Method:
+    """Return the method that compares a step's number."""
     return lambda self, other: self.compared(compare, other)
 
 
@@ -225,6 +229,7 @@ def plain_number(value: Any) -> Any:
 
 
 def _refusal(reason: str, advice: str) -> UnsupportedError:
+    """Return the error for the line that calls."""
     line = calling_line(sys._getframe(1))
     return UnsupportedError(
         f"forward has a loop over time that {reason} ({line}); use {advice}"

@@ -104,6 +104,7 @@ def _behind_views(operand: Operand) -> Operand:
 
 
 def _is_view(node: ir.Node) -> bool:
+    """Return True if the node keeps the elements of one step."""
     if node.op_type == "Identity":
         return True
     if node.op_type not in ("Squeeze", "Unsqueeze"):
@@ -173,6 +174,7 @@ class TimedGraph:
         return last
 
     def _write(self, family: Family) -> ir.Value:
+        """Compute the values of a family for all steps."""
         if isinstance(family, Read):
             return self._steps_read(family)
         if isinstance(family, Number):
@@ -187,11 +189,13 @@ class TimedGraph:
         return made
 
     def _shape(self, value: ir.Value) -> ir.Shape | None:
+        """Return the shape of a step's value with the time axis in front."""
         if value.shape is None:
             return None
         return ir.Shape([self._steps, *axes_of(value)])
 
     def _steps_read(self, read: Read) -> ir.Value:
+        """Return the frames that all steps read."""
         if not read.width:
             return self._read(read, 0)
         if read.width > 1:
@@ -309,6 +313,7 @@ class TimedGraph:
         return self._build.node("Unsqueeze", [values, axes])[0]
 
     def _gemm(self, family: Family) -> ir.Value:
+        """Write Gemm as a product and a sum, which take a time axis."""
         node = family.node
         x, weight, *bias = family.operands
         factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
@@ -329,6 +334,7 @@ class TimedGraph:
         return product
 
     def _along_one_axis(self, family: Family) -> ir.Value:
+        """Add an operator that works along one axis, which moves by the time axis."""
         node = family.node
         operands = [
             self.value(operand) if isinstance(operand, Family) else operand
@@ -362,10 +368,12 @@ class TimedGraph:
 
 
 def _nodes_of(cell: CellLoop) -> set[ir.Node]:
+    """Return the nodes that compute a cell's outputs."""
     return {family.node for family in cell.outputs.values()}
 
 
 def _rank(value: ir.Value) -> int:
+    """Return the number of axes."""
     if value.shape is None:
         raise NotTimedError("the shape of a value is unknown")
     return len(value.shape)
@@ -377,6 +385,7 @@ def _shifted(axis: int) -> int:
 
 
 def _is_matrix(operand: Operand) -> bool:
+    """Return True for a value with two axes, such as a weight."""
     return (
         isinstance(operand, ir.Value)
         and operand.shape is not None
@@ -385,4 +394,5 @@ def _is_matrix(operand: Operand) -> bool:
 
 
 def _all_values(operands: Sequence[Operand]) -> bool:
+    """Return True if no operand changes from step to step."""
     return all(operand is None or isinstance(operand, ir.Value) for operand in operands)

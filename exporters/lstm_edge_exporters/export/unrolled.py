@@ -135,6 +135,7 @@ class Unrolled:
         return iteration if loop == self.number else None
 
     def _place(self, value: ir.Value | None) -> tuple[int | None, int]:
+        """Return loop and iteration of the node that computes a value."""
         node = value.producer() if value is not None else None
         return self.places.get(node, (None, -1)) if node is not None else (None, -1)
 
@@ -160,6 +161,7 @@ class Unrolled:
         ]
 
     def _is_read_outside(self, value: ir.Value) -> bool:
+        """Return True if a node outside of the loop reads the value."""
         outside = (
             reader
             for reader, _ in value.uses()
@@ -170,6 +172,7 @@ class Unrolled:
         return value.is_graph_output() or any(outside)
 
     def _collects(self, node: ir.Node) -> bool:
+        """Return True if a node collects the results of this loop."""
         return (
             is_loop_node(node, COLLECT)
             and node.attributes["loop"].as_int() == self.number
@@ -213,11 +216,13 @@ class Unrolled:
         raise UnlikeError(f"its steps do not read the same value ({where})")
 
     def _keep(self, key: tuple[Any, ...], family: Family) -> Family:
+        """Enter a new family."""
         self._made[key] = family
         self.families.append(family)
         return family
 
     def _number(self, members: Members, arrays: Sequence[Any]) -> Number:
+        """Return constants that grow by the same amount per iteration."""
         start = np.asarray(arrays[0])
         if any(array.shape != start.shape for array in arrays):
             raise UnlikeError("its steps use constants of different shapes")
@@ -245,6 +250,9 @@ class Unrolled:
         return None
 
     def _with_delay(self, key: tuple[Any, ...], members: Members, delay: int) -> Family:
+        """Return the family of values that come ``delay`` iterations later: states,
+        reads or results.
+        """
         if delay:
             state = self._keep(key, State(members))
             assert isinstance(state, State)
@@ -282,6 +290,7 @@ class Unrolled:
         return [name.removesuffix(".last") for name in self.variables[_FIRST + 1]]
 
     def _read(self, members: Members) -> Read:
+        """Return reads of consecutive frames of one tensor."""
         nodes = [member.producer() for member in members if member is not None]
         places = [node.attributes["index"].as_int() for node in nodes if node]
         sources = {node.inputs[0] for node in nodes if node}
@@ -348,6 +357,7 @@ class Unrolled:
 
     @staticmethod
     def _is_computed(family: Family) -> bool:
+        """Return True for values that a node of the step computes."""
         return type(family) is Family
 
     def includes_first(self, pairs: Iterable[tuple[Operand, ir.Value]]) -> bool:
@@ -492,6 +502,7 @@ def _moved(node: ir.Node, inputs: Sequence[Any]) -> Array:
 
 
 def _variables(mark: ir.Node) -> dict[str, ir.Value]:
+    """Return the Python variables at a mark by name."""
     names = mark.attributes["names"].as_strings()
     values = zip(names, mark.inputs[1:], strict=False)
     return {name: value for name, value in values if value is not None}
@@ -507,6 +518,7 @@ def _origin(value: ir.Value | None) -> ir.Value | None:
 
 
 def _label(value: ir.Value) -> str:
+    """Describe a value in a message."""
     node = value.producer()
     return f"result of {node.op_type}" if node is not None else str(value.name)
 
@@ -527,6 +539,7 @@ def _is_like(one: ir.Node, other: ir.Node) -> bool:
 
 
 def _attributes(node: ir.Node) -> dict[str, Any]:
+    """Return the attributes of a node in a form that can be compared."""
     left_out = ("call", "index") if node.domain else ()
     return {
         name: _plain(attribute)
@@ -536,6 +549,7 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
 
 
 def _plain(attribute: ir.Attr) -> Any:
+    """Return an attribute in a form that can be compared."""
     if attribute.type is ir.AttributeType.TENSOR:
         array = attribute.as_tensor().numpy()
         return (array.dtype.str, array.shape, array.tobytes())

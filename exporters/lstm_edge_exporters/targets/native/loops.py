@@ -74,6 +74,7 @@ class _Inlined:
     """One Scan while it is replaced."""
 
     def __init__(self, graph: ir.Graph, node: ir.Node, steps: int) -> None:
+        """Prepare to write ``steps`` iterations of a Scan into the graph."""
         self._graph = graph
         self._node = node
         self._steps = steps
@@ -120,6 +121,7 @@ class _Inlined:
             self._values[inner] = outer
 
     def _copy(self, inner: ir.Node) -> None:
+        """Copy a node of the body in front of the loop."""
         inputs = [
             None if value is None else self._values.get(value, value)
             for value in inner.inputs
