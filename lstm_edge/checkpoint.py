@@ -76,6 +76,7 @@ class Run:
     task: Task | None = None
     """None if unknown, as for a bare checkpoint."""
     signal: Signal = field(default_factory=Signal)
+    """Names, sampling rate and window of the input signal."""
     trained: Trained | None = None
     """None for a bare checkpoint."""
     summary: dict[str, Any] = field(default_factory=dict)

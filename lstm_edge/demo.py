@@ -38,19 +38,20 @@ TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on t
 class Result:
     """Results of streaming the held-out recordings, each from reset, and all in one
     stream.
-
-    ``recognized`` recordings were recognized at their last sample. The logits of
-    ``steps`` steps differ from PyTorch's by at most ``largest_difference``.
-    ``stream_accuracy`` is the fraction of right steps of the one stream.
     """
 
     recognized: int
+    """Number of recordings that were recognized at their last sample."""
     recordings: int
+    """Number of recordings."""
     steps: int
+    """Number of steps whose logits were compared with PyTorch's."""
     largest_difference: float
+    """Largest difference of these logits."""
     microseconds_per_step: float
     """Median time of a step, in microseconds."""
     stream_accuracy: float
+    """Fraction of right steps when all recordings are one stream."""
 
     @property
     def accuracy(self) -> float:

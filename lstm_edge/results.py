@@ -33,9 +33,11 @@ class PredictedSeries:
     """A series and the frames that the model gave."""
 
     name: str
+    """Name of the series."""
     x: Array
     """Features, ``(L, I)``."""
     frames: Sequence[Frame]
+    """Results of the model, in time order."""
 
 
 class MainFrames:

@@ -30,9 +30,11 @@ class Rule:
     below: float | None = None
     """Values must be smaller than this."""
     choices: tuple[str, ...] = ()
+    """The values that are allowed; empty for any."""
     flag: str = ""
     """Name of the command line's option, if it is not the field's."""
     metavar: str = ""
+    """Placeholder for the value in the help."""
     shown: str = ""
     """Default in words, if it is None or empty."""
     parse: Callable[[str], Any] | None = None

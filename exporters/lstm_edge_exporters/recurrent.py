@@ -48,7 +48,9 @@ class LayerWeights:
     w_hh: Array
     """``(G*H, P)``."""
     b_ih: Array | None
+    """``(G*H,)``; None without biases."""
     b_hh: Array | None
+    """``(G*H,)``; None without biases."""
     w_hr: Array | None
     """``(P, H)``, the projection."""
 
@@ -74,6 +76,7 @@ class Slot:
     """One state of one recurrent node, with its input and output."""
 
     node: ir.Node
+    """The recurrent node."""
     kind: str
     """``h`` or ``c``."""
     input: int

@@ -28,6 +28,7 @@ class Report:
     lines: Mapping[str, Any] | None = None
     """What the text shows, by label; None for the entries of the document."""
     title: str = ""
+    """First line of the text."""
     next: Sequence[Sequence[object]] = ()
     """Arguments of commands of ``lstm-edge`` to go on with, for the text."""
     error: BaseException | None = None

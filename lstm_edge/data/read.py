@@ -151,7 +151,9 @@ class _Reader:
     """Series of several files, whose classes are still text."""
 
     config: ReadConfig
+    """How to read the files."""
     targets: TargetMode
+    """Whether classes or values are read."""
     model_features: tuple[str, ...]
     """Names of the features of a model; empty without a model."""
     first: Table | None = None
@@ -161,6 +163,7 @@ class _Reader:
     grows: npt.NDArray[np.bool_] | None = None
     """True for each feature that grew at every step of every series, ``(I,)``."""
     series: list[Series] = field(default_factory=list)
+    """Series read so far."""
     rates: dict[str, float] = field(default_factory=dict)
     """Sampling rate of each series that has times, in Hertz."""
     counts: Counter[str] = field(default_factory=Counter)

@@ -29,8 +29,11 @@ class _Roles:
     """The index of each axis of an input; None for one that it does not have."""
 
     batch: int | None
+    """Axis of the rows."""
     sequence: int | None
+    """Axis of the time steps."""
     feature: int | None
+    """Axis of the features."""
 
 
 def _find_roles(axes: Axes, batch: int | None, sequence: int | None) -> _Roles | None:

@@ -15,19 +15,19 @@ SETS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One recording. Series of one group are never in two sets.
-
-    ``split`` is one of ``SETS``, empty until the series are split. ``x`` has the
-    features in the units of the data, finite, ``float32 (L, I)``, and ``y`` the target
-    of each step: the class ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none
-    were read.
-    """
+    """One recording."""
 
     name: str
+    """Id of the series."""
     group: str
+    """Subject, or whatever else must not be in two sets."""
     split: str
+    """One of ``SETS``; empty until the series are split."""
     x: npt.NDArray[Any]
+    """Features in the units of the data, finite, float32 ``(L, I)``."""
     y: npt.NDArray[Any]
+    """Target of each step: the class, int64 ``(L,)``, or values, float32 ``(L, C)``;
+    zeros if none were read."""
 
     def __len__(self) -> int:
         """Return the number of steps ``L``."""
@@ -47,13 +47,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Data:
-    """The contents of data files; ``task`` is None if no classes or values were
-    read.
-    """
+    """The contents of data files."""
 
     series: tuple[Series, ...]
+    """All recordings."""
     task: Task | None
+    """Names of the classes or values; None if none were read."""
     signal: Signal
+    """Names and sampling rate of the features."""
     notes: tuple[str, ...] = ()
     """Facts about the data that a reader of scores should know."""
 

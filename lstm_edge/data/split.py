@@ -33,7 +33,9 @@ class _Sets:
     """Series with their sets, before these are checked."""
 
     series: tuple[Series, ...]
+    """Series, each with its set."""
     description: str
+    """How the series were split, in words."""
     required: tuple[str, ...]
     """Sets that must not be empty."""
     are_defined: bool = False

@@ -41,18 +41,19 @@ _WAV_INTEGER_SCALE = 32768
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of one file: text, or numbers. With ``comma``, ``1,5`` is a number.
-
-    The index of the frame is the place of each row in the file, named ``row``, or
-    ``sample`` and ``step``. ``rate`` and ``features`` are what the file states of its
-    sampling rate, Hertz, and of its features.
-    """
+    """Columns of one file."""
 
     path: Path
+    """The file."""
     frame: pd.DataFrame
+    """Columns of text or numbers. The index is the position of each row in the file,
+    named ``row``, or ``sample`` and ``step``."""
     comma: bool = False
+    """True if ``1,5`` is a number."""
     rate: float | None = None
+    """Sampling rate that the file states, in Hertz."""
     features: tuple[str, ...] = ()
+    """Names of the features that the file states."""
     named: bool = True
     """False if the names of the features have no meaning."""
     full_scale: float | None = None
@@ -300,6 +301,7 @@ class _WavFormat:
     tag: int
     """Format of the samples, such as ``_WAV_INTEGERS``."""
     channels: int
+    """Number of channels."""
     rate: int
     """Samples per second."""
     bits: int

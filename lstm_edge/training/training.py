@@ -360,7 +360,9 @@ class SavedTraining:
     """The state of a training in a run folder."""
 
     data_config: DataConfig
+    """How the data were windowed and split."""
     config: TrainConfig
+    """Options of the training."""
     tensors: dict[str, Tensor]
     """All tensors that the next epoch follows from."""
     facts: dict[str, Any]

@@ -372,6 +372,7 @@ class _Units(NamedTuple):
     units_before: Array
     """The number of units of each row since its reset, before the call."""
     outputs: Arrays
+    """Outputs by name, one row per source."""
 
 
 class _Frames:

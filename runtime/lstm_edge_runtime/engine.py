@@ -20,10 +20,12 @@ class Call(NamedTuple):
     """
 
     inputs: dict[str, Array]
+    """Arrays to write the inputs to, by name."""
     run: Callable[[], object]
     """Runs the steps, or raises; a true result is a refusal, and ``Engine.refusal``
     returns its error."""
     outputs: dict[str, Array]
+    """Arrays with the outputs, by name; the next run overwrites them."""
     sizes: Mapping[str, int]
     """The sizes of the named axes."""
 

@@ -45,8 +45,11 @@ class AxisRange(NamedTuple):
     """The range of sizes of a dynamic axis."""
 
     least: int = 1
+    """Smallest size."""
     most: int | None = None
+    """Largest size; None if there is no limit."""
     multiple: int = 1
+    """The size is a multiple of this."""
 
     def nearest(self, size: int) -> int:
         """Return the allowed size nearest to ``size``, the larger of two; ``size``
@@ -70,8 +73,11 @@ class TensorSpec(NamedTuple):
     """A graph input or output that is not a state."""
 
     name: str
+    """Name in the graph."""
     dtype: str
+    """NumPy's name of the element type."""
     axes: Axes
+    """Size of each axis, or its name if it is dynamic."""
 
     @property
     def width(self) -> int | str | None:
@@ -85,9 +91,13 @@ class StateSpec(NamedTuple):
     """One state: its input, its output, and its reset value."""
 
     input: str
+    """Name of the input."""
     output: str
+    """Name of the output with the next value."""
     dtype: str
+    """NumPy's name of the element type."""
     axes: Axes
+    """Size of each axis, or its name if it is dynamic."""
     reset: float | Array = 0.0
     """One number for all elements, or an array with size 1 for the batch axis."""
 
@@ -109,10 +119,14 @@ class Signal(NamedTuple):
     """The input signal; the graph takes raw samples, in these units."""
 
     features: tuple[str, ...] = ()
+    """Names of the input columns."""
     sampling_rate: float | None = None
     """Hertz."""
     window: int | None = None
+    """Time steps of a window in training; None if unknown."""
     missing: str = ""
+    """How missing values in the training data were handled; empty if there were
+    none."""
     full_scale: float | None = None
     """Largest sample of sound: 1.0 for a network trained on WAV files; None if
     unknown."""
@@ -125,13 +139,16 @@ class Trained(NamedTuple):
     """True if states were carried from one window to the next; if not, each window
     started from reset."""
     window: int | None
+    """Time steps of a window; None for whole samples of several lengths."""
     reset: float
+    """Fraction of the training that started from reset, 0 to 1."""
 
 
 class Golden(NamedTuple):
     """A small recorded case, with which a file verifies any device."""
 
     inputs: Mapping[str, Array]
+    """Every input of the graph."""
     outputs: Mapping[str, Array]
     """Every input and output of the graph; the outputs are rounded from float64."""
     limit: Mapping[str, float] = _NOTHING
@@ -140,6 +157,7 @@ class Golden(NamedTuple):
     limits: Mapping[str, Array] = _NOTHING
     """The absolute limits of each output, one per channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
+    """Further golden cases."""
 
 
 ARITHMETIC = ("float32", "float16", "int8", "int8-native")
@@ -152,32 +170,49 @@ class Manifest(NamedTuple):
     inputs: tuple[TensorSpec, ...]
     """Inputs that are not states, in graph order; ``lengths`` is among them."""
     outputs: tuple[TensorSpec, ...]
+    """Outputs that are not states, in graph order."""
     states: tuple[StateSpec, ...] = ()
+    """States, in graph order of their inputs."""
     batch: str | None = "N"
     """The name of the batch axis; None for an unbatched file."""
     sequence: str | None = "L"
     """The name of the time axis; None if one call is one step."""
     ranges: Mapping[str, AxisRange] = _NOTHING
+    """Range of each dynamic axis that does not take every size."""
     lengths: str | None = None
+    """Name of the input with the number of steps of each row, if there is one."""
     padded_states: bool = True
+    """True if ``lengths`` stops the layers, so that final states do not include the
+    padding."""
     counts: tuple[str, ...] = ()
+    """Outputs that count the steps of a call; those of chunks are added up."""
     unstreamable: str = ""
+    """Why the file can't be fed in chunks; empty if it can."""
     task: Task | None = None
+    """Meaning of the main output; None if unknown."""
     signal: Signal = Signal()
+    """The input signal."""
     trained: Trained | None = None
+    """States in training; None if unknown."""
     reset_every: int | None = None
     """Number of steps after which a stream is reset, as in training; None for never."""
     precision: str = "fp32"
+    """How weights are stored."""
     arithmetic: str = "float32"
     """How engines compute. ``int8``: inputs of layers with int8 weights are quantized,
     by onnxruntime with one scale for all rows of a call. ``int8-native``: by the native
     engine and C alone, per row; onnxruntime computes in float32. Weights that are
     decoded at load are ``float32``."""
     provenance: Mapping[str, Any] = _NOTHING
+    """Checkpoint and package versions that the file was made from."""
     equivalence: Mapping[str, Any] = _NOTHING
+    """Differences from the reference, measured at export."""
     golden: Golden | None = None
+    """The golden case; None if none was recorded."""
     identity: str = ""
+    """In native programs, the hash of the ``.onnx`` file that it was made from."""
     unit: int = 1
+    """Number of steps of which a call takes a multiple."""
     delays: Mapping[str, int] = _NOTHING
     """Delay of each output that has one, in frames (in units for outputs without a time
     axis)."""

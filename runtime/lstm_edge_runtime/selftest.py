@@ -22,6 +22,7 @@ class Comparison(NamedTuple):
     """
 
     name: str
+    """Name of the output."""
     max_abs: float
     """The largest absolute difference; infinite if one side is not finite and the other
     differs."""

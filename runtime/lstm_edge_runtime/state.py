@@ -165,7 +165,9 @@ class _Entry(NamedTuple):
     kind: int
     """``_STATE``, ``_SAMPLES`` or ``_OTHER``."""
     name: str
+    """Name of the array."""
     array: Array
+    """The array."""
 
 
 def _entry(kind: int, name: str, array: Array) -> bytes:

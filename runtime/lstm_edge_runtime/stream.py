@@ -431,6 +431,7 @@ class _Chunk(NamedTuple):
     steps: int
     """The number of time steps."""
     inputs: dict[str, Array]
+    """Arrays to write the inputs to, by name."""
     run: Callable[[], object]
     """Runs the steps; see ``Call``."""
     result: Callable[[], Result]

@@ -38,6 +38,7 @@ class ExportConfig:
     """Meaning of an output; an empty ``Task.output`` is the first output that is no
     state."""
     signal: Signal = field(default_factory=Signal)
+    """Names, sampling rate and window of the input signal."""
     trained: Trained | None = None
     """Whether training carried states, and over which windows; None if unknown."""
     checkpoint_sha256: str | None = None

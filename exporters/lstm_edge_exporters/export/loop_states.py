@@ -21,9 +21,13 @@ class LoopState:
     """A state of the node that a loop became."""
 
     node: ir.Node
+    """The Scan or the recurrent layer."""
     loop: RolledLoop
+    """The loop that it was."""
     slot: LoopSlot
+    """The state's variable and its places at the node."""
     initial: ir.Value
+    """Value before the first step."""
 
     @property
     def last(self) -> ir.Value:

@@ -64,11 +64,13 @@ class Loop:
     """One loop over time."""
 
     number: int
+    """Number of the loop, in the order in which loops run."""
     steps: Any
     """Number of steps, traced."""
     line: str
     """The user's line."""
     iteration: int = 0
+    """Index of the iteration that is running."""
     rows: Any = None
     """The first other traced size of a tensor whose steps are read, or a fixed one in
     front of the steps: ``x (2, L, 3)``."""
@@ -81,7 +83,9 @@ class _Tag:
     tensor: Tensor
     """Kept, so that no other tensor gets its id."""
     loop: Loop
+    """The loop that made the tensor."""
     iteration: int
+    """Index of the iteration."""
 
 
 @dataclass
@@ -89,12 +93,15 @@ class _Write:
     """A buffer that a loop writes step by step."""
 
     buffer: Tensor
+    """The tensor as it was before the loop."""
     index: tuple[Any, ...]
     """Index with the step's place ``place``."""
     place: int
+    """Place of the step among the parts of the index."""
     first: int
     """Position that the first iteration writes."""
     values: list[Tensor] = field(default_factory=list)
+    """The value that each iteration writes."""
 
 
 class Steps:
@@ -637,6 +644,7 @@ class _StepIndex:
     """An index with one step number: ``[:, t]`` or ``[:, t:t + 1, 0]``."""
 
     tensor: Tensor
+    """The tensor that is indexed."""
     index: tuple[Any, ...]
     """All parts, with a colon instead of the step."""
     place: int
@@ -646,6 +654,7 @@ class _StepIndex:
     result_axis: int
     """Axis of the steps in the result, if a slice were taken."""
     position: int
+    """Number of the step."""
     width: int
     """Number of steps of a slice, 0 for a single index."""
 

@@ -48,6 +48,7 @@ class LoopSlot:
     input: int
     """Index among the inputs of the node."""
     output: int
+    """Index among the outputs of the node."""
     is_counter: bool = False
     """True for the number of the step."""
 
@@ -59,6 +60,7 @@ class RolledLoop:
     line: str
     """The user's line."""
     states: tuple["LoopSlot", ...]
+    """States, in the order of the node's inputs."""
     steps: int | str
     """Axis of the steps."""
     peeled: bool

@@ -38,7 +38,9 @@ class Family:
     """Values that the iterations compute alike, by an operator."""
 
     members: Members
+    """The value of each iteration that is compared."""
     operands: list["Operand"] = field(default_factory=list)
+    """What the operator reads: families, or values of outside."""
     first: ir.Value | None = None
     """The value of the first iteration."""
 
@@ -62,6 +64,7 @@ class State(Family):
     """Values of the iteration before."""
 
     source: "Operand" = None
+    """The family whose previous value this is."""
     name: str = ""
     """Name of the loop's variable."""
 
@@ -73,6 +76,7 @@ class Number(Family):
     start: Any = 0
     """Number of the first iteration that is compared."""
     slope: Any = 1
+    """Growth per iteration."""
 
 
 @dataclass(eq=False)
@@ -82,9 +86,11 @@ class Read(Family):
     source: ir.Value | None = None
     """The value; None until the results of an earlier loop are collected."""
     axis: int = 0
+    """Axis of the steps."""
     offset: int = 0
     """Position of the first iteration."""
     width: int = 0
+    """Number of steps that are read at once; 0 for a single one without an axis."""
 
 
 Operand = Family | ir.Value | None

@@ -57,6 +57,7 @@ class Lifted(Artifact[Verified]):
     """A verified ONNX file with explicit states."""
 
     report: LiftReport
+    """The states that were found, and the verification."""
 
 
 def lift_file(source: Source, config: LiftConfig) -> Lifted:

@@ -32,6 +32,7 @@ class Recognized:
     """The states that a file has as inputs and outputs."""
 
     states: tuple[StateSpec, ...]
+    """States of the file."""
     question: str
     """Question about other inputs that may be states; empty if there are none."""
 

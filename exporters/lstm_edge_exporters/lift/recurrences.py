@@ -24,7 +24,9 @@ class Recurrence:
     """A node that runs step by step."""
 
     node: ir.Node
+    """The recurrent layer or the loop."""
     slots: tuple[Slot, ...]
+    """Its states."""
 
     @property
     def looped(self) -> bool:

@@ -265,8 +265,11 @@ class _Names:
     """
 
     batch: str | None
+    """Name of the batch axis."""
     sequence: str | None
+    """Name of the time axis."""
     sizes: Sequence[Sizes]
+    """Size of each named axis, per run."""
 
     @property
     def longest(self) -> tuple[int, ...]:

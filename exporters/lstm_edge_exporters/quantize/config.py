@@ -60,6 +60,7 @@ class QuantizeConfig:
         " speed.",
     )
     budget: Budget = field(default_factory=Budget)
+    """Accuracy that the smaller file may lose."""
 
     def __post_init__(self) -> None:
         """Refuse options that exclude one another."""

@@ -28,6 +28,7 @@ class Judgement:
     """The figures that are compared with the budget."""
 
     cases: int
+    """Number of cases that were compared."""
     agreement: float | None
     """Fraction of rows that keep their label; None without data, or if the file does
     not classify."""
@@ -115,6 +116,7 @@ class _Labels:
     """
 
     sides: tuple[Sequence[Array], Sequence[Array]]
+    """Classes of the float file, then of the smaller one."""
 
     @property
     def agreement(self) -> float:

@@ -78,6 +78,7 @@ class Quantized(Artifact[Judgement]):
     counts: Count
     """Number of nodes by kind of reduction."""
     bytes_before: int
+    """Size of the float file."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,15 @@ class _Original:
     """The float file, and the cases on which smaller ones are judged."""
 
     name: str
+    """Name of the file."""
     model: Model
+    """The opened file."""
     proto: onnx.ModelProto
+    """The file for onnx."""
     size: int
     """Bytes of the file."""
     cases: Sequence[Feeds]
+    """Inputs on which files are compared."""
     targets: Array | None
     """Right classes; None if they are unknown."""
     is_real: bool

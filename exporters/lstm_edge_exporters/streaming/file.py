@@ -51,7 +51,9 @@ class _Trial:
     """A comparison of a stream with the full sequence."""
 
     rows: int
+    """Batch size."""
     steps: int
+    """Number of time steps."""
     gain: float
     """Factor of the inputs."""
     in_units: bool

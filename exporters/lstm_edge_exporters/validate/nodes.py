@@ -40,7 +40,9 @@ class _Pair:
     """Two values that should be the same one."""
 
     value: ir.Value | None
+    """Value of the file."""
     expected: ir.Value | None
+    """Value of the expected graph."""
     place: str
     """The output or operand that they are."""
     reader: ir.Node | None = None
@@ -52,12 +54,17 @@ class _Comparison:
     """The pairs of values of two graphs that are still to be compared."""
 
     model: ir.Model
+    """The file's graph."""
     expected: ir.Model
+    """The graph that it must be."""
     _waiting: list[_Pair] = field(default_factory=list)
+    """Pairs that were found but not compared yet."""
     _seen: set[tuple[ir.Value, ir.Value]] = field(default_factory=set)
+    """Pairs that were compared."""
     _formal: dict[ir.Value, ir.Value] = field(default_factory=dict)
     """Inputs of bodies, and the expected ones."""
     _nodes: list[tuple[int, str]] = field(default_factory=list)
+    """Differences of nodes, with the position of the node."""
     _constants: dict[str, int] = field(default_factory=dict)
     """Differences with the position of the node that has, or reads, them."""
 

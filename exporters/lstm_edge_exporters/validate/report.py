@@ -18,7 +18,9 @@ class Group:
     key: str
     """A short name for programs: ``engines``."""
     title: str
+    """The question that the group answers."""
     checks: tuple[Check, ...]
+    """Results, in the order in which they ran."""
     advice: str = ""
     """Meaning of a failure, and the remedy."""
 
@@ -57,16 +59,21 @@ class Report:
     model: str
     """The file's name."""
     sha256: str
+    """Hex digest of the file."""
     reference: str
     """Description of the reference."""
     precision: str
+    """Precision of the file, from its manifest."""
     policy: str
     """The rule that gave the limits, in words."""
     seed: int
+    """Seed of the test cases."""
     quick: bool
+    """True for fewer sizes and samples."""
     groups: tuple[Group, ...]
     """Causes before consequences."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the packages that ran the validation."""
 
     @property
     def ok(self) -> bool:

@@ -134,9 +134,13 @@ class Validation:
     """
 
     file: ModelFile
+    """The file under test."""
     against: Expected | None
+    """What it must be; None without a reference."""
     config: ValidateConfig
+    """Options."""
     on_progress: Progress = ignore
+    """Called with the fraction that is done."""
 
     def report(self) -> Report:
         """Return the report of every group."""

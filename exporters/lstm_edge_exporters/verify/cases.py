@@ -39,8 +39,11 @@ class InputSpec:
     """One input of the file and its generated values."""
 
     name: str
+    """Name in the graph."""
     dtype: str
+    """NumPy's name of the element type."""
     axes: Axes
+    """Size of each axis, or its name if it is dynamic."""
     role: str = "signal"
     """``signal``, ``state`` or ``lengths``."""
     example: Array | None = None
@@ -87,6 +90,7 @@ class CaseGenerator:
     sequence: str | None
     """The name of the time axis; other axes get their own sizes."""
     seed: int = 0
+    """Seed of all random values."""
     sorted_lengths: bool = False
     """True if lengths come in falling order, as ``enforce_sorted=True`` demands."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)

@@ -15,7 +15,9 @@ class Check:
     """One question put to the file, and the answer."""
 
     name: str
+    """What was compared."""
     status: Status
+    """Passed, failed or skipped."""
     message: str = ""
     """Why it failed or was skipped; else a remark beyond the figures, or empty."""
     worst: Comparison | None = None

@@ -40,7 +40,9 @@ class ModelFile:
     """An ONNX file and the manifest it keeps, or why it keeps none."""
 
     path: Path
+    """Path of the file."""
     sha256: str
+    """Hex digest of its bytes."""
     model: Model | None
     """None if the manifest is missing or contradicts the graph."""
     broken: str

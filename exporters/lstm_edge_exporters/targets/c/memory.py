@@ -27,9 +27,13 @@ class Span:
     """
 
     size: int
+    """Number of elements."""
     first: int
+    """Index of the first operation that needs it."""
     last: int
+    """Index of the last operation that needs it."""
     offset: int = 0
+    """Place in working memory."""
 
 
 def last_reads(writer: ProgramWriter) -> dict[int, int]:

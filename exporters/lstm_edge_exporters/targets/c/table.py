@@ -104,10 +104,15 @@ class _Pool:
     """
 
     symbol: str
+    """Name of the array in C."""
     c_type: str
+    """Type of its elements."""
     parts: list[Array] = field(default_factory=list)
+    """The constants, in their order."""
     offsets: dict[bytes, int] = field(default_factory=dict)
+    """Offset of each constant, by its bytes."""
     size: int = 0
+    """Number of elements so far."""
 
     def offset(self, array: Array) -> int:
         """Return the offset of a constant."""

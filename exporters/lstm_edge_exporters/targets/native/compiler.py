@@ -61,7 +61,9 @@ class Compiled(NamedTuple):
     """
 
     writer: ProgramWriter
+    """The program."""
     parts: tuple[StatePart, ...]
+    """States of the program, in its order."""
 
 
 def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:

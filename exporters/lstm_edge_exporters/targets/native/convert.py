@@ -165,8 +165,11 @@ class _Recorded:
     """Outputs of onnxruntime for a golden case."""
 
     golden: Golden
+    """The golden case."""
     manifest: Manifest
+    """Manifest of the file."""
     outputs: Mapping[str, Array]
+    """Outputs by name."""
     shaken: Mapping[str, Array]
     """The same for inputs that differ in their last bit."""
 

@@ -52,7 +52,9 @@ class _Region(NamedTuple):
     """
 
     buffer: int
+    """Number of the buffer."""
     width: int
+    """Number of places."""
     frame: int = 0
     """For a past: number of elements per frame."""
     source: int = 0
@@ -286,11 +288,17 @@ class Stretches(NamedTuple):
     """Copies of equal length at constant strides of source and destination."""
 
     source: int
+    """First element to read."""
     out: int
+    """First element to write."""
     length: int
+    """Elements per copy."""
     number: int
+    """Number of copies."""
     source_stride: int
+    """Elements between the starts of two reads."""
     out_stride: int
+    """Elements between the starts of two writes."""
 
 
 def stretches(places: Array, regions: Array) -> Iterator[Stretches]:

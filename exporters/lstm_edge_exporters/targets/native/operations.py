@@ -35,7 +35,9 @@ class Field(NamedTuple):
     """One argument of an operation."""
 
     name: str
+    """Name as in ``lstm_edge_format.h``."""
     role: Role
+    """What the argument refers to."""
 
 
 def _fields(text: str) -> tuple[Field, ...]:
@@ -87,6 +89,7 @@ class Operation(NamedTuple):
     """One operation of a program."""
 
     code: Code
+    """What the operation computes."""
     arguments: tuple[int, ...]
     """In the order of ``FIELDS``, then zeros; a float32 by its bits."""
 

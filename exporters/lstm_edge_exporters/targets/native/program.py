@@ -46,13 +46,22 @@ class Port:
     """An input, output or state of a program, as ``le_port``."""
 
     name: int
+    """Constant with the name."""
     buffer: int
+    """Buffer of the value."""
     next: int = NONE
+    """Of a state: buffer of its next value."""
     option: int = NONE
+    """Of a state: constant with its reset value, ``NONE`` for zeros. Of an output: 1 if
+    a chunk gives it for every step."""
     golden: int = NONE
+    """Constant with the value of the golden case."""
     tolerance: int = NONE
+    """Constant with the limits of the golden case."""
     delay: int = 0
+    """Of an output: frames that are dropped first."""
     frames: int = 0
+    """Frames per unit; 0 if there is no time axis."""
 
 
 class Weights(NamedTuple):
@@ -75,6 +84,7 @@ class _WeightArguments(NamedTuple):
     """The arguments that name weights."""
 
     numbers: int
+    """The constant with the weights."""
     scales: int
     """The constant with the scales if inputs are quantized, else ``NONE``."""
     stored: int
