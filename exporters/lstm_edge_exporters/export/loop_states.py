@@ -85,9 +85,8 @@ def notes_on_loops(graph: ir.Graph) -> Iterator[str]:
     for state in _states(graph):
         above = walk([state.initial], _inputs)
         if not any(value in graph.inputs for value in above):
-            yield (
-                f"loop {state.loop.line}: its state {state.variable} stays in the graph"
-            )
+            line = state.loop.line.removesuffix(":")
+            yield f"loop {line}: its state {state.variable} stays in the graph"
 
 
 def _inputs(value: ir.Value) -> list[ir.Value]:

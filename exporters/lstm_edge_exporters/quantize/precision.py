@@ -13,7 +13,7 @@ the file is float16 throughout.
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,21 +232,28 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
         CheckFailedError: none is; or there are recurrent nodes and none of them is.
     """
     counts: Counter[str] = Counter()
-    left = 0
+    left: list[ir.Node] = []
     for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
         if node.op_type in _ARITHMETIC:
             counts[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
         elif _is_smaller(node):
             counts[f"{node.op_type} stored"] += 1
-        else:
-            left += node.op_type in OPERATORS or _is_float_loop(node)
+        elif node.op_type in OPERATORS or _is_float_loop(node):
+            left.append(node)
     if not counts or (left and not any(name.startswith(OPERATORS) for name in counts)):
-        raise CheckFailedError(
-            f"nothing {'recurrent ' if left else ''}could be quantized: weights must be"
-            " float32 constants in the main graph, not in a loop (Scan), and of 256"
-            " elements or more to be stored; use fp16, or keep the float file"
-        )
-    return dict(counts) | ({"recurrent left float": left} if left else {})
+        raise CheckFailedError(_why_nothing(left))
+    return dict(counts) | ({"recurrent left float": len(left)} if left else {})
+
+
+def _why_nothing(left: Sequence[ir.Node]) -> str:
+    """Return why no recurrent node, or no node at all, became smaller."""
+    loops = [node for node in left if node.op_type == "Scan"]
+    if loops:
+        why = f"int8 doesn't take the weights of a loop (node {loops[0].name!r}, Scan)"
+    else:
+        why = "weights must be float32 constants, of 256 elements or more to be stored"
+    what = "nothing recurrent" if left else "nothing"
+    return f"{what} could be quantized: {why}; use fp16, or keep the float file"
 
 
 def _is_smaller(node: ir.Node) -> bool:

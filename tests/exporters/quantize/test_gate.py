@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
+from loop_networks import NETWORKS
 from onnx import helper, numpy_helper
 
+from lstm_edge_exporters import export
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantize.gate import judge, over_budget
 from lstm_edge_exporters.verify.samples import sample_feeds
@@ -152,6 +155,26 @@ def test_a_network_without_a_constant_weight_is_refused(network, write):
 
     with pytest.raises(CheckFailedError, match="nothing recurrent could be quantized"):
         quantize(write(network(edit=edit)), QuantizeConfig(budget=LOOSE))
+
+
+def test_int8_names_the_loop_whose_weights_stay_in_float(write):
+    torch.manual_seed(0)
+    network = NETWORKS["LayerNormLSTM"]
+    artifact = export(network.kind().eval(), network.example())
+    with pytest.raises(
+        CheckFailedError, match=r"weights of a loop \(node '.*', Scan\)"
+    ):
+        quantize(write(artifact.model), QuantizeConfig(budget=LOOSE))
+
+
+def test_int8_does_not_blame_a_loop_for_the_small_weights_of_a_layer(write):
+    """A loop without weights stands behind the layer."""
+    torch.manual_seed(0)
+    network = NETWORKS["LayerInFrontOfALoop"]
+    artifact = export(network.kind().eval(), network.example())
+    with pytest.raises(CheckFailedError, match="256 elements or more") as refusal:
+        quantize(write(artifact.model), QuantizeConfig(budget=LOOSE))
+    assert "Scan" not in str(refusal.value)
 
 
 def test_files_that_can_not_be_judged_are_refused(network, write):

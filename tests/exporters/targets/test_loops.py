@@ -173,6 +173,28 @@ class Clocked(Linears):
         return torch.stack(outs, 1)
 
 
+class Kalman(nn.Module):
+    """A Kalman filter of a position and its speed: stored matrices in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([[1.0, 0.1], [0.0, 1.0]]))
+        self.h = nn.Parameter(torch.tensor([[1.0, 0.2]]))
+
+    def forward(self, x):
+        m = x.new_zeros(x.size(0), 2, 1)
+        p = torch.eye(2).repeat(x.size(0), 1, 1)
+        outs = []
+        for t in range(x.size(1)):
+            m = self.a @ m
+            p = self.a @ p @ self.a.T + 0.01 * torch.eye(2)
+            gain = p @ self.h.T / (self.h @ p @ self.h.T + 0.1)
+            m = m + gain @ (x[:, t, :1].unsqueeze(2) - self.h @ m)
+            p = (torch.eye(2) - gain @ self.h) @ p
+            outs.append(m.squeeze(2))
+        return torch.stack(outs, 1)
+
+
 class Wrapped(Linears):
     """A phase that wraps with its sign."""
 
@@ -188,9 +210,10 @@ class Wrapped(Linears):
         return torch.stack(outs, 1)
 
 
-def test_remainders_of_whole_numbers_have_the_sign_of_the_divisor():
+@pytest.mark.parametrize("kind", [Clocked, Kalman])
+def test_whole_remainders_and_products_of_matrices_run_on_devices(kind):
     torch.manual_seed(4)
-    module = Clocked().eval()
+    module = kind().eval()
     artifact = export(module, torch.randn(2, 6, 3), ExportConfig(inputs=X))
     x = torch.randn(1, STEPS, 3)
     expected = module(x)[0].detach().numpy()

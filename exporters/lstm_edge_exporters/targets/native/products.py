@@ -1,4 +1,6 @@
-"""Products of two computed values, as elementwise products and sums."""
+"""Products whose second operand is computed, as ones with stored weights, or as
+elementwise products and sums.
+"""
 
 import string
 
@@ -14,7 +16,7 @@ _OPERANDS = 2
 
 
 def rewrite_products(model: ir.Model) -> None:
-    """Replace each Einsum of two operands, and each MatMul of two values that are both
+    """Replace each Einsum of two operands, and each MatMul whose second operand is
     computed, in place. The ranks of their operands are known.
 
     Raises:
@@ -24,6 +26,28 @@ def rewrite_products(model: ir.Model) -> None:
         computed = [constant(value) is None for value in node.inputs]
         if node.op_type == "Einsum" or all(computed):
             _rewrite(node)
+        elif computed == [False, True]:
+            _exchange(node)
+
+
+def _exchange(node: ir.Node) -> None:
+    """Replace ``A @ b``, of a stored matrix, by ``(b.T @ A.T).T``."""
+    stored, value = node.inputs
+    assert stored is not None
+    assert value is not None
+    matrix = constant(stored)
+    rank = len(value.shape or ())
+    if matrix is None or matrix.ndim != _OPERANDS or rank < _OPERANDS:
+        raise UnsupportedError(
+            f"node {node.name!r} (MatMul): a stored value in front that is no matrix,"
+            " or a vector behind it"
+        )
+    turned = {"perm": [*range(rank - 2), rank - 1, rank - 2]}
+    build = Builder(node, node.name or node.op_type)
+    (columns,) = build.node("Transpose", [value], turned)
+    (product,) = build.node("MatMul", [columns, matrix.T.copy()])
+    (result,) = build.node("Transpose", [product], turned)
+    _take_place(build, node, result)
 
 
 def _rewrite(node: ir.Node) -> None:
@@ -40,10 +64,15 @@ def _rewrite(node: ir.Node) -> None:
     if summed:
         axes = np.arange(len(result), len(letters))
         (product,) = build.node("ReduceSum", [product, axes], {"keepdims": 0})
-    product.name = node.outputs[0].name
-    product.type = node.outputs[0].type
-    product.shape = node.outputs[0].shape
-    build.replace([product])
+    _take_place(build, node, product)
+
+
+def _take_place(build: Builder, node: ir.Node, result: ir.Value) -> None:
+    """Let ``result`` be the node's."""
+    result.name = node.outputs[0].name
+    result.type = node.outputs[0].type
+    result.shape = node.outputs[0].shape
+    build.replace([result])
 
 
 def _equation(node: ir.Node) -> tuple[str, str, str]:
