@@ -87,10 +87,22 @@ class _Flat(nn.Module):
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     """Trace ``module``, a private copy in float64, with the example of ``call`` in
     float64. Regions of ``torch.autocast`` do not change float64.
+
+    Only a trace tells which axes are dynamic. Where PyTorch took a size of one along
+    such an axis for a number, the module is traced with a size of two there.
     """
     given = config.given_axes(call.shapes)
-    recorder = Recorder()
     call = call.with_two(given)
+    program = _trace(module, call, given)
+    is_limited = any(limits.most is not None for limits in program.ranges.values())
+    larger = call.with_two(program.axes)
+    if is_limited and larger.shapes != call.shapes:
+        return _trace(module, larger, given)
+    return program
+
+
+def _trace(module: nn.Module, call: Call, given: Mapping[str, Axes]) -> Program:
+    recorder = Recorder()
     recorder.instrument(module)
     dims = []
     for name, tensor in zip(call.names, call.example, strict=True):
@@ -112,13 +124,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
-    program = _Sizes(exported, recorder, call, given).program()
-    two = call.with_two(program.axes)
-    if two.shapes != call.shapes and any(
-        limits.most is not None for limits in program.ranges.values()
-    ):
-        return capture(module, two, config)  # PyTorch took a size of one for a number
-    return program
+    return _Sizes(exported, recorder, call, given).program()
 
 
 @dataclass(frozen=True)
