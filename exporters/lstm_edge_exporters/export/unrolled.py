@@ -274,10 +274,11 @@ class Unrolled:
 
     def _advanced(self, members: Members) -> Members:
         """Return the values one iteration later; the last one is found by its name."""
-        last = members[-1]
+        before, last = members[-2:]
         after = None
         for name, value in self.variables[-2].items():
-            if value is last:
+            is_of_the_row = value is last and self.variables[-3].get(name) is before
+            if is_of_the_row:  # and no element of a list, which stays
                 after = self.variables[-1].get(name)
         return (*members[1:], after)
 

@@ -284,6 +284,21 @@ class TwoStepsBack(Linears):
         return torch.stack(outs, 1)
 
 
+@network()
+class Biquad(nn.Module):
+    """A filter of second order."""
+
+    def forward(self, x):
+        x1 = x2 = y1 = y2 = torch.zeros_like(x[:, 0])
+        outs = []
+        for t in range(x.size(1)):
+            y = 0.2 * x[:, t] + 0.3 * x1 + 0.1 * x2 + 0.5 * y1 - 0.3 * y2
+            x2, x1 = x1, x[:, t]
+            y2, y1 = y1, y
+            outs.append(y)
+        return torch.stack(outs, 1)
+
+
 @network(node="GRU")
 class LearnedStart(nn.Module):
     def __init__(self):
