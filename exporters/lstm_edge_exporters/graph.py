@@ -286,17 +286,24 @@ class UniqueNames:
 
 
 class Builder:
-    """Adds nodes before ``node`` in its graph, named after ``prefix``, and puts their
-    values in its place.
-    """
+    """Adds nodes to a graph, each with names of its own after ``prefix``."""
 
-    def __init__(self, node: ir.Node, prefix: str) -> None:
-        """Add nodes in front of ``node``."""
-        assert node.graph is not None
-        self._node = node
-        self._graph = node.graph
+    def __init__(
+        self, place: ir.Node | ir.Graph, prefix: str, names: UniqueNames | None = None
+    ) -> None:
+        """Add nodes before ``place``, or at the end of the graph ``place``.
+
+        Args:
+            place: a node of a graph, or a graph.
+            prefix: first part of every name; empty for names without it.
+            names: the names in use, from the graph if None.
+        """
+        self._node = place if isinstance(place, ir.Node) else None
+        graph = place.graph if isinstance(place, ir.Node) else place
+        assert isinstance(graph, ir.Graph)
+        self._graph = graph
         self._prefix = prefix
-        self._names = UniqueNames(self._graph)
+        self._names = names or UniqueNames(graph)
 
     def node(
         self,
@@ -306,9 +313,12 @@ class Builder:
         *,
         outputs: int = 1,
         name: str = "",
+        like: ir.Value | None = None,
     ) -> Sequence[ir.Value]:
         """Add one node of the ``ai.onnx`` domain and return its outputs; arrays become
         initializers.
+
+        The outputs have the dtype of the first input, or dtype and shape of ``like``.
         """
         name = name or op
         values = [
@@ -318,16 +328,23 @@ class Builder:
         made = ir.node(
             op, values, attributes or {}, num_outputs=outputs, name=self.name(name)
         )
+        model = like or (values[0] if values else None)
         for index, value in enumerate(made.outputs):
             value.name = self.name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
-            if values[0] is not None and values[0].dtype is not None:
-                value.dtype = values[0].dtype
-        self._graph.insert_before(self._node, made)
+            if model is not None and model.dtype is not None:
+                # values that share a type share later changes of their dtype
+                value.type = ir.TensorType(model.dtype)
+            if like is not None:
+                value.shape = like.shape
+        self.insert(made)
         return made.outputs
 
     def insert(self, node: ir.Node) -> None:
         """Add an existing node."""
-        self._graph.insert_before(self._node, node)
+        if self._node is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(self._node, node)
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """Add an initializer."""
@@ -350,11 +367,14 @@ class Builder:
         return out
 
     def replace(self, values: Sequence[ir.Value]) -> None:
-        """Replace the node's outputs by ``values`` and remove the node."""
+        """Replace the outputs of the node ``place`` by ``values`` and remove the
+        node.
+        """
+        assert self._node is not None
         for old, new in zip(self._node.outputs, values, strict=False):
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self._graph.remove(self._node, safe=True)
 
     def name(self, stem: str) -> str:
         """Return an unused name that starts with the prefix."""
-        return self._names.unique(f"{self._prefix}.{stem}")
+        return self._names.unique(f"{self._prefix}.{stem}" if self._prefix else stem)

@@ -131,12 +131,10 @@ def _generalize_loop(graph: ir.Graph, node: ir.Node, given: Mapping[str, Axes]) 
     shape.dtype = ir.DataType.INT64
     (steps,) = build.node("Gather", [shape, build.constant(np.array(axis), "axis")])
     node.replace_input_with(0, steps)
-    go = ir.node("Identity", [body.inputs[1]])
-    go.outputs[0].name = UniqueNames(graph).unique(f"{node.name}.go")
-    go.outputs[0].type = body.outputs[0].type
-    go.outputs[0].shape = body.outputs[0].shape
-    body.append(go)
-    body.outputs[0] = go.outputs[0]
+    in_body = Builder(body, f"{node.name}.go", UniqueNames(graph))
+    (body.outputs[0],) = in_body.node(
+        "Identity", [body.inputs[1]], like=body.outputs[0]
+    )
 
 
 def _dynamic_axis(
@@ -242,12 +240,20 @@ def _skip_equal_rows(order: ir.Value) -> None:
 
 def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) -> None:
     """Let users of an output of ``node`` read its rows in this order."""
-    sort = ir.node("Gather", [value, order], {"axis": axis}, name=f"{value.name}.sort")
-    new = sort.outputs[0]
-    new.name = value.name
-    new.type = value.type
-    new.shape = value.shape
-    value.name = f"{value.name}.as_came"
+    build = Builder(_place_after(node), f"{value.name}.sort")
+    (new,) = build.node("Gather", [value, order], {"axis": axis}, like=value)
+    name = value.name
+    value.name = f"{name}.as_came"
     ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+    sort = new.producer()
+    assert sort is not None
     sort.replace_input_with(0, value)
-    node.append(sort)
+    new.name = name
+
+
+def _place_after(node: ir.Node) -> ir.Node | ir.Graph:
+    """Return the node that follows ``node``, or the graph if ``node`` is its last one."""
+    assert isinstance(node.graph, ir.Graph)
+    nodes = [*node.graph]
+    following = nodes[nodes.index(node) + 1 :]
+    return following[0] if following else node.graph

@@ -17,6 +17,7 @@ from lstm_edge_runtime.manifest import LONGEST, Array, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import (
+    Builder,
     UniqueNames,
     constant,
     data_inputs,
@@ -177,18 +178,13 @@ def _guard(model: ir.Model) -> ir.Model:
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
-        name = names.unique(f"no step or row is left for {label(node)}")
-        sizes = ir.node(
-            "Constant",
-            [],
-            {"value": ir.tensor(np.array([0, 0, -1]))},
-            name=f"{name}.sizes",
+        build = Builder(node, "", names)
+        (same,) = build.node(
+            "Reshape",
+            [node.inputs[0], np.array([0, 0, -1])],
+            name=f"no step or row is left for {label(node)}",
         )
-        same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
-        sizes.outputs[0].name = f"{name}.shape"
-        same.outputs[0].name = f"{name}.same"
-        node.prepend([sizes, same])
-        node.replace_input_with(0, same.outputs[0])
+        node.replace_input_with(0, same)
     return model
 
 

@@ -15,11 +15,22 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import END, UniqueNames, axes_of, constant, data_inputs, operands, walk
+from ..graph import (
+    END,
+    Builder,
+    UniqueNames,
+    axes_of,
+    constant,
+    data_inputs,
+    operands,
+    walk,
+)
 from ..recurrent import label, length_input
 from ..sizes import TimeAxis, set_time_axes, time_axes_of
 
 Operand = ir.Value | None
+_PREFIX = "stream"
+"""First part of the names of added nodes."""
 
 
 class NotStreamableError(UnsupportedError):
@@ -162,23 +173,10 @@ class Rewriter:
         """Add a node; its result has the dtype of the first operand, or dtype and shape
         of ``like``.
         """
-        node = ir.node(op, inputs, attributes)
-        (result,) = node.outputs
-        model = like or inputs[0]
-        assert model is not None
-        if (
-            model.dtype is not None
-        ):  # a type is changed by the dtype of any value that shares it
-            result.type = ir.TensorType(model.dtype)
+        build = Builder(self.node or self.graph, _PREFIX, self.names)
+        (result,) = build.node(op, inputs, attributes, like=like)
         if like is not None:
-            result.shape = like.shape
             set_time_axes(result, time_axes_of(like))
-        node.name = self.names.unique(f"stream.{op}")
-        result.name = self.names.unique(f"{node.name}.out")
-        if self.node is None:
-            self.graph.append(node)
-        else:
-            self.graph.insert_before(self.node, node)
         return result
 
     def constant(self, array: Any, dtype: Any = np.int64) -> ir.Value:
@@ -186,9 +184,8 @@ class Rewriter:
         array = np.asarray(array, dtype)
         key = (array.dtype, array.shape, array.tobytes())
         if key not in self._made:
-            name = self.names.unique("stream.constant")
-            self._made[key] = ir.val(name, const_value=ir.tensor(array, name=name))
-            self.graph.register_initializer(self._made[key])
+            build = Builder(self.graph, _PREFIX, self.names)
+            self._made[key] = build.constant(array, "constant")
         return self._made[key]
 
     def cut(
