@@ -34,6 +34,7 @@ from ._torch_internals import (
 from .advice import refusal, stack_line
 from .capture import Program, axis_text, quietly
 from .floats import default_dtype
+from .hoist import hoist
 from .replaced import TRANSLATIONS
 from .roll import loop_sizes, roll
 
@@ -200,7 +201,9 @@ def _simplify(model: ir.Model) -> None:
     of_bodies = common.LiftSubgraphInitializersToMainGraphPass()
     # onnxruntime computes garbage where a body has one value twice among its outputs
     identities = (common.IdentityEliminationPass(), common.OutputFixPass())
-    ir.passes.Sequential(steps, unused[0], lift, of_bodies, *identities)(model)
+    ir.passes.Sequential(steps, unused[0], lift, of_bodies)(model)
+    hoist(model)
+    ir.passes.Sequential(unused[0], *identities)(model)
     traced = re.compile(r"val_\d+")
     values = (
         value

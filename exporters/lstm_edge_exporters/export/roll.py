@@ -63,6 +63,8 @@ class RolledLoop:
     """States, in the order of the node's inputs."""
     steps: int | str
     """Axis of the steps."""
+    rest: int | str
+    """Axis of all steps but one."""
     peeled: bool
     """True if the first step stands in front of the Scan."""
 
@@ -233,8 +235,12 @@ class _Rolled:
         assert layer is not None
         slots = [LoopSlot(state.name, at, at) for at, state in states.items()]
         layer.meta[ROLLED] = RolledLoop(
-            self.unrolled.line, tuple(slots), self.steps, peeled=False
+            self.unrolled.line, tuple(slots), self.steps, self._rest, peeled=False
         )
+
+    @property
+    def _rest(self) -> int | str:
+        return axis_text(self.size - 1)
 
     def _results(self) -> tuple[list[Operand], list[Operand]]:
         """Return the families of the collected results, and of the values of the last
@@ -380,6 +386,7 @@ class _Rolled:
             self.unrolled.line,
             tuple(slots),
             self.steps,
+            self._rest,
             self.peeled,
         )
         return node

@@ -42,6 +42,9 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
 }
 """Per operator: its weight inputs, and the axis that one scale spans (the last of a
 transposed weight)."""
+_IN_LOOPS = ("Gemm", "MatMul")
+"""Operators in loops whose weights are stored in int8: no engine has integer arithmetic
+there."""
 _ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
 _STORED = (ir.DataType.INT8, ir.DataType.FLOAT16)
 _VNNI = {"avx512_vnni", "avx_vnni"}
@@ -162,16 +165,14 @@ def fp16_compute(model: ir.Model) -> onnx.ModelProto:
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> None:
-    """Store the weights of ``operators`` (the table of ``Gather``) as int8 with a scale
-    per row, in place.
+    """Store the weights of ``operators`` (the table of ``Gather``), and of products in
+    loops, as int8 with a scale per row, in place.
     """
     axes = {}
-    for node in model.graph:
-        rows = (
-            _ROWS.get(node.op_type, {})
-            if node.op_type in operators and node.domain == ""
-            else {}
-        )
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        is_in_loop = node.graph is not model.graph and node.op_type in _IN_LOOPS
+        is_chosen = node.op_type in operators or is_in_loop
+        rows = _ROWS.get(node.op_type, {}) if is_chosen and node.domain == "" else {}
         for index, axis in rows.items():
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is not None and _is_large(value):
@@ -229,7 +230,7 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
     """Count the nodes of a smaller file that are smaller than they were.
 
     Raises:
-        CheckFailedError: none is; or there are recurrent nodes and none of them is.
+        CheckFailedError: none is; or there are recurrent layers and none of them is.
     """
     counts: Counter[str] = Counter()
     left: list[ir.Node] = []
@@ -240,7 +241,10 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
             counts[f"{node.op_type} stored"] += 1
         elif node.op_type in OPERATORS or _is_float_loop(node):
             left.append(node)
-    if not counts or (left and not any(name.startswith(OPERATORS) for name in counts)):
+    has_layers_left = any(node.op_type in OPERATORS for node in left)
+    if not counts or (
+        has_layers_left and not any(name.startswith(OPERATORS) for name in counts)
+    ):
         raise CheckFailedError(_why_nothing(left))
     return dict(counts) | ({"recurrent left float": len(left)} if left else {})
 
@@ -249,7 +253,10 @@ def _why_nothing(left: Sequence[ir.Node]) -> str:
     """Return why no recurrent node, or no node at all, became smaller."""
     loops = [node for node in left if node.op_type == "Scan"]
     if loops:
-        why = f"int8 doesn't take the weights of a loop (node {loops[0].name!r}, Scan)"
+        why = (
+            f"int8 takes the weights of a loop (node {loops[0].name!r}, Scan) if they"
+            " are factors of matrix products, of 256 elements or more"
+        )
     else:
         why = "weights must be float32 constants, of 256 elements or more to be stored"
     what = "nothing recurrent" if left else "nothing"

@@ -280,6 +280,10 @@ def _tidy(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in outputs:
                 value.shape = None
+    names = [value.name for value in model.graph.outputs]
     for clean in (IdentityEliminationPass(), RemoveUnusedNodesPass(), OutputFixPass()):
         clean(model)
+    # the copy of an output that is an output, too, has lost its name
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = name
     model.graph.sort()

@@ -3,6 +3,9 @@
 import importlib
 import re
 
+import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from compared import export_and_compare
@@ -10,6 +13,9 @@ from loop_networks import NETWORKS, Linears
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.quantize import QuantizeConfig, quantize
+from lstm_edge_exporters.targets.native.convert import to_native
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 
 X = {"x": ("N", "L", 3)}
@@ -30,6 +36,60 @@ def test_a_loop_is_exact_at_any_length_and_streams(name):
     assert artifact.manifest.streamable == network.streams
     assert artifact.nodes.get(network.node)
     assert artifact.verified.largest < 1e-13
+    assert not any(map(products_of_inputs, scans(artifact)))
+
+
+def scans(artifact):
+    model = ir.from_proto(onnx.load_from_string(artifact.model))
+    return [node for node in model.graph if node.op_type == "Scan"]
+
+
+def products_of_inputs(scan):
+    """Products with weights in the body of a loop that no state passes through."""
+    body = scan.attributes["body"].as_graph()
+    scanned = scan.attributes["num_scan_inputs"].as_int()
+    varying = {*body.inputs[: len(body.inputs) - scanned]}
+    found = []
+    for node in body:
+        if not varying.isdisjoint(node.inputs):
+            varying.update(node.outputs)
+        elif node.op_type in ("Gemm", "MatMul"):
+            found.append(node.name)
+    return found
+
+
+class ShiftedInputs(Linears):
+    """A loop that reads the two steps before, times a state."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(7, 4), v=(4, 2))
+
+    def forward(self, x):
+        before = x.new_zeros(x.size(0), 3)
+        older = torch.full_like(before, 0.5)
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            change = self.w(older - 2 * before)
+            h = torch.tanh(self.u(torch.cat([x[:, t], h * change], 1)))
+            outs.append(torch.relu(self.v(h)) + change[:, :2])
+            older = before
+            before = x[:, t]
+        return torch.stack(outs, 1), before
+
+
+@pytest.mark.system
+def test_steps_before_are_the_sequence_shifted_and_readouts_stand_behind():
+    torch.manual_seed(5)
+    module = ShiftedInputs().eval()
+    artifact = export_and_compare(
+        module, (torch.randn(2, 6, 3),), ExportConfig(inputs=X)
+    )
+    (scan,) = scans(artifact)
+    body = [node.op_type for node in scan.attributes["body"].as_graph()]
+    assert sorted({*body} - {"Identity"}) == ["Gemm", "Mul", "Tanh"]
+    assert artifact.manifest.streamable
+    assert artifact.verified.largest < 1e-13
 
 
 class Stepwise(Linears):
@@ -48,6 +108,32 @@ class Stepwise(Linears):
 
     def plain(self, x_t, h):
         return torch.tanh(self.w(x_t) + self.u(h))
+
+
+class Wide(Stepwise):
+    def __init__(self):
+        Linears.__init__(self, w=(3, 64), u=(64, 64))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 64)
+        for t in range(x.size(1)):
+            h = self.plain(x[:, t], h)
+        return h
+
+
+@pytest.mark.system
+def test_int8_stores_the_products_of_a_loop(tmp_path):
+    torch.manual_seed(7)
+    config = ExportConfig(inputs=X)
+    path = tmp_path / "loop.onnx"
+    path.write_bytes(export(Wide().eval(), torch.randn(2, 6, 3), config).model)
+    small = quantize(path, QuantizeConfig())
+    assert len(small.model) < 0.6 * path.stat().st_size
+    x = np.random.default_rng(7).standard_normal((1, 9, 3)).astype(np.float32)
+    expected, _ = load(path.read_bytes()).run(x)
+    for content in (small.model, to_native(small.model)):
+        outputs, _ = load(content).run(x)
+        assert np.abs(outputs["output"] - expected["output"]).max() < 0.05
 
 
 class LaterBranch(Stepwise):

@@ -410,19 +410,23 @@ def _fuse_bias(memory: Memory, product: ir.Value, width: int) -> Array | None:
 def _gemm(
     memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 ) -> Out:
-    """Multiply by stored weights and add a stored bias."""
+    """Multiply by stored weights and add a bias, stored or computed."""
     source = floats(given)
     weights = as_array(matrix, "weights")
     factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
     if attribute(node, "transA", 0) or factors != [1.0, 1.0]:
         raise UnsupportedError("transA, alpha or beta")
     weights = weights if attribute(node, "transB", 0) else weights.T
-    bias = np.zeros(1, "float32") if added is None else as_array(added, "a bias")
+    is_stored = added is not None and not isinstance(added, Value)
+    bias = as_array(added, "a bias") if is_stored else np.zeros(1, "float32")
     if bias.ndim > 1 and len(bias) > 1:
         raise UnsupportedError("a bias that differs between rows")
     bias = np.broadcast_to(bias.reshape(-1), len(weights))
     row = memory.writer.linear(memory.row(source), weights, bias)
-    return memory.value(row, (source.shape[0], len(weights)))
+    product = memory.value(row, (source.shape[0], len(weights)))
+    if isinstance(added, Value):
+        return _combine(memory, Binary.ADD, product, added)
+    return product
 
 
 @lowers("MatMul")
