@@ -34,9 +34,12 @@ ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
 """Default activations of each operator, of one direction."""
 LENGTHS = 4
 """Index of ``sequence_lens`` among a recurrent node's inputs."""
-_SLOTS = {"h": (5, 1), "c": (6, 2)}
-"""Index of a state among the inputs (``initial_h``, ``initial_c``) and the outputs
-(``Y_h``, ``Y_c``)."""
+STATES: Mapping[str, int] = {"h": 1, "c": 2}
+"""Index of a state among the outputs of a recurrent node (``Y_h``, ``Y_c``), and among
+inputs and outputs of one that the export records."""
+_FIRST_INITIAL = 4
+"""Number of inputs of an ONNX node that a recorded node does not have in front of its
+states: ``initial_h`` has the index 5."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
 def slots(node: ir.Node) -> tuple[Slot, ...]:
     """Return the node's states, ``h`` first."""
     return tuple(
-        Slot(node, kind, *indices)
-        for kind, indices in _SLOTS.items()
+        Slot(node, kind, index + _FIRST_INITIAL, index)
+        for kind, index in STATES.items()
         if kind == "h" or node.op_type.endswith("LSTM")
     )
 

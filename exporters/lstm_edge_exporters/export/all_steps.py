@@ -48,8 +48,9 @@ def for_all_steps(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
         timed: True for each operand that has a value per step.
     """
     rule = _RULES.get(node.op_type)
-    values = [*node.inputs, *node.outputs]
-    is_known = all(value is None or value.shape is not None for value in values)
+    inputs = zip(node.inputs, timed, strict=True)
+    values = [*(value for value, varies in inputs if varies), *node.outputs]
+    is_known = all(value is not None and value.shape is not None for value in values)
     if rule is None or node.domain or not is_known or not any(timed):
         return None
     return rule(node, timed)

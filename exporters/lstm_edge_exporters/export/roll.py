@@ -18,7 +18,7 @@ from .capture import axis_text
 from .cells import expand_cell, is_cell
 from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
 from .step_counter import VARIABLE, StepCounter, can_count
-from .timed import NotTimedError, TimedGraph, find_cells
+from .timed import TimedGraph, plan_layers
 from .unrolled import (
     Family,
     Number,
@@ -204,29 +204,25 @@ class _Rolled:
         return False if that is not possible.
         """
         collected, finals = self._results()
-        cells = find_cells(self.unrolled.families)
-        if self.peeled or cells is None:
+        families = self._scanned(collected)
+        lasts = self._scanned(finals)
+        plan = plan_layers(self.unrolled.families, families, lasts)
+        if self.peeled or plan is None:
             return False
         self._collect_earlier()
         timed = TimedGraph(
             self.build,
-            cells,
+            plan,
             read=lambda read, number: self._all_steps(read, number),
             number=self._numbers,
             steps=self.steps,
         )
-        try:
-            values = [timed.value(family) for family in self._scanned(collected)]
-            lasts = [timed.last(family) for family in self._scanned(finals)]
-        except NotTimedError:
-            return False
-        self._replace_collects(values)
-        for value, last in zip(self.last_values, lasts, strict=True):
+        self._replace_collects([timed.value(family) for family in families])
+        for value, last in zip(self.last_values, map(timed.last, lasts), strict=True):
             self._replace(value, last)
-        for cell in cells:
-            node = next(iter(cell.outputs.values())).node
-            if node in timed.layers:
-                self._note(timed.layers[node][0].producer(), cell.states)
+        for cell in plan.cells:
+            if cell.node in timed.layers:
+                self._note(timed.layers[cell.node][0].producer(), cell.states)
         self._remove()
         return True
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import axes_of
-from .timed import ELEMENTWISE
+from .all_steps import ELEMENTWISE
 from .unrolled import Family, Number
 
 VARIABLE = "t"
