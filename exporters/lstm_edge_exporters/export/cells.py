@@ -1,6 +1,6 @@
 """Recurrent cells as elementary operators, for a step inside of a loop over time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,35 +27,48 @@ def expand_cell(node: ir.Node, line: str) -> None:
         UnsupportedError: it is bidirectional, has lengths, or takes several steps;
             ``line`` is the loop's line.
     """
+    options = {name: attribute.value for name, attribute in node.attributes.items()}
+    _check_single_step(node, options, line)
+    build = Builder(node, options["path"] or "cell")
+    layers = options["layers"]
+    states = [state for state in node.inputs[1:3] if state is not None]
+    rows = [_split(build, state, layers) for state in states]
+    y = _without_row(build, node.inputs[0])
+    lasts = []
+    for layer, weights in enumerate(_weights_of_layers(node, layers)):
+        before = [row[layer] for row in rows]
+        last = _step(build, options, y, before, weights)
+        for value, row in zip(last, before, strict=True):
+            value.shape = row.shape
+        lasts.append(last)
+        y = last[0]
+    joined = [_join(build, [y]), *(_join(build, x) for x in zip(*lasts, strict=True))]
+    for old, new in zip(node.outputs, joined, strict=True):
+        new.type = old.type
+        new.shape = old.shape
+    build.replace(joined)
+
+
+def _check_single_step(node: ir.Node, options: dict[str, Any], line: str) -> None:
+    """Refuse a call of several steps, of two directions, or with lengths."""
     x = node.inputs[0]
     steps = x.shape[0] if x is not None and x.shape is not None else None
-    options = {name: attribute.value for name, attribute in node.attributes.items()}
     if options["directions"] != 1 or node.inputs[3] is not None or steps != 1:
         raise UnsupportedError(
             f"forward calls {options['path'] or 'a recurrent layer'} for several steps"
             f" inside of a loop over time ({line}); call it for one step, or move it"
             " out of the loop"
         )
-    build = Builder(node, options["path"] or "cell")
-    layers = options["layers"]
+
+
+def _weights_of_layers(
+    node: ir.Node, layers: int
+) -> Iterator[Sequence[ir.Value | None]]:
+    """Yield the weights of each layer of a recorded call."""
     size = len(node.inputs[_FIRST_WEIGHT:]) // layers
-    states = [state for state in node.inputs[1:3] if state is not None]
-    rows = [_split(build, state, layers) for state in states]
-    y = _without_row(build, x)
-    last: list[Sequence[ir.Value]] = []
     for layer in range(layers):
         start = _FIRST_WEIGHT + layer * size
-        weights = node.inputs[start : start + size]
-        last.append(_step(build, options, y, [row[layer] for row in rows], weights))
-        for value, row in zip(last[-1], rows, strict=True):
-            value.shape = row[layer].shape
-        y = last[-1][0]
-    results = [[y], *(list(parts) for parts in zip(*last, strict=True))]
-    joined = [_join(build, parts) for parts in results]
-    for old, new in zip(node.outputs, joined, strict=True):
-        new.type = old.type
-        new.shape = old.shape
-    build.replace(joined)
+        yield node.inputs[start : start + size]
 
 
 def _step(

@@ -59,9 +59,12 @@ class _Scan:
         """States before a step."""
         self.after = [_original(value) for value in self.body.outputs[:count]]
         """States behind a step."""
-        results = self.body.outputs[count:]
-        self.results = [_original(value) for value in results]
-        """Values that are collected."""
+        results = zip(self.body.outputs, node.outputs, strict=True)
+        read = [pair for pair in [*results][count:] if _is_read(pair[1])]
+        self.results = [_original(inner) for inner, _ in read]
+        """Values that are collected and read behind the loop."""
+        self.collects = [outer for _, outer in read]
+        """The values of all steps of ``results``."""
         self.entries = [*self.body.inputs[count:]]
         self.outer: dict[ir.Value, ir.Value] = {}
         """Values of all steps outside of the loop, by those of the body."""
@@ -431,46 +434,16 @@ class _Scan:
 
     def _replace_loop(self, behind: Sequence[tuple[ir.Node, AllSteps]]) -> None:
         """Write the smaller loop, and the operators behind it."""
-        used = [bool(value.uses()) for value in self.node.outputs[len(self.before) :]]
-        used = [
-            is_used or value.is_graph_output()
-            for is_used, value in zip(
-                used, self.node.outputs[len(self.before) :], strict=True
-            )
-        ]
-        given = zip(self.results, used, strict=True)
-        self.results = [value for value, is_used in given if is_used]
-        collected = self._collected(node for node, _ in behind)
-        states = [k for k in range(len(self.before)) if k not in self.shifts]
-        nodes = {node for node, _ in behind}
-        remaining = [node for node in self.body if node not in nodes]
-        lasts: dict[int, ir.Value] = {}
-        if states or remaining:
-            scan = self._scan(states, collected, nodes)
-            lasts = dict(zip(states, scan.outputs, strict=False))
-            self.outer.update(zip(collected, scan.outputs[len(states) :], strict=True))
+        leaving = {node for node, _ in behind}
+        lasts = self._write_loop(leaving)
         for node, change in behind:
             self._write(node, change)
-        self._remove([node for node in self.body if node in nodes])
-        for index in self.shifts:
-            values = self.outer[self.after[index]]
-            (last,) = self.build.node("Gather", [values, _LAST], {"axis": 0})
-            last.type = self.before[index].type
-            last.shape = self.before[index].shape
-            lasts[index] = last
-        new = [lasts[index] for index in range(len(self.before))]
-        self._give([*new], used)
-
-    def _give(self, lasts: Sequence[ir.Value], used: Sequence[bool]) -> None:
-        """Let readers of the loop's outputs read the new values."""
-        count = len(lasts)
-        old = [*self.node.outputs[:count]]
-        old += [
-            value
-            for value, is_used in zip(self.node.outputs[count:], used, strict=True)
-            if is_used
-        ]
-        new = [*lasts, *(self.outer[value] for value in self.results)]
+        self._remove([node for node in self.body if node in leaving])
+        lasts |= {index: self._last(index) for index in self.shifts}
+        count = len(self.before)
+        old = [*self.node.outputs[:count], *self.collects]
+        new = [lasts[index] for index in range(count)]
+        new += [self.outer[value] for value in self.results]
         for before, after in zip(old, new, strict=True):
             ir.convenience.replace_all_uses_with(
                 before, after, replace_graph_outputs=True
@@ -478,6 +451,24 @@ class _Scan:
         graph = self.node.graph
         assert graph is not None
         graph.remove(self.node, safe=True)
+
+    def _write_loop(self, behind: set[ir.Node]) -> dict[int, ir.Value]:
+        """Write the loop, if anything is left in it; return the last states."""
+        states = [k for k in range(len(self.before)) if k not in self.shifts]
+        if not states and all(node in behind for node in self.body):
+            return {}
+        collected = self._collected(behind)
+        scan = self._scan(states, collected, behind)
+        self.outer.update(zip(collected, scan.outputs[len(states) :], strict=True))
+        return dict(zip(states, scan.outputs, strict=False))
+
+    def _last(self, index: int) -> ir.Value:
+        """Return the last value of a state that is a shift."""
+        values = self.outer[self.after[index]]
+        (last,) = self.build.node("Gather", [values, _LAST], {"axis": 0})
+        last.type = self.before[index].type
+        last.shape = self.before[index].shape
+        return last
 
     def _scan(
         self, states: Sequence[int], collected: Sequence[ir.Value], behind: set[ir.Node]
@@ -520,6 +511,10 @@ class _Scan:
                 index = [*states].index(slot.input)
                 slots.append(replace(slot, input=index, output=index))
         return replace(self.loop, states=tuple(slots))
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _original(value: ir.Value) -> ir.Value:

@@ -339,9 +339,7 @@ class _Rolled:
         states = self._states()
         scanned = list(dict.fromkeys(self._scanned(results)))
         for state in states:
-            name = self.build.name(state.name or "state")
-            like = self._after(state)
-            self.inner[state] = ir.val(name, like.dtype, like.shape)
+            self._enter_state(state)
         self._start_counter(scanned)
         self._add_nodes()
         before = [self.inner[state] for state in states]
@@ -352,6 +350,27 @@ class _Rolled:
             after.append(self.counter.after())
             initial.append(self._zeros(self.counter.entry))
         outputs = [*after, *(self._copy(self._value(family)) for family in scanned)]
+        made = self._add_scan(initial, before, outputs)
+        for value, family in zip(made[len(before) :], scanned, strict=True):
+            value.shape = self._of_all_steps(family.value)
+        node = made[0].producer()
+        assert node is not None
+        node.meta[ROLLED] = self._rolled(states)
+        return node
+
+    def _enter_state(self, state: State) -> None:
+        """Make the body's input of a state."""
+        name = self.build.name(state.name or "state")
+        like = self._after(state)
+        self.inner[state] = ir.val(name, like.dtype, like.shape)
+
+    def _add_scan(
+        self,
+        initial: Sequence[ir.Value],
+        before: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+    ) -> Sequence[ir.Value]:
+        """Add the node; return the last states and the values of all steps."""
         if not self.entries:
             self._count()
         outer = [value for value, _ in self.entries.values()]
@@ -370,22 +389,17 @@ class _Rolled:
             value.type = output.type
         for value, entry in zip(made, before, strict=False):
             value.shape = entry.shape
-        for value, family in zip(made[len(before) :], scanned, strict=True):
-            value.shape = self._of_all_steps(family.value)
-        node = made[0].producer()
-        assert node is not None
+        return made
+
+    def _rolled(self, states: Sequence[State]) -> RolledLoop:
+        """Return what is known of the loop, with a slot for each state of its Scan."""
         slots = [LoopSlot(state.name, at, at) for at, state in enumerate(states)]
         if self.counter is not None:
             at = len(slots)
             slots.append(LoopSlot(VARIABLE, at, at, is_counter=True))
-        node.meta[ROLLED] = RolledLoop(
-            self.unrolled.line,
-            tuple(slots),
-            self.steps,
-            self._rest,
-            self.peeled,
+        return RolledLoop(
+            self.unrolled.line, tuple(slots), self.steps, self._rest, self.peeled
         )
-        return node
 
     def _start_counter(self, results: Sequence[Family]) -> None:
         """Make the number of the step a state, if all that read it allow it."""

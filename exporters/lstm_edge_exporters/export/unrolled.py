@@ -202,18 +202,16 @@ class Unrolled:
         """Return the family of one value per compared iteration, or what they share."""
         first = members[0]
         assert first is not None
-        known = [member for member in members if member is not None]
-        if all(member is first for member in known) and not self.iteration(first):
+        is_shared = all(member is first for member in members if member is not None)
+        if is_shared and not self.iteration(first):
             return first
         key = (id(members[0]), id(members[1]))
         if (made := self._made.get(key)) is not None:
             made.members = _filled(made.members, members)
             return made
-        arrays = [array for array in map(number_of, known) if array is not None]
-        if len(arrays) == len(known):
+        if (arrays := _numbers_of(members)) is not None:
             is_constant = all(np.array_equal(arrays[0], array) for array in arrays)
-            number = None if is_constant else self._number(members, arrays)
-            return first if number is None else self._keep(key, number)
+            return first if is_constant else self._keep(key, _number(members, arrays))
         if (delay := self._delay(members)) is not None:
             return self._with_delay(key, members, delay)
         if (read := self._listed(members)) is not None:
@@ -226,20 +224,6 @@ class Unrolled:
         self._made[key] = family
         self.families.append(family)
         return family
-
-    def _number(self, members: Members, arrays: Sequence[Any]) -> Number:
-        """Return constants that grow by the same amount per iteration."""
-        start = np.asarray(arrays[0])
-        if any(array.shape != start.shape for array in arrays):
-            raise UnlikeError("its steps use constants of different shapes")
-        if start.dtype == np.bool_:
-            raise UnlikeError("its steps use different constants")
-        slope = np.asarray(arrays[1] - start)
-        for index, array in enumerate(arrays):
-            expected = start + slope * index
-            if not np.allclose(array, expected, rtol=_TOLERANCE, atol=0):
-                raise UnlikeError("its steps use numbers that do not grow evenly")
-        return Number(members, start=start, slope=slope)
 
     def _delay(self, members: Members) -> int | None:
         """Return by how many iterations the values are older than their readers."""
@@ -409,29 +393,16 @@ class Unrolled:
 
     def _is_first(self, family: Family, value: ir.Value) -> bool:
         """Return True if ``value`` may be the first iteration's value of a family."""
-        node = value.producer()
         if isinstance(family, State):
             return True
         if isinstance(family, Number):
-            array = number_of(value)
-            before = family.start - family.slope
-            return (
-                array is not None
-                and array.shape == np.shape(before)
-                and np.allclose(array, before, rtol=_TOLERANCE, atol=1e-300)
-            )
+            return _is_number_before(family, value)
+        node = value.producer()
         if node is None or self.iteration(value) != 0:
             is_list = isinstance(family, Read) and family.source is None
             return is_list and self._place(value)[1] == 0
         if isinstance(family, Read):
-            return (
-                is_loop_node(node, READ)
-                and node.inputs[0] is family.source
-                and node.attributes["axis"].as_int() == family.axis
-                and node.attributes["width"].as_int() == family.width
-                and node.attributes["index"].as_int() == family.offset
-                and family.offset >= 0
-            )
+            return _is_first_read(family, node)
         return _is_like(node, family.node) and value.index() == family.value.index()
 
     def refusal(self, reason: object) -> UnsupportedError:
@@ -443,9 +414,51 @@ class Unrolled:
         )
 
 
+def _numbers_of(members: Members) -> list[Array] | None:
+    """Return the constants that the iterations read; None if one is computed."""
+    known = [member for member in members if member is not None]
+    arrays = [array for array in map(number_of, known) if array is not None]
+    return arrays if len(arrays) == len(known) else None
+
+
+def _number(members: Members, arrays: Sequence[Any]) -> Number:
+    """Return constants that grow by the same amount per iteration."""
+    start = np.asarray(arrays[0])
+    if any(array.shape != start.shape for array in arrays):
+        raise UnlikeError("its steps use constants of different shapes")
+    if start.dtype == np.bool_:
+        raise UnlikeError("its steps use different constants")
+    slope = np.asarray(arrays[1] - start)
+    for index, array in enumerate(arrays):
+        expected = start + slope * index
+        if not np.allclose(array, expected, rtol=_TOLERANCE, atol=0):
+            raise UnlikeError("its steps use numbers that do not grow evenly")
+    return Number(members, start=start, slope=slope)
+
+
 def _filled(members: Members, others: Members) -> Members:
     """Return ``members``, and those of ``others`` where one is missing."""
     return tuple(old or new for old, new in zip(members, others, strict=True))
+
+
+def _is_number_before(family: Number, value: ir.Value) -> bool:
+    """Return True for the number in front of those that are compared."""
+    array = number_of(value)
+    before = family.start - family.slope
+    return (
+        array is not None
+        and array.shape == np.shape(before)
+        and np.allclose(array, before, rtol=_TOLERANCE, atol=1e-300)
+    )
+
+
+def _is_first_read(family: Read, node: ir.Node) -> bool:
+    """Return True if ``node`` reads the step in front of those that are compared."""
+    if not is_loop_node(node, READ) or node.inputs[0] is not family.source:
+        return False
+    read = [node.attributes[name].as_int() for name in ("axis", "width", "index")]
+    is_step_before = read == [family.axis, family.width, family.offset]
+    return is_step_before and family.offset >= 0
 
 
 def _is_same(one: ir.Value, other: ir.Value) -> bool:
