@@ -159,7 +159,7 @@ def test_a_network_without_a_constant_weight_is_refused(network, write):
 
 def test_int8_names_the_loop_whose_weights_stay_in_float(write):
     torch.manual_seed(0)
-    network = NETWORKS["LayerNormLSTM"]
+    network = NETWORKS["ConvLSTM"]
     artifact = export(network.kind().eval(), network.example())
     with pytest.raises(
         CheckFailedError, match=r"weights of a loop \(node '.*', Scan\)"
