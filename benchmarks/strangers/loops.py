@@ -1,6 +1,7 @@
 """Modules of public packages that loop over time, and loops around cells of packages.
 
-python -m venv loops && loops/bin/pip install -e ".[cpu,export]"
+python -m venv loops
+loops/bin/pip install ./native -e "./runtime[cpu]" -e ".[export]"
 loops/bin/pip install --no-deps -r benchmarks/strangers/loops.txt
 rm loops/lib/python3*/site-packages/torchaudio/lib/*.so  # built for CUDA, not needed
 loops/bin/python -m benchmarks.strangers.exporters loops --json loops.json

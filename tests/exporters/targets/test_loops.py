@@ -1,5 +1,7 @@
 """Loops over time on devices: native programs and C compute what the module does."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -25,15 +27,23 @@ FEW = (
     "RunningMean",
 )
 """Networks for every run of the tests."""
-WITH_SIGNALS_ONLY = [
+ON_DEVICES = [
     name
     for name, network in NETWORKS.items()
-    if network.streams
-    and name not in ("Arguments", "Lengths", "Refractory", "TimeSinceEvent")
+    if network.streams and name != "Refractory"
 ]
-"""Networks whose inputs are all signals, and whose states are numbers."""
+"""All networks that stream but the one with a state of booleans."""
 
 
+def rows(mark):
+    """Return the names of ``ON_DEVICES``: few with ``mark``, the others slow."""
+    return [
+        pytest.param(name, marks=mark if name in FEW else [pytest.mark.slow])
+        for name in ON_DEVICES
+    ]
+
+
+@cache
 def exported(name):
     torch.manual_seed(len(name))
     network = NETWORKS[name]
@@ -42,50 +52,66 @@ def exported(name):
     return module, export(module, network.example(), config)
 
 
-def signals(name):
-    """Inputs of one row and ``STEPS`` steps, by name, with the time axis first."""
+def arrays_of(name):
+    """Return inputs of one row and ``STEPS`` steps, by name; states are zeros."""
     sizes = {"N": 1, "L": STEPS}
     rng = np.random.default_rng(7)
     arrays = {}
     for key, axes in NETWORKS[name].inputs.items():
         shape = [sizes.get(axis, axis) for axis in axes]
-        arrays[key] = rng.standard_normal(shape).astype(np.float32)
+        if key in ("lengths", "steps"):
+            arrays[key] = np.full(shape, 9)
+        elif key in ("h", "c"):
+            arrays[key] = np.zeros(shape, np.float32)
+        else:
+            arrays[key] = rng.standard_normal(shape).astype(np.float32)
     return arrays
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.system if name in FEW else pytest.mark.slow
-        )
-        for name in WITH_SIGNALS_ONLY
-    ],
-)
-def test_a_program_and_c_step_through_a_loop_as_the_module_does(name):
-    module, artifact = exported(name)
-    arrays = signals(name)
-    tensors = [torch.from_numpy(x).double() for x in arrays.values()]
+def in_float64(module, arrays):
+    """Return the first output of a module in float64."""
+    tensors = [torch.from_numpy(array) for array in arrays.values()]
+    doubles = [x.double() if x.is_floating_point() else x for x in tensors]
     with torch.no_grad(), Floats(torch.float64):
-        result = copy_as(module, torch.float64)(*tensors)
-    outputs = result if isinstance(result, tuple) else (result,)
+        result = copy_as(module, torch.float64)(*doubles)
+    first = result[0] if isinstance(result, tuple) else result
+    return first.numpy()
+
+
+@pytest.mark.parametrize("name", rows([]))
+def test_a_program_steps_through_a_loop_as_the_module_does(name):
+    module, artifact = exported(name)
+    arrays = arrays_of(name)
     manifest = artifact.manifest
     spec = manifest.outputs[0]
     time = manifest.time_axis(spec.axes)
-    expected = outputs[0].numpy()
+    expected = in_float64(module, arrays)
     expected = expected[-1:] if time is None else np.moveaxis(expected, time, 0)
     stream = load(to_native(artifact.model)).stream()
-    axes = {key: NETWORKS[name].inputs[key].index("L") for key in arrays}
+    inputs = {
+        key: axes for key, axes in NETWORKS[name].inputs.items() if key not in "hc"
+    }
     for step in range(STEPS):
-        sample = {key: x.take(step, axes[key])[0] for key, x in arrays.items()}
-        values = stream.step(sample if len(sample) > 1 else sample.popitem()[1])
+        sample = {}
+        for key, axes in inputs.items():
+            array = arrays[key]
+            sample[key] = (
+                array.take(step, axes.index("L"))[0] if "L" in axes else array[0]
+            )
+        values = stream.step(sample if len(sample) > 1 else sample["x"])
         first = values[spec.name] if isinstance(values, dict) else values
         if time is not None:
             want = expected[step].reshape(first.shape)
             assert np.abs(first - want).max() < 1e-5
     if time is None:
         assert np.abs(first - expected.reshape(first.shape)).max() < 1e-5
-    assert to_c(artifact.model, "net").files  # compiled, and its self-test has passed
+
+
+@pytest.mark.parametrize("name", rows([pytest.mark.system]))
+def test_c_of_a_loop_is_compiled_and_equal_to_its_golden_cases(name):
+    """The golden cases are computed in float64."""
+    _, artifact = exported(name)
+    assert to_c(artifact.model, "net").files
 
 
 @pytest.mark.system
