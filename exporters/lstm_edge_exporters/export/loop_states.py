@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import axis_names
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import UniqueNames, axes_of, walk
@@ -50,6 +52,9 @@ def expose_loop_states(
 ) -> list[StateSpec]:
     """Make initial states of loops that depend on sizes alone inputs, and the last
     states outputs.
+
+    Raises:
+        UnsupportedError: a state starts from a number that no manifest has.
     """
     states = loop_states(graph, program)
     batch_axes = {state.initial: _batch_axis(state, program) for state in states}
@@ -68,6 +73,12 @@ def expose_loop_states(
         name = str(dtype.numpy().name).replace("float64", "float32")
         axes = state.axes
         reset = resets[state.initial]
+        if not np.isfinite(reset).all():
+            line = state.loop.line.removesuffix(":")
+            raise UnsupportedError(
+                f"the state {state.variable} of a loop ({line}) starts from infinity or"
+                " NaN, expected numbers: start from torch.finfo(x.dtype).min or .max"
+            )
         specs[state.last] = StateSpec(entering, leaving, name, axes, reset)
         graph.inputs.append(ir.val(entering, dtype, axes))
         state.node.replace_input_with(state.slot.input, graph.inputs[-1])

@@ -286,7 +286,35 @@ class StepAsText(Weighted):
         return 0.0 if f"{t}" == "700" else 1.0
 
 
+class FromInfinity(Stepwise):
+    """A running maximum."""
+
+    def forward(self, x):
+        most = torch.full_like(x[:, 0], self.start(x))
+        for t in range(x.size(1)):
+            most = torch.maximum(most, x[:, t])
+        return most
+
+    def start(self, x):
+        return float("-inf")
+
+
+class FromTheLeastNumber(FromInfinity):
+    def start(self, x):
+        return torch.finfo(x.dtype).min
+
+
+@pytest.mark.system
+def test_a_state_may_start_from_the_least_number():
+    torch.manual_seed(2)
+    example = (torch.randn(2, 6, 3),)
+    module = FromTheLeastNumber().eval()
+    artifact = export_and_compare(module, example, ExportConfig(inputs=X))
+    assert artifact.manifest.streamable
+
+
 REFUSED = {
+    FromInfinity: ("the state most of a loop", "for t in range(x.size(1))"),
     LaterBranch: ("treats one of the later steps differently", "if t == 400"),
     EverySecond: ("computes with the number of a step", "if t % 2 == 0"),
     LateThreshold: ("treats one of the later steps differently", "t * 0.1 > 50.0"),
