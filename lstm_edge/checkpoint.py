@@ -151,10 +151,10 @@ def load(path: str | os.PathLike[str]) -> Run:
         facts = checkpoint.facts
         tensors = fit_names(checkpoint.tensors, _NEEDED, path)
         model = _build(facts["network"] if facts else {}, tensors, path)
-        kinds = {"task": Task, "signal": Signal, "trained": Trained}
+        types = {"task": Task, "signal": Signal, "trained": Trained}
         recorded = {
-            name: decode(kind, facts[name])
-            for name, kind in kinds.items()
+            name: decode(hint, facts[name])
+            for name, hint in types.items()
             if facts and facts[name]
         }
         return Run(model, **recorded, sha256=checkpoint.sha256)
@@ -219,11 +219,11 @@ def write_tensors(
     """Write tensors, with facts as JSON in the metadata, whole or not at all; return
     the content.
     """
-    plain = {
+    contiguous = {
         name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
     }
     content: bytes = to_bytes(
-        plain, metadata={_KEY: json.dumps(facts, sort_keys=True, allow_nan=False)}
+        contiguous, metadata={_KEY: json.dumps(facts, sort_keys=True, allow_nan=False)}
     )
     write_bytes(path, content)
     return content

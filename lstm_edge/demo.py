@@ -139,8 +139,8 @@ def measure(run: Run, stream: Stream, held_out: Data) -> Result:
             nanoseconds.append(took)
     logits = np.array(steps).reshape(*x.shape[:2], -1)  # (recordings, L, C)
     with torch.no_grad(), one_thread():
-        parts = (torch.from_numpy(x[:, : end + 1]) for end in range(x.shape[1]))
-        expected = np.stack([run.model(part).numpy() for part in parts], axis=1)
+        prefixes = (torch.from_numpy(x[:, : end + 1]) for end in range(x.shape[1]))
+        expected = np.stack([run.model(prefix).numpy() for prefix in prefixes], axis=1)
     order = np.random.default_rng(0).permutation(len(x))
     labels = [
         step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))

@@ -10,15 +10,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
     A name that begins with the other is nearer than one that shares letters.
     """
-    asked = _letters(name)
-    near = [name for name in names if _letters(name).startswith(asked)]
+    typed = _letters(name)
+    near = [name for name in names if _letters(name).startswith(typed)]
     if not near:
         whole = {_letters(name): name for name in names}
         near = [
             whole[letters]
-            for letters in get_close_matches(asked, whole, n=1, cutoff=0.7)
+            for letters in get_close_matches(typed, whole, n=1, cutoff=0.7)
         ]
-    return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
+    return f"did you mean {min(near, key=len)!r}?" if typed and near else ""
 
 
 def _letters(name: str) -> str:

@@ -51,21 +51,21 @@ def _convert(
     model: ir.Model,
     before: Collection[ir.DataType],
     after: ir.DataType,
-    kept: Collection[ir.Value] = (),
+    unchanged: Collection[ir.Value] = (),
 ) -> None:
-    """Replace the dtypes ``before`` of all values except ``kept``, and of attributes,
+    """Replace the dtypes ``before`` of all values except ``unchanged``, and of attributes,
     in place.
     """
     for graph in (model.graph, *model.graph.subgraphs()):
         computed = (value for node in graph for value in node.outputs)
         for value in (*graph.inputs, *graph.initializers.values(), *computed):
-            if value not in kept and value.dtype in before:
+            if value not in unchanged and value.dtype in before:
                 value.dtype = after
                 if value.const_value is not None:
                     array = value.const_value.numpy().astype(after.numpy())
                     value.const_value = ir.tensor(array, name=value.name)
         for node in graph:
-            if not (node.outputs and node.outputs[0] in kept):
+            if not (node.outputs and node.outputs[0] in unchanged):
                 _retype(node, before, after)
 
 

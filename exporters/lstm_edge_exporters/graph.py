@@ -107,12 +107,12 @@ def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
                 # the second output of TopK holds indices
                 yield from node.outputs[:1] if node.op_type == "TopK" else node.outputs
 
-    found = []
+    uses = []
     for reading in walk([value], copies):
         for node, index in reading.uses():
             if node.op_type not in KEEPING:
-                found.append((node, index))
-    return found
+                uses.append((node, index))
+    return uses
 
 
 def walk(
@@ -260,10 +260,10 @@ class UniqueNames:
     def __init__(self, graph: ir.Graph) -> None:
         """Collect all names of a graph and of its bodies."""
         self._taken: set[str | None] = set()
-        for part in (graph, *graph.subgraphs()):
-            self._add(part.inputs)
-            self._add(part.initializers.values())
-            for node in part:
+        for inner in (graph, *graph.subgraphs()):
+            self._add(inner.inputs)
+            self._add(inner.initializers.values())
+            for node in inner:
                 self._taken.add(node.name)
                 self._add(node.inputs)
                 self._add(node.outputs)

@@ -76,8 +76,10 @@ def option(default: Any, text: str, /, **rule: Any) -> Any:
 
     A function as default makes a new value each time, such as ``dict``.
     """
-    kind = "default_factory" if callable(default) else "default"
-    return dataclasses.field(**{kind: default}, metadata={"rule": Rule(text, **rule)})
+    parameter = "default_factory" if callable(default) else "default"
+    return dataclasses.field(
+        **{parameter: default}, metadata={"rule": Rule(text, **rule)}
+    )
 
 
 def option_fields(

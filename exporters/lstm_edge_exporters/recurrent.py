@@ -116,9 +116,9 @@ def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
 def slots(node: ir.Node) -> tuple[Slot, ...]:
     """Return the node's states, ``h`` first."""
     return tuple(
-        Slot(node, kind, index + _FIRST_INITIAL, index)
-        for kind, index in STATES.items()
-        if kind == "h" or node.op_type.endswith("LSTM")
+        Slot(node, name, index + _FIRST_INITIAL, index)
+        for name, index in STATES.items()
+        if name == "h" or node.op_type.endswith("LSTM")
     )
 
 

@@ -49,13 +49,13 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
     axes = list[int | str]()
     sizes = dict[str, int]()
     dtype = ""
-    for part in text.split(","):
-        match = _AXIS.fullmatch(part.strip())
-        axis, size, kind = match.groups() if match else ("", None, None)
+    for axis_text in text.split(","):
+        match = _AXIS.fullmatch(axis_text.strip())
+        axis, size, dtype_text = match.groups() if match else ("", None, None)
         if (
             not axis
             or dtype
-            or (kind or "bool") not in _DTYPES
+            or (dtype_text or "bool") not in _DTYPES
             or (size and axis.isdecimal())
         ):
             raise InputError(
@@ -64,7 +64,7 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
                 f" {', '.join(_DTYPES)}"
             )
         axes.append(int(axis) if axis.isdecimal() else axis)
-        dtype = kind or ""
+        dtype = dtype_text or ""
         if size:
             sizes[axis] = int(size)
     return TensorSpec(name, dtype, tuple(axes)), sizes
@@ -84,15 +84,19 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         sys.path.insert(0, folder)
     try:
         imported = importlib.import_module(path)
-        made = getattr(imported, name, None)
-        module = made() if callable(made) and not isinstance(made, nn.Module) else made
+        result = getattr(imported, name, None)
+        module = (
+            result()
+            if callable(result) and not isinstance(result, nn.Module)
+            else result
+        )
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{source} raised {_in_one_line(error)}; expected a function without"
             " arguments, in a module importable from this folder, without .py, that"
             " trains only under if __name__ == '__main__'"
         ) from error
-    if made is None:
+    if result is None:
         advice = did_you_mean(name, [key for key in vars(imported) if key[0] != "_"])
         raise InputError(
             f"{path} has no {name!r};"
@@ -129,7 +133,7 @@ more, so that all differ."""
 
 
 def make_example(
-    specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
+    specs: Sequence[TensorSpec], sizes_given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
     """Return a random example of each input; InputError if ``forward`` does not take
     it.
@@ -137,7 +141,7 @@ def make_example(
     Integers with one axis are lengths, in descending order; others are indices valid
     for every embedding.
     """
-    example = _draw(specs, given, module)
+    example = _draw(specs, sizes_given, module)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,28 +149,28 @@ def make_example(
     except Exception as error:
         trace = error.__traceback__  # without the line above
         line = raising_line(error.with_traceback(trace and trace.tb_next))
-        place = f" ({line})" if line else ""
+        where = f" ({line})" if line else ""
         shapes = ", ".join(
             f"{name} {list(tensor.shape)}" for name, tensor in example.items()
         )
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
-            f"{place}; {_advice(specs, module)}"
+            f"{where}; {_advice(specs, module)}"
         ) from error
     return example
 
 
 def _draw(
-    specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
+    specs: Sequence[TensorSpec], sizes_given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
-    """Return random values of each input, with the ``given`` sizes of axes."""
+    """Return random values of each input, with the ``sizes_given`` sizes of axes."""
     names: dict[str, None] = {}
     for spec in specs:
         names.update(dict.fromkeys(axis for axis in spec.axes if isinstance(axis, str)))
     axes = list(names)
     sizes = {axis: _FIRST_SIZE + 2 * index for index, axis in enumerate(axes, -1)}
     sizes.update(dict.fromkeys(axes[:1], _BATCH))
-    sizes.update(given)
+    sizes.update(sizes_given)
     words = _smallest_embedding(module)
     cases = CaseGenerator(
         tuple(_to_draw(spec, words) for spec in specs),

@@ -105,8 +105,8 @@ class LineParser:
         if not text:
             return None
         delimiter = next((mark for mark in "\t;," if mark in text), None)
-        parts = text.split(delimiter) if delimiter or self._width > 1 else [text]
-        cells = [part.strip(' "') for part in parts]
+        fields = text.split(delimiter) if delimiter or self._width > 1 else [text]
+        cells = [field.strip(' "') for field in fields]
         if not self._has_sample and self._is_header(cells):
             self._columns = self._read_header(cells)
             self._line_width = len(cells)
@@ -159,16 +159,16 @@ class LineParser:
         numbers = [parse_number(cell) for cell in cells]
         if None in numbers:
             wrong = cells[numbers.index(None)]
-            kind = " with a decimal point" if has_decimal_comma(wrong) else ""
-            raise InputError(f"expected numbers{kind}, got {wrong[:40]!r}")
-        wide = np.array(numbers, np.float64)
+            detail = " with a decimal point" if has_decimal_comma(wrong) else ""
+            raise InputError(f"expected numbers{detail}, got {wrong[:40]!r}")
+        number = np.array(numbers, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            sample = wide.astype(self._dtype)
-        is_lost = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != wide
+            sample = number.astype(self._dtype)
+        is_lost = ~np.isfinite(sample) if self._dtype.kind == "f" else sample != number
         if is_lost.any():
             raise InputError(
                 f"expected finite {self._dtype} numbers, got"
-                f" {float(wide[int(is_lost.argmax())])!r}"
+                f" {float(number[int(is_lost.argmax())])!r}"
             )
         return sample
 

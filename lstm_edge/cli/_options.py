@@ -56,14 +56,14 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
         """Make ``function`` the command of the verb, with the option ``--json``."""
 
         @functools.wraps(function)
-        def command(*, as_json: bool, **given: Any) -> None:
+        def command(*, as_json: bool, **arguments: Any) -> None:
             """Run the verb and print its report."""
             with needing(extra, name):
                 if "show" in inspect.signature(function).parameters:
                     with progress(quiet=as_json) as show:
-                        report = function(show=show, **given)
+                        report = function(show=show, **arguments)
                 else:
-                    report = function(**given)
+                    report = function(**arguments)
             print_report(report, as_json=as_json)
 
         with_json = click.option(
@@ -97,7 +97,9 @@ def needing(extra: str, verb: str) -> Iterator[None]:
         ) from error
 
 
-def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
+def options_of(
+    **config_types: "type[DataclassInstance]",
+) -> Callable[[Command], Command]:
     """Return a decorator that adds the options of configurations, and passes these by
     their names.
     """
@@ -106,27 +108,27 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
         """Give ``function`` the options of all configurations."""
 
         @functools.wraps(function)
-        def call(**given: Any) -> Any:
+        def call(**arguments: Any) -> Any:
             """Build the checked configurations from the options that were given."""
-            made = {}
-            for name, kind in kinds.items():
-                values = take_given(kind, given)
-                made[name] = kind(**values)
-                check_options(made[name])
-            return function(**made, **given)
+            configs = {}
+            for name, config_type in config_types.items():
+                values = take_given(config_type, arguments)
+                configs[name] = config_type(**values)
+                check_options(configs[name])
+            return function(**configs, **arguments)
 
-        return field_options({"": tuple(kinds.values())})(call)
+        return field_options({"": tuple(config_types.values())})(call)
 
     return decorate
 
 
 def take_given(
-    kind: "type[DataclassInstance]", given: dict[str, Any]
+    config_type: "type[DataclassInstance]", arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """Remove the options of a configuration from ``given``, and return those that were
+    """Remove the options of a configuration from ``arguments``, and return those that were
     given.
     """
-    values = {name: given.pop(name) for name in option_fields(kind)}
+    values = {name: arguments.pop(name) for name in option_fields(config_type)}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -140,9 +142,9 @@ def field_options(
     that a configuration inherits is in the section of the first one that has it.
     """
     options: dict[str, Callable[[Any], Any]] = {}
-    for section, kinds in sections.items():
-        for kind in kinds:
-            for name, entry in option_fields(kind).items():
+    for section, config_types in sections.items():
+        for config_type in config_types:
+            for name, entry in option_fields(config_type).items():
                 if name not in options:
                     options[name] = _from_field(entry, section)
 
@@ -260,22 +262,22 @@ def _value_of(entry: "Field[Any]") -> dict[str, Any]:
 
 def _type_of(hint: Any) -> Any:
     """Return click's type for a hint such as ``int | None``."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    for kind in (int, float):
-        if kind in kinds:
-            return kind
-    return PATH if Path in kinds else str
+    types = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for number_type in (int, float):
+        if number_type in types:
+            return number_type
+    return PATH if Path in types else str
 
 
 def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return a callback that reads the text of an option, and names it in an error."""
 
-    def read(_: click.Context, param: click.Parameter, given: Any) -> Any:
+    def read(_: click.Context, param: click.Parameter, value: Any) -> Any:
         """Parse the option's text; a ``ValueError`` becomes a message that names it."""
         try:
-            return None if given is None else parse(given)
+            return None if value is None else parse(value)
         except ValueError as error:
-            text = given if isinstance(given, str) else " ".join(given)
+            text = value if isinstance(value, str) else " ".join(value)
             raise InputError(f"{param.opts[0]} {text}: {error}") from error
 
     return read
@@ -322,27 +324,29 @@ class ModelOptions:
     threads: int = option(1, "Number of threads per operator.", low=1)
 
 
-def check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
+def check_models(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """Refuse a run folder, checkpoint or data file given as a model, and suggest the
     right command.
     """
-    for path in given if isinstance(given, tuple) else (given,):
+    for path in value if isinstance(value, tuple) else (value,):
         if suffix_of(path) in DATA_SUFFIXES:
             raise InputError(
                 f"{path} is a data file, expected an .onnx file; MODEL is the first"
                 " argument"
             )
-        kind = ""
+        description = ""
         name = path.name
         if is_run(path):
-            kind = "a run folder"
+            description = "a run folder"
         elif path.suffix in CHECKPOINT_SUFFIXES:
-            kind = "a PyTorch checkpoint"
+            description = "a PyTorch checkpoint"
             name = path.stem
-        if kind:
+        if description:
             command = f"lstm-edge export {path} -o {name}.onnx"
-            raise InputError(f"{path} is {kind}, expected an .onnx file; run {command}")
-    return given
+            raise InputError(
+                f"{path} is {description}, expected an .onnx file; run {command}"
+            )
+    return value
 
 
 model_argument = click.argument("model", type=PATH, callback=check_models)
@@ -351,17 +355,17 @@ models_argument = click.argument(
 )
 
 
-def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
+def _check_output(_: click.Context, option: click.Parameter, value: Any) -> Any:
     """Refuse outputs that can't be written or have another suffix."""
     suffixes = (".onnx", ".lep") if option.multiple else (".onnx",)
-    for path in given if option.multiple else (given,):
+    for path in value if option.multiple else (value,):
         check_target(path)
         if path.suffix not in suffixes:
             raise InputError(
                 f"{path} is not named {' or '.join(suffixes)}; use -o"
                 f" {path.with_suffix('.onnx')}"
             )
-    return given
+    return value
 
 
 _output = functools.partial(

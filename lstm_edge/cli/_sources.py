@@ -14,7 +14,7 @@ from lstm_edge_runtime.errors import InputError
 def is_factory(source: str) -> bool:
     """Return True if ``source`` is ``package.module:factory``, rather than a path."""
     module, mark, name = source.partition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
+    dotted = all(word.isidentifier() for word in module.split("."))
     return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
 
 

@@ -40,15 +40,16 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
     from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name)
-    made = to_c(model, name)
-    header = made.save(output) / "src" / f"{made.name}.h"
+    folder = to_c(model, name)
+    header = folder.save(output) / "src" / f"{folder.name}.h"
     document = {
         "output": output,
-        "bytes": {path: len(text.encode()) for path, text in made.files.items()},
+        "bytes": {path: len(text.encode()) for path, text in folder.files.items()},
         **{
-            name: getattr(made, name) for name in ("name", "constants", "state", "work")
+            name: getattr(folder, name)
+            for name in ("name", "constants", "state", "work")
         },
-        "largest_difference": made.difference,
+        "largest_difference": folder.difference,
         "notes": [
             "self-test: passed here",
             (

@@ -104,12 +104,12 @@ def _onnxruntime() -> _Finding:
     except LstmEdgeError as error:
         return _Finding(about, first_line(error), install_command("cpu"), works=False)
     providers = ", ".join(module.get_available_providers())
-    found = f"{' and '.join(wheels)} {module.__version__}: {providers}"
+    installed = f"{' and '.join(wheels)} {module.__version__}: {providers}"
     if len(wheels) > 1:
         names = " ".join(wheels)
         advice = f"they overwrite each other: pip uninstall {names}, then install one"
-        return _Finding(about, found, advice)
-    return _Finding(about, found)
+        return _Finding(about, installed, advice)
+    return _Finding(about, installed)
 
 
 def _native() -> _Finding:

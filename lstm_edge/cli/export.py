@@ -64,9 +64,9 @@ class SourceOptions:
     @property
     def task(self) -> Task | None:
         """The task that the options describe; None if they don't."""
-        kind = "regression" if self.units else "classification"
+        task_kind = "regression" if self.units else "classification"
         return (
-            Task(kind, "", self.labels, self.units)
+            Task(task_kind, "", self.labels, self.units)
             if self.units or self.labels
             else None
         )
@@ -75,11 +75,11 @@ class SourceOptions:
 @verb("export", extra="export")
 @click.argument("source", type=SOURCE)
 @outputs_option
-@options_of(given=SourceOptions, config=ExportConfig)
+@options_of(options=SourceOptions, config=ExportConfig)
 def command(
     source: str,
     outputs: tuple[Path, ...],
-    given: SourceOptions,
+    options: SourceOptions,
     config: ExportConfig,
     show: Show,
 ) -> Report:
@@ -96,28 +96,29 @@ def command(
     \b
     Example:
       lstm-edge export runs/har -o har.onnx -o har.lep
-      lstm-edge export lstm1.pth --features open,high,low --units USD --scale scale.json
-      -o price.onnx lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1
-      --rate 48kHz -o amp.onnx
+      lstm-edge export lstm1.pth -o price.onnx --features open,high,low \\
+          --units USD --scale scale.json
+      lstm-edge export nets.amp:build -o amp.onnx --weights amp.pt \\
+          --input x=N,L,1 --rate 48kHz
     """  # noqa: D301
     from lstm_edge_exporters import export
     from lstm_edge_exporters.targets.native import to_native
 
-    _check_source(source, given)
+    _check_source(source, options)
     with contextlib.redirect_stdout(
         sys.stderr
     ):  # output printed by a user's code is not the result
         if is_factory(source):
-            module, example, described = _from_factory(source, given)
+            module, example, described = _from_factory(source, options)
         else:
             from lstm_edge.checkpoint import deployable
 
             module, example, described = deployable(
-                _described(Path(source), given), lengths=given.lengths
+                _described(Path(source), options), lengths=options.lengths
             )
-        options = {name: getattr(config, name) for name in option_fields(config)}
+        export_options = {name: getattr(config, name) for name in option_fields(config)}
         artifact = export(
-            module, example, replace(described, **options), on_progress=show
+            module, example, replace(described, **export_options), on_progress=show
         )
     model = artifact.model
     contents = {
@@ -125,7 +126,7 @@ def command(
     }
     for path, content in contents.items():
         write_bytes(path, content)
-    files = {"--weights": given.weights, "--scale": given.scale}
+    files = {"--weights": options.weights, "--scale": options.scale}
     again = [text for pair in files.items() if pair[1] for text in pair]
     exported = [path for path in outputs if path.suffix == ".onnx"]
     following = [
@@ -147,7 +148,7 @@ def command(
     )
 
 
-def _check_source(source: str, given: SourceOptions) -> None:
+def _check_source(source: str, options: SourceOptions) -> None:
     """Refuse a file that is exported already, and options that do not fit the
     source.
     """
@@ -161,19 +162,19 @@ def _check_source(source: str, given: SourceOptions) -> None:
             f"{source} is a Python module; name the function or class in it that gives"
             f" the network: {module}:NAME"
         )
-    kind = "checkpoint"
+    description = "checkpoint"
     unfit = ["weights", "input", "state"]
     if is_factory(source):
-        kind = "factory, which scales in forward"
+        description = "factory, which scales in forward"
         unfit = ["scale"]
     elif Path(source).is_dir():
-        kind = "run, which describes itself"
-        unfit = [name for name in option_fields(given) if name != "lengths"]
-    if wrong := [name for name in unfit if getattr(given, name)]:
-        raise InputError(f"{source} is a {kind}; remove --{wrong[0]}")
+        description = "run, which describes itself"
+        unfit = [name for name in option_fields(options) if name != "lengths"]
+    if wrong := [name for name in unfit if getattr(options, name)]:
+        raise InputError(f"{source} is a {description}; remove --{wrong[0]}")
 
 
-def _described(path: Path, given: SourceOptions) -> "Run":
+def _described(path: Path, options: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import load, with_scales
 
@@ -183,36 +184,36 @@ def _described(path: Path, given: SourceOptions) -> "Run":
             f" factory of a module, such as {path.stem}:build"
         )
     run = load(path)
-    task = given.task
-    if given.scale is not None:
-        with_scales(run.model, given.scale)
-    if not task and given.signal == Signal():
+    task = options.task
+    if options.scale is not None:
+        with_scales(run.model, options.scale)
+    if not task and options.signal == Signal():
         return run
     output = "logits" if is_classification(task) else "value"
     described = (task and task._replace(output=output)) or run.task
-    return replace(run, task=described, signal=given.signal)
+    return replace(run, task=described, signal=options.signal)
 
 
-def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportConfig]:
+def _from_factory(source: str, options: SourceOptions) -> tuple[Any, Any, ExportConfig]:
     """Return module, example and options of ``package.module:factory``."""
     from ._factory import build_module, make_example, parse_input
 
-    inputs = dict(given.input)
+    inputs = dict(options.input)
     if not inputs:
         raise InputError(
             f"{source}: describe each input of forward, such as --input x=N,L,8"
         )
-    if given.lengths:
+    if options.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
     specs = [spec for spec, _ in parsed]
     sizes = {axis: size for _, named in parsed for axis, size in named.items()}
-    module, sha256 = build_module(source, given.weights)
+    module, sha256 = build_module(source, options.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
-        states=dict(given.state) or None,
-        task=given.task,
-        signal=given.signal,
+        states=dict(options.state) or None,
+        task=options.task,
+        signal=options.signal,
         checkpoint_sha256=sha256,
     )
     return module, make_example(specs, sizes, module), config

@@ -42,15 +42,15 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     lifted.save(output)
     report = lifted.report
     manifest = lifted.manifest
-    kinds = {
+    groups = {
         "lifted": report.lifted,
         "past steps": report.past,
         "existing": report.recognized,
     }
     figures = lifted.verified.figures()
     states = [
-        plain(state) | {"kind": kind}
-        for kind, group in kinds.items()
+        plain(state) | {"kind": origin}
+        for origin, group in groups.items()
         for state in group
     ]
     document = {

@@ -53,16 +53,18 @@ def command(
         from lstm_edge_runtime import load
 
         samples = read_samples(data, load(model), reading, note)
-    made = quantize(model, replace(config, budget=budget), samples, on_progress=show)
-    made.save(output)
+    quantized = quantize(
+        model, replace(config, budget=budget), samples, on_progress=show
+    )
+    quantized.save(output)
     document = {
         "output": output,
-        "precision": made.manifest.precision,
-        "arithmetic": made.manifest.arithmetic,
-        "method": made.description,
-        "nodes": made.counts,
-        "bytes": {"before": made.bytes_before, "after": len(made.model)},
-        "judgement": made.verified,
+        "precision": quantized.manifest.precision,
+        "arithmetic": quantized.manifest.arithmetic,
+        "method": quantized.description,
+        "nodes": quantized.counts,
+        "bytes": {"before": quantized.bytes_before, "after": len(quantized.model)},
+        "judgement": quantized.verified,
     }
     following = [
         ("inspect", output),

@@ -48,9 +48,11 @@ def command(
     series may be split over many files and larger than memory. The same command
     continues a run that was killed.
 
-    Example: lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time
-    --since scores1
-    """
+    \b
+    Example:
+      lstm-edge score day2/ -m har.onnx -o scores2 --series device \\
+          --order time --since scores1
+    """  # noqa: D301
     from lstm_edge.score.job import score
     from lstm_edge.score.workers import processes
 

@@ -52,10 +52,10 @@ class ValidateOptions:
 
 @verb("validate", extra="export")
 @model_argument
-@options_of(given=ValidateOptions, reading=ReadConfig, config=ValidateConfig)
+@options_of(options=ValidateOptions, reading=ReadConfig, config=ValidateConfig)
 def command(
     model: Path,
-    given: ValidateOptions,
+    options: ValidateOptions,
     reading: ReadConfig,
     config: ValidateConfig,
     show: Show,
@@ -73,35 +73,35 @@ def command(
       lstm-edge validate har.onnx --against runs/har --data har.npz --html report.html
       lstm-edge validate tagger.onnx --against nets:build --weights tagger.pt --quick
     """  # noqa: D301
-    for target in filter(None, (given.junit, given.html)):
+    for target in filter(None, (options.junit, options.html)):
         check_target(target)
-    if given.weights is not None and not is_factory(given.against or ""):
+    if options.weights is not None and not is_factory(options.against or ""):
         raise InputError(
-            f"--weights requires --against package.module:factory, got {given.against}"
+            f"--weights requires --against package.module:factory, got {options.against}"
         )
     from lstm_edge_exporters.validate.junit import error_to_junit, to_junit
 
-    if given.html is not None:
+    if options.html is not None:
         with needing("report", "validate --html"):
             from lstm_edge_exporters.validate.html import to_html
     try:
-        result = _validate(model, given, reading, config, show)
+        result = _validate(model, options, reading, config, show)
     except Exception as error:
-        if given.junit is not None:
-            write_bytes(given.junit, error_to_junit(model.name, error))
+        if options.junit is not None:
+            write_bytes(options.junit, error_to_junit(model.name, error))
         raise
-    if given.junit is not None:
-        write_bytes(given.junit, to_junit(result))
-    if given.html is not None:
-        write_bytes(given.html, to_html(result).encode())
-    if given.against is None:
+    if options.junit is not None:
+        write_bytes(options.junit, to_junit(result))
+    if options.html is not None:
+        write_bytes(options.html, to_html(result).encode())
+    if options.against is None:
         note("golden cases replayed; not compared with a network: add --against")
     return report_of(result)
 
 
 def _validate(
     model: Path,
-    given: ValidateOptions,
+    options: ValidateOptions,
     reading: ReadConfig,
     config: ValidateConfig,
     show: Show,
@@ -112,17 +112,17 @@ def _validate(
 
     file = open_file(model)
     reference = None
-    if given.against is not None and file.model is not None:
-        reference = _reference(file, given.against, given)
-    if given.data is not None and file.model is not None:
+    if options.against is not None and file.model is not None:
+        reference = _reference(file, options.against, options)
+    if options.data is not None and file.model is not None:
         from lstm_edge.data.sample_input import read_samples
 
-        samples = read_samples(given.data, file.model, reading, note)
+        samples = read_samples(options.data, file.model, reading, note)
         config = replace(config, data=samples)
     return validate(file, reference, config, on_progress=show)
 
 
-def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expected":
+def _reference(file: "ModelFile", against: str, options: ValidateOptions) -> "Expected":
     """Return the reference that ``--against`` names."""
     from lstm_edge_exporters.validate.expected import against_file, against_module
 
@@ -131,14 +131,14 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     if is_factory(against):
         from ._factory import build_module
 
-        module, sha256 = build_module(against, given.weights)
+        module, sha256 = build_module(against, options.weights)
         return against_module(module, file, about=against, sha256=sha256 or "")
     from lstm_edge.checkpoint import deployable, load, with_scales
 
     run = load(against)
     hint = ""
-    if given.scale is not None:
-        with_scales(run.model, given.scale)
+    if options.scale is not None:
+        with_scales(run.model, options.scale)
     elif run.model.x_mean is None:
         hint = (
             f"{against} has no scales: if --scale was given to export, give it here"

@@ -302,10 +302,10 @@ class _Reader:
         self._count_growth(x)
         y = record.y
         if rows.is_timed and len(order) > 1:
-            wanted = self._measure_rate(record.name, order)
-            if wanted:
-                _check_duration(path, record, order, wanted)
-                x, y = resample(x, y, order, wanted)
+            target_rate = self._measure_rate(record.name, order)
+            if target_rate:
+                _check_duration(path, record, order, target_rate)
+                x, y = resample(x, y, order, target_rate)
         if self.config.forecast and self.columns.values:
             if len(x) < 2:
                 raise InputError(
@@ -353,10 +353,10 @@ class _Reader:
         intervals = np.diff(times)
         rate = 1 / float(np.median(intervals))
         differing = int((np.abs(intervals * rate - 1) > _JITTER).sum())
-        wanted = self.config.sampling_rate
+        target_rate = self.config.sampling_rate
         self.rates[name] = rate
-        if wanted and (differing or abs(wanted / rate - 1) > _RATE_TOLERANCE):
-            return wanted
+        if target_rate and (differing or abs(target_rate / rate - 1) > _RATE_TOLERANCE):
+            return target_rate
         self.counts.update(differing=differing, intervals=len(intervals))
         return None
 

@@ -109,10 +109,10 @@ def _divide(
     if _groups(series) >= len(shares):
         sets = _assign(series, shares, seed)
         return tuple(replace(record, split=sets[record.group]) for record in series)
-    parts: list[Series] = []
+    cut_series: list[Series] = []
     for record in series:
-        parts.extend(_in_time(record, shares))
-    return tuple(parts)
+        cut_series.extend(_in_time(record, shares))
+    return tuple(cut_series)
 
 
 def _check_groups(series: Sequence[Series]) -> None:

@@ -309,8 +309,8 @@ class _WavFormat:
 
     def __str__(self) -> str:
         """Return the format for messages: ``24-bit integers``."""
-        kind = _WAV_FORMATS.get(self.tag, f"samples of format {self.tag}")
-        return f"{self.bits}-bit {kind}"
+        format_name = _WAV_FORMATS.get(self.tag, f"samples of format {self.tag}")
+        return f"{self.bits}-bit {format_name}"
 
 
 def _read_wav(path: Path) -> Table:
@@ -447,10 +447,12 @@ def _columns(
     path: Path, name: str, array: Array, samples: int
 ) -> list[tuple[str, Array]]:
     """Return the columns of an array with one row per sample."""
-    kind = array.dtype.kind
-    if array.shape == (samples,) and kind in "fiubU":
-        return [(name, array.astype(str).astype(object) if kind in "Ub" else array)]
-    if array.ndim == 2 and len(array) == samples and kind == "f":
+    dtype_kind = array.dtype.kind
+    if array.shape == (samples,) and dtype_kind in "fiubU":
+        return [
+            (name, array.astype(str).astype(object) if dtype_kind in "Ub" else array)
+        ]
+    if array.ndim == 2 and len(array) == samples and dtype_kind == "f":
         return [(f"{name}{index}", column) for index, column in enumerate(array.T)]
     expected = (
         f"integer or text classes ({samples},), or float values; save {name}.argmax(1)"

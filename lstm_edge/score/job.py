@@ -167,8 +167,8 @@ def _publish(plan: Plan, output: Path) -> None:
     rename it.
     """
     work = Path(plan.work)
-    kept = (PLAN, STATES, EVENTS)
-    _remove(path for path in work.glob("_*") if path.name not in kept)
+    published = (PLAN, STATES, EVENTS)
+    _remove(path for path in work.glob("_*") if path.name not in published)
     _remove(work.rglob(".*"))
     _remove(
         path

@@ -116,11 +116,11 @@ class Plan:
         """Return the plan as text, to compare it with another run's."""
         return json.dumps(asdict(self) | {"duckdb": sql.VERSION}, indent=1)
 
-    def part_file(self, part: int, kind: str = "") -> Path:
+    def part_file(self, part: int, folder: str = "") -> Path:
         """Return the file of a partition: its results, or its ``EVENTS`` or
         ``STATES``.
         """
-        return Path(self.work) / kind / f"part-{part:05d}.parquet"
+        return Path(self.work) / folder / f"part-{part:05d}.parquet"
 
 
 @lru_cache(maxsize=1)
@@ -367,8 +367,8 @@ def _check_columns(
         names += keys
     expected = {options.series: _NAMES, options.order: _NUMBERS_OR_TIMES}
     expected |= dict.fromkeys(options.features, _NUMBERS)
-    for name, kind in expected.items():
-        _check_column(path, name, kind, names, types)
+    for name, expected_type in expected.items():
+        _check_column(path, name, expected_type, names, types)
     series = types[options.series]
     column_types = ColumnTypes(
         series="string" if _is_any(series, _TEXT) else str(series),
@@ -420,9 +420,9 @@ def _check_column(
         )
 
 
-def _is_any(kind: pa.DataType, tests: Sequence[_Test]) -> bool:
+def _is_any(column_type: pa.DataType, tests: Sequence[_Test]) -> bool:
     """Return True if one of the tests accepts the type."""
-    return any(test(kind) for test in tests)
+    return any(test(column_type) for test in tests)
 
 
 def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:

@@ -133,12 +133,12 @@ def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
         return database.sql(query).to_arrow_table() if paths else None
 
 
-def _order_checks(order: str, kind: str) -> Iterator[str]:
+def _order_checks(order: str, column_type: str) -> Iterator[str]:
     """Yield the check of an order's values, if those of its type may not fit."""
-    if kind in ("halffloat", "float", "double"):
+    if column_type in ("halffloat", "float", "double"):
         is_finite = f"isfinite({_name(order)})"
         yield f"WHEN NOT {is_finite} {_raise(order, 'a finite number')}"
-    if kind == "uint64":
+    if column_type == "uint64":
         expected = f"an integer up to {MAX_INT64}"
         yield f"WHEN {_name(order)} > {MAX_INT64} {_raise(order, expected)}"
 

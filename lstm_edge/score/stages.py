@@ -285,8 +285,10 @@ class Partition:
 
     def _series(self, numbers: Array) -> pa.Array:
         """Return the names of series in the type of the data set."""
-        kind = pa.type_for_alias(self._plan.types.series)
-        return pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(kind)
+        series_type = pa.type_for_alias(self._plan.types.series)
+        return (
+            pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(series_type)
+        )
 
     def write(self) -> None:
         """Write the states of all series, and their events."""
@@ -305,9 +307,9 @@ class Partition:
             by = [(name, "ascending") for name in events.column_names[:2]]
             self._write_table(EVENTS, events.sort_by(by))
 
-    def _write_table(self, kind: str, table: pa.Table) -> None:
+    def _write_table(self, folder: str, table: pa.Table) -> None:
         """Write a table as the partition's file of this kind."""
-        target = self._plan.part_file(self._part, kind)
+        target = self._plan.part_file(self._part, folder)
         target.parent.mkdir(exist_ok=True)
         with replacing(target) as path:
             parquet.write_table(table, path)
@@ -396,9 +398,9 @@ def _check_states(table: pa.Table, classes: int) -> None:
             raise ValueError(f"{name} is out of range")
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def _is_number(column_type: pa.DataType) -> bool:
     """Return True for types of integers and floats."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return bool(pa.types.is_integer(column_type) or pa.types.is_floating(column_type))
 
 
 def _as_numbers(order: pa.Array) -> Array:
@@ -414,9 +416,9 @@ def _as_numbers(order: pa.Array) -> Array:
     return numbers
 
 
-def _as_orders(numbers: Array, kind: pa.DataType) -> pa.Array:
+def _as_orders(numbers: Array, order_type: pa.DataType) -> pa.Array:
     """Return what ``_as_numbers`` made numbers of."""
     values = pa.array(numbers)
-    if pa.types.is_temporal(kind):
-        values = values.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
-    return values.cast(kind)
+    if pa.types.is_temporal(order_type):
+        values = values.cast(pa.timestamp("ns", getattr(order_type, "tz", None)))
+    return values.cast(order_type)

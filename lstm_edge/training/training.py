@@ -97,7 +97,7 @@ class Training:
         )
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
-        self.kept: dict[str, Tensor] = {}
+        self.resume_tensors: dict[str, Tensor] = {}
         """All tensors that the next epoch follows from, as they were after the last
         whole epoch."""
 
@@ -138,11 +138,11 @@ class Training:
         moments = self.optimizer.state_dict()["state"]
         if epoch.best == number:
             self.best = _copy("", net)
-        self.kept = _copy("net/", net) | {
+        self.resume_tensors = _copy("net/", net) | {
             f"best/{name}": tensor for name, tensor in self.best.items()
         }
         for key, tensors in moments.items():
-            self.kept |= _copy(f"adamw/{key}/", tensors)
+            self.resume_tensors |= _copy(f"adamw/{key}/", tensors)
         self.history.append(epoch)
         return epoch
 
@@ -188,8 +188,8 @@ class Training:
         series = self.split.data.of("validation")
         options = self.options
         carries = self.config.carries
-        final = [epoch for epoch in self.history if self._is_final(epoch.number)]
-        lowest = min(map(self._criterion, final), default=math.inf)
+        eligible = [epoch for epoch in self.history if self._is_final(epoch.number)]
+        lowest = min(map(self._criterion, eligible), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
         streams = windows = None
         score = 0.0
@@ -245,7 +245,7 @@ class Training:
         }
         write_tensors(
             folder / RESUME,
-            self.kept,
+            self.resume_tensors,
             facts | {"history": [*map(asdict, self.history)]},
         )
 
@@ -271,17 +271,17 @@ class Training:
             FileFormatError, f"{folder} has no state of a training", "use --overwrite"
         ):
             # both, so that both are checked
-            self.net.load_state_dict(_part(tensors, "best/"))
-            self.net.load_state_dict(_part(tensors, "net/"))
+            self.net.load_state_dict(_without_prefix(tensors, "best/"))
+            self.net.load_state_dict(_without_prefix(tensors, "net/"))
             state = self.optimizer.state_dict()
             indices = state["param_groups"][0]["params"]
             state["state"] = {
-                index: _part(tensors, f"adamw/{index}/") for index in indices
+                index: _without_prefix(tensors, f"adamw/{index}/") for index in indices
             }
             self.optimizer.load_state_dict(state)
             self.history = [Epoch(**epoch) for epoch in facts["history"]]
-            self.best = _part(tensors, "best/")
-            self.kept = tensors
+            self.best = _without_prefix(tensors, "best/")
+            self.resume_tensors = tensors
 
     def finish(self, stopped: str, file: str) -> Run:
         """Return the best epoch with its scores; its summary is the content of
@@ -393,7 +393,7 @@ def read_state(folder: Path) -> SavedTraining:
         )
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors under a prefix, by their names without it."""
     return {
         name.removeprefix(prefix): tensor

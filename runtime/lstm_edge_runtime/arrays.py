@@ -52,8 +52,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         InputError: ragged, masked, not numeric, of a kind that ``dtype`` can't hold,
             or an integer outside its range.
     """
-    wanted = np.dtype(dtype)
-    if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
+    target = np.dtype(dtype)
+    if type(value) is np.ndarray and value.dtype is target and value.flags.c_contiguous:
         return value
     _refuse_masked(name, value, dtype)
     try:
@@ -62,36 +62,36 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         raise InputError(
             f"{name} is not a regular array ({first_line(error)}); expected {dtype}"
         ) from error
-    kinds = "b" if wanted.kind == "b" else "fiu"
-    is_convertible = np.can_cast(array.dtype, wanted, "same_kind")
-    if array.dtype.kind not in kinds or not is_convertible:
+    convertible_kinds = "b" if target.kind == "b" else "fiu"
+    is_convertible = np.can_cast(array.dtype, target, "same_kind")
+    if array.dtype.kind not in convertible_kinds or not is_convertible:
         raise InputError(
             f"{name} has dtype {array.dtype}, expected {dtype}; convert it first"
         )
-    if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
-        _check_range(name, array, wanted)
+    if target.kind in "iu" and array.size and not np.can_cast(array.dtype, target):
+        _check_range(name, array, target)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+        return np.ascontiguousarray(array, dtype=target).reshape(array.shape)
 
 
 def _refuse_masked(name: str, value: npt.ArrayLike, dtype: str) -> None:
     """Refuse masked arrays: their gaps would become numbers."""
-    parts = value if isinstance(value, list | tuple) else (value,)
-    if any(isinstance(part, MaskedArray) for part in parts):
+    items = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(item, MaskedArray) for item in items):
         raise InputError(
             f"{name} is a masked array, expected {dtype}; fill its gaps first, such as"
             " with .filled()"
         )
 
 
-def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
-    """Refuse integers that ``wanted`` can't hold."""
+def _check_range(name: str, array: Array, dtype: np.dtype[Any]) -> None:
+    """Refuse integers that ``dtype`` can't hold."""
     least = int(array.min())
     most = int(array.max())
-    allowed = np.iinfo(wanted)
+    allowed = np.iinfo(dtype)
     if least < allowed.min or most > allowed.max:
         raise InputError(
-            f"{name} has values {least}..{most}, expected {wanted}"
+            f"{name} has values {least}..{most}, expected {dtype}"
             f" ({allowed.min}..{allowed.max})"
         )
 

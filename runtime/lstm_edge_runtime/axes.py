@@ -88,14 +88,14 @@ def learn_sizes(
     """
     solved = solve(axes, shape, sizes)
     if solved is None or 0 in shape or min(solved.values(), default=1) < 1:
-        given = ", ".join(
+        known = ", ".join(
             f"{axis}={sizes[axis]}"
             for axis in axes
             if axis in sizes and isinstance(axis, str)
         )
         expected = describe(axes)
-        if given:
-            expected += f" with {given}"
+        if known:
+            expected += f" with {known}"
         if 0 in shape:
             expected += " and no empty axis"
         raise InputError(
@@ -184,21 +184,21 @@ class Layout(NamedTuple):
     """Frames on the time axis per unit; 1 without a time axis."""
     delay: int
     """Number of frames before the first real one."""
-    given: Axes
-    """Axes for callers."""
+    caller_axes: Axes
+    """Axes in the callers' order."""
     inner: tuple[int, ...]
     """Sizes of all axes but those of rows and time."""
     of_file: _Order
     """Transposition from the file's order to the engines'; None if they are equal."""
-    of_given: _Order
+    of_caller: _Order
     """Transposition from the callers' order to the engines'; None if they are equal."""
 
     @property
-    def given_time(self) -> int | None:
-        """The index of the time axis in a result of one source, ``given[1:]``."""
+    def caller_time(self) -> int | None:
+        """The index of the time axis in a result of one source, ``caller_axes[1:]``."""
         if not self.timed:
             return None
-        order = self.of_given or tuple(range(len(self.given)))
+        order = self.of_caller or tuple(range(len(self.caller_axes)))
         return order[1] - 1
 
     def from_file(self, array: Array) -> Array:
@@ -225,18 +225,18 @@ class Layout(NamedTuple):
             array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])
         return array
 
-    def from_given(self, array: Array) -> Array:
+    def from_caller(self, array: Array) -> Array:
         """Return a view of an array, given in the callers' order, in the engines'
         order.
         """
-        return array if self.of_given is None else array.transpose(self.of_given)
+        return array if self.of_caller is None else array.transpose(self.of_caller)
 
-    def to_given(self, array: Array) -> Array:
-        """Return an array in the callers' order: the inverse of ``from_given``."""
-        if self.of_given is None:
+    def to_caller(self, array: Array) -> Array:
+        """Return an array in the callers' order: the inverse of ``from_caller``."""
+        if self.of_caller is None:
             return array
-        given: Array = array.transpose(_inverse(self.of_given))
-        return given
+        in_caller_order: Array = array.transpose(_inverse(self.of_caller))
+        return in_caller_order
 
 
 def layouts(
@@ -255,7 +255,7 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     front = (split.rows,) if time is None else (split.rows, time)
     indices = tuple(range(len(split.axes)))
     inner = tuple(index for index in indices if index not in front)
-    given = (split.rows, *(index for index in indices if index != split.rows))
+    caller_order = (split.rows, *(index for index in indices if index != split.rows))
     engine_order = (*front, *inner)
     return Layout(
         name=name,
@@ -266,10 +266,12 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
         timed=time is not None,
         frames=manifest.frames_in_unit(axes),
         delay=manifest.delays.get(name, 0),
-        given=tuple(split.axes[index] for index in given),
+        caller_axes=tuple(split.axes[index] for index in caller_order),
         inner=shape_of(tuple(split.axes[index] for index in inner), {}),
         of_file=_unless_sorted(engine_order),
-        of_given=_unless_sorted(tuple(given.index(index) for index in engine_order)),
+        of_caller=_unless_sorted(
+            tuple(caller_order.index(index) for index in engine_order)
+        ),
     )
 
 

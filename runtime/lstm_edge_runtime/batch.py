@@ -16,7 +16,7 @@ from .errors import InputError, StateError
 from .manifest import Array
 from .results import Result, only
 from .rules import NEVER, Entry, check_batched, check_streamable, reset_interval
-from .samples import SampleReader, Samples, as_given, copier
+from .samples import SampleReader, Samples, copier, for_caller
 from .state import State
 
 _MAX_CAPACITY = 2**31 - 1
@@ -59,7 +59,7 @@ class StreamBatch:
         self._entry = Entry()
         self._age = np.zeros(capacity, np.int64)
         """Steps of each source since its reset."""
-        self._kept = {
+        self._incomplete = {
             layout.name: np.zeros((capacity, self._unit, *layout.inner), layout.dtype)
             for layout in self._engine.inputs
             if layout.timed and self._unit > 1
@@ -75,7 +75,7 @@ class StreamBatch:
         the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
         self._unused = list(range(capacity - 1, -1, -1))
-        self._place = np.zeros(capacity, dtype=np.int64)
+        self._order_of_slot = np.zeros(capacity, dtype=np.int64)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -126,8 +126,8 @@ class StreamBatch:
             count = age % self._unit
             samples = {}
             if count:
-                for name, kept in self._kept.items():
-                    samples[name] = kept[slots[0], :count]
+                for name, stored in self._incomplete.items():
+                    samples[name] = stored[slots[0], :count]
             return State(self._states.read(slots), self._identity, age, samples)
 
     def restore(self, source: int, state: State) -> None:
@@ -141,7 +141,7 @@ class StreamBatch:
             self._states.write(slots, arrays)
             self._age[slots] = state.age
             for name, array in samples.items():
-                self._kept[name][slots[0], : len(array)] = array
+                self._incomplete[name][slots[0], : len(array)] = array
 
     def step(self, samples: InputArrays, ids: Ids) -> Result:
         """Take one time step of some sources.
@@ -186,7 +186,7 @@ class StreamBatch:
             return self._step_all(samples)
         outputs = self._states.run(slots, samples.arrays, samples.sizes)
         self._age[slots] += samples.steps
-        return self._as_given(outputs, step=step)
+        return self._for_caller(outputs, step=step)
 
     def _step_all(self, samples: Samples) -> Result:
         """Take one step of every source in place."""
@@ -201,10 +201,10 @@ class StreamBatch:
         self._age += 1
         return self._copies()
 
-    def _as_given(self, outputs: Arrays, *, step: bool) -> Result:
+    def _for_caller(self, outputs: Arrays, *, step: bool) -> Result:
         """Return outputs as callers see them."""
         results = {
-            output.name: as_given(outputs[output.name], output, step=step)
+            output.name: for_caller(outputs[output.name], output, step=step)
             for output in self._engine.outputs
         }
         return only(results, len(results))
@@ -249,8 +249,8 @@ class StreamBatch:
         """Store samples after ``counts`` earlier ones that do not fill a unit."""
         rows = slots[:, None]
         steps = counts[:, None] + np.arange(samples.steps)
-        for name, kept in self._kept.items():
-            kept[rows, steps] = samples.arrays[name]
+        for name, stored in self._incomplete.items():
+            stored[rows, steps] = samples.arrays[name]
         self._age[slots] += samples.steps
 
     def _take_pieces(
@@ -267,8 +267,8 @@ class StreamBatch:
             arrays = {}
             for layout in self._engine.inputs:
                 array = samples.arrays[layout.name]
-                part = array[:, start : start + steps] if layout.timed else array
-                arrays[layout.name] = part
+                chunk = array[:, start : start + steps] if layout.timed else array
+                arrays[layout.name] = chunk
             self._take_piece(slots, Samples(arrays, samples.sizes, steps), completed)
             start += steps
 
@@ -280,24 +280,24 @@ class StreamBatch:
         ages = self._age[slots]
         counts = ages % self._unit
         units = (counts + steps) // self._unit
-        joined = self._join_kept(slots, counts, samples)
+        joined = self._join_incomplete(slots, counts, samples)
         for number in np.unique(units[units > 0]).tolist():  # two at the most
             rows = np.flatnonzero(units == number)
             taken = number * self._unit
-            given = {}
+            inputs = {}
             for layout in self._engine.inputs:
                 array = joined[layout.name][rows]
-                given[layout.name] = array[:, :taken] if layout.timed else array
+                inputs[layout.name] = array[:, :taken] if layout.timed else array
             sizes = {**samples.sizes, self._manifest.sequence or "": taken}
-            outputs = self._states.run(slots[rows], given, sizes)
+            outputs = self._states.run(slots[rows], inputs, sizes)
             completed.add(_Units(rows, number, ages[rows] // self._unit, outputs))
         each_row = np.arange(len(slots))[:, None]
         last = (units * self._unit)[:, None] + np.arange(self._unit)
-        for name, kept in self._kept.items():
-            kept[slots] = joined[name][each_row, last]
+        for name, stored in self._incomplete.items():
+            stored[slots] = joined[name][each_row, last]
         self._age[slots] += steps
 
-    def _join_kept(
+    def _join_incomplete(
         self, slots: Array, counts: Array, samples: Samples
     ) -> dict[str, Array]:
         """Return the stored samples followed by the new ones, with room for a unit at
@@ -305,12 +305,12 @@ class StreamBatch:
         """
         joined = dict(samples.arrays)
         each_row = np.arange(len(slots))[:, None]
-        behind_kept = counts[:, None] + np.arange(samples.steps)
-        for name, kept in self._kept.items():
-            shape = (len(slots), samples.steps + 2 * self._unit, *kept.shape[2:])
-            joined[name] = np.zeros(shape, kept.dtype)
-            joined[name][:, : self._unit] = kept[slots]
-            joined[name][each_row, behind_kept] = samples.arrays[name]
+        new_steps = counts[:, None] + np.arange(samples.steps)
+        for name, stored in self._incomplete.items():
+            shape = (len(slots), samples.steps + 2 * self._unit, *stored.shape[2:])
+            joined[name] = np.zeros(shape, stored.dtype)
+            joined[name][:, : self._unit] = stored[slots]
+            joined[name][each_row, new_steps] = samples.arrays[name]
         return joined
 
     # --- States
@@ -325,14 +325,14 @@ class StreamBatch:
         """Restore states, ages and stored samples if the block raises."""
         states = self._states.read(slots)
         ages = self._age[slots]
-        kept = {name: array[slots] for name, array in self._kept.items()}
+        incomplete = {name: array[slots] for name, array in self._incomplete.items()}
         try:
             yield
         except BaseException:
             self._states.write(slots, states)
             self._age[slots] = ages
-            for name, array in kept.items():
-                self._kept[name][slots] = array
+            for name, array in incomplete.items():
+                self._incomplete[name][slots] = array
             raise
 
     def _slots(self, ids: Ids) -> Array:
@@ -353,8 +353,8 @@ class StreamBatch:
                 f"source {sources[absent][0]} is not in this batch; add() gives ids"
             )
         order = np.arange(len(slots))
-        self._place[slots] = order
-        twice = self._place[slots] != order
+        self._order_of_slot[slots] = order
+        twice = self._order_of_slot[slots] != order
         if np.count_nonzero(twice):
             raise StateError(
                 f"got source {sources[twice][0]} twice in one tick; give it in the next"
@@ -391,7 +391,7 @@ class _Frames:
     def stacked(self, output: Layout, *, step: bool) -> Array:
         """Return an output of all sources, NaN in front of those with fewer frames."""
         if len(self._calls) == 1 and self._is_whole(self._calls[0], output):
-            return as_given(self._calls[0].outputs[output.name], output, step=step)
+            return for_caller(self._calls[0].outputs[output.name], output, step=step)
         rows = self._by_row(output)
         dtype = np.dtype(output.dtype)
         missing: Any = np.nan if dtype.kind == "f" else 0
@@ -406,7 +406,7 @@ class _Frames:
         for row, arrays in rows.items():
             if lengths[row]:
                 np.concatenate(arrays, out=result[row, longest - lengths[row] :])
-        return as_given(result, output, step=step)
+        return for_caller(result, output, step=step)
 
     def counted(self, output: Layout) -> Array:
         """Return an output that counts steps, added up over the calls."""

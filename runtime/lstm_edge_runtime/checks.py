@@ -236,4 +236,4 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     if len(shape) > len(target):
         return False
     pairs = zip(reversed(shape), reversed(target))  # noqa: B905  the target may be longer
-    return all(size in (1, wanted) for size, wanted in pairs)
+    return all(size in (1, expected) for size, expected in pairs)

@@ -64,11 +64,11 @@ def join_chunks(
     joined = dict(chunks[-1])
     time = manifest.time_axes
     for spec in manifest.outputs:
-        parts = [chunk[spec.name] for chunk in chunks]
+        pieces = [chunk[spec.name] for chunk in chunks]
         if spec.name in time:
-            joined[spec.name] = _concatenate(spec.name, parts, time[spec.name])
+            joined[spec.name] = _concatenate(spec.name, pieces, time[spec.name])
         elif spec.name in manifest.counts:
-            joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
+            joined[spec.name] = np.sum(pieces, axis=0, dtype=pieces[0].dtype)
         elif folds_time(manifest, spec.axes):
             del joined[spec.name]
     return joined
@@ -81,10 +81,10 @@ def folds_time(manifest: Manifest, axes: Axes) -> bool:
     return any(manifest.sequence in axis_names(axis) for axis in axes)
 
 
-def _concatenate(name: str, parts: Sequence[Array], axis: int) -> Array:
+def _concatenate(name: str, pieces: Sequence[Array], axis: int) -> Array:
     """Join the chunks of an output along its time axis."""
-    shapes = {part.shape[:axis] + part.shape[axis + 1 :] for part in parts}
+    shapes = {piece.shape[:axis] + piece.shape[axis + 1 :] for piece in pieces}
     if len(shapes) > 1:
-        got = " and ".join(str(part.shape) for part in parts)
+        got = " and ".join(str(piece.shape) for piece in pieces)
         raise CheckFailedError(f"{name} has shapes {got} in two chunks")
-    return np.concatenate(parts, axis)
+    return np.concatenate(pieces, axis)

@@ -76,9 +76,9 @@ def read_content(source: Any) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
         raise FileFormatError(f"{name!r} can't be read: {first_line(error)}") from error
     except TypeError as error:
-        kind = type(source).__name__
+        type_name = type(source).__name__
         raise InputError(
-            f"got a {kind}, expected a path, or a file's bytes or memory map"
+            f"got a {type_name}, expected a path, or a file's bytes or memory map"
         ) from error
     if not content:
         raise FileFormatError(f"{name} is empty; export or copy it again")

@@ -424,39 +424,41 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def decode(kind: Any, raw: Any) -> Any:
+def decode(hint: Any, raw: Any) -> Any:
     """Return JSON as a value of a type: a named tuple, a tuple, a mapping, an array, one
     of several types, or a plain type.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: ``raw`` is of another type.
     """
-    if kind is Any:
+    if hint is Any:
         return raw
-    if kind == Array:
+    if hint == Array:
         return _decode_array(raw)
-    if hasattr(kind, "_fields"):
-        return _decode_fields(kind, raw)
-    origin = get_origin(kind)
-    types = get_args(kind)
+    if hasattr(hint, "_fields"):
+        return _decode_fields(hint, raw)
+    origin = get_origin(hint)
+    types = get_args(hint)
     if origin is UnionType:
         return _decode_union(types, raw)
     if origin is tuple and isinstance(raw, list):
         return tuple(decode(types[0], item) for item in raw)
     if origin is Mapping and isinstance(raw, dict):
         return {name: decode(types[1], item) for name, item in raw.items()}
-    if kind is float and type(raw) is int:
+    if hint is float and type(raw) is int:
         return float(raw)
-    if type(raw) is not kind:  # a bool is not an int here
-        raise TypeError(f"{raw!r:.60}, expected {getattr(kind, '__name__', kind)}")
+    if type(raw) is not hint:  # a bool is not an int here
+        raise TypeError(f"{raw!r:.60}, expected {getattr(hint, '__name__', hint)}")
     return raw
 
 
-def _decode_fields(kind: Any, raw: Any) -> Any:
+def _decode_fields(record_type: Any, raw: Any) -> Any:
     """Return a named tuple; entries that are not fields are left out."""
-    types = _hints(kind)
+    types = _hints(record_type)
     known = {name: item for name, item in raw.items() if name in types}
-    return kind(**{name: decode(types[name], item) for name, item in known.items()})
+    return record_type(
+        **{name: decode(types[name], item) for name, item in known.items()}
+    )
 
 
 def _decode_union(types: tuple[Any, ...], raw: Any) -> Any:

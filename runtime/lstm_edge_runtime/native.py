@@ -152,7 +152,7 @@ class Past(NamedTuple):
         return states
 
 
-class _Part(NamedTuple):
+class _ProgramState(NamedTuple):
     """A state of the program: one of the file, or a layer of it."""
 
     layout: Layout
@@ -184,7 +184,7 @@ class _Part(NamedTuple):
         return rows.reshape(len(rows), -1)
 
     def from_rows(self, rows: Array) -> Array:
-        """Return the part in the file's layout of rows ``(K, width)``."""
+        """Return the state in the file's layout of rows ``(K, width)``."""
         if self.past is not None:
             rows = self.past.from_rows(rows)
         return self.layout.to_file(rows.reshape(len(rows), *self.layout.inner))
@@ -209,7 +209,7 @@ class NativeEngine(Engine):
             raise UnsupportedError(
                 f"the native engine does not support {self.refusal()}; use threads=1"
             )
-        self.parts = [self._part(port) for port in self._ports(STATE)]
+        self.program_states = [self._state_of_port(port) for port in self._ports(STATE)]
         if not self._fits_manifest():
             raise FileFormatError(
                 "the native program is not as its manifest says; convert the model"
@@ -265,14 +265,14 @@ class NativeEngine(Engine):
         }
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
-            given = {
+            inputs_of_length = {
                 layout.name: inputs[layout.name][_first_steps(layout, rows, length)]
                 for layout in self.inputs
             }
-            results = states.run(rows, given, {**sizes, sequence: length})
+            results = states.run(rows, inputs_of_length, {**sizes, sequence: length})
             for output in self.outputs:
-                part = _first_steps(output, rows, length)
-                outputs[output.name][part] = results[output.name]
+                frames = _first_steps(output, rows, length)
+                outputs[output.name][frames] = results[output.name]
         return outputs
 
     def states(self, rows: int | None) -> "NativeStates":
@@ -292,14 +292,14 @@ class NativeEngine(Engine):
         """Return the error for the last call that the library refused."""
         return InputError(self.library.lstm_edge_last_error().decode(errors="replace"))
 
-    def _ports(self, kind: int) -> list[Port]:
+    def _ports(self, role: int) -> list[Port]:
         """Return the library's description of all inputs, outputs or states."""
-        ports = [Port() for _ in range(self.library.lstm_edge_count(self.handle, kind))]
+        ports = [Port() for _ in range(self.library.lstm_edge_count(self.handle, role))]
         for index, port in enumerate(ports):
-            self.library.lstm_edge_describe(self.handle, kind, index, C.byref(port))
+            self.library.lstm_edge_describe(self.handle, role, index, C.byref(port))
         return ports
 
-    def _part(self, port: Port) -> _Part:
+    def _state_of_port(self, port: Port) -> _ProgramState:
         """Return the state of the manifest, or the layer of it, that a state of the
         program is: ``h_0`` or ``h_0[1]``.
         """
@@ -307,23 +307,25 @@ class NativeEngine(Engine):
         stem, _, layer = name.removesuffix("]").rpartition("[")
         for spec in self.manifest.states:
             if spec.input == name:
-                return self._new_part(spec, port, None)
+                return self._new_state(spec, port, None)
             if spec.input == stem:
                 is_number = layer.isdecimal() and len(layer) < 6
-                return self._new_part(spec, port, int(layer) if is_number else -1)
+                return self._new_state(spec, port, int(layer) if is_number else -1)
         raise FileFormatError(
             f"the native program has a state {name!r} that its manifest does not name"
         )
 
-    def _new_part(self, spec: StateSpec, port: Port, layer: int | None) -> _Part:
-        """Return the part of ``spec`` that a state of the program holds."""
+    def _new_state(
+        self, spec: StateSpec, port: Port, layer: int | None
+    ) -> _ProgramState:
+        """Return the layer of ``spec`` that a state of the program holds."""
         axes = spec.axes if layer is None else spec.axes[1:]
         tensor = layout(spec.input, spec.dtype, axes, self.manifest)
         numbers = port.frames * port.groups
         past = None
         if numbers:
             past = Past(port.groups, port.frames, (port.width - 1) // numbers)
-        return _Part(tensor, layer, port.width, past)
+        return _ProgramState(tensor, layer, port.width, past)
 
     def _fits_manifest(self) -> bool:
         """Return False if the program would read or write other memory than its
@@ -351,7 +353,7 @@ class NativeEngine(Engine):
         return (
             self._keys(INPUT) == inputs
             and self._keys(OUTPUT) == outputs
-            and self._keys(STATE) == [part.key for part in self.parts]
+            and self._keys(STATE) == [state.key for state in self.program_states]
         )
 
     def _has_pace(self) -> bool:
@@ -372,7 +374,11 @@ class NativeEngine(Engine):
 
     def _has_layers(self, spec: StateSpec) -> bool:
         """Return True if the program has the state, or all its layers in order."""
-        layers = [part.layer for part in self.parts if part.layout.name == spec.input]
+        layers = [
+            state.layer
+            for state in self.program_states
+            if state.layout.name == spec.input
+        ]
         is_whole = layers == [None]
         in_order = layers == [*range(len(layers))]
         return is_whole or (in_order and spec.axes[:1] == (len(layers),))
@@ -391,15 +397,15 @@ class NativeEngine(Engine):
 
     def _tensors_of_sources(self) -> tuple[Layout, ...]:
         """Return the layouts of inputs and states: they have one row per source."""
-        return (*self.inputs, *(part.layout for part in self.parts))
+        return (*self.inputs, *(state.layout for state in self.program_states))
 
     def _tensors(self) -> tuple[Layout, ...]:
         """Return all layouts."""
         return (*self.outputs, *self._tensors_of_sources())
 
-    def _keys(self, kind: int) -> list[tuple[str, int, str]]:
+    def _keys(self, role: int) -> list[tuple[str, int, str]]:
         """Return name, width and type of the program's inputs, outputs or states."""
-        ports = self._ports(kind)
+        ports = self._ports(role)
         return [
             (port.name.decode(errors="replace"), port.width, TYPES[port.type])
             for port in ports
@@ -431,7 +437,7 @@ class NativeStates:
             states = states or reset_states(engine.manifest, rows or 1)
             self._pool = [
                 np.array(p.to_rows(states), p.layout.dtype, order="C")
-                for p in engine.parts
+                for p in engine.program_states
             ]
             self._views = _rows(self._pool)
 
@@ -493,9 +499,9 @@ class NativeStates:
         engine = self._engine
         manifest = self._engine.manifest
         units = sizes.get(manifest.sequence or "", 1) // manifest.unit
-        given = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
+        arrays = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
         outputs = [_room(output, len(rows), units) for output in engine.outputs]
-        _fill(self._inputs, engine.inputs, given)
+        _fill(self._inputs, engine.inputs, arrays)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
         indices = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
@@ -507,10 +513,12 @@ class NativeStates:
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of states; see ``OrtStates``."""
         states: dict[str, list[Array]] = {}
-        for part, array in zip(self._engine.parts, self._states(), strict=True):
-            state = part.from_rows(array[rows])
-            states.setdefault(part.layout.name, []).append(
-                state if part.layer is None else state[None]
+        for program_state, array in zip(
+            self._engine.program_states, self._states(), strict=True
+        ):
+            state = program_state.from_rows(array[rows])
+            states.setdefault(program_state.layout.name, []).append(
+                state if program_state.layer is None else state[None]
             )
         return {
             spec.input: np.concatenate(states[spec.input])
@@ -519,16 +527,18 @@ class NativeStates:
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set states; see ``OrtStates``."""
-        for part, array in zip(self._engine.parts, self._states(), strict=True):
-            array[rows] = part.to_rows(states)
+        for program_state, array in zip(
+            self._engine.program_states, self._states(), strict=True
+        ):
+            array[rows] = program_state.to_rows(states)
 
     def _states(self) -> list[Array]:
         """Return the states themselves, ``(rows, width)`` of each part."""
         if self._stream is None:
             return self._pool
         states = []
-        for index, part in enumerate(self._engine.parts):
-            like = np.empty((1, part.width), part.layout.dtype)
+        for index, program_state in enumerate(self._engine.program_states):
+            like = np.empty((1, program_state.width), program_state.layout.dtype)
             states.append(self._stream.view(STATE, index, like))
         return states
 
@@ -551,7 +561,7 @@ class _Stream:
         if self.handle:
             self.engine.library.lstm_edge_stream_free(self.handle)
 
-    def view(self, kind: int, index: int, like: Array) -> Array:
+    def view(self, role: int, index: int, like: Array) -> Array:
         """Return the memory of an input, output or state as an array of the shape and
         dtype of ``like``.
         """
@@ -560,7 +570,7 @@ class _Stream:
             library.lstm_edge_input,
             library.lstm_edge_output,
             library.lstm_edge_state,
-        )[kind]
+        )[role]
         memory: Any = (C.c_char * like.nbytes).from_address(find(self.handle, index))
         memory.stream = self
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
@@ -568,7 +578,7 @@ class _Stream:
 
 def _has_known_axes(tensor: Layout) -> bool:
     """Return True if no axis but those of rows and time has a name."""
-    names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]
+    names = [axis for axis in tensor.caller_axes[1:] if isinstance(axis, str)]
     return len(names) == tensor.timed
 
 

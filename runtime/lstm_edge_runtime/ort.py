@@ -177,9 +177,9 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    for kind in (np.float16, np.float32, np.float64):
+    for float_type in (np.float16, np.float32, np.float64):
         # numpy 2.2 and older look once, and warn where they find denormals flushed
-        np.finfo(kind)
+        np.finfo(float_type)
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     return settings
@@ -244,9 +244,13 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
     ]
     for spec in (*manifest.inputs, *manifest.outputs, *states):
         arg = graph.get(spec.name)
-        kind = _KINDS.get(spec.dtype, spec.dtype)
+        type_name = _KINDS.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
-        if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
+        if (
+            arg is None
+            or arg.type != f"tensor({type_name})"
+            or not fits(axes, spec.axes)
+        ):
             got = f"{arg.type} {describe(axes)}" if arg else "missing"
             expected = describe(spec.axes)
             raise ContractError(
@@ -393,18 +397,18 @@ class OrtStates:
         calls = list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
-        parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
-        for part in parts:
-            feeds = self.read(rows[part])
+        slices = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        for block in slices:
+            feeds = self.read(rows[block])
             for input_ in engine.inputs:
                 feeds[input_.name] = np.ascontiguousarray(
-                    input_.to_file(inputs[input_.name][part])
+                    input_.to_file(inputs[input_.name][block])
                 )
             if (spec := manifest.lengths_input) is not None:
-                feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
+                feeds[spec.name] = np.full(len(rows[block]), steps, spec.dtype)
             calls.append(engine.call(feeds, sizes))
-        for part, results in zip(parts, calls, strict=True):
-            self.write(rows[part], manifest.states_out(results))
+        for block, results in zip(slices, calls, strict=True):
+            self.write(rows[block], manifest.states_out(results))
         outputs = {}
         for output in engine.outputs:
             blocks = [output.from_file(results[output.name]) for results in calls]

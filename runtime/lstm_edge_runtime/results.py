@@ -84,8 +84,8 @@ def frames_of(result: Any, layout: Layout) -> Array:
     if values is None:
         return np.zeros((0, *layout.inner[-1:]), layout.dtype)
     array = np.asarray(values)
-    axes = layout.given[1:]
-    time = layout.given_time
+    axes = layout.caller_axes[1:]
+    time = layout.caller_time
     if time is not None and array.ndim == len(axes):
         array = np.moveaxis(array, time, 0)
     elif array.ndim == len(axes) - (time is not None):
@@ -118,9 +118,9 @@ def label_of(values: Array, task: Task | None) -> Label:
     or the logits have no probabilities.
     """
     if task is None or task.kind != "classification":
-        kind = "no task" if task is None else f"the task {task.kind!r}"
+        description = "no task" if task is None else f"the task {task.kind!r}"
         raise InputError(
-            f"this file has {kind}, expected a classification; use the values as they"
+            f"this file has {description}, expected a classification; use the values as they"
             " are, or export it with labels"
         )
     (label,) = most_likely(values[None], class_names(values, task))

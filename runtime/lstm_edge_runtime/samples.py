@@ -29,7 +29,7 @@ class Samples(NamedTuple):
 class _Shapes(NamedTuple):
     """Shapes that were checked already, for the next tick of a batch."""
 
-    given: tuple[Any, ...]
+    key: tuple[Any, ...]
     """True for a single step, the number of rows, and the shape of each array."""
     sizes: dict[str, int]
     """The sizes of the named axes."""
@@ -75,14 +75,14 @@ class SampleReader:
         arrays = by_name(x, inputs)
         if self._advice:
             refuse_not_finite(arrays, self._advice)
-        given = (step, rows, *[array.shape for array in arrays.values()])
+        key = (step, rows, *[array.shape for array in arrays.values()])
         shapes = self._checked
-        if shapes is None or shapes.given != given:
-            shapes = self._check(arrays, rows, given, step=step)
+        if shapes is None or shapes.key != key:
+            shapes = self._check(arrays, rows, key, step=step)
         if self._many:  # a single stream is small, and keeps none
             self._checked = shapes
         in_order = {
-            layout.name: layout.from_given(
+            layout.name: layout.from_caller(
                 arrays[layout.name].reshape(shapes.full[layout.name])
             )
             for layout in inputs
@@ -94,7 +94,7 @@ class SampleReader:
         self,
         arrays: Mapping[str, Array],
         rows: int,
-        given: tuple[Any, ...],
+        key: tuple[Any, ...],
         *,
         step: bool,
     ) -> _Shapes:
@@ -108,7 +108,7 @@ class SampleReader:
         if time is not None:
             sizes[time] = 1
         for layout in sorted(inputs, key=_has_sum):
-            axes = layout.given if self._many else layout.given[1:]
+            axes = layout.caller_axes if self._many else layout.caller_axes[1:]
             axes = tuple(axis for axis in axes if axis != time)
             shape = arrays[layout.name].shape
             bare = tuple(axis for axis in axes if axis != 1)
@@ -116,10 +116,10 @@ class SampleReader:
             expected = bare if is_bare else axes
             learn_sizes(layout.name, expected, shape, sizes, self._ranges)
         full = {
-            layout.name: (rows, *(resolve(layout.given[1:], sizes) or ()))
+            layout.name: (rows, *(resolve(layout.caller_axes[1:], sizes) or ()))
             for layout in inputs
         }
-        return _Shapes(given, sizes, full)
+        return _Shapes(key, sizes, full)
 
 
 def _has_sum(layout: Layout) -> bool:
@@ -127,14 +127,14 @@ def _has_sum(layout: Layout) -> bool:
     return "+" in str(layout.axes)
 
 
-def as_given(array: Array, layout: Layout, *, step: bool) -> Array:
+def for_caller(array: Array, layout: Layout, *, step: bool) -> Array:
     """Return a view of an array of an engine in the callers' order, rows first.
 
     The time axis of a single step is left out, unless it has several frames.
     """
     if step and layout.timed and layout.frames == 1:
         return array[:, 0]
-    return layout.to_given(array)
+    return layout.to_caller(array)
 
 
 def copier(
@@ -145,9 +145,9 @@ def copier(
     """
     views: dict[str, Array] = {}
     for layout in layouts:
-        given = as_given(outputs[layout.name], layout, step=step)
+        view = for_caller(outputs[layout.name], layout, step=step)
         # with an ellipsis, a single number is a view, too
-        views[layout.name] = given if row is None else given[row, ...]
+        views[layout.name] = view if row is None else view[row, ...]
     if len(views) == 1:
         copy: Callable[[], Result] = next(iter(views.values())).copy
         return copy

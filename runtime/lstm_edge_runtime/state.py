@@ -150,13 +150,13 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
     _, age, count, _, identity = _HEADER.unpack_from(content, _FRONT.size)
     if age >= _MAX_AGE:
         raise ValueError(f"age {age}")
-    found: dict[int, dict[str, Array]] = {_STATE: {}, _SAMPLES: {}, _OTHER: {}}
+    arrays: dict[int, dict[str, Array]] = {_STATE: {}, _SAMPLES: {}, _OTHER: {}}
     position = _FRONT.size + _HEADER.size
     for _ in range(count):
         entry, position = _read_entry(content, position)
-        found.setdefault(entry.kind, {})[entry.name] = entry.array
+        arrays.setdefault(entry.kind, {})[entry.name] = entry.array
     text = identity.rstrip(b"\0").decode("ascii")
-    return State(found[_STATE], text, age, found[_SAMPLES]), found[_OTHER]
+    return State(arrays[_STATE], text, age, arrays[_SAMPLES]), arrays[_OTHER]
 
 
 class _Entry(NamedTuple):
@@ -170,7 +170,7 @@ class _Entry(NamedTuple):
     """The array."""
 
 
-def _entry(kind: int, name: str, array: Array) -> bytes:
+def _entry(section: int, name: str, array: Array) -> bytes:
     """Return the bytes of an array."""
     if array.dtype.name not in _TYPES:
         raise InputError(
@@ -178,7 +178,7 @@ def _entry(kind: int, name: str, array: Array) -> bytes:
         )
     label = name.encode()
     number = _TYPES.index(array.dtype.name)
-    header = _ARRAY.pack(kind, number, len(label), array.ndim, array.size)
+    header = _ARRAY.pack(section, number, len(label), array.ndim, array.size)
     shape = struct.pack(f"<{array.ndim}Q", *array.shape)
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return header + shape + _padded(label) + _padded(little.tobytes())
@@ -193,7 +193,7 @@ def _read_entry(content: bytes, position: int) -> tuple[_Entry, int]:
     """Return the array at ``position``, and the position after it; raises
     ``ValueError``.
     """
-    kind, number, size, dims, count = _ARRAY.unpack_from(content, position)
+    section, number, size, dims, count = _ARRAY.unpack_from(content, position)
     if number >= len(_TYPES) or dims > 64:
         raise ValueError(f"an array of type {number} with {dims} axes")
     dtype = np.dtype(_TYPES[number]).newbyteorder("<")
@@ -209,4 +209,4 @@ def _read_entry(content: bytes, position: int) -> tuple[_Entry, int]:
         raise ValueError(f"array {name!r:.40} is cut")
     values = np.frombuffer(content, dtype, count, position)
     array = values.astype(dtype.newbyteorder("=")).reshape(shape)
-    return _Entry(kind, name, array), end + -end % 8
+    return _Entry(section, name, array), end + -end % 8

@@ -18,7 +18,7 @@ from .errors import InputError
 from .manifest import Array
 from .results import Result, only
 from .rules import NEVER, Entry, check_streamable, in_use, reset_interval
-from .samples import WRONG_SAMPLE, SampleReader, Samples, as_given, copier
+from .samples import WRONG_SAMPLE, SampleReader, Samples, copier, for_caller
 from .state import State
 
 _ARRAY = np.ndarray
@@ -192,10 +192,10 @@ class Stream:
         """The number of steps since the reset."""
         return self._seen_steps - self._start
 
-    def _begin(self, seen: int, age: int) -> None:
-        """Count from ``seen`` steps and an age on."""
-        self._seen_steps = seen
-        self._start = seen - age
+    def _begin(self, seen_steps: int, age: int) -> None:
+        """Count from ``seen_steps`` steps and an age on."""
+        self._seen_steps = seen_steps
+        self._start = seen_steps - age
         is_even = self._unit == 1 and age >= self._full_from
         self._slow_from = min(self._start + self._every, NEVER) if is_even else -1
         """Step count from which ``step`` must take the slow path."""
@@ -231,9 +231,9 @@ class Stream:
         call = self._bound_unit
         frames: dict[str, Any] = {}
         for output in self._engine.outputs:
-            kept = _without_delay(call.outputs[output.name][0], output, units, 1)
-            if kept is not None and len(kept):
-                frames[output.name] = _frames_as_given(kept, output, step=True)
+            valid = _without_delay(call.outputs[output.name][0], output, units, 1)
+            if valid is not None and len(valid):
+                frames[output.name] = _frames_for_caller(valid, output, step=True)
         return only(frames, len(self._engine.outputs))
 
     def _write(self, sample: InputArrays, position: int) -> None:
@@ -301,7 +301,7 @@ class Stream:
             call = self._states.bind(samples.sizes)
             cell = None
             if len(inputs) == 1 and not self._reader.checks_values:
-                cell = as_given(call.inputs[inputs[0].name], inputs[0], step=False)[0]
+                cell = for_caller(call.inputs[inputs[0].name], inputs[0], step=False)[0]
             result = copier(call.outputs, self._engine.outputs, step=False, row=0)
             bound = _Chunk(
                 call.sizes, samples.steps, call.inputs, call.run, result, cell
@@ -332,7 +332,7 @@ class Stream:
             elif output.timed:
                 none = np.zeros((0, *output.inner), output.dtype)
                 joined = np.concatenate(arrays or [none])
-                frames[output.name] = _frames_as_given(joined, output, step=False)
+                frames[output.name] = _frames_for_caller(joined, output, step=False)
             elif arrays:
                 frames[output.name] = arrays[-1]
         return only(frames, len(outputs))
@@ -365,9 +365,9 @@ class Stream:
             for output in self._engine.outputs if outputs else ():
                 units = (position + steps) // unit
                 array = np.array(outputs[output.name][0])
-                kept = _without_delay(array, output, age // unit, units)
-                if kept is not None:
-                    pieces[output.name].append(kept if output.timed else kept[-1])
+                valid = _without_delay(array, output, age // unit, units)
+                if valid is not None:
+                    pieces[output.name].append(valid if output.timed else valid[-1])
             self._begin(self._seen_steps + steps, age + steps)
             start += steps
 
@@ -476,8 +476,8 @@ def _without_delay(
     return array[None] if dropped < units else None
 
 
-def _frames_as_given(frames: Array, output: Layout, *, step: bool) -> Array:
+def _frames_for_caller(frames: Array, output: Layout, *, step: bool) -> Array:
     """Return frames ``(frames, ...)`` of one source as callers see them."""
     if not output.timed:
         return np.array(frames[-1])
-    return np.array(as_given(frames[None], output, step=step)[0])
+    return np.array(for_caller(frames[None], output, step=step)[0])

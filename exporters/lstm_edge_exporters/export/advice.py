@@ -69,7 +69,11 @@ def refusal(
     operator = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
     line = raising_line(error) or lines.get(operator[1] if operator else "", "")
     text = text.partition(" The error above occurred")[0]
-    reason, advice = next(kind for pattern, *kind in _KINDS if re.search(pattern, text))
+    reason, advice = next(
+        text_and_advice
+        for pattern, *text_and_advice in _KINDS
+        if re.search(pattern, text)
+    )
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
     return UnsupportedError(
         f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}"

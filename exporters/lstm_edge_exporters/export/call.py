@@ -116,9 +116,10 @@ class Call:
         return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-        given = iter(tensors)
+        remaining = iter(tensors)
         return tuple(
-            next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves
+            next(remaining) if isinstance(leaf, Tensor) else leaf
+            for leaf in self.leaves
         )
 
     def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
@@ -168,15 +169,15 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
                 output,
             )
         ]
-    parts: Iterable[tuple[str | int, Any]] = ()
+    entries: Iterable[tuple[str | int, Any]] = ()
     if isinstance(output, Mapping):
-        parts = output.items()
+        entries = output.items()
     elif dataclasses.is_dataclass(output):
-        parts = vars(output).items()
+        entries = vars(output).items()
     elif isinstance(output, tuple | list) and not isinstance(
         output, PackedSequence | torch.Size
     ):
-        parts = (
+        entries = (
             output._asdict().items()
             if hasattr(output, "_asdict")
             else enumerate(output)
@@ -188,7 +189,9 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
             f"forward returns a {type(output).__name__}; return tensors in a tuple,"
             " dict or dataclass (pad_packed_sequence(...)[0])"
         )
-    return [pair for key, item in parts for pair in flatten_output(item, (*path, key))]
+    return [
+        pair for key, item in entries for pair in flatten_output(item, (*path, key))
+    ]
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -199,11 +202,11 @@ def own_copy(module: nn.Module) -> nn.Module:
         module = (
             module._orig_mod if isinstance(module, OptimizedModule) else module.module
         )
-    kind = type(module).__name__
+    class_name = type(module).__name__
     for layer in module.modules():
         if isinstance(layer, torch.jit.ScriptModule):
             raise UnsupportedError(
-                f"{kind} is or contains a TorchScript module ({layer.original_name});"
+                f"{class_name} is or contains a TorchScript module ({layer.original_name});"
                 " export the module that it was scripted or traced from"
             )
     try:
@@ -211,7 +214,7 @@ def own_copy(module: nn.Module) -> nn.Module:
         copied = copy_as(module, torch.float32)
     except Exception as error:
         raise InputError(
-            f"{kind} can't be copied ({first_line(error)}); call it once if it is lazy,"
+            f"{class_name} can't be copied ({first_line(error)}); call it once if it is lazy,"
             " and keep no tensors with gradients or open files in its attributes"
         ) from error
     if wrong:
@@ -309,8 +312,8 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
             " the state or the numbers as an argument and return the state's next value"
         )
     returned = {id(tensor) for _, tensor in first}
-    for name, given, copied in zip(call.names, call.example, copies, strict=True):
-        is_changed = not torch.equal(given.nan_to_num(), copied.nan_to_num())
+    for name, original, copied in zip(call.names, call.example, copies, strict=True):
+        is_changed = not torch.equal(original.nan_to_num(), copied.nan_to_num())
         if is_changed and id(copied) not in returned:
             raise UnsupportedError(
                 f"forward changes its argument {name} in place and does not return it;"

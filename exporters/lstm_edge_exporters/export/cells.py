@@ -141,12 +141,12 @@ def _split(build: Builder, state: ir.Value, layers: int) -> list[ir.Value]:
     """Return the rows ``(N, ...)`` of ``state (layers, N, ...)``."""
     if layers == 1:
         return [_without_row(build, state)]
-    parts = build.node(
+    rows = build.node(
         "Split", [state, np.ones(layers, np.int64)], {"axis": 0}, outputs=layers
     )
-    for part in parts:
-        part.shape = state.shape and ir.Shape([1, *state.shape[1:]])
-    return [_without_row(build, part) for part in parts]
+    for row in rows:
+        row.shape = state.shape and ir.Shape([1, *state.shape[1:]])
+    return [_without_row(build, row) for row in rows]
 
 
 def _without_row(build: Builder, value: ir.Value | None) -> ir.Value:

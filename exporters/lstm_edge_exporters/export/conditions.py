@@ -69,10 +69,10 @@ def _turning_sizes(condition: Any, axis: Any) -> Iterator[int]:
 def _without_rounding(expression: Any) -> Any:
     """Return ``expression`` with exact divisions instead of rounded ones."""
     arguments = [_without_rounding(argument) for argument in expression.args]
-    kind = type(expression).__name__
-    if kind in ("FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"):
+    function = type(expression).__name__
+    if function in ("FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"):
         return arguments[0] / arguments[1]
-    if kind in _ROUNDING:
+    if function in _ROUNDING:
         return arguments[0]
     return expression.func(*arguments) if arguments else expression
 

@@ -81,16 +81,20 @@ class Floats(TorchFunctionMode):
     def _given(self, value: Tensor) -> Tensor:
         """Return the tensor in the dtype of this mode."""
         with torch._C.DisableTorchFunction():
-            wanted = _in(value.dtype, self._dtype)
-            return value if value.dtype == wanted else value.to(wanted)
+            target = _in(value.dtype, self._dtype)
+            return value if value.dtype == target else value.to(target)
 
 
-def _in(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+def _in(original: torch.dtype, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype`` for a float dtype, its complex dtype for a complex one, other
     dtypes unchanged.
     """
     return (
-        dtype.to_complex() if given.is_complex else dtype if given in _FLOATS else given
+        dtype.to_complex()
+        if original.is_complex
+        else dtype
+        if original in _FLOATS
+        else original
     )
 
 
@@ -102,8 +106,8 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     held = (
         v
-        for part in module.modules()
-        for v in (*vars(part).values(), *getattr(part, "_flat_weights", ()))
+        for inner in module.modules()
+        for v in (*vars(inner).values(), *getattr(inner, "_flat_weights", ()))
     )
     computed = (
         value for value in held if isinstance(value, Tensor) and not value.is_leaf

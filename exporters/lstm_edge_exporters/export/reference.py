@@ -44,11 +44,11 @@ class TorchReference:
             for name in names
         }
 
-    def tensors(self, given: Sequence[Tensor]) -> list[Tensor]:
+    def tensors(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the results of ``forward`` for tensors in the order of the call."""
         converted = [
             tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-            for tensor in given
+            for tensor in inputs
         ]
         with (
             torch.no_grad(),

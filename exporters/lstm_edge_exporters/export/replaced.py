@@ -129,12 +129,12 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
     """Return the result of ``torch.stft`` for real ``x (N, L)`` or ``(L,)``; see its
     documentation.
     """
-    given = inspect.signature(torch.stft).bind(x, n_fft, *arguments, **named)
-    given.apply_defaults()
-    options = SimpleNamespace(**given.arguments)
+    call = inspect.signature(torch.stft).bind(x, n_fft, *arguments, **named)
+    call.apply_defaults()
+    options = SimpleNamespace(**call.arguments)
     hop = options.hop_length or n_fft // 4
     if n_fft > LARGEST or options.onesided is False or options.align_to_window:
-        return torch.stft(*given.args, **given.kwargs)
+        return torch.stft(*call.args, **call.kwargs)
     signal = x if x.dim() == 2 else x[None]
     if options.center:
         signal = F.pad(
@@ -165,27 +165,29 @@ def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor
         "onesided",
         "length",
     )
-    given = (
+    options = (
         dict.fromkeys(names)
         | {"center": True}
         | dict(zip(names, arguments, strict=False))
         | named
     )
     hop_length, win_length, window, center, normalized, _, length = (
-        given[name] for name in names
+        options[name] for name in names
     )
     hop = hop_length or (win_length or n_fft) // 4
     bins = n_fft // 2 + 1
-    parts = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
-    weights = _window(n_fft, win_length, window, parts.dtype)
+    spectrum = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
+    weights = _window(n_fft, win_length, window, spectrum.dtype)
     row = np.tile(np.arange(bins), 2)
     twice = np.where((row == 0) | (2 * row == n_fft), 1, 2)
     scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
-    wave = torch.tensor((scale * _waves(n_fft)).tolist(), dtype=parts.dtype) * weights
+    wave = (
+        torch.tensor((scale * _waves(n_fft)).tolist(), dtype=spectrum.dtype) * weights
+    )
     squares = torch.stack([torch.zeros_like(weights), weights * weights])[None]
     weight = torch.cat([torch.stack([wave, torch.zeros_like(wave)], 1), squares])
     frames = torch.cat(
-        [parts[..., 0], parts[..., 1], torch.ones_like(parts[:, :1, :, 0])], 1
+        [spectrum[..., 0], spectrum[..., 1], torch.ones_like(spectrum[:, :1, :, 0])], 1
     )
     first = n_fft // 2 if center else 0
     end: Any = first + length if length is not None else -first if center else None
@@ -239,13 +241,13 @@ def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name 
 
 def _arange(*args: Any, **kwargs: Any) -> Tensor:
     """Make a range whose ``tolist()`` gives numbers if its ends are numbers."""
-    made = torch.arange(*args, **kwargs)
+    tensor = torch.arange(*args, **kwargs)
     names = ("start", "end", "step") if len(args) > 1 else ("end",)
     ends = {"start": 0, "step": 1} | dict(zip(names, args, strict=False)) | kwargs
     numbers = [ends[name] for name in ("start", "end", "step")]
     if all(type(number) is int for number in numbers):
-        made.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
-    return made
+        tensor.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
+    return tensor
 
 
 _WINDOWS: Mapping[Any, Callable[..., np.ndarray]] = {
@@ -272,9 +274,9 @@ def _window_function(function: Any) -> Callable[..., Tensor]:
         if type(window_length) is not int or window_length < 2:
             return function(window_length, periodic, *shape, **options)  # type: ignore[no-any-return]
         points = window_length + 1 if periodic else window_length
-        given = dict(zip(names, shape, strict=False))
-        given |= {name: options[name] for name in names if name in options}
-        array = make(points, **given)[:window_length]
+        parameters = dict(zip(names, shape, strict=False))
+        parameters |= {name: options[name] for name in names if name in options}
+        array = make(points, **parameters)[:window_length]
         return torch.tensor(array.tolist(), dtype=options.get("dtype"))
 
     return window
@@ -291,14 +293,14 @@ def _max_pool(
     """Pool over one axis as over two: torch.export fixes the size of the axis that
     ``max_pool1d`` pools.
     """
-    given = zip(
+    sizes_and_units = zip(
         (kernel_size, stride or kernel_size, padding, dilation),
         (1, 1, 0, 1),
         strict=True,
     )
     sizes = [
         (size[0] if isinstance(size, tuple | list) else size, added)
-        for size, added in given
+        for size, added in sizes_and_units
     ]
     pool: Any = F.max_pool2d
     return pool(x.unsqueeze(-1), *sizes, **named).squeeze(-1)  # type: ignore[no-any-return]

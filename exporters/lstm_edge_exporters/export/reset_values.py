@@ -34,17 +34,17 @@ def reset_values(
         return {}
     layers = [node for node in graph if node.domain]  # only sizes of results are read
     results = [value for node in layers for value in node.outputs if value.shape]
-    given = [*graph.inputs, *results]
-    start_graph = ir.convenience.extract(graph, given, [*values.values()])
-    part = ir.Model(start_graph, ir_version=IR_VERSION)
+    values_at_start = [*graph.inputs, *results]
+    start_graph = ir.convenience.extract(graph, values_at_start, [*values.values()])
+    model_at_start = ir.Model(start_graph, ir_version=IR_VERSION)
     sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
     sizes[str(program.batch)] = 2
     _replace_traced_calls(start_graph, sizes)
     feeds = {}
-    for spec in map(spec_of, part.graph.inputs):
+    for spec in map(spec_of, model_at_start.graph.inputs):
         feeds[spec.name] = np.zeros(shape_of(spec.axes, sizes), spec.dtype)
     resets: dict[ir.Value, float | Array] = {}
-    for name, rows in Graph64(part)(feeds).items():
+    for name, rows in Graph64(model_at_start)(feeds).items():
         value = values[name]
         first_row = rows.take([0], axis=batch_axes[value])
         if (rows == first_row).all():

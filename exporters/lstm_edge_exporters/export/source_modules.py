@@ -21,8 +21,8 @@ def source_spaces(module: nn.Module) -> list[Space]:
     PyTorch, Python and this package aside.
     """
     layers = [*module.modules()]
-    classes = {kind for layer in layers for kind in type(layer).__mro__}
-    seen = {kind.__module__ for kind in classes}
+    classes = {base for layer in layers for base in type(layer).__mro__}
+    seen = {base.__module__ for base in classes}
     packages = {_package(name) for name in seen}
     for owner in (*classes, *layers):  # a method may be a function of another file
         seen.update(_imported(vars(owner)))

@@ -167,11 +167,16 @@ class Evenly(float):
         """Return the number of another iteration."""
         return self.base + self.slope * iteration
 
-    def converted(self, kind: type) -> Any:
+    def converted(self, number_type: type) -> Any:
         """Return the number as an ``int`` or ``float``."""
-        if kind is int and not self.is_whole:
+        if number_type is int and not self.is_whole:
             return self.refuse()
-        return evenly(kind(self.base), kind(self.slope), self.iteration, self.results)
+        return evenly(
+            number_type(self.base),
+            number_type(self.slope),
+            self.iteration,
+            self.results,
+        )
 
     def compared(self, compare: Method, other: Any) -> Any:
         """Return a comparison that all steps but the first answer alike.

@@ -64,7 +64,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     """Return a file with explicit states; see ``lift``."""
     original = read_graph(source)
     model = original.clone()
-    given = put_constants(model, config.constants)
+    constants = put_constants(model, config.constants)
     declared_sizes = _declare_axes(model, config)
     axes = name_axes(model, declared_sizes)
     to_free = option_to_free(model, axes)
@@ -79,7 +79,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         declared=declared_sizes,
         seed=config.seed,
     )
-    pair = pair_up(manifest, original, along_time.model, given)
+    pair = pair_up(manifest, original, along_time.model, constants)
     verified = verify_lifted(pair, cases)
     unstreamable = along_time.unstreamable or _why_window(axes, to_free)
     if unstreamable:

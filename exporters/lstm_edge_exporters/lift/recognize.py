@@ -73,11 +73,11 @@ def _check_named(
     for name, output in named.items():
         is_pair = _may_continue(inputs.get(name), outputs.get(output))
         if not is_pair or leaving.count(output) > 1:
-            given = ", ".join(map(describe_value, data_inputs(graph)))
+            entering = ", ".join(map(describe_value, data_inputs(graph)))
             returned = ", ".join(map(describe_value, graph.outputs))
             raise InputError(
                 f"states pair {name} with {output}, expected each an input and an"
-                f" output of one shape: the inputs are {given}, the outputs {returned}"
+                f" output of one shape: the inputs are {entering}, the outputs {returned}"
             )
 
 

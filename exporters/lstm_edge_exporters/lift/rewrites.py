@@ -36,11 +36,11 @@ from .running import evaluate
 _SEQUENCE_RANK = 3
 
 
-def free_sizes(model: ir.Model, given: Mapping[str, Axes]) -> None:
+def free_sizes(model: ir.Model, declared: Mapping[str, Axes]) -> None:
     """Free all three patterns of sizes, in place; the declared sizes must still be
     there.
 
-    ``given`` are the axes of inputs, with names for those that are to be dynamic.
+    ``declared`` are the axes of inputs, with names for those that are to be dynamic.
     """
     if any(node.op_type in ("Loop", "Reshape") for node in model.graph):
         infer_shapes(model)
@@ -52,7 +52,7 @@ def free_sizes(model: ir.Model, given: Mapping[str, Axes]) -> None:
             _generalize_reshapes(node)
     for layer in recurrences(model):
         if layer.node.op_type == "Loop":
-            _generalize_loop(model.graph, layer.node, given)
+            _generalize_loop(model.graph, layer.node, declared)
 
 
 def _transpose_instead(node: ir.Node) -> None:
@@ -111,14 +111,16 @@ def _transposed_output(node: ir.Node) -> tuple[ir.Value, int]:
         value = users[0].outputs[0]
 
 
-def _generalize_loop(graph: ir.Graph, node: ir.Node, given: Mapping[str, Axes]) -> None:
+def _generalize_loop(
+    graph: ir.Graph, node: ir.Node, declared: Mapping[str, Axes]
+) -> None:
     """Let a Loop with a constant number of passes, whose condition reads no data, run
     once per step of an axis of that size that is to be dynamic.
     """
     trips = constant(node.inputs[0])
     if trips is None or trips.size != 1:
         return
-    found = _dynamic_axis(graph, given, trips.item())
+    found = _dynamic_axis(graph, declared, trips.item())
     body = node.attributes["body"].as_graph()
     above = [*walk([body.outputs[0]], operands)]
     dtypes = [value.dtype or ir.DataType.INT64 for value in above]
@@ -138,11 +140,11 @@ def _generalize_loop(graph: ir.Graph, node: ir.Node, given: Mapping[str, Axes]) 
 
 
 def _dynamic_axis(
-    graph: ir.Graph, given: Mapping[str, Axes], size: int
+    graph: ir.Graph, declared: Mapping[str, Axes], size: int
 ) -> tuple[ir.Value, int] | None:
-    """Return the first axis of this size that ``given`` names."""
+    """Return the first axis of this size that ``declared`` names."""
     for value in data_inputs(graph):
-        names = given.get(str(value.name), ())
+        names = declared.get(str(value.name), ())
         for index, (name, axis) in enumerate(zip(names, axes_of(value), strict=False)):
             if isinstance(name, str) and axis == size:
                 return value, index

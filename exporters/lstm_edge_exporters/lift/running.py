@@ -100,19 +100,19 @@ def evaluate(
     does not run are left out. Large floats are zeros of the right shape. Raises
     ``FileFormatError`` if no group runs.
     """
-    part = _part_of(model, values)
+    subgraph = _part_of(model, values)
     reason = ""
-    run = runner(part, "a part of the file")
+    run = runner(subgraph, "a part of the file")
     manifest = Manifest(
-        tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None
+        tuple(map(spec_of, data_inputs(subgraph.graph))), (), (), None, None
     )
-    manifest = manifest._replace(lengths=length_input(part.graph))
+    manifest = manifest._replace(lengths=length_input(subgraph.graph))
     for group in groups:
         runs: Runs = []
         least = min((size for sizes in group for size in sizes.values()), default=1)
         for sizes in group:
             longest = sizes.get(LONGEST, least)
-            cases = case_generator(part.graph, manifest, longest)
+            cases = case_generator(subgraph.graph, manifest, longest)
             try:
                 results = run(cases.at(sizes).feeds)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -121,7 +121,7 @@ def evaluate(
                     break
             else:
                 arrays = (
-                    _small(results[str(twin.name)]) for twin in part.graph.outputs
+                    _small(results[str(twin.name)]) for twin in subgraph.graph.outputs
                 )
                 runs.append((sizes, dict(zip(values, arrays, strict=True))))
         if len(runs) == len(group) or (runs and not all_sizes):
@@ -160,12 +160,12 @@ def case_generator(
 def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     """Return a graph of ``values`` in which no recurrent node starts from a state."""
     graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
-    part = ir.Model(graph, ir_version=model.ir_version)
-    for slot in (slot for node in recurrent_nodes(part) for slot in slots(node)):
+    subgraph = ir.Model(graph, ir_version=model.ir_version)
+    for slot in (slot for node in recurrent_nodes(subgraph) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
-    RemoveUnusedNodesPass()(part)
-    return part
+    RemoveUnusedNodesPass()(subgraph)
+    return subgraph
 
 
 def _guard(model: ir.Model) -> ir.Model:

@@ -92,10 +92,10 @@ def _initial_state(
     sources = {str(value.name) for value in above if value.is_graph_input()}
     if not sources.isdisjoint(entering):
         return None
-    given = behind_identity(initial)
-    is_own_input = given.is_graph_input() and len(given.uses()) == 1
-    if is_own_input and given.dtype is not None:
-        return _Initial(given, 0.0)
+    source = behind_identity(initial)
+    is_own_input = source.is_graph_input() and len(source.uses()) == 1
+    if is_own_input and source.dtype is not None:
+        return _Initial(source, 0.0)
     names = ", ".join(sorted(sources)) or "random numbers"
     raise ContractError(f"it is computed from {names}, and no output continues it")
 

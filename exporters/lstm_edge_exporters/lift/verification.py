@@ -83,9 +83,9 @@ def lifted_cases(
 
 
 def pair_up(
-    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds
+    manifest: Manifest, original: ir.Model, lifted: ir.Model, constants: Feeds
 ) -> Pair:
-    """Return a lifted file and its original, whose missing inputs are ``given``."""
+    """Return a lifted file and its original, whose missing inputs are ``constants``."""
     original = original.clone()
     forget_shapes(original)
     graph = Graph64(widened(to_proto(lifted)))
@@ -95,7 +95,7 @@ def pair_up(
 
     def reference(feeds: Feeds) -> Mapping[str, Array]:
         """Run the original in float64, after onnxruntime has checked the sizes."""
-        feeds = {**given, **feeds}
+        feeds = {**constants, **feeds}
         try:
             float32(feeds)  # onnxruntime checks sizes that the float64 run would take
             return exact(feeds)
@@ -176,32 +176,32 @@ def _first_node(pair: Pair, cases: Cases) -> str:
     chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))
     try:
         full = pair.graph.values(feeds)
-        part = pair.graph.values(chunk)
+        chunk_values = pair.graph.values(chunk)
     except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
         return ""
     for node in pair.graph.model.graph:
         for name in (str(value.name) for value in node.outputs):
             if (
                 name in full
-                and name in part
-                and _starts_otherwise(full[name], part[name])
+                and name in chunk_values
+                and _starts_otherwise(full[name], chunk_values[name])
             ):
                 return f"{node.op_type} {node.name or name!r}"
     return ""
 
 
-def _starts_otherwise(full: Any, part: Any) -> bool:
-    """Return True if ``part`` is not the start of ``full`` along the axes in which they
+def _starts_otherwise(full: Any, chunk_value: Any) -> bool:
+    """Return True if ``chunk_value`` is not the start of ``full`` along the axes in which they
     differ in size.
     """
     if (
         not isinstance(full, np.ndarray)
         or full.dtype.kind != "f"
-        or full.ndim != np.ndim(part)
+        or full.ndim != np.ndim(chunk_value)
     ):
         return False
-    start = full[tuple(map(slice, part.shape))]
+    start = full[tuple(map(slice, chunk_value.shape))]
     scale = np.abs(full).max(initial=1e-300)
-    return full.shape != part.shape == start.shape and not np.allclose(
-        start, part, rtol=0, atol=1e-9 * scale
+    return full.shape != chunk_value.shape == start.shape and not np.allclose(
+        start, chunk_value, rtol=0, atol=1e-9 * scale
     )

@@ -91,7 +91,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     del proto.graph.value_info[
         :
     ]  # the quantizer turns Gemm's weights around and forgets their shapes
-    kept = list(proto.metadata_props)
+    metadata = list(proto.metadata_props)
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     quantized.producer_name = proto.producer_name
     quantized.producer_version = proto.producer_version
     del quantized.metadata_props[:]
-    quantized.metadata_props.extend(kept)
+    quantized.metadata_props.extend(metadata)
     return quantized
 
 

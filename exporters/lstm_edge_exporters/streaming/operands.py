@@ -32,7 +32,7 @@ def elements(value: ir.Value | None, size: int) -> list[int | None]:
     if array is not None:
         return list(array.reshape(-1).tolist())
     if node is not None and node.op_type == "Concat":
-        return [element for part in node.inputs for element in elements(part, 1)]
+        return [element for operand in node.inputs for element in elements(operand, 1)]
     if node is not None and node.op_type in (
         "Cast",
         "Identity",

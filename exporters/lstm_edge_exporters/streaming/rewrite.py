@@ -77,7 +77,7 @@ class Rewriter:
         self.node: ir.Node | None = None
         self.batch = batch
         self.sequence = sequence
-        self.given = tuple(states)
+        self.given_states = tuple(states)
         self.states = [*states]
         self.reach = 0
         self.flows: dict[ir.Value, Flow] = {}
@@ -201,7 +201,7 @@ class Rewriter:
         return self.add("Slice", value, *bounds, like=like)
 
     def state(
-        self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float
+        self, prefix: str, axes: Axes, dtype: ir.DataType | None, reset: float
     ) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
         if named := next(
@@ -213,8 +213,8 @@ class Rewriter:
                 " number"
             )
         assert dtype is not None
-        number = sum(state.input.startswith(f"{kind}_") for state in self.states)
-        name = self.names.unique(f"{kind}_{number}")
+        number = sum(state.input.startswith(f"{prefix}_") for state in self.states)
+        name = self.names.unique(f"{prefix}_{number}")
         self.graph.inputs.append(ir.val(name, dtype, axes))
         output = self.names.unique(f"{name}_n")
         self.states.append(
@@ -325,21 +325,21 @@ class Rewriter:
         """
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
-        kept = (
+        past_frames = (
             least + -(flow.delay + least) % stride
         )  # so that windows lie on the full sequence's strides
         value, flow = self.wait(
-            value, flow, max(-(flow.delay + kept), 0)
+            value, flow, max(-(flow.delay + past_frames), 0)
         )  # padding beyond the window
-        if kept:
+        if past_frames:
             value = (
-                self.past(value, flow, kept)
-                if kept > 0
-                else self.cut(value, flow.axis, -kept)
+                self.past(value, flow, past_frames)
+                if past_frames > 0
+                else self.cut(value, flow.axis, -past_frames)
             )
         return value, replace(
             flow,
-            delay=(flow.delay + kept) // stride,
+            delay=(flow.delay + past_frames) // stride,
             rate=flow.rate / stride,
             fill=None,
             repeats_first=False,

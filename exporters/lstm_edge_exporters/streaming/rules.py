@@ -63,8 +63,8 @@ def kernel_of(work: Rewriter, node: ir.Node) -> list[int]:
         raise work.refusal(
             "pads by its length (auto_pad); export it with explicit padding"
         )
-    if (given := ints(node, "kernel_shape")) or node.inputs[1] is None:
-        return given
+    if (kernel := ints(node, "kernel_shape")) or node.inputs[1] is None:
+        return kernel
     return [int(size) for size in axes_of(node.inputs[1])[2:]]
 
 
@@ -119,11 +119,11 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if sum(operand in work.flows for operand in node.inputs) > 1:
         raise work.refusal("joins several sequences")
     index = [*node.inputs].index(value)
-    before = [part for part in node.inputs[:index] if part is not None]
+    before = [earlier for earlier in node.inputs[:index] if earlier is not None]
     if len(before) == 1 and work.first.get(before[0]) is value:
         hand_on(work, node, *work.repeat_first(value, flow, 1))
         return
-    if any(part in work.first for part in before):
+    if any(earlier in work.first for earlier in before):
         raise work.refusal("puts a first frame in front of other frames")
     if any(map(work.is_from_state, before)):
         raise work.undecided("puts a state in front of the frames")
@@ -132,14 +132,14 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def _constant_frames(
-    work: Rewriter, parts: Iterable[ir.Value], axis: int
+    work: Rewriter, operands: Iterable[ir.Value], axis: int
 ) -> tuple[int, float]:
-    """Return how many frames ``parts`` are, and their number."""
+    """Return how many frames ``operands`` are, and their number."""
     frames = 0
     fills: set[float | None] = set()
-    for part in parts:
-        size = axes_of(part)[axis]
-        fills.add(fill_of(part) if isinstance(size, int) else None)
+    for operand in operands:
+        size = axes_of(operand)[axis]
+        fills.add(fill_of(operand) if isinstance(size, int) else None)
         frames += size if isinstance(size, int) else 0
     fill = fills.pop() if fills else 0.0
     if fills or fill is None:
@@ -425,7 +425,7 @@ def _held_weights(work: Rewriter, node: ir.Node) -> Array:
         NotStreamableError: its states do not start at zero, or stay there.
     """
     has_lengths = _operand(node, 4) is not None
-    is_at_zero = not any(np.any(state.reset) for state in work.given)
+    is_at_zero = not any(np.any(state.reset) for state in work.given_states)
     if has_lengths or _operand(node, 5) is None or not is_at_zero:
         raise work.refusal(
             "lags, and has lengths, or states that are no inputs or not zero at the"
@@ -482,7 +482,7 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         value, flow = work.wait(value, flow, -flow.delay % ratio.denominator)
         flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
     frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1
-    parts = [
+    axes_sizes = [
         (
             work.constant([frames if index == axis else size])
             if index == axis or isinstance(size, int)
@@ -491,7 +491,7 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         for index, size in enumerate(axes_of(result))
     ]
     node.replace_input_with(0, value)
-    node.replace_input_with(1, work.add("Concat", *parts, axis=0))
+    node.replace_input_with(1, work.add("Concat", *axes_sizes, axis=0))
     work.set(result, replace(flow, axis=axis))
 
 

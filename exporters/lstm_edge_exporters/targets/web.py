@@ -50,7 +50,7 @@ def to_site(
             opened.selftest().require()
     files = {_MODEL: program, **_page()}
     version = hashlib.sha256(
-        b"".join(name.encode() + part for name, part in sorted(files.items()))
+        b"".join(name.encode() + content for name, content in sorted(files.items()))
     )
     described = {
         "model": _MODEL,

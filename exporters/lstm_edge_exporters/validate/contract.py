@@ -86,13 +86,13 @@ def _check_age(file: ModelFile) -> Check:
 def _check_arithmetic(file: ModelFile) -> Check:
     """Check that the manifest states how engines compute."""
     stated = file.manifest.arithmetic
-    found = file.arithmetic
-    is_stored = found == "float32" and file.precision == "int8"
+    computed = file.arithmetic
+    is_stored = computed == "float32" and file.precision == "int8"
     if is_stored and file.operators & {"GRU", "RNN"}:
         allowed = ("float32", "int8-native")
         wrong = f"it is {stated}, expected {' or '.join(allowed)}"
         return passed_unless("arithmetic", "" if stated in allowed else wrong)
-    return _same("arithmetic", stated, found)
+    return _same("arithmetic", stated, computed)
 
 
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
@@ -102,10 +102,10 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
     manifest = file.manifest
     reference = expected.manifest
     recorded = _fields(manifest)
-    wanted = _fields(reference)
-    for name in {**wanted, **recorded}:
-        if name in wanted or name not in _MEANING or expected.configured:
-            yield _same(name, recorded.get(name), wanted.get(name))
+    expected_fields = _fields(reference)
+    for name in {**expected_fields, **recorded}:
+        if name in expected_fields or name not in _MEANING or expected.configured:
+            yield _same(name, recorded.get(name), expected_fields.get(name))
     for axis in sorted({*manifest.ranges, *reference.ranges}):
         narrower, wider = (
             side.ranges.get(axis, AxisRange()) for side in (manifest, reference)
@@ -126,24 +126,26 @@ def _differing(
     proto: onnx.ModelProto, expected: onnx.ModelProto, role: str
 ) -> list[str]:
     """Return the names of inputs or outputs that differ in two files."""
-    parts = _contents(getattr(proto.graph, role))
-    wanted = _contents(getattr(expected.graph, role))
+    contents = _contents(getattr(proto.graph, role))
+    expected_contents = _contents(getattr(expected.graph, role))
     names = [
-        name for name in {**wanted, **parts} if parts.get(name) != wanted.get(name)
+        name
+        for name in {**expected_contents, **contents}
+        if contents.get(name) != expected_contents.get(name)
     ]
-    if not names and [*parts] != [*wanted]:
+    if not names and [*contents] != [*expected_contents]:
         return ["their order"]
     return names
 
 
-def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
+def _contents(messages: Iterable[Any]) -> dict[str, bytes]:
     """Return inputs or outputs as bytes by name, without their comments."""
     contents = {}
-    for part in parts:
-        copied = type(part)()
-        copied.CopyFrom(part)
+    for message in messages:
+        copied = type(message)()
+        copied.CopyFrom(message)
         copied.doc_string = ""
-        contents[part.name] = copied.SerializeToString(deterministic=True)
+        contents[message.name] = copied.SerializeToString(deterministic=True)
     return contents
 
 
@@ -157,10 +159,10 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     entries = {name: stated.pop(name) for name in ("inputs", "outputs", "states")}
     for entry, state in zip(entries["states"], manifest.states, strict=True):
         entry["reset"] = np.asarray(state.reset).tolist()
-    for side, part in entries.items():
-        names = [entry.get("name", entry.get("input")) for entry in part]
+    for side, tensors in entries.items():
+        names = [entry.get("name", entry.get("input")) for entry in tensors]
         stated[f"order of {side}"] = names
-        for name, entry in zip(names, part, strict=True):
+        for name, entry in zip(names, tensors, strict=True):
             stated[f"{side[:-1]} {name}"] = entry
     hidden = {*_ELSEWHERE, *unknown}
     return {name: value for name, value in stated.items() if name not in hidden}

@@ -93,11 +93,11 @@ def against_module(
     title = about or type(module).__name__
     hashed = sha256 or settings.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        made = export(module, example, replace(settings, stream=True))
-        proto = onnx.load_from_string(made.model)
+        artifact = export(module, example, replace(settings, stream=True))
+        proto = onnx.load_from_string(artifact.model)
         expected = _of_file(
             about=title,
-            manifest=made.manifest,
+            manifest=artifact.manifest,
             proto=proto,
             file=file.manifest,
             sha256=hashed,
@@ -212,12 +212,14 @@ def _returned(file: ModelFile, module: nn.Module, call: Any) -> tuple[str, ...]:
 
     A last state of a layer is named by ``export``, so its name is empty here.
     """
-    made = try_example(copy.deepcopy(own_copy(module)), call.as_floats(torch.float32))
+    results = try_example(
+        copy.deepcopy(own_copy(module)), call.as_floats(torch.float32)
+    )
     names = [output.name for output in file.proto.graph.output]
-    if len(names) < len(made):
+    if len(names) < len(results):
         return ()
     of_layers = {s.output for s in file.manifest.states if s.input not in call.names}
-    return tuple("" if name in of_layers else name for name in names[: len(made)])
+    return tuple("" if name in of_layers else name for name in names[: len(results)])
 
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:

@@ -75,18 +75,18 @@ class _Comparison:
         }
         opsets = self.model.opset_imports, self.expected.opset_imports
         for domain in sorted({*opsets[0], *opsets[1]}):
-            version, wanted = (imports.get(domain) for imports in opsets)
-            if version != wanted:
+            version, expected_version = (imports.get(domain) for imports in opsets)
+            if version != expected_version:
                 name = domain or "ai.onnx"
                 self._nodes.append(
-                    (-1, f"opset {version} of {name}, expected {wanted}")
+                    (-1, f"opset {version} of {name}, expected {expected_version}")
                 )
         outputs = {str(value.name): value for value in self.expected.graph.outputs}
         for value in self.model.graph.outputs:
             if value.name in outputs:
                 wanted_value = outputs[str(value.name)]
-                place = f"output {value.name!r}"
-                self._waiting.append(_Pair(value, wanted_value, place))
+                where = f"output {value.name!r}"
+                self._waiting.append(_Pair(value, wanted_value, where))
         while self._waiting:
             self._compare(self._waiting.pop())
         by_position = sorted(self._nodes, key=lambda entry: entry[0])
@@ -111,29 +111,31 @@ class _Comparison:
                 self._report(pair, _origin(value), _origin(expected))
             return
         node = value.producer()
-        wanted = expected.producer()
-        if node is not None and wanted is not None:
-            self._compare_nodes(pair, node, wanted)
-        elif node is not None or wanted is not None:
+        expected_node = expected.producer()
+        if node is not None and expected_node is not None:
+            self._compare_nodes(pair, node, expected_node)
+        elif node is not None or expected_node is not None:
             self._report(pair, _origin(value), _origin(expected))
         elif value.is_initializer() and expected.is_initializer():
             self._compare_constants(pair, value, expected)
         elif _origin(value) != _origin(expected):
             self._report(pair, _origin(value), _origin(expected))
 
-    def _compare_nodes(self, pair: _Pair, node: ir.Node, wanted: ir.Node) -> None:
+    def _compare_nodes(
+        self, pair: _Pair, node: ir.Node, expected_node: ir.Node
+    ) -> None:
         """Compare two nodes that compute values of one role."""
         assert pair.value is not None
         assert pair.expected is not None
-        same_operator = node.op_identifier() == wanted.op_identifier()
+        same_operator = node.op_identifier() == expected_node.op_identifier()
         if not same_operator or pair.value.index() != pair.expected.index():
             self._report(pair, _origin(pair.value), _origin(pair.expected))
             return
         position = self._position[node]
         title = _title(node)
-        for name in dict.fromkeys([*wanted.attributes, *node.attributes]):
+        for name in dict.fromkeys([*expected_node.attributes, *node.attributes]):
             attribute = node.attributes.get(name)
-            wanted_attribute = wanted.attributes.get(name)
+            wanted_attribute = expected_node.attributes.get(name)
             bodies = _bodies(attribute)
             wanted_bodies = _bodies(wanted_attribute)
             if bodies and len(bodies) == len(wanted_bodies):
@@ -143,44 +145,44 @@ class _Comparison:
                 shown = f"{_shown(attribute)}, expected {_shown(wanted_attribute)}"
                 self._nodes.append((position, f"{title}: {name} is {shown}"))
         inputs = _trimmed(node.inputs)
-        wanted_inputs = _trimmed(wanted.inputs)
+        wanted_inputs = _trimmed(expected_node.inputs)
         for index in range(max(len(inputs), len(wanted_inputs))):
             value = inputs[index] if index < len(inputs) else None
             expected = wanted_inputs[index] if index < len(wanted_inputs) else None
-            place = f"{title}: operand {index}"
-            self._waiting.append(_Pair(value, expected, place, node))
+            where = f"{title}: operand {index}"
+            self._waiting.append(_Pair(value, expected, where, node))
 
     def _enter(
-        self, body: ir.Graph, expected: ir.Graph, place: str, node: ir.Node
+        self, body: ir.Graph, expected: ir.Graph, where: str, node: ir.Node
     ) -> None:
         """Pair inputs and outputs of a body by their position."""
         sizes = (len(body.inputs), len(body.outputs))
-        wanted = (len(expected.inputs), len(expected.outputs))
-        if sizes != wanted:
-            text = f"{place}: {sizes} inputs and outputs, expected {wanted}"
+        expected_sizes = (len(expected.inputs), len(expected.outputs))
+        if sizes != expected_sizes:
+            text = f"{where}: {sizes} inputs and outputs, expected {expected_sizes}"
             self._nodes.append((self._position[node], text))
             return
         self._formal |= dict(zip(body.inputs, expected.inputs, strict=True))
         for value, wanted_value in zip(body.outputs, expected.outputs, strict=True):
-            self._waiting.append(_Pair(value, wanted_value, place, node))
+            self._waiting.append(_Pair(value, wanted_value, where, node))
 
     def _compare_constants(
         self, pair: _Pair, value: ir.Value, expected: ir.Value
     ) -> None:
         """Report two constants that differ."""
         array = constant(value)
-        wanted = constant(expected)
-        about = _unequal(array, wanted)
+        expected_array = constant(expected)
+        about = _unequal(array, expected_array)
         if about:
             position = -1 if pair.reader is None else self._position[pair.reader]
             self._constants.setdefault(f"{value.name} {about}", position)
 
-    def _report(self, pair: _Pair, found: str, wanted: str) -> None:
+    def _report(self, pair: _Pair, got: str, expected: str) -> None:
         """Report a difference at its node."""
         node = None if pair.value is None else pair.value.producer()
         known = node or pair.reader
         position = -1 if known is None else self._position[known]
-        self._nodes.append((position, f"{pair.place} is {found}, expected {wanted}"))
+        self._nodes.append((position, f"{pair.place} is {got}, expected {expected}"))
 
 
 def _title(node: ir.Node) -> str:
@@ -195,8 +197,8 @@ def _origin(value: ir.Value | None) -> str:
         return "left out"
     node = value.producer()
     if node is None:
-        kind = "constant" if value.is_initializer() else "input"
-        return f"{kind} {value.name!r}"
+        role = "constant" if value.is_initializer() else "input"
+        return f"{role} {value.name!r}"
     index = value.index()
     return f"output {index} of {_title(node)}" if index else _title(node)
 
@@ -258,6 +260,6 @@ def _unequal(array: Array | None, expected: Array | None) -> str:
         np.frombuffer(x.tobytes(), np.uint8).reshape(shape) for x in (array, expected)
     )
     places = np.argwhere(np.not_equal(*pieces).any(-1))
-    place = tuple(map(int, places[0]))
+    index = tuple(map(int, places[0]))
     more = f" and at {len(places) - 1} more" if len(places) > 1 else ""
-    return f"is {array[place]!s} at {list(place)}{more}, expected {expected[place]!s}"
+    return f"is {array[index]!s} at {list(index)}{more}, expected {expected[index]!s}"

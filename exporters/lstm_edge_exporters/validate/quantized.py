@@ -47,13 +47,13 @@ def check_quantized(
         )
         return
     try:
-        wanted = quantized_again(
+        requantized = quantized_again(
             expected.proto, QuantizeConfig(**options["config"]), options["candidate"]
         )
     except (LstmEdgeError, TypeError, KeyError) as error:
         yield Check("quantized as recorded", "failed", first_line(error))
         return
-    differences = compare_graphs(file.inlined, ir.from_proto(wanted))
+    differences = compare_graphs(file.inlined, ir.from_proto(requantized))
     first = [*differences.nodes, *differences.constants][:_SHOWN]
     yield passed_unless("bit for bit", "; ".join(first))
     manifest = expected.manifest._replace(golden=file.manifest.golden)

@@ -127,9 +127,11 @@ class Report:
         seed.
         """
         counts = {status: self.count(status) for status in get_args(Status)}
-        groups = [{**_plain(group), "status": group.status} for group in self.groups]
+        groups = [
+            {**_to_plain_data(group), "status": group.status} for group in self.groups
+        ]
         return {
-            **_plain(self),
+            **_to_plain_data(self),
             "groups": groups,
             "ok": self.ok,
             "verdict": self.verdict,
@@ -137,7 +139,7 @@ class Report:
         }
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_data(value: Any) -> Any:
     """Return records as dicts, tuples as lists, and None for numbers that are not
     finite.
     """
@@ -146,7 +148,7 @@ def _plain(value: Any) -> Any:
     elif isinstance(value, Comparison):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _to_plain_data(entry) for name, entry in value.items()}
     if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
+        return [_to_plain_data(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

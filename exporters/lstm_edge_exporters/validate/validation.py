@@ -317,9 +317,9 @@ class Validation:
             yield self._equal(
                 f"only {state.input} away from reset", moved, self.reference_pair.exact
             )
-        wanted, claims = self._check_claims()
+        derived, claims = self._check_claims()
         yield from claims
-        streams = claims[0].status == "passed" and not wanted.unstreamable
+        streams = claims[0].status == "passed" and not derived.unstreamable
         if self.file_pair is not self.reference_pair and streams and manifest.time_axes:
             yield from chunk_checks(self.file_pair, cases, self.expected.reach)
 
@@ -328,26 +328,26 @@ class Validation:
         padding.
         """
         saved = self.file.manifest
-        wanted = find_streaming(
+        derived = find_streaming(
             self.reference_pair, self.expected.cases, self.expected.reach
         )
         about = (
-            f"the file says {saved.streamable}, the reference {wanted.streamable}"
-            f" {wanted.unstreamable}"
+            f"the file says {saved.streamable}, the reference {derived.streamable}"
+            f" {derived.unstreamable}"
         )
         checks = [
             passed_unless(
-                "streamable", "" if wanted.streamable == saved.streamable else about
+                "streamable", "" if derived.streamable == saved.streamable else about
             )
         ]
-        if wanted.lengths is not None and wanted.states and not wanted.unstreamable:
+        if derived.lengths is not None and derived.states and not derived.unstreamable:
             about = (
                 ""
-                if saved.padded_states == wanted.padded_states
+                if saved.padded_states == derived.padded_states
                 else f"the file says {saved.padded_states}"
             )
             checks.append(passed_unless("states stop at lengths", about))
-        return wanted, checks
+        return derived, checks
 
     def _quantized(self) -> Iterator[Check]:
         """Check what a quantized file claims, then its accuracy."""
@@ -361,14 +361,14 @@ class Validation:
         """
         feeds = self._case(5, 23, _PADDED)
         lengths = feeds[name]
-        kinds = {
+        changes = {
             "random": lengths,
             "no row full": np.minimum(lengths, max(1, int(lengths.max()) - 2)),
             "all one": np.ones_like(lengths),
             "falling": -np.sort(-lengths),
             "rising": np.sort(lengths),
         }
-        for about, changed in kinds.items():
+        for about, changed in changes.items():
             yield self._equal(
                 f"lengths, {about}", {**feeds, name: changed.astype(lengths.dtype)}
             )
@@ -396,7 +396,7 @@ class Validation:
             for spec in manifest.data_inputs
             if np.dtype(spec.dtype).kind == "f"
         ]
-        kinds: Mapping[str, Callable[[Array], Array]] = {
+        changes: Mapping[str, Callable[[Array], Array]] = {
             "zeros": np.zeros_like,
             "ones": np.ones_like,
             "denormal": lambda x: np.sign(x) * 1e-40,
@@ -405,7 +405,7 @@ class Validation:
             "saturated gates": lambda x: np.sign(x) * 50.0 * np.abs(x).max(initial=1.0),
             "one spike": _spike,
         }
-        for about, change in kinds.items() if names else ():
+        for about, change in changes.items() if names else ():
             changed = {
                 name: np.asarray(change(feeds[name]), feeds[name].dtype)
                 for name in names
@@ -489,12 +489,14 @@ class Validation:
         """Compare recorded cases with those of an export of the reference: as many, and
         none smaller.
         """
-        wanted = self.expected.manifest.golden
-        if wanted is None:  # a module, and no file
-            wanted = record_golden(
+        expected_golden = self.expected.manifest.golden
+        if expected_golden is None:  # a module, and no file
+            expected_golden = record_golden(
                 self.reference_pair, replace(self.expected.cases, held=frozenset())
             )
-        about = gaps(self.expected.manifest, recorded, (wanted, *wanted.more))
+        about = gaps(
+            self.expected.manifest, recorded, (expected_golden, *expected_golden.more)
+        )
         yield passed_unless("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
@@ -502,14 +504,16 @@ class Validation:
         check_golden_case(self.file.manifest, golden)
         exact = self.reference_pair.exact(golden.inputs)
         limits = self.reference_pair.limits(golden.inputs)
-        wanted = {output: exact[output] for output in golden.outputs if output in exact}
+        computed = {
+            output: exact[output] for output in golden.outputs if output in exact
+        }
         check = within_limits(
             name,
-            compare_all(golden.outputs, wanted, {n: limits[n] / 8 for n in wanted}),
+            compare_all(golden.outputs, computed, {n: limits[n] / 8 for n in computed}),
         )
         wide = [
             output_name
-            for output_name in wanted
+            for output_name in computed
             if output_name
             in golden.limit  # which replaces limits, and is for int8 and fp16
             or output_name not in golden.limits
@@ -538,11 +542,15 @@ def _first(texts: Sequence[str]) -> list[str]:
 
 def _other_versions(manifest: Manifest, expected: Manifest) -> str:
     """Return the versions that made a file and differ from the expected ones."""
-    made = manifest.provenance.get("versions") or {}
-    wanted = expected.provenance.get("versions") or {}
-    names = [name for name in {**wanted, **made} if made.get(name) != wanted.get(name)]
+    of_file = manifest.provenance.get("versions") or {}
+    installed = expected.provenance.get("versions") or {}
+    names = [
+        name
+        for name in {**installed, **of_file}
+        if of_file.get(name) != installed.get(name)
+    ]
     return ", ".join(
-        f"{name} {made.get(name)} (here {wanted.get(name)})" for name in names
+        f"{name} {of_file.get(name)} (here {installed.get(name)})" for name in names
     )
 
 

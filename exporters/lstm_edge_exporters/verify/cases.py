@@ -219,13 +219,13 @@ class CaseGenerator:
             others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        given: dict[str, int] = {
+        known_sizes: dict[str, int] = {
             **(others or {}),
             str(self.batch): n,
             str(self.sequence): length,
         }
         sizes = {
-            name: given[name] if name in given else 2 + int(rng.integers(9))
+            name: known_sizes[name] if name in known_sizes else 2 + int(rng.integers(9))
             for name in self._names()
         }
         return self._draw(sizes, rng, at_reset, full)
@@ -297,9 +297,9 @@ class CaseGenerator:
         """Return a case of the nearest allowed sizes."""
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
         examples = [spec.example for spec in self.inputs if spec.role == "lengths"]
-        given = [example.max() for example in examples if example is not None]
+        largest = [example.max() for example in examples if example is not None]
         steps = sizes.get(str(self.sequence)) or int(
-            max(given, default=1)
+            max(largest, default=1)
         )  # given if the time axis is fixed
         feeds = {}
         for spec in self.inputs:
@@ -418,7 +418,7 @@ def remember(run: Runner) -> Runner:
     """Return ``run`` with its last results cached, as a case is compared in several
     ways.
     """
-    kept: dict[Any, Feeds] = {}
+    results: dict[Any, Feeds] = {}
 
     def remembered(feeds: Feeds) -> Feeds:
         """Return the outputs of equal feeds without running again."""
@@ -426,11 +426,11 @@ def remember(run: Runner) -> Runner:
             (name, array.dtype.str, array.shape, array.tobytes())
             for name, array in sorted(feeds.items())
         )
-        kept[key] = outputs = (
-            kept.pop(key) if key in kept else run(feeds)
+        results[key] = outputs = (
+            results.pop(key) if key in results else run(feeds)
         )  # the last used is the last
-        if len(kept) > _KEPT:
-            del kept[next(iter(kept))]
+        if len(results) > _KEPT:
+            del results[next(iter(results))]
         return outputs
 
     return remembered
@@ -478,20 +478,20 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
     def alone(feeds: Feeds) -> dict[str, Array]:
         """Run ``count`` rows at a time and join the outputs."""
         rows, _ = case_size(manifest, feeds)
-        parts = []
+        results = []
         for first in range(0, rows, count):
-            part = dict(feeds)
+            rows_feeds = dict(feeds)
             for name, axis in axes_of(feeds):
                 indices = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
-                part[name] = feeds[name].take(
+                rows_feeds[name] = feeds[name].take(
                     indices[:, first : first + count].ravel(), axis=axis
                 )
-            parts.append(run(part))
-        joined = dict(parts[0])
-        for name, axis in axes_of(parts[0]):
+            results.append(run(rows_feeds))
+        joined = dict(results[0])
+        for name, axis in axes_of(results[0]):
             blocks = [
-                np.split(part[name], part[name].shape[axis] // count, axis)
-                for part in parts
+                np.split(rows_feeds[name], rows_feeds[name].shape[axis] // count, axis)
+                for rows_feeds in results
             ]
             joined[name] = np.concatenate(
                 [

@@ -88,8 +88,10 @@ class ModelFile:
         )
         if is_int8 or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
-        parts = (graph, *graph.subgraphs())
-        values = [value for part in parts for value in part.initializers.values()]
+        graphs = (graph, *graph.subgraphs())
+        values = [
+            value for one_graph in graphs for value in one_graph.initializers.values()
+        ]
         passed = [*graph.inputs, *graph.outputs]
         if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"

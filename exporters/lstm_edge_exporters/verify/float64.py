@@ -236,7 +236,7 @@ class _Direction:
 
     def __init__(
         self,
-        kind: str,
+        op_type: str,
         names: Sequence[str],
         r: Array,
         bias: Array,
@@ -246,7 +246,7 @@ class _Direction:
         unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
         if unknown or options.get("activation_alpha") or options.get("activation_beta"):
             raise NotImplementedError(
-                f"{kind} with activations {', '.join(names)} that have parameters"
+                f"{op_type} with activations {', '.join(names)} that have parameters"
             )
         functions = [_ACTIVATIONS[name.lower()] for name in names]
         ulp, seed = options["move"]
@@ -267,11 +267,11 @@ class _Direction:
         """Return h and c after one step; ``z`` is the product of the input."""
         f, g, last = self.functions
         gates = (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
-        seen = gates
+        gates_with_cell = gates
         if self.peepholes is not None:
-            seen = gates + self.peepholes * c[:, None]
-        i = f(seen[:, 0])
-        forget = 1.0 - i if self.coupled else f(seen[:, 2])
+            gates_with_cell = gates + self.peepholes * c[:, None]
+        i = f(gates_with_cell[:, 0])
+        forget = 1.0 - i if self.coupled else f(gates_with_cell[:, 2])
         c = forget * c + i * g(gates[:, 3])
         o = gates[:, 1]
         if self.peepholes is not None:
@@ -297,7 +297,7 @@ class _Direction:
 
 
 def _recurrent(
-    kind: str,
+    op_type: str,
     *inputs: Any,
     activations: Sequence[str] = (),
     direction: str = "forward",
@@ -319,29 +319,29 @@ def _recurrent(
     width = r.shape[-1]
     zeros = np.zeros((directions, rows, width))
     starts = [zeros if h is None else h]
-    if kind == "LSTM":
+    if op_type == "LSTM":
         starts.append(zeros if c is None else c)
     y = np.zeros((steps, directions, rows, width))
     ends = []
-    usual = ACTIVATIONS[kind]
+    usual = ACTIVATIONS[op_type]
     for number in range(directions):
         chosen = list(activations or ())[number * len(usual) :][: len(usual)]
         biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
         w_bias, r_bias = np.split(biases, 2)
-        layer = _Direction(kind, chosen or usual, r[number].T, r_bias, options)
+        layer = _Direction(op_type, chosen or usual, r[number].T, r_bias, options)
         if peepholes is not None:
             by_gate = peepholes[number].reshape(3, -1)
             layer.peepholes = np.pad(by_gate, ((0, 1), (0, 0)))
         is_backward = direction == "reverse" or number == 1
         y[:, number], states = _run_steps(
-            step=getattr(layer, kind.lower()),
+            step=getattr(layer, op_type.lower()),
             z=x @ w[number].T + w_bias,
             states=tuple(start[number] for start in starts),
             lengths=lengths,
             is_backward=is_backward,
         )
         ends.append(states)
-    return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
+    return y, *(np.stack(of_directions) for of_directions in zip(*ends, strict=True))
 
 
 def _run_steps(
@@ -535,7 +535,7 @@ class _Loop(OpRun):
         **_: Any,
     ) -> tuple[Any, ...]:
         """Run the body until its condition or the count ends it."""
-        wanted = len(states)
+        states_count = len(states)
         rows = list[list[Any]]()
         steps = math.inf if count is None else int(count.item())
         go = condition is None or bool(condition.item())
@@ -547,11 +547,11 @@ class _Loop(OpRun):
             )
             again, *results = self.body.run(None, {**context, **dict(values)})
             go = bool(again.item())
-            states = tuple(results[:wanted])
-            rows.append(results[wanted:])
-        if not rows and len(self.onnx_node.output) > wanted:
+            states = tuple(results[:states_count])
+            rows.append(results[states_count:])
+        if not rows and len(self.onnx_node.output) > states_count:
             raise NotImplementedError("Loop of no steps that collects values")
-        return (*states, *(np.stack(parts) for parts in zip(*rows, strict=True)))
+        return (*states, *(np.stack(of_steps) for of_steps in zip(*rows, strict=True)))
 
 
 _MaxPool.__name__ = "MaxPool"

@@ -76,14 +76,16 @@ def is_finite(case: Golden) -> bool:
 
 
 def gaps(
-    manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]
+    manifest: Manifest, recorded: Sequence[Golden], expected_cases: Sequence[Golden]
 ) -> Iterator[str]:
     """Return a remark if recorded cases are fewer or smaller than those of an export,
     or constant.
     """
-    if len(recorded) < len(wanted):
-        yield f"the file has {len(recorded)}, expected {len(wanted)}"
-    for number, (record, expected) in enumerate(zip(recorded, wanted, strict=False), 1):
+    if len(recorded) < len(expected_cases):
+        yield f"the file has {len(recorded)}, expected {len(expected_cases)}"
+    for number, (record, expected) in enumerate(
+        zip(recorded, expected_cases, strict=False), 1
+    ):
         sizes = [case_size(manifest, case.inputs) for case in (record, expected)]
         if any(size < least for size, least in zip(*sizes, strict=True)):
             yield f"case {number} has N, L = {sizes[0]}, expected {sizes[1]}"

@@ -44,11 +44,11 @@ def _is_of_a_size(value: ir.Value) -> bool:
     return False
 
 
-def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
+def _limits(value: ir.Value, visited: set[ir.Value]) -> Iterator[int]:
     """Yield the limit below which each use of ``value`` requires it to be."""
-    if value in seen:
+    if value in visited:
         return
-    seen.add(value)
+    visited.add(value)
     for node, operand in value.uses():
         other = (
             constant(node.inputs[1 - operand])
@@ -64,14 +64,14 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
             and other.size
         ):
             moved = int(other.max() if node.op_type == "Add" else -other.min())
-            yield from (limit - moved for limit in _limits(node.outputs[0], seen))
+            yield from (limit - moved for limit in _limits(node.outputs[0], visited))
         elif (
             operand == 0
             if node.op_type in KEEPING
             else node.op_type in _CHOOSING.get(operand, ())
         ):
             for output in node.outputs:
-                yield from _limits(output, seen)
+                yield from _limits(output, visited)
 
 
 def _limit(node: ir.Node, operand: int, other: Array | None) -> int | None:

@@ -410,8 +410,11 @@ def _contents(folder):
 def test_the_help_of_every_verb_has_an_example(invoke, verb):
     code, out, _ = invoke(verb, "--help")
     assert code == 0
-    example = out.partition("Example:")[2]
-    assert f"lstm-edge {verb}" in example
+    section = out.partition("Example:")[2].partition("\n\n")[0]
+    commands = section.strip().replace("\\\n", "").splitlines()
+    assert commands
+    for command in commands:
+        assert f"{command} ".count(f"lstm-edge {verb} ") == 1
 
 
 def test_the_help_of_train_groups_its_options(invoke):

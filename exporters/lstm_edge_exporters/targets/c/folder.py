@@ -220,16 +220,16 @@ def _table_values(table: Table) -> dict[str, str]:
     }
 
 
-def _ports(compiled: Compiled, kind: str) -> list[_Port]:
+def _ports(compiled: Compiled, role: str) -> list[_Port]:
     """Return the ``inputs`` or ``outputs`` of a step."""
     writer = compiled.writer
-    ports = writer.ports(kind)
+    ports = writer.ports(role)
     texts = [writer.constants[port.name].tobytes().decode() for port in ports]
     names = [*c_identifiers(texts)]
-    symbols = [f"in_{name}" if kind == "inputs" else f"out_{name}" for name in names]
+    symbols = [f"in_{name}" if role == "inputs" else f"out_{name}" for name in names]
     suffixes = [f"_{name}" for name in names]
     if len(ports) == 1:
-        symbols = ["x" if kind == "inputs" else "y"]
+        symbols = ["x" if role == "inputs" else "y"]
         suffixes = [""]
     return [
         _Port(
@@ -252,10 +252,10 @@ def _macros(
 ) -> Iterator[str]:
     """Yield the macros of the header."""
     yield f"#define {upper}_UNIT {unit} /* time steps in one call */"
-    for kind, ports in (("INPUTS", inputs), ("OUTPUTS", outputs)):
+    for macro, ports in (("INPUTS", inputs), ("OUTPUTS", outputs)):
         for port in ports:
             yield (
-                f"#define {upper}_{kind}{port.suffix} {port.width} /* numbers of"
+                f"#define {upper}_{macro}{port.suffix} {port.width} /* numbers of"
                 f" {port.symbol} in a call */"
             )
     for port in outputs:
@@ -281,22 +281,24 @@ def _macros(
 
 
 def _state_names(compiled: Compiled) -> list[str]:
-    """Return the struct's member of each part of the states; layers of one state have
+    """Return the struct's member of each state of the program; layers of one state have
     the same.
     """
-    inputs = list(dict.fromkeys(part.state.input for part in compiled.parts))
+    inputs = list(
+        dict.fromkeys(program_state.state.input for program_state in compiled.states)
+    )
     names = dict(zip(inputs, map(member, c_identifiers(inputs)), strict=True))
-    return [names[part.state.input] for part in compiled.parts]
+    return [names[program_state.state.input] for program_state in compiled.states]
 
 
 def _members(compiled: Compiled, table: Table) -> Iterator[str]:
     """Yield the declarations of the state's members, in memory order."""
     writer = compiled.writer
     sizes = dict[tuple[str, str], int]()
-    parts = zip(
+    placed_states = zip(
         table.offsets, _state_names(compiled), writer.ports("states"), strict=True
     )
-    for _, name, port in sorted(parts):
+    for _, name, port in sorted(placed_states):
         key = ("int64_t" if writer.dtype(port.buffer) == "int64" else "float", name)
         sizes[key] = sizes.get(key, 0) + writer.width(port.buffer)
     for (c_type, name), size in sizes.items():
@@ -308,11 +310,11 @@ def _members(compiled: Compiled, table: Table) -> Iterator[str]:
 def _counters(compiled: Compiled, table: Table) -> Iterator[str]:
     """Yield the assignments that reset whole numbers, one per number."""
     writer = compiled.writer
-    parts = zip(
+    placed_states = zip(
         table.offsets, _state_names(compiled), writer.ports("states"), strict=True
     )
     following = Counter[str]()
-    for _, name, port in sorted(parts):
+    for _, name, port in sorted(placed_states):
         if writer.dtype(port.buffer) != "int64":
             continue
         values = np.zeros(writer.width(port.buffer), np.int64)
@@ -397,9 +399,9 @@ def _compile(sources: Sequence[str], library: str) -> None:
             " set CC"
         )
     options = ["-std=c99", "-O1", "-shared", "-fPIC", *sources, "-lm", "-o", library]
-    compiled = subprocess.run(  # noqa: S603  the user's own compiler
+    process = subprocess.run(  # noqa: S603  the user's own compiler
         [*compiler, *options], capture_output=True, check=False
     )
-    if compiled.returncode:
-        errors = compiled.stderr.decode(errors="replace")[:300]
+    if process.returncode:
+        errors = process.stderr.decode(errors="replace")[:300]
         raise CheckFailedError(f"the C code does not compile: {errors}")

@@ -25,11 +25,12 @@ def c_string(text: str) -> str:
     """Return a string of C, quotes included: UTF-8, all but plain characters by their
     octal codes.
     """
-    plain = set(range(0x20, 0x7F)) - set(b'"\\?')
+    unescaped = set(range(0x20, 0x7F)) - set(b'"\\?')
     return (
         '"'
         + "".join(
-            chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()
+            chr(byte) if byte in unescaped else f"\\{byte:03o}"
+            for byte in text.encode()
         )
         + '"'
     )
@@ -43,8 +44,10 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
     """
     used: set[str] = set()
     for index, text in enumerate(texts):
-        plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-        ending = re.sub(r"[^A-Za-z0-9_]+", "_", plain)
+        ascii_text = (
+            unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+        )
+        ending = re.sub(r"[^A-Za-z0-9_]+", "_", ascii_text)
         if not ending.strip("_") or ending in used:
             ending = f"{ending}_{index}".lstrip("_")
         while ending in used:
@@ -64,15 +67,15 @@ def member(ending: str) -> str:
     )
 
 
-def model_name(given: str) -> str:
-    """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as
+def model_name(text: str) -> str:
+    """Return the prefix for a model called ``text``, with ``-``, ``.`` and spaces as
     ``_``.
 
     Raises:
         InputError: it is no identifier, a keyword or header of C or C++, or a name of
             the core.
     """
-    name = re.sub(r"[-. ]", "_", given)
+    name = re.sub(r"[-. ]", "_", text)
     why = None
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
         why = "no C identifier (ASCII letters, digits and '_', a letter first)"

@@ -42,6 +42,7 @@ def _ref(base: str, offset: int) -> str:
 
 
 def _checked_width(size: int) -> int:
+    """Return ``size``; refuse sizes that C's fields can't hold."""
     if size > _MOST_WIDTH:
         raise UnsupportedError(
             f"an operation on {size:,} numbers, expected at most {_MOST_WIDTH:,} in C"
@@ -130,7 +131,7 @@ class _Pool:
     @property
     def nbytes(self) -> int:
         """Size of the constants, in bytes."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(array.nbytes for array in self.parts)
 
     def definition(self) -> str:
         """Return the array in C, one constant per line; "" without constants."""
@@ -234,7 +235,7 @@ class Table:
         last = last_reads(self._writer)
         copies = []
         inputs, outputs, states = (
-            writer.ports(kind) for kind in ("inputs", "outputs", "states")
+            writer.ports(role) for role in ("inputs", "outputs", "states")
         )
         writer_of = {
             buffer: number
@@ -317,26 +318,26 @@ class Table:
                 " columns in C"
             )
         shape: dict[str, object] = {"rows": rows, "columns": columns}
-        kind = "product"
+        layout = "product"
         blocks = find_blocks(numbers, quantized=quantized)
         if blocks is not None:
-            kind = "blocks"
+            layout = "blocks"
             shape["blocks"] = self.columns.add(blocks.listed()[LIST_START:])
         if scales is None:
             packed = _packed(numbers) if blocks is None else blocks.numbers
             return {
-                "product": f"lc_float_{kind}",
+                "product": f"lc_float_{layout}",
                 "weights": self.floats.add(packed),
                 **shape,
             }
-        product = f"lc_stored_{kind}"
+        product = f"lc_stored_{layout}"
         if quantized:
             self.quantized = max(self.quantized, columns + -columns % 4)
             same = bool((scales == scales[0]).all())
             product, scales = (
-                (f"lc_int8_{kind}", scales[:1])
+                (f"lc_int8_{layout}", scales[:1])
                 if same
-                else (f"lc_int8_scaled_{kind}", scales)
+                else (f"lc_int8_scaled_{layout}", scales)
             )
         return {
             "product": product,
@@ -346,10 +347,10 @@ class Table:
         }
 
     @staticmethod
-    def _function(kind: int, alpha: int = 0, beta: int = 0) -> Fields:
+    def _function(number: int, alpha: int = 0, beta: int = 0) -> Fields:
         """Return the fields of ``lc_function``."""
         return {
-            "map": f"lc_{Function(kind).name.lower()}",
+            "map": f"lc_{Function(number).name.lower()}",
             "alpha": _float(alpha),
             "beta": _float(beta),
         }
@@ -369,15 +370,15 @@ class Table:
 
     def _linear(self, operation: Operation) -> None:
         """Translate a product with a constant matrix, for one row or several."""
-        given = operation.named
+        arguments = operation.named
         weights = self._writer.weights(
-            given["weights"], given["scales"], given["stored"]
+            arguments["weights"], arguments["scales"], arguments["stored"]
         )
         rows = len(weights.numbers)
-        count = self._writer.width(given["y"]) // rows
-        start = self._operand(given["bias"], rows)
-        x = self._refs[given["x"]]
-        self._product(weights, start, x, self._refs[given["y"]], count)
+        count = self._writer.width(arguments["y"]) // rows
+        start = self._operand(arguments["bias"], rows)
+        x = self._refs[arguments["x"]]
+        self._product(weights, start, x, self._refs[arguments["y"]], count)
 
     def _product(
         self, weights: Weights, start: str, x: str, y: str, count: int = 1
@@ -406,7 +407,7 @@ class Table:
     def _gru(self, operation: Operation) -> None:
         """Add the operations of a GRU."""
         cell = _Cell(self, operation)
-        update, reset, fresh, through = map(cell.gate, range(4))
+        update, reset, candidate, through = map(cell.gate, range(4))
         both = cell.bias.reshape(2, -1)
         bias = both[0] + both[1]
         last = slice(2 * cell.hidden, None)
@@ -418,12 +419,14 @@ class Table:
             self._product(cell.r.rows(last), start, cell.h, through)
         cell.function(0, update, 2)
         if cell.resets_last:
-            self._mix("accumulate", cell.hidden, fresh, a=reset, b=through, d=fresh)
+            self._mix(
+                "accumulate", cell.hidden, candidate, a=reset, b=through, d=candidate
+            )
         else:
             self._pair("multiply", reset, cell.h, through, cell.hidden)
-            self._product(cell.r.rows(last), fresh, through, fresh)
-        cell.function(1, fresh)
-        self._mix("blend", cell.hidden, cell.new_h, a=update, b=cell.h, d=fresh)
+            self._product(cell.r.rows(last), candidate, through, candidate)
+        cell.function(1, candidate)
+        self._mix("blend", cell.hidden, cell.new_h, a=update, b=cell.h, d=candidate)
 
     def _rnn(self, operation: Operation) -> None:
         """Translate one step of an RNN."""
@@ -435,7 +438,7 @@ class Table:
         """Apply a function of one number to each of ``n`` numbers."""
         self._add("lc_unary", "lc_unary_op", {"x": x, "y": y, "n": n, "f": function})
 
-    def _pair(self, kind: str, a: str, b: str, y: str, n: int, *many: int) -> None:
+    def _pair(self, function: str, a: str, b: str, y: str, n: int, *many: int) -> None:
         """Apply a function of two numbers, elementwise."""
         many_a, many_b = many or (1, 1)
         fields = {
@@ -446,28 +449,30 @@ class Table:
             "many_a": many_a,
             "many_b": many_b,
         }
-        self._add("lc_binary", "lc_binary_op", fields | {"pair": f"lc_{kind}"})
+        self._add("lc_binary", "lc_binary_op", fields | {"pair": f"lc_{function}"})
 
-    def _mix(self, kind: str, n: int, y: str, **operands: str) -> None:
+    def _mix(self, kernel: str, n: int, y: str, **operands: str) -> None:
         """Add ``lc_mix``, ``lc_blend`` or ``lc_accumulate``."""
-        self._add(f"lc_{kind}", "lc_mix_op", {**operands, "y": y, "n": n})
+        self._add(f"lc_{kernel}", "lc_mix_op", {**operands, "y": y, "n": n})
 
     def _unary(self, operation: Operation) -> None:
         """Translate a function of one number."""
-        given = operation.named
-        function = self._function(given["kind"], given["alpha"], given["beta"])
-        y = given["y"]
+        arguments = operation.named
+        function = self._function(
+            arguments["kind"], arguments["alpha"], arguments["beta"]
+        )
+        y = arguments["y"]
         width = self._writer.width(y)
-        self._map(function, self._refs[given["x"]], self._refs[y], width)
+        self._map(function, self._refs[arguments["x"]], self._refs[y], width)
 
     def _binary(self, operation: Operation) -> None:
         """Add a function of two operands, element by element."""
-        given = operation.named
-        a = given["a"]
-        b = given["b"]
-        constant = given["constant"]
-        y = given["y"]
-        kind = given["kind"]
+        arguments = operation.named
+        a = arguments["a"]
+        b = arguments["b"]
+        constant = arguments["constant"]
+        y = arguments["y"]
+        function = arguments["kind"]
         operands = [(self._refs[a], self._writer.width(a))]
         if constant == NONE:
             operands.append((self._refs[b], self._writer.width(b)))
@@ -476,13 +481,13 @@ class Table:
                 (self._operand(constant), self._writer.constants[constant].size)
             )
         (left, left_width), (right, right_width) = (
-            reversed(operands) if given["swap"] else operands
+            reversed(operands) if arguments["swap"] else operands
         )
         many = (int(left_width > 1), int(right_width > 1))
         width = self._writer.width(y)
         if self._writer.dtype(a) != "int64":
             self._pair(
-                Binary(kind).name.lower(), left, right, self._refs[y], width, *many
+                Binary(function).name.lower(), left, right, self._refs[y], width, *many
             )
             return
         fields = {
@@ -494,30 +499,32 @@ class Table:
             "many_b": many[1],
         }
         self._add(
-            "lc_whole", "lc_whole_op", fields | {"kind": f"LC_{Binary(kind).name}"}
+            "lc_whole", "lc_whole_op", fields | {"kind": f"LC_{Binary(function).name}"}
         )
 
     def _where(self, operation: Operation) -> None:
         """Translate a choice between two buffers."""
-        fields = {name: self._refs[given] for name, given in operation.named.items()}
+        fields = {name: self._refs[buffer] for name, buffer in operation.named.items()}
         n = self._writer.width(operation.argument("y"))
         self._add("lc_where", "lc_where_op", {**fields, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
         """Translate a softmax along the last axis."""
-        given = operation.named
-        kernel = "lc_log_softmax" if given["logarithm"] else "lc_softmax"
-        self._in_rows(kernel, given["x"], given["y"], given["length"], {})
+        arguments = operation.named
+        kernel = "lc_log_softmax" if arguments["logarithm"] else "lc_softmax"
+        self._in_rows(kernel, arguments["x"], arguments["y"], arguments["length"], {})
 
     def _normalize(self, operation: Operation) -> None:
         """Translate a normalization along the last axis."""
-        given = operation.named
+        arguments = operation.named
         extra = {
-            "scale": self._vector(given["scale"]),
-            "bias": self._vector(given["bias"]),
-            "epsilon": _float(given["epsilon"]),
+            "scale": self._vector(arguments["scale"]),
+            "bias": self._vector(arguments["bias"]),
+            "epsilon": _float(arguments["epsilon"]),
         }
-        self._in_rows("lc_normalize", given["x"], given["y"], given["length"], extra)
+        self._in_rows(
+            "lc_normalize", arguments["x"], arguments["y"], arguments["length"], extra
+        )
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         """Add an operation on rows of ``length`` numbers."""
@@ -538,12 +545,12 @@ class Table:
             operation.argument("table"), NONE, operation.argument("stored")
         )
         is_input = index in {port.buffer for port in self._writer.ports("inputs")}
-        kind = "LC_INT32" if is_input else "LC_INT64"
+        c_type = "LC_INT32" if is_input else "LC_INT64"
         fields = {
             "index": self._refs[index],
             "y": self._refs[y],
             "count": self._writer.width(index),
-            "type": kind,
+            "type": c_type,
         }
         fields |= {"rows": table.shape[0], "columns": table.shape[1]}
         fields["table"] = (self.floats if scales is None else self.bytes).add(table)
@@ -556,29 +563,29 @@ class Table:
 
     def _copy(self, operation: Operation) -> None:
         """Add copies of equal length."""
-        given = operation.named
-        source = f"{self._refs[given['x']]} + {given['offset_x']}"
-        target = f"{self._refs[given['y']]} + {given['offset_y']}"
+        arguments = operation.named
+        source = f"{self._refs[arguments['x']]} + {arguments['offset_x']}"
+        target = f"{self._refs[arguments['y']]} + {arguments['offset_y']}"
         self._copy_op(
             source,
             target,
-            given["length"],
-            given["count"],
-            given["step_x"],
-            given["step_y"],
+            arguments["length"],
+            arguments["count"],
+            arguments["step_x"],
+            arguments["step_y"],
         )
 
     def _window(self, operation: Operation) -> None:
         """Translate the gathering of the frames that a convolution reads."""
-        given = operation.named
-        width = self._writer.width(given["x"]) // max(1, given["new"])
+        arguments = operation.named
+        width = self._writer.width(arguments["x"]) // max(1, arguments["new"])
         fields = {
-            "y": self._refs[given["y"]],
-            "first": given["first"],
-            "dilation": given["dilation"],
-            "count": given["count"],
+            "y": self._refs[arguments["y"]],
+            "first": arguments["first"],
+            "dilation": arguments["dilation"],
+            "count": arguments["count"],
         }
-        self._ring("lc_window", given["x"], given["past"], width, fields)
+        self._ring("lc_window", arguments["x"], arguments["past"], width, fields)
 
     def _push(self, operation: Operation) -> None:
         """Translate the storing of new frames in a ring."""
@@ -600,15 +607,15 @@ class Table:
 
     def _depthwise(self, operation: Operation) -> None:
         """Add a convolution per channel."""
-        given = operation.named
-        width = self._writer.width(given["y"])
+        arguments = operation.named
+        width = self._writer.width(arguments["y"])
         fields = {
-            "x": self._refs[given["x"]],
-            "y": self._refs[given["y"]],
-            "k": self._writer.width(given["x"]) // width,
+            "x": self._refs[arguments["x"]],
+            "y": self._refs[arguments["y"]],
+            "k": self._writer.width(arguments["x"]) // width,
             "n": width,
-            "weights": self._vector(given["weights"]),
-            "bias": self._vector(given["bias"]),
+            "weights": self._vector(arguments["weights"]),
+            "bias": self._vector(arguments["bias"]),
         }
         self._add("lc_depthwise", "lc_depthwise_op", fields)
 
@@ -620,11 +627,11 @@ class Table:
         x = operation.argument("x")
         y = operation.argument("y")
         is_input = x in {port.buffer for port in self._writer.ports("inputs")}
-        kinds = {"float32": "LC_FLOAT", "int64": "LC_INT64"}
+        c_types = {"float32": "LC_FLOAT", "int64": "LC_INT64"}
         source = (
             "LC_INT32"
             if is_input and self._writer.dtype(x) != "float32"
-            else kinds[self._writer.dtype(x)]
+            else c_types[self._writer.dtype(x)]
         )
         fields = {
             "x": self._refs[x],
@@ -633,7 +640,7 @@ class Table:
             "from": source,
         }
         self._add(
-            "lc_cast", "lc_cast_op", fields | {"to": kinds[self._writer.dtype(y)]}
+            "lc_cast", "lc_cast_op", fields | {"to": c_types[self._writer.dtype(y)]}
         )
 
 
@@ -644,27 +651,31 @@ class _Cell:
 
     def __init__(self, table: Table, operation: Operation) -> None:
         """Look up the buffers and weights of a recurrent layer."""
-        given = operation.named
+        arguments = operation.named
         refs = table._refs
         writer = table._writer
         self._table = table
-        self.x = refs[given["x"]]
-        self.h = refs[given["h"]]
-        self.c = refs.get(given["c"], "")
-        self.new_h = refs[given["new_h"]]
-        self.new_c = refs.get(given["new_c"], "")
-        self.w = writer.weights(given["w"], given["w_scales"], given["w_stored"])
-        self.r = writer.weights(given["r"], given["r_scales"], given["r_stored"])
+        self.x = refs[arguments["x"]]
+        self.h = refs[arguments["h"]]
+        self.c = refs.get(arguments["c"], "")
+        self.new_h = refs[arguments["new_h"]]
+        self.new_c = refs.get(arguments["new_c"], "")
+        self.w = writer.weights(
+            arguments["w"], arguments["w_scales"], arguments["w_stored"]
+        )
+        self.r = writer.weights(
+            arguments["r"], arguments["r_scales"], arguments["r_stored"]
+        )
         self.hidden = self.r.numbers.shape[1]
-        self.resets_last = bool(given["flags"])
+        self.resets_last = bool(arguments["flags"])
         self.bias = np.zeros(2 * len(self.r.numbers), np.float32)
-        if given["bias"] != NONE:
-            self.bias = writer.constants[given["bias"]].reshape(-1)
+        if arguments["bias"] != NONE:
+            self.bias = writer.constants[arguments["bias"]].reshape(-1)
         self.functions = [
             table._function(
-                given[f"kind_{number}"],
-                given[f"alpha_{number}"],
-                given[f"beta_{number}"],
+                arguments[f"kind_{number}"],
+                arguments[f"alpha_{number}"],
+                arguments[f"beta_{number}"],
             )
             for number in range(ACTIVATIONS)
         ]

@@ -37,7 +37,7 @@ _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 """Exceptions of evaluation and lowering for sizes that do not fit."""
 
 
-class StatePart(NamedTuple):
+class ProgramState(NamedTuple):
     """A state of the program: a layer of one of the file's states."""
 
     state: StateSpec
@@ -62,7 +62,7 @@ class Compiled(NamedTuple):
 
     writer: ProgramWriter
     """The program."""
-    parts: tuple[StatePart, ...]
+    states: tuple[ProgramState, ...]
     """States of the program, in its order."""
 
 
@@ -117,7 +117,7 @@ class _Compiler:
             str(value.name) for node in model.graph for value in node.inputs if value
         )
         self._uses.update(manifest.output_names)
-        self._parts: list[tuple[StatePart, int]] = []
+        self._states: list[tuple[ProgramState, int]] = []
         self._pasts: dict[str, tuple[int, Past, int]] = {}
         """Buffer, ring and frame axis of each state that is a ring."""
 
@@ -135,7 +135,9 @@ class _Compiler:
         # rings last: nothing reads them after their PUSH
         for state in sorted(manifest.states, key=lambda x: x.input in self._pasts):
             self._close_state(state)
-        return Compiled(self._writer, tuple(part for part, _ in self._parts))
+        return Compiled(
+            self._writer, tuple(program_state for program_state, _ in self._states)
+        )
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
         """Add an input of the program; lengths are a constant."""
@@ -165,7 +167,7 @@ class _Compiler:
         if axis is not None:
             ring = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
             buffer = self._writer.past(state.input, ring, reset)
-            self._parts.append((StatePart(state, None, ring), buffer))
+            self._states.append((ProgramState(state, None, ring), buffer))
             self._pasts[state.input] = buffer, ring, axis
             return
         if state.dtype not in ("float32", "int64"):
@@ -177,9 +179,11 @@ class _Compiler:
         layers = shape[0] if has_layers else 1
         places = []
         for layer, values in enumerate(reset.reshape(layers, -1)):
-            part = StatePart(state, layer if layers > 1 else None)
-            buffer = self._writer.state(part.name, values.size, values, state.dtype)
-            self._parts.append((part, buffer))
+            program_state = ProgramState(state, layer if layers > 1 else None)
+            buffer = self._writer.state(
+                program_state.name, values.size, values, state.dtype
+            )
+            self._states.append((program_state, buffer))
             places.append(self._memory.at(buffer))
         joined = np.concatenate(places).reshape(shape)
         self._values[state.input] = Value(joined, state.dtype)
@@ -234,13 +238,17 @@ class _Compiler:
         if state.input in self._pasts:
             self._memory.push(value, *self._pasts[state.input][:2])
             return
-        olds = [buffer for part, buffer in self._parts if part.state is state]
-        given = writer.given
+        olds = [
+            buffer
+            for program_state, buffer in self._states
+            if program_state.state is state
+        ]
+        readable = writer.readable
         for old, places in zip(olds, value.places.reshape(len(olds), -1), strict=True):
             new = self._memory.row(Value(places, value.dtype))
-            if new in given and state.dtype == "int64":
+            if new in readable and state.dtype == "int64":
                 new = writer.binary(Binary.ADD, new, np.zeros(1, np.int64))
-            elif new in given:
+            elif new in readable:
                 new = writer.unary(new, Function.IDENTITY)
             writer.next_state(old, new)
 
@@ -394,8 +402,8 @@ def _name(value: ir.Value | None) -> str:
 
 def _has_body(node: ir.Node) -> bool:
     """Return True if a node has a subgraph."""
-    kinds = [option.type for option in node.attributes.values()]
-    return ir.AttributeType.GRAPH in kinds
+    types = [option.type for option in node.attributes.values()]
+    return ir.AttributeType.GRAPH in types
 
 
 def _fixed_sizes(declared: ir.Value | None, value: Value) -> Array:

@@ -150,13 +150,13 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
         shaken=manifest.all_outputs(*model.run(_shaken(feeds))),
     )
     expected = {spec.name: case.limited(spec) for spec in manifest.outputs}
-    for part in compiled.parts:  # the outputs show what a ring holds
-        if part.past is None and part.state.dtype == "float32":
-            state = part.state
+    for program_state in compiled.states:  # the outputs show what a ring holds
+        if program_state.past is None and program_state.state.dtype == "float32":
+            state = program_state.state
             both = case.limited(TensorSpec(state.output, state.dtype, state.axes))
-            if part.layer is not None:
-                both = [array[part.layer] for array in both]
-            expected[part.name] = both
+            if program_state.layer is not None:
+                both = [array[program_state.layer] for array in both]
+            expected[program_state.name] = both
     compiled.writer.golden(rows, expected)
 
 

@@ -65,9 +65,9 @@ def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
     dilations = tuple(attribute(node, "dilations", (1,) * rank))
     pads = attribute(node, "pads", (0,) * (2 * rank))
     for name, covered in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
-        given = attribute(node, name, covered[0])
-        if given not in covered:
-            raise UnsupportedError(f"{name} {given}")
+        value = attribute(node, name, covered[0])
+        if value not in covered:
+            raise UnsupportedError(f"{name} {value}")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise UnsupportedError(
             f"strides {strides}, dilations {dilations} or pads {[*pads]}"
@@ -88,33 +88,37 @@ def _as_read(taps: Array) -> Array:
 
 @lowers("Conv")
 def _conv(
-    memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
+    memory: Memory, node: ir.Node, operand: In, matrix: In, addend: In = None
 ) -> Out:
     """Lower a convolution: one product per frame, or per channel."""
-    value = floats(given)
+    value = floats(operand)
     weights = as_array(matrix, "weights").astype("float32")
-    bias = optional(added, "a bias")
+    bias = optional(addend, "a bias")
     groups = attribute(node, "group", 1)
     kernel = weights.shape[2:]
     places = _windows(node, kernel).places(value.places)
-    made = weights.shape[0] // groups
+    out_channels = weights.shape[0] // groups
     outputs = places.shape[2 : 2 + len(kernel)]
     shape = (places.shape[0], weights.shape[0], *outputs)
     if weights.shape[1] == 1 and groups > 1:
         return _depthwise_conv(memory, places, weights, bias, shape)
     spread = np.moveaxis(places, 1, 1 + len(kernel))  # (N, *outputs, C, *kernel)
     taps = spread.reshape(prod(shape) // shape[1], groups, -1)
-    parts = []
+    outputs_of_groups = []
     for group in range(groups):
-        channels = slice(group * made, (group + 1) * made)
+        channels = slice(group * out_channels, (group + 1) * out_channels)
         read = taps[:, group]
         order = _as_read(read)
         row = memory.row(Value(read[:, order]))
-        flat = weights[channels].reshape(made, -1)[:, order]
+        flat = weights[channels].reshape(out_channels, -1)[:, order]
         start = None if bias is None else bias[channels]
-        part = memory.at(memory.writer.linear(row, flat, start))
-        parts.append(np.moveaxis(part.reshape(shape[0], *outputs, made), -1, 1))
-    return Value(np.concatenate(parts, 1))
+        channel_outputs = memory.at(memory.writer.linear(row, flat, start))
+        outputs_of_groups.append(
+            np.moveaxis(
+                channel_outputs.reshape(shape[0], *outputs, out_channels), -1, 1
+            )
+        )
+    return Value(np.concatenate(outputs_of_groups, 1))
 
 
 def _sums(
@@ -131,9 +135,9 @@ def _sums(
     row = memory.row(Value(taps[:, order]), fill)
     weights = None if weights is None else weights[:, order]
     bias = None if bias is None else bias[order]
-    made = memory.writer.depthwise(row, len(order), weights, bias)
+    sums = memory.writer.depthwise(row, len(order), weights, bias)
     places = np.empty(len(order), np.int64)
-    places[order] = memory.at(made)
+    places[order] = memory.at(sums)
     return places
 
 
@@ -159,18 +163,18 @@ def _depthwise_conv(
         repeated = np.broadcast_to(numbers[..., None, :, None], shape)
         return repeated.reshape(*numbers.shape[:-1], -1)
 
-    made = []
+    sums_of_groups = []
     for index, kernel in enumerate(kernels):
         start = None if starts is None else spread(starts[index])
         sums = _sums(memory, taps, spread(kernel), start)
-        made.append(sums.reshape(rows, channels, size))
-    return Value(np.stack(made, 2).reshape(shape))
+        sums_of_groups.append(sums.reshape(rows, channels, size))
+    return Value(np.stack(sums_of_groups, 2).reshape(shape))
 
 
 @lowers("MaxPool", "AveragePool")
-def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
+def _pool(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower a pooling: the largest or the mean of each window."""
-    value = floats(given)
+    value = floats(operand)
     kernel = attribute(node, "kernel_shape")
     places = _windows(node, kernel).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
@@ -186,10 +190,10 @@ def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
 
 @lowers("ConvTranspose")
 def _conv_transpose(
-    memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None
+    memory: Memory, node: ir.Node, operand: In, matrix: In, bias: In = None
 ) -> Out:
     """Multiply each frame by the taps' weights and add the products of each output."""
-    value = floats(given)
+    value = floats(operand)
     weights = as_array(matrix, "weights").astype("float32")
     groups = attribute(node, "group", 1)
     kernel = weights.shape[2:]
@@ -204,26 +208,28 @@ def _conv_transpose(
             sizes, windows.strides, windows.reach, more, windows.pads, strict=True
         )
     )
-    made = weights.shape[1]
+    out_channels = weights.shape[1]
     frames = prod(sizes)
     products = []  # of each frame with each tap: (frames, taps, made)
-    for inputs, part in zip(
+    for inputs, group_places in zip(
         np.split(value.places[0].reshape(-1, frames), groups),
         np.split(weights, groups),
         strict=True,
     ):
         flat = (
-            part.reshape(len(part), made, -1).transpose(2, 1, 0).reshape(-1, len(part))
+            group_places.reshape(len(group_places), out_channels, -1)
+            .transpose(2, 1, 0)
+            .reshape(-1, len(group_places))
         )
         row = memory.at(memory.writer.linear(memory.row(Value(inputs.T)), flat))
-        products.append(row.reshape(frames * prod(kernel), made))
+        products.append(row.reshape(frames * prod(kernel), out_channels))
     # the products that fall on each output: (one after another, outputs, groups, made)
     reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
     to = reached[tuple(map(slice, sizes))].reshape(-1)
     order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
     number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
     most = int(number.max()) + 1
-    laid = np.full((most, prod(outputs), groups, made), PADDING)
+    laid = np.full((most, prod(outputs), groups, out_channels), PADDING)
     laid[number, to[order]] = np.stack(products, 1)[order]
     taps = laid.reshape(most, -1)
     places = (
@@ -231,4 +237,4 @@ def _conv_transpose(
         if most == 1
         else _sums(memory, taps, np.ones(taps.shape, "float32"), None)
     )
-    return Value(np.moveaxis(places.reshape(1, *outputs, groups * made), -1, 1))
+    return Value(np.moveaxis(places.reshape(1, *outputs, groups * out_channels), -1, 1))

@@ -306,9 +306,9 @@ def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
     side.
     """
     starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
-    kinds = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
-    for kind in np.unique(kinds, axis=0):
-        outs = starts[(kinds == kind).all(1)]
+    region_lengths = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
+    for region_length in np.unique(region_lengths, axis=0):
+        outs = starts[(region_lengths == region_length).all(1)]
         sources = places[outs]
         first = 0
         steps = np.stack([np.diff(sources), np.diff(outs)], 1)
@@ -321,6 +321,10 @@ def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
                 end += int(turns[np.searchsorted(turns, first, side="right")]) - first
             apart = steps[first].tolist() if end > first + 1 else (0, 0)
             yield Stretches(
-                int(sources[first]), int(outs[first]), int(kind[1]), end - first, *apart
+                int(sources[first]),
+                int(outs[first]),
+                int(region_length[1]),
+                end - first,
+                *apart,
             )
             first = end

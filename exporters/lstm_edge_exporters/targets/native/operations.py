@@ -42,7 +42,7 @@ class Field(NamedTuple):
 
 def _fields(text: str) -> tuple[Field, ...]:
     """Return the fields that a line of roles and names describes."""
-    words = [part.split() for part in text.split(",")]
+    words = [field.split() for field in text.split(",")]
     return tuple(Field(name, Role[role.upper()]) for role, name in words)
 
 

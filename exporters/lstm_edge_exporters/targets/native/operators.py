@@ -91,44 +91,44 @@ def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
 # inputs
 
 
-def _value(given: In) -> Value:
+def _value(operand: In) -> Value:
     """Return the operand as a value of the run time; refuse constants."""
-    if not isinstance(given, Value):
+    if not isinstance(operand, Value):
         raise UnsupportedError("expected a runtime value, got a constant")
-    return given
+    return operand
 
 
-def floats(given: In) -> Value:
+def floats(operand: In) -> Value:
     """Return an input of float32 that is computed at run time; raises
     ``UnsupportedError`` for others.
     """
-    value = _value(given)
+    value = _value(operand)
     if value.dtype != "float32":
         raise UnsupportedError(f"an input of {value.dtype}, expected float32")
     return value
 
 
-def as_array(given: In, what: str) -> Array:
+def as_array(operand: In, what: str) -> Array:
     """Return an input that is stored in the file; raises ``UnsupportedError`` for
     others.
     """
-    if not isinstance(given, np.ndarray):
+    if not isinstance(operand, np.ndarray):
         raise UnsupportedError(f"{what} that is not stored in the file")
-    return given
+    return operand
 
 
-def optional(given: In, what: str) -> Array | None:
+def optional(operand: In, what: str) -> Array | None:
     """Return an input as ``as_array`` does, or None if it is left out."""
-    return None if given is None else as_array(given, what)
+    return None if operand is None else as_array(operand, what)
 
 
-def _filled(memory: Memory, given: In) -> Value:
+def _filled(memory: Memory, operand: In) -> Value:
     """Return a value; a stored array becomes a buffer."""
-    if isinstance(given, np.ndarray):
-        is_float_or_bool = given.dtype in (np.float32, np.bool_)
-        if given.size and is_float_or_bool:
-            return memory.stored(given)
-    value = _value(given)
+    if isinstance(operand, np.ndarray):
+        is_float_or_bool = operand.dtype in (np.float32, np.bool_)
+        if operand.size and is_float_or_bool:
+            return memory.stored(operand)
+    value = _value(operand)
     return value if value.dtype == "bool" else floats(value)
 
 
@@ -149,12 +149,12 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
 
 @lowers(*_UNARY)
 @lowers("Gelu", domain=MICROSOFT)
-def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
+def _unary(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower a function of one number."""
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return _map(memory, floats(given), function, alpha, beta)
+    return _map(memory, floats(operand), function, alpha, beta)
 
 
 def _map(
@@ -173,20 +173,20 @@ def _map(
 
 @lowers("Clip")
 def _clip(
-    memory: Memory, node: ir.Node, given: In, least: In = None, most: In = None
+    memory: Memory, node: ir.Node, operand: In, least: In = None, most: In = None
 ) -> Out:
     """Lower Clip; its limits are inputs or, in old opsets, attributes."""
     low = -np.inf if least is None else as_array(least, "a limit").item()
     high = np.inf if most is None else as_array(most, "a limit").item()
     low = float(attribute(node, "min", low))
     high = float(attribute(node, "max", high))
-    return _map(memory, floats(given), Function.CLIP, low, high)
+    return _map(memory, floats(operand), Function.CLIP, low, high)
 
 
 @lowers("HardSwish")
-def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
+def _hard_swish(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower HardSwish to ``x * hard_sigmoid(x)``."""
-    value = floats(given)
+    value = floats(operand)
     share = _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5)
     return _combine(memory, Binary.MULTIPLY, value, share)
 
@@ -202,18 +202,18 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     return _value(first)
 
 
-def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
+def _combine(memory: Memory, function: Binary, a: In, b: In) -> Value:
     """Return a function of two values of float32, or of whole numbers; one of them may
     be stored.
     """
     pair = _Pair(a, b) if isinstance(a, Value) else _Pair(_value(b), a, swap=True)
-    pair.check(kind)
-    if kind is Binary.ADD and pair.adds_nothing():
+    pair.check(function)
+    if function is Binary.ADD and pair.adds_nothing():
         return pair.lead
     pair = _lead_by_layout(memory, pair)
     dtype = pair.lead.dtype
-    result = _add_binary(memory, kind, pair)
-    if kind not in _COMPARISONS:
+    result = _add_binary(memory, function, pair)
+    if function not in _COMPARISONS:
         return result
     if dtype == "int64":
         return memory.map(result, memory.writer.cast, "bool")
@@ -221,10 +221,10 @@ def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
 
 
 @lowers("Mod")
-def _remainder(memory: Memory, node: ir.Node, *given: In) -> Out:
+def _remainder(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Take the remainder of whole numbers, with the sign of ``a``, or of ``b``."""
-    a, b = given
-    if any(operand is None or operand.dtype != "int64" for operand in given):
+    a, b = operands
+    if any(operand is None or operand.dtype != "int64" for operand in operands):
         raise UnsupportedError(
             "a remainder of floats with the sign of the dividend: write"
             " x - y * torch.floor(x / y), or x % y"
@@ -259,13 +259,13 @@ class _Pair(NamedTuple):
         assert self.other is not None
         return np.broadcast_shapes(self.lead.shape, self.other.shape)
 
-    def check(self, kind: Binary) -> None:
+    def check(self, function: Binary) -> None:
         """Refuse operands that are left out, or whose dtypes do not fit."""
         if self.other is None:
             raise UnsupportedError("an input that is left out")
         if not isinstance(self.other, Value):
             return
-        takes_whole = kind not in (Binary.PRELU, Binary.POWER)
+        takes_whole = function not in (Binary.PRELU, Binary.POWER)
         if self.lead.dtype != "int64" or not takes_whole:
             floats(self.lead)
         if self.other.dtype != self.lead.dtype:
@@ -289,7 +289,7 @@ def _lead_by_layout(memory: Memory, pair: _Pair) -> _Pair:
     return pair
 
 
-def _add_binary(memory: Memory, kind: Binary, pair: _Pair) -> Value:
+def _add_binary(memory: Memory, function: Binary, pair: _Pair) -> Value:
     """Add the operation for two operands."""
     lead, other, swap = pair
     shape = pair.shape
@@ -302,13 +302,13 @@ def _add_binary(memory: Memory, kind: Binary, pair: _Pair) -> Value:
         row, order = lying
     if isinstance(other, Value):
         operand = _spread(memory, other, shape, order)
-        out = memory.writer.binary(kind, row, operand, swap=swap)
+        out = memory.writer.binary(function, row, operand, swap=swap)
     else:
         stored = np.broadcast_to(np.asarray(other, lead.dtype), shape)
         numbers = stored.reshape(-1)[order]
         is_equal = (numbers == numbers[:1]).all() and memory.writer.width(row) == size
         numbers = numbers[:1] if is_equal else numbers
-        out = memory.writer.binary(kind, row, numbers, swap=swap)
+        out = memory.writer.binary(function, row, numbers, swap=swap)
     places = np.empty(size, np.int64)
     places[order] = memory.at(out)
     return Value(places.reshape(shape), lead.dtype)
@@ -325,15 +325,15 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 
 
 @lowers("Not")
-def _not(memory: Memory, node: ir.Node, given: In) -> Out:
+def _not(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Not to ``1 - x``."""
-    return _map(memory, _filled(memory, given), Function.AFFINE, -1.0, 1.0, "bool")
+    return _map(memory, _filled(memory, operand), Function.AFFINE, -1.0, 1.0, "bool")
 
 
 @lowers("Where")
-def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
+def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Lower Where on operands of any shapes that broadcast."""
-    values = [_filled(memory, operand) for operand in given]
+    values = [_filled(memory, operand) for operand in operands]
     shape = np.broadcast_shapes(*(value.shape for value in values))
     rows = [memory.row(Value(np.broadcast_to(value.places, shape))) for value in values]
     out = memory.writer.buffer(prod(shape))
@@ -342,11 +342,11 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
 
 
 @lowers("BatchNormalization")
-def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
+def _batch_norm(memory: Memory, node: ir.Node, operand: In, *parameters: In) -> Out:
     """Lower BatchNormalization to one factor and one addend per channel."""
-    value = floats(given)
+    value = floats(operand)
     scale, bias, mean, variance = (
-        as_array(part, "a parameter").astype("float64") for part in parameters
+        as_array(parameter, "a parameter").astype("float64") for parameter in parameters
     )
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
@@ -355,9 +355,9 @@ def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Ou
 
 
 @lowers("Cast")
-def _cast(memory: Memory, node: ir.Node, given: In) -> Out:
+def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Convert to float32, int64 or bool."""
-    value = _value(given)
+    value = _value(operand)
     to = ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
     if to in ("int64", "int32") and not is_float:
@@ -408,45 +408,45 @@ def _fuse_bias(memory: Memory, product: ir.Value, width: int) -> Array | None:
 
 @lowers("Gemm")
 def _gemm(
-    memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
+    memory: Memory, node: ir.Node, operand: In, matrix: In, addend: In = None
 ) -> Out:
     """Multiply by stored weights and add a bias, stored or computed."""
-    source = floats(given)
+    source = floats(operand)
     weights = as_array(matrix, "weights")
     factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
     if attribute(node, "transA", 0) or factors != [1.0, 1.0]:
         raise UnsupportedError("transA, alpha or beta")
     weights = weights if attribute(node, "transB", 0) else weights.T
-    is_stored = added is not None and not isinstance(added, Value)
-    bias = as_array(added, "a bias") if is_stored else np.zeros(1, "float32")
+    is_stored = addend is not None and not isinstance(addend, Value)
+    bias = as_array(addend, "a bias") if is_stored else np.zeros(1, "float32")
     if bias.ndim > 1 and len(bias) > 1:
         raise UnsupportedError("a bias that differs between rows")
     bias = np.broadcast_to(bias.reshape(-1), len(weights))
     row = memory.writer.linear(memory.row(source), weights, bias)
     product = memory.value(row, (source.shape[0], len(weights)))
-    if isinstance(added, Value):
-        return _combine(memory, Binary.ADD, product, added)
+    if isinstance(addend, Value):
+        return _combine(memory, Binary.ADD, product, addend)
     return product
 
 
 @lowers("MatMul")
-def _matmul(memory: Memory, node: ir.Node, given: In, matrix: In) -> Out:
+def _matmul(memory: Memory, node: ir.Node, operand: In, matrix: In) -> Out:
     """Lower a product with a constant matrix."""
-    return _product(memory, node, floats(given), _matrix(matrix).T)
+    return _product(memory, node, floats(operand), _matrix(matrix).T)
 
 
-def _matrix(given: In) -> Array:
+def _matrix(operand: In) -> Array:
     """Return stored weights as ``(K, M)``."""
-    weights = as_array(given, "weights")
+    weights = as_array(operand, "weights")
     if weights.ndim < 2 or prod(weights.shape[:-2]) != 1:
         raise UnsupportedError(f"weights {weights.shape}, expected a matrix")
     return weights.reshape(weights.shape[-2:])
 
 
 @lowers("Softmax", "LogSoftmax")
-def _softmax(memory: Memory, node: ir.Node, given: In) -> Out:
+def _softmax(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Softmax and LogSoftmax along any axis."""
-    value = floats(given)
+    value = floats(operand)
     axis = attribute(node, "axis", -1)
     moved = np.moveaxis(value.places, axis, -1)
     options = (value.shape[axis], int(node.op_type == "LogSoftmax"))
@@ -456,10 +456,10 @@ def _softmax(memory: Memory, node: ir.Node, given: In) -> Out:
 
 @lowers("LayerNormalization")
 def _layer_norm(
-    memory: Memory, node: ir.Node, given: In, scale: In = None, bias: In = None
+    memory: Memory, node: ir.Node, operand: In, scale: In = None, bias: In = None
 ) -> Out:
     """Normalize over the last axes, with stored scale and bias."""
-    value = floats(given)
+    value = floats(operand)
     inner = value.shape[attribute(node, "axis", -1) :]
     parameters = []
     for given_vector in (scale, bias):
@@ -473,9 +473,9 @@ def _layer_norm(
 
 
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
-def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
+def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     """Reduce over some axes by a sum, a mean or a norm."""
-    value = floats(given)
+    value = floats(operand)
     if attribute(node, "noop_with_empty_axes", 0):
         raise UnsupportedError("noop_with_empty_axes")
     reduced = _reduced_axes(node, axes, len(value.shape))
@@ -513,9 +513,9 @@ def _sum_over(
 
 
 @lowers("CumSum")
-def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
+def _cumulative_sum(memory: Memory, node: ir.Node, operand: In, along: In) -> Out:
     """Add up the frames of a unit from the first to the last."""
-    value = floats(given)
+    value = floats(operand)
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
     axis = as_array(along, "an axis").item()
@@ -532,9 +532,9 @@ def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
 
 
 @lowers("Identity", "Dropout")
-def _identity(memory: Memory, node: ir.Node, given: In, *_: In) -> Out:
+def _identity(memory: Memory, node: ir.Node, operand: In, *_: In) -> Out:
     """Lower operators that do nothing at inference."""
-    return _value(given)
+    return _value(operand)
 
 
 @lowers("Concat")
@@ -545,9 +545,9 @@ def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     return Value(np.concatenate(places, attribute(node, "axis")), values[0].dtype)
 
 
-def _is_empty(given: In) -> bool:
+def _is_empty(operand: In) -> bool:
     """Return True for a stored array without elements."""
-    return isinstance(given, np.ndarray) and not given.size
+    return isinstance(operand, np.ndarray) and not operand.size
 
 
 @lowers("Gather")
@@ -575,13 +575,13 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
 def _pad(
     memory: Memory,
     node: ir.Node,
-    given: In,
+    operand: In,
     pads: In = None,
     fill: In = None,
     axes: In = None,
 ) -> Out:
     """Pad with a constant, along any axes."""
-    value = floats(given)
+    value = floats(operand)
     mode = attribute(node, "mode", "constant")
     around = as_array(pads, "pads").reshape(-1).tolist()
     number = 0.0 if fill is None else float(as_array(fill, "a value").item())
@@ -599,7 +599,12 @@ def _pad(
 
 @lowers("Resize")
 def _resize(
-    memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In = None, *_: In
+    memory: Memory,
+    node: ir.Node,
+    operand: In,
+    roi: In = None,
+    scales: In = None,
+    *_: In,
 ) -> Out:
     """Repeat frames: nearest neighbors, upsampled by whole numbers."""
     names = ("mode", "coordinate_transformation_mode", "nearest_mode")
@@ -608,7 +613,7 @@ def _resize(
         raise UnsupportedError(
             f"{modes}, expected nearest, asymmetric, floor and scales"
         )
-    places = floats(given).places
+    places = floats(operand).places
     for axis, scale in enumerate(as_array(scales, "scales").tolist()):
         if scale != int(scale) or scale < 1:
             raise UnsupportedError(f"a scale of {scale}")
@@ -645,8 +650,8 @@ def _int8_lstm(
     *others, w_scale, w_zero, r_scale, r_zero = rest
     weights = []
     scales = []
-    for given, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
-        raw = as_array(given, "weights")
+    for weight, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
+        raw = as_array(weight, "weights")
         weights.append(_shift(raw, zero).transpose(0, 2, 1))
         scales.append(_vector(as_array(scale, "a scale"), raw.shape[2]))
     return _layer(memory, node, "LSTM", x, weights, scales, *others)
@@ -655,7 +660,7 @@ def _int8_lstm(
 def _layer(
     memory: Memory,
     node: ir.Node,
-    kind: str,
+    op_type: str,
     x: In,
     weights: Sequence[Array],
     scales: Sequence[Array | None],
@@ -666,20 +671,20 @@ def _layer(
     """Add a recurrent layer for each step of a unit; return Y and the last states."""
     hidden = weights[1].shape[2]
     _refuse_options(node)
-    count = 2 if kind == "LSTM" else 1
+    count = 2 if op_type == "LSTM" else 1
     if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
     rows = [memory.row(Value(frame)) for frame in floats(x).places]
     news = memory.writer.recurrent(
-        Code[kind],
+        Code[op_type],
         rows[0],
         [memory.row(floats(state)) for state in states[:count]],
         [weight[0] for weight in weights],
-        _bias(kind, optional(bias, "a bias")),
+        _bias(op_type, optional(bias, "a bias")),
         scales=scales,
         flags=int(bool(attribute(node, "linear_before_reset", 0))),
-        functions=_activations(kind, node),
+        functions=_activations(op_type, node),
     )
     first = len(memory.writer.operations) - 1
     steps = [news[0]]
@@ -695,27 +700,29 @@ def _refuse_options(node: ir.Node) -> None:
     """Refuse attributes of a recurrent layer that change what it computes."""
     usual = {"direction": "forward", "layout": 0, "clip": 0.0, "input_forget": 0}
     for name, expected in usual.items():
-        given = attribute(node, name, expected)
-        if given != expected:
-            raise UnsupportedError(f"{name} {given}")
+        value = attribute(node, name, expected)
+        if value != expected:
+            raise UnsupportedError(f"{name} {value}")
 
 
-def _bias(kind: str, bias: Array | None) -> Array | None:
+def _bias(op_type: str, bias: Array | None) -> Array | None:
     """Return the biases of a layer as the program has them: both of a GRU, else their
     sum.
     """
     if bias is None:
         return None
     both = bias.reshape(2, -1)
-    return both.reshape(-1) if kind == "GRU" else both[0] + both[1]
+    return both.reshape(-1) if op_type == "GRU" else both[0] + both[1]
 
 
-def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
+def _activations(op_type: str, node: ir.Node) -> list[tuple[Function, float, float]]:
     """Return the functions inside a layer, each with alpha and beta."""
-    names = [str(name) for name in attribute(node, "activations") or ACTIVATIONS[kind]]
+    names = [
+        str(name) for name in attribute(node, "activations") or ACTIVATIONS[op_type]
+    ]
     alphas = attribute(node, "activation_alpha")
     betas = attribute(node, "activation_beta")
-    is_covered = set(names) <= set(_INSIDE) and len(names) == len(ACTIVATIONS[kind])
+    is_covered = set(names) <= set(_INSIDE) and len(names) == len(ACTIVATIONS[op_type])
     if alphas or betas or not is_covered:
         raise UnsupportedError(
             f"activations {names}, expected {[*_INSIDE]} without parameters"
@@ -728,14 +735,14 @@ def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]
 
 @lowers("DynamicQuantizeMatMul", domain=MICROSOFT)
 def _int8_matmul(
-    memory: Memory, node: ir.Node, given: In, matrix: In, scale: In, zero: In = None
+    memory: Memory, node: ir.Node, operand: In, matrix: In, scale: In, zero: In = None
 ) -> Out:
     """Multiply by int8 weights; the compiler puts this in the place of the nodes that
     ``quantize`` writes.
     """
     weights = _shift(_matrix(matrix), zero).T
     scales = _vector(as_array(scale, "a scale"), len(weights))
-    return _product(memory, node, floats(given), weights, scales)
+    return _product(memory, node, floats(operand), weights, scales)
 
 
 def _shift(raw: Array, zero: In) -> Array:

@@ -57,8 +57,8 @@ def _rewrite(node: ir.Node) -> None:
     letters = result + summed
     build = Builder(node, node.name or node.op_type)
     a, b = (
-        _spread(build, value, own, letters)
-        for value, own in zip(node.inputs, (left, right), strict=True)
+        _spread(build, value, letters_of_input, letters)
+        for value, letters_of_input in zip(node.inputs, (left, right), strict=True)
     )
     (product,) = build.node("Mul", [a, b])
     if summed:
@@ -80,15 +80,15 @@ def _equation(node: ir.Node) -> tuple[str, str, str]:
     if node.op_type == "Einsum":
         equation = node.attributes["equation"].as_string().replace(" ", "")
         operands, _, result = equation.partition("->")
-        parts = operands.split(",")
-        letters = "".join((*parts, result))
-        repeated = any(len({*part}) < len(part) for part in (*parts, result))
-        if len(parts) != _OPERANDS or not letters.isalpha() or repeated:
+        inputs = operands.split(",")
+        letters = "".join((*inputs, result))
+        repeated = any(len({*term}) < len(term) for term in (*inputs, result))
+        if len(inputs) != _OPERANDS or not letters.isalpha() or repeated:
             raise UnsupportedError(
                 f"node {node.name!r} (Einsum): equation {equation!r}, expected two"
                 " operands and an axis once in each"
             )
-        return parts[0], parts[1], result
+        return inputs[0], inputs[1], result
     ranks = [len(value.shape or ()) for value in node.inputs if value is not None]
     if min(ranks) < 2:
         raise UnsupportedError(
@@ -100,16 +100,20 @@ def _equation(node: ir.Node) -> tuple[str, str, str]:
     return left, right, outer + "XZ"
 
 
-def _spread(build: Builder, value: ir.Value | None, own: str, letters: str) -> ir.Value:
-    """Return ``value``, with an axis per letter of ``own``, with one per letter of
+def _spread(
+    build: Builder, value: ir.Value | None, letters_of_value: str, letters: str
+) -> ir.Value:
+    """Return ``value``, with an axis per letter of ``letters_of_value``, with one per letter of
     ``letters``.
     """
     assert value is not None
-    order = sorted(own, key=letters.index)
-    if order != [*own]:
-        perm = [own.index(letter) for letter in order]
+    order = sorted(letters_of_value, key=letters.index)
+    if order != [*letters_of_value]:
+        perm = [letters_of_value.index(letter) for letter in order]
         (value,) = build.node("Transpose", [value], {"perm": perm})
-    missing = [at for at, letter in enumerate(letters) if letter not in own]
+    missing = [
+        at for at, letter in enumerate(letters) if letter not in letters_of_value
+    ]
     if missing:
         (value,) = build.node("Unsqueeze", [value, np.array(missing)])
     return value

@@ -149,12 +149,12 @@ class ProgramWriter:
         """Return the type of a buffer's elements."""
         return TYPES[self._buffers[buffer][1]]
 
-    def ports(self, kind: str) -> list[Port]:
+    def ports(self, role: str) -> list[Port]:
         """Return the ``inputs``, ``outputs`` or ``states``."""
-        return self._ports[kind]
+        return self._ports[role]
 
     @property
-    def given(self) -> set[int]:
+    def readable(self) -> set[int]:
         """The buffers that are written before a step: inputs and old states."""
         return {
             port.buffer for kind in ("inputs", "states") for port in self._ports[kind]
@@ -338,8 +338,8 @@ class ProgramWriter:
             "shared": 0,
         }
         unused = [(Function.IDENTITY, 0.0, 0.0)] * (ACTIVATIONS - len(functions))
-        for number, (kind, alpha, beta) in enumerate([*functions, *unused]):
-            layer[f"kind_{number}"] = int(kind)
+        for number, (function, alpha, beta) in enumerate([*functions, *unused]):
+            layer[f"kind_{number}"] = int(function)
             layer[f"alpha_{number}"] = float(alpha)
             layer[f"beta_{number}"] = float(beta)
         return self._layer(code, x, states, layer)
@@ -366,13 +366,13 @@ class ProgramWriter:
         return new
 
     def unary(
-        self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0
+        self, source: int, function: Function, alpha: float = 0.0, beta: float = 0.0
     ) -> int:
         """Add a function of each number."""
-        return self.add(Code.UNARY, source, int(kind), float(alpha), float(beta))
+        return self.add(Code.UNARY, source, int(function), float(alpha), float(beta))
 
     def binary(
-        self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False
+        self, function: Binary, a: int, b: "int | Array", *, swap: bool = False
     ) -> int:
         """Add a function of ``a`` and ``b``, a buffer or a constant: both float32, or
         both int64.
@@ -388,7 +388,7 @@ class ProgramWriter:
             width = self.width(b)
             operands = (b, NONE)
         out = self.buffer(max(self.width(a), width), dtype)
-        self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))
+        self.operation(Code.BINARY, a, *operands, out, int(function), int(swap))
         return out
 
     def filled(self, values: Array) -> int:
@@ -532,10 +532,10 @@ class ProgramWriter:
         """Add a constant of float32; return its number, ``NONE`` without an array."""
         return NONE if array is None else self._floats(array)
 
-    def _port(self, kind: str, name: str, buffer: int) -> Port:
+    def _port(self, role: str, name: str, buffer: int) -> Port:
         """Add a named input, output or state."""
         port = self._named[name] = Port(self._text(name), buffer)
-        self._ports[kind].append(port)
+        self._ports[role].append(port)
         return port
 
 
