@@ -262,6 +262,19 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, s
                                              const size_t *slots, const lstm_edge_rows *inputs,
                                              const lstm_edge_rows *states, const lstm_edge_rows *outputs);
 
+/*
+ * As lstm_edge_run for rows in slots 0, 1, 2, ..., and copy what each operation computed: for finding the
+ * operation that is wrong on a machine. All operations run for all steps, also those that only the last step
+ * needs.
+ *
+ * values: one entry per buffer of the program file, `count` of them; data may be NULL. A buffer receives a
+ * row per step, elements of its type; that of a ring of frames is left out.
+ */
+LSTM_EDGE_API lstm_edge_status lstm_edge_trace(const lstm_edge_program *program, size_t rows, size_t steps,
+                                               const lstm_edge_rows *inputs, const lstm_edge_rows *states,
+                                               const lstm_edge_rows *outputs, const lstm_edge_rows *values,
+                                               size_t count);
+
 /* Copy the reset value of a state, one row of its type, to `row`. */
 LSTM_EDGE_API lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index,
                                                      void *row);

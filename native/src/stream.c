@@ -22,9 +22,10 @@ typedef struct {
     size_t rows, steps, block;
     const size_t *slots;
     const lstm_edge_rows *inputs, *states, *outputs;
-    le_workspace *workspace;   /* of a stream; NULL takes one of the program's */
-    le_workspace **workspaces; /* one a thread */
-    atomic_size_t next;        /* the first row that no thread has taken */
+    const lstm_edge_rows *values; /* of lstm_edge_trace: one for each buffer; else NULL */
+    le_workspace *workspace;      /* of a stream; NULL takes one of the program's */
+    le_workspace **workspaces;    /* one a thread */
+    atomic_size_t next;           /* the first row that no thread has taken */
 } call;
 
 static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
@@ -54,17 +55,40 @@ static void count(const lstm_edge_program *p, const le_io *counter, char *at, si
     }
 }
 
-/* Run every operation for `now` steps of some rows in working memory; `last` if a call ends with them. */
-static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w,
-                                                          size_t rows, size_t now, bool last) {
+/* Choose the order of the next `now` steps. */
+static inline __attribute__((always_inline)) void turn(const lstm_edge_program *p, le_workspace *w,
+                                                       size_t now) {
     w->backward = !p->near && !w->backward;
     w->far = p->weights.far && now == 1;
     w->is_ahead = w->backward && w->ahead != NULL;
     if (w->is_ahead) p->kernels->look_ahead(p, w);
+}
+
+/* Run every operation for `now` steps of some rows in working memory; `last` if a call ends with them. */
+static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w,
+                                                          size_t rows, size_t now, bool last) {
+    turn(p, w, now);
     for (size_t i = 0; i < p->ops; i++) {
         const le_op *op = &p->op[i];
         if (!op->last_only) p->kernels->run(p, op, w, 0, rows, now);
         else if (last) p->kernels->run(p, op, w, (now - 1) * rows, rows, 1);
+    }
+}
+
+/* Run every operation for all of some rows and steps, and copy the buffers from step `step` on. */
+static void compute_traced(const call *c, le_workspace *w, size_t first, size_t rows, size_t step,
+                           size_t now) {
+    const lstm_edge_program *p = c->program;
+    turn(p, w, now);
+    for (size_t i = 0; i < p->ops; i++) p->kernels->run(p, &p->op[i], w, 0, rows, now);
+    for (size_t i = 0; i < p->buffers; i++) {
+        const le_span *span = &p->spans[i];
+        if (c->values[i].data == NULL || span->past != 0) continue;
+        const size_t bytes = span->width * le_size_of(span->type);
+        for (size_t s = 0; s < now; s++) {
+            char *from = w->buffer[i] + s * rows * span->bytes;
+            copy_rows(c, span, bytes, from, &c->values[i], false, first, step + s, rows, true);
+        }
     }
 }
 
@@ -101,7 +125,8 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
             if (states[i].counts) count(p, &states[i], w->buffer[states[i].buffer], rows, now - 1);
         }
-        compute(p, w, rows, now, last);
+        if (c->values == NULL) compute(p, w, rows, now, last);
+        else compute_traced(c, w, first, rows, step, now);
         for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
             if (c->outputs[i].data == NULL || !(outputs[i].every_step || last)) continue;
             const le_span *span = &p->spans[outputs[i].buffer];
@@ -231,19 +256,25 @@ static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_ed
     return true;
 }
 
-lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
-                               const size_t *slots, const lstm_edge_rows *inputs,
-                               const lstm_edge_rows *states, const lstm_edge_rows *outputs) {
+/* Check a call's pointers and strides, and run it. */
+static lstm_edge_status check_and_run(call *c) {
+    const lstm_edge_program *program = c->program;
+    const lstm_edge_rows *inputs = c->inputs, *states = c->states, *outputs = c->outputs;
     if (program == NULL || !complete(inputs, program->count[LSTM_EDGE_INPUT]) ||
         !complete(states, program->count[LSTM_EDGE_STATE]) ||
         (outputs == NULL && program->count[LSTM_EDGE_OUTPUT] > 0)) {
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     }
-    if (!apart(program, LSTM_EDGE_STATE, states, rows, steps) ||
-        !apart(program, LSTM_EDGE_OUTPUT, outputs, rows, steps)) {
+    if (!apart(program, LSTM_EDGE_STATE, states, c->rows, c->steps) ||
+        !apart(program, LSTM_EDGE_OUTPUT, outputs, c->rows, c->steps)) {
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row");
     }
-    if (rows == 0 || steps == 0) return LSTM_EDGE_OK;
+    return c->rows == 0 || c->steps == 0 ? LSTM_EDGE_OK : run(c);
+}
+
+lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
+                               const size_t *slots, const lstm_edge_rows *inputs,
+                               const lstm_edge_rows *states, const lstm_edge_rows *outputs) {
     call c = {.program = program,
               .rows = rows,
               .steps = steps,
@@ -251,7 +282,30 @@ lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, si
               .inputs = inputs,
               .states = states,
               .outputs = outputs};
-    return run(&c);
+    return check_and_run(&c);
+}
+
+lstm_edge_status lstm_edge_trace(const lstm_edge_program *program, size_t rows, size_t steps,
+                                 const lstm_edge_rows *inputs, const lstm_edge_rows *states,
+                                 const lstm_edge_rows *outputs, const lstm_edge_rows *values, size_t count) {
+    if (program == NULL || values == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    if (count != program->buffers)
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "%zu buffers, expected %zu", count, program->buffers);
+    for (size_t i = 0; i < count; i++) {
+        const size_t bytes = program->spans[i].width * le_size_of(program->spans[i].type);
+        const bool close =
+            (rows > 1 && values[i].row_stride < bytes) || (steps > 1 && values[i].step_stride < bytes);
+        if (values[i].data != NULL && close)
+            return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row");
+    }
+    call c = {.program = program,
+              .rows = rows,
+              .steps = steps,
+              .inputs = inputs,
+              .states = states,
+              .outputs = outputs,
+              .values = values};
+    return check_and_run(&c);
 }
 
 /* --- Programs --------------------------------------------------------------------------------------- */

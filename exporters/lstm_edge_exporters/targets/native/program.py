@@ -20,9 +20,11 @@ from ...recurrent import GATES
 from .blocks import find_blocks
 from .operations import ACTIVATIONS, FIELDS, NONE, Code, Operation
 
-_HEADER = struct.Struct("<8sIIQ10I")
-_CONSTANT = struct.Struct("<Q4I")
-_OPERATION = struct.Struct("<32I")
+HEADER = struct.Struct("<8sIIQ10I")
+CONSTANT = struct.Struct("<Q4I")
+BUFFER = struct.Struct("<2I")
+PORT = struct.Struct("<8I")
+OPERATION = struct.Struct("<32I")
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
 Function = IntEnum(
@@ -256,7 +258,7 @@ class ProgramWriter:
         ]
         if not 0 <= min(words) <= max(words) <= NONE:
             raise ValueError(f"arguments {words}, expected numbers from 0 to {NONE}")
-        padding = _OPERATION.size // 4 - 1 - len(words)
+        padding = OPERATION.size // 4 - 1 - len(words)
         self.operations.append(Operation(code, (*words, *[0] * padding)))
 
     def add(
@@ -454,13 +456,13 @@ class ProgramWriter:
     def to_bytes(self) -> bytes:
         """Return the file."""
         ports = [port for kind in self._ports.values() for port in kind]
-        tables = [struct.pack("<2I", *buffer) for buffer in self._buffers]
-        tables += [struct.pack("<8I", *astuple(port)) for port in ports]
+        tables = [BUFFER.pack(*buffer) for buffer in self._buffers]
+        tables += [PORT.pack(*astuple(port)) for port in ports]
         tables += [
-            _OPERATION.pack(code, *arguments) for code, arguments in self.operations
+            OPERATION.pack(code, *arguments) for code, arguments in self.operations
         ]
         offset = (
-            _HEADER.size + _CONSTANT.size * len(self.constants) + sum(map(len, tables))
+            HEADER.size + CONSTANT.size * len(self.constants) + sum(map(len, tables))
         )
         constants = []
         data = []
@@ -469,7 +471,7 @@ class ProgramWriter:
             stored, blocks = self._blocks.get(number, (array, -1))
             kind = TYPES.index(array.dtype.name)
             constants.append(
-                _CONSTANT.pack(offset + padding, *array.shape, kind, blocks + 1)
+                CONSTANT.pack(offset + padding, *array.shape, kind, blocks + 1)
             )
             data += [bytes(padding), stored.tobytes()]
             offset += padding + stored.nbytes
@@ -487,9 +489,9 @@ class ProgramWriter:
             0,
             self.unit,
         )
-        head = _HEADER.pack(b"LSTMEDGE", 1, 0, offset, *rest)
+        head = HEADER.pack(b"LSTMEDGE", 1, 0, offset, *rest)
         return (
-            _HEADER.pack(
+            HEADER.pack(
                 b"LSTMEDGE", 1, zlib.crc32(body, zlib.crc32(head[16:])), offset, *rest
             )
             + body
