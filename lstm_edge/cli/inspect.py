@@ -5,9 +5,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import StateSpec
 
 from ._options import model_argument, verb
@@ -16,7 +18,12 @@ from ._output import Report
 
 @verb("inspect")
 @model_argument
-def command(model: Path) -> Report:
+@click.option(
+    "--operations",
+    is_flag=True,
+    help="List the operations of an .lep file, with their weights.",
+)
+def command(model: Path, *, operations: bool) -> Report:
     """Show MODEL's inputs, outputs, states, sizes and provenance.
 
     Memory per stream is the size of its states; an open stream stores them twice.
@@ -24,6 +31,7 @@ def command(model: Path) -> Report:
     \b
     Example:
       lstm-edge inspect har.onnx
+      lstm-edge inspect har.lep --operations
     """  # noqa: D301
     with load(model) as opened:
         manifest = opened.manifest
@@ -46,9 +54,28 @@ def command(model: Path) -> Report:
                 and {name: list(array.shape) for name, array in golden.inputs.items()}
             ),
         }
+    if operations:
+        listed = _operations(model, content, document["engine"])
+        return Report(
+            {**document, "operations": listed},
+            lines={"operations": listed},
+            title=str(model),
+        )
     hidden = () if manifest.lengths else ("padded_states",)
     lines = {name: entry for name, entry in document.items() if name not in hidden}
     return Report(document, lines=lines, title=str(model))
+
+
+def _operations(model: Path, content: bytes, engine: str) -> list[Any]:
+    """Return the operations of a program; ``InputError`` for another file."""
+    from lstm_edge_exporters.targets.native.listing import ProgramFile
+
+    if engine != "native":
+        raise InputError(
+            f"{model} is a graph, and --operations lists a program; convert it first:"
+            f" lstm-edge convert {model} -o {model.with_suffix('.lep').name}"
+        )
+    return ProgramFile(content).listed()
 
 
 def _state(spec: StateSpec) -> dict[str, Any]:

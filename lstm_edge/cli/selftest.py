@@ -3,18 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.selftest import Comparison
 
-from ._options import ModelOptions, model_argument, options_of, verb
+from ._options import PATH, ModelOptions, model_argument, options_of, verb
 from ._output import Report
 
 
-@verb("selftest")
+@verb("selftest", extra="export")
 @model_argument
+@click.option(
+    "--trace",
+    "source",
+    type=PATH,
+    metavar="ONNX",
+    help="Compare every operation of an .lep file with the graph that it was converted"
+    " from, and name the first that differs.",
+)
 @options_of(options=ModelOptions)
-def command(model: Path, options: ModelOptions) -> Report:
+def command(model: Path, source: Path | None, options: ModelOptions) -> Report:
     """Replay MODEL's golden cases on this device, in chunks, and compare with the
     reference.
 
@@ -23,6 +33,7 @@ def command(model: Path, options: ModelOptions) -> Report:
     \b
     Example:
       lstm-edge selftest har.onnx
+      lstm-edge selftest har.lep --trace har.onnx
     """  # noqa: D301
     with load(model, **vars(options)) as opened:
         result = opened.selftest()
@@ -30,16 +41,27 @@ def command(model: Path, options: ModelOptions) -> Report:
     rows = []
     for number, case in enumerate(result.cases, 1):
         rows += [_row(number, output) for output in case]
-    failed = f"the golden case fails on this device: {result.worst}"
+    error = None
+    if not result.ok:
+        error = CheckFailedError(
+            f"the golden case fails on this device: {result.worst}"
+        )
+    traced: dict[str, Any] = {}
+    if source is not None:
+        from lstm_edge_exporters.targets.native.trace import trace
+
+        comparison = trace(model, source)
+        traced = {"trace": comparison}
+        if comparison.first is not None:
+            error = CheckFailedError(str(comparison.first))
     summary = {
-        "ok": result.ok,
+        "ok": error is None,
         "engine": engine,
         "device": options.device,
         "comparisons": rows,
+        **traced,
     }
-    return Report(
-        summary, title=str(model), error=None if result.ok else CheckFailedError(failed)
-    )
+    return Report(summary, title=str(model), error=error)
 
 
 def _row(case: int, output: Comparison) -> dict[str, Any]:

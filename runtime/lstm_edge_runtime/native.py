@@ -78,6 +78,7 @@ _FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
     "age": (C.c_uint64, _P),
     "set_age": (C.c_int, _P, C.c_uint64),
     "run": (C.c_int, _P, SIZE, SIZE, _P, _P, _P, _P),
+    "trace": (C.c_int, _P, SIZE, SIZE, _P, _P, _P, _P, SIZE),
 }
 """The types of the result and the arguments of each function."""
 
@@ -509,6 +510,29 @@ class NativeStates:
         if engine.library.lstm_edge_run(engine.handle, len(indices), units, *views):
             raise engine.refusal()
         return _by_name(engine.outputs, outputs)
+
+    def trace(
+        self, inputs: Arrays, sizes: Mapping[str, int], values: Sequence[Array]
+    ) -> None:
+        """Take steps of all sources as ``run`` does, and fill ``values (rows, units,
+        width)``, one for each buffer of the program; those of rings are unchanged.
+        """
+        engine = self._engine
+        rows, units = values[0].shape[:2]
+        given = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
+        outputs = [_room(output, rows, units) for output in engine.outputs]
+        buffers: Any = (Rows * len(values))(
+            *[Rows(_address(array), *array.strides[:2]) for array in values]
+        )
+        views = (
+            _views(engine.inputs, given),
+            _rows(self._states()),
+            _views(engine.outputs, outputs),
+            buffers,
+        )
+        trace = engine.library.lstm_edge_trace
+        if trace(engine.handle, rows, units, *views, len(values)):
+            raise engine.refusal()
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of states; see ``OrtStates``."""

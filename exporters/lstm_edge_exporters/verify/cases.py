@@ -458,37 +458,44 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     return next(rows, 1), manifest.steps(feeds)
 
 
-def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
-    """Return a runner that runs ``count`` rows of a batch at a time and joins the
-    outputs.
+def split_rows(
+    manifest: Manifest, feeds: Feeds, count: int = 1
+) -> Iterator[dict[str, Array]]:
+    """Yield a case's inputs for ``count`` rows at a time.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
+    rows, _ = case_size(manifest, feeds)
+    for first in range(0, rows, count):
+        rows_feeds = dict(feeds)
+        for name, axis in _row_axes(manifest, feeds):
+            indices = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
+            chosen = indices[:, first : first + count].ravel()
+            rows_feeds[name] = feeds[name].take(chosen, axis=axis)
+        yield rows_feeds
 
-    def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
-        """Yield the batch axis of each array that has one."""
-        for name in arrays:
-            rows = (
-                index
-                for index, axis in enumerate(manifest.axes.get(name, ()))
-                if row_factor(axis, manifest.batch) is not None
-            )
-            yield from ((name, index) for index in islice(rows, 1))
+
+def _row_axes(manifest: Manifest, arrays: Feeds) -> Iterator[tuple[str, int]]:
+    """Yield the name and the axis of rows of each array that has one."""
+    for name in arrays:
+        rows = (
+            index
+            for index, axis in enumerate(manifest.axes.get(name, ()))
+            if row_factor(axis, manifest.batch) is not None
+        )
+        yield from ((name, index) for index in islice(rows, 1))
+
+
+def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
+    """Return a runner that runs ``count`` rows of a batch at a time and joins the
+    outputs; see ``split_rows``.
+    """
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         """Run ``count`` rows at a time and join the outputs."""
-        rows, _ = case_size(manifest, feeds)
-        results = []
-        for first in range(0, rows, count):
-            rows_feeds = dict(feeds)
-            for name, axis in axes_of(feeds):
-                indices = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
-                rows_feeds[name] = feeds[name].take(
-                    indices[:, first : first + count].ravel(), axis=axis
-                )
-            results.append(run(rows_feeds))
+        results = [run(rows) for rows in split_rows(manifest, feeds, count)]
         joined = dict(results[0])
-        for name, axis in axes_of(results[0]):
+        for name, axis in _row_axes(manifest, results[0]):
             blocks = [
                 np.split(rows_feeds[name], rows_feeds[name].shape[axis] // count, axis)
                 for rows_feeds in results

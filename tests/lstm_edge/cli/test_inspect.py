@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lstm_edge_runtime.native import installed
+
 H = 8
 
 
@@ -52,3 +56,29 @@ def test_it_works_without_onnx_and_torch(har):
     )
     assert ran.stderr == ""
     assert json.loads(ran.stdout)["states"][0]["input"] == "h_0"
+
+
+@pytest.fixture
+def program(har, tmp_path):
+    """The file as a program."""
+    to_native = pytest.importorskip("lstm_edge_exporters.targets.native").to_native
+    path = tmp_path / "har.lep"
+    path.write_bytes(to_native(har.path))
+    return path
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is missing")
+def test_operations_of_a_program_are_listed(invoke, har, program):
+    document = json.loads(invoke("inspect", program, "--operations", "--json")[1])
+    layer, head = (row for row in document["operations"] if row["weights"])
+    assert layer["operation"] == "LSTM"
+    assert layer["weights"] == ["w (32, 3) float32", "r (32, 8) float32"]
+    assert layer["multiplications"] == 4 * H * (3 + H)
+    assert head["share_of_multiplications"] == 24 / (24 + layer["multiplications"])
+    assert document["engine"] == "native"
+    out = invoke("inspect", program, "--operations")[1]
+    assert "share of multiplications" in out
+    assert "x (3), h_0 (8), c_0 (8)" in out
+    code, _, err = invoke("inspect", har.path, "--operations")
+    assert code == 2
+    assert "convert it first: lstm-edge convert" in err

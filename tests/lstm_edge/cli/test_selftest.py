@@ -1,14 +1,19 @@
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from lstm_edge_exporters.graph import with_manifest
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime.checks import read_manifest
+from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed
 
 
@@ -63,6 +68,34 @@ def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
     differences = {c["output"]: c["max_abs"] for c in json.loads(out)["comparisons"]}
     assert differences["logits"] is None
     assert differences["h_n"] < 1e-6
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is missing")
+def test_a_trace_names_the_operation_that_is_wrong(invoke, har, tmp_path):
+    content = bytearray(to_native(har.path))
+    (tmp_path / "har.lep").write_bytes(content)
+    arguments = "selftest", tmp_path / "har.lep", "--trace", har.path
+    code, out, _ = invoke(*arguments, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["trace"]["first"] is None
+    assert document["trace"]["compared"] == document["trace"]["operations"]
+
+    weights = numpy_helper.to_array(onnx.load(har.path).graph.initializer[3])
+    at = content.index(np.ascontiguousarray(weights.T).tobytes())
+    struct.pack_into("<f", content, at, weights[0, 0] + 1)
+    struct.pack_into("<I", content, 12, zlib.crc32(content[16:]))
+    (tmp_path / "har.lep").write_bytes(content)
+    code, out, err = invoke(*arguments)
+    assert code == 1
+    assert "trace compared" in out
+    assert "(LINEAR) is the first that differs" in err
+    code, out, _ = invoke(*arguments, "--json")
+    assert code == 1
+    assert json.loads(out)["trace"]["first"]["operation"] == "LINEAR"
+    code, _, err = invoke("selftest", har.path, "--trace", har.path)
+    assert code == 2
+    assert "is not a program" in err
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])

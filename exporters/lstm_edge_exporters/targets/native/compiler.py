@@ -64,6 +64,19 @@ class Compiled(NamedTuple):
     """The program."""
     states: tuple[ProgramState, ...]
     """States of the program, in its order."""
+    followed: "Followed"
+    """The graph, and where its values are."""
+
+
+class Followed(NamedTuple):
+    """The graph that a program computes, and where its values are."""
+
+    model: ir.Model
+    """The graph, whose loops are plain nodes."""
+    values: dict[str, Value]
+    """The results of nodes by name, but for products that an addition joined."""
+    memory: Memory
+    """The buffers of the program, by places."""
 
 
 def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
@@ -104,6 +117,7 @@ _INT8_PRODUCTS = pattern.RewriteRuleSet(
 class _Compiler:
     def __init__(self, model: ir.Model, manifest: Manifest) -> None:
         """Start with an empty program."""
+        self._model = model
         self._graph = model.graph
         self._manifest = manifest
         self._opset = model.graph.opset_imports.get("", OPSET)
@@ -135,9 +149,19 @@ class _Compiler:
         # rings last: nothing reads them after their PUSH
         for state in sorted(manifest.states, key=lambda x: x.input in self._pasts):
             self._close_state(state)
-        return Compiled(
-            self._writer, tuple(program_state for program_state, _ in self._states)
-        )
+        states = tuple(state for state, _ in self._states)
+        return Compiled(self._writer, states, self._followed())
+
+    def _followed(self) -> Followed:
+        """Return the graph with the values that the program computes as well."""
+        other = {_name(value) for node in self._memory.fused for value in node.inputs}
+        other.update(str(value.name) for value in self._graph.inputs)
+        values = {
+            name: value
+            for name, value in self._values.items()
+            if name and isinstance(value, Value) and name not in other
+        }
+        return Followed(self._model, values, self._memory)
 
     def _open_input(self, spec: TensorSpec) -> Value | Array:
         """Add an input of the program; lengths are a constant."""

@@ -60,7 +60,7 @@ class ListedOperation:
     """Bytes of constants that no earlier operation reads."""
     multiplications: int
     """Multiplications by stored weights per step, or per unit."""
-    share: float
+    share_of_multiplications: float
     """The same as a fraction of those of the program."""
 
 
@@ -77,8 +77,10 @@ class ProgramFile:
             _Constant(offset, rows, columns, TYPES[kind], blocks)
             for offset, rows, columns, kind, blocks in self._table(CONSTANT, constants)
         ]
-        self.widths = [width for width, _ in self._table(BUFFER, buffers)]
-        """Elements of a row of each buffer."""
+        self.buffers = [
+            (width, TYPES[kind]) for width, kind in self._table(BUFFER, buffers)
+        ]
+        """Elements of a row of each buffer, and their type."""
         self._ports = {
             kind: [Port(*fields) for fields in self._table(PORT, count)]
             for kind, count in (
@@ -91,6 +93,11 @@ class ProgramFile:
             Operation(Code(code), tuple(arguments))
             for code, *arguments in self._table(OPERATION, operations)
         ]
+
+    @property
+    def widths(self) -> list[int]:
+        """Elements of a row of each buffer."""
+        return [width for width, _ in self.buffers]
 
     def _table(self, record: Struct, count: int) -> Iterator[tuple[int, ...]]:
         """Yield the records of the next table."""
@@ -174,16 +181,18 @@ class ProgramFile:
             rows.append(
                 ListedOperation(
                     number=number,
-                    operation=_title(operation),
+                    operation=title(operation),
                     reads=tuple(self._with_width(names, operation.reads)),
-                    writes=tuple(self._with_width(self._names_written, operation.writes)),
+                    writes=tuple(
+                        self._with_width(self._names_written, operation.writes)
+                    ),
                     weights=tuple(
                         self._describe(*matrix)
                         for matrix in self._matrices(operation).items()
                     ),
                     bytes=sum(map(self._bytes, new)),
                     multiplications=products[number],
-                    share=products[number] / total,
+                    share_of_multiplications=products[number] / total,
                 )
             )
             names |= dict.fromkeys(operation.writes, f"#{number}")
@@ -215,7 +224,7 @@ class ProgramFile:
         return states | outputs
 
 
-def _title(operation: Operation) -> str:
+def title(operation: Operation) -> str:
     """Return the code, and the function of an elementwise operation."""
     kinds = _KINDS.get(operation.code)
     if kinds is None:

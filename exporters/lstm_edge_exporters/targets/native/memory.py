@@ -104,6 +104,22 @@ class Memory:
         """Return the value whose elements a buffer holds, in order."""
         return Value(self.at(buffer).reshape(shape), dtype)
 
+    @property
+    def places(self) -> int:
+        """A number above every place."""
+        return self._starts[-1] + self._regions[-1].width if self._regions else 0
+
+    def copies(self) -> Iterator[tuple[int, Array]]:
+        """Yield each buffer with numbers of other places, and these places."""
+        for (number, first, dilation, count), buffer in self._windows.items():
+            frame = self._regions[number].frame
+            frames = self._starts[number] + frame * (
+                first + dilation * np.arange(count)[:, None]
+            )
+            yield buffer, (frames + np.arange(frame)).reshape(-1)
+        for (flat, _), buffer in self._rows.items():
+            yield buffer, np.frombuffer(flat, np.int64)
+
     def stored(self, array: Array) -> Value:
         """Return a value of stored float32 numbers."""
         flat = np.asarray(array, np.float32).reshape(-1)
