@@ -511,9 +511,7 @@ class NativeStates:
             raise engine.refusal()
         return _by_name(engine.outputs, outputs)
 
-    def trace(
-        self, inputs: Arrays, sizes: Mapping[str, int], values: Sequence[Array]
-    ) -> None:
+    def trace(self, inputs: Arrays, values: Sequence[Array]) -> None:
         """Take steps of all sources as ``run`` does, and fill ``values (rows, units,
         width)``, one for each buffer of the program; those of rings are unchanged.
         """

@@ -246,7 +246,6 @@ class _Tracer:
                 layout.name: layout.from_file(piece[layout.name])
                 for layout in engine.inputs
             }
-            sizes = {manifest.batch or "": rows, manifest.sequence or "": stop - start}
             units = max(1, (stop - start) // unit)
             pieces.append(
                 [
@@ -254,7 +253,7 @@ class _Tracer:
                     for width, dtype in self._file.buffers
                 ]
             )
-            states.trace(inputs, sizes, pieces[-1])
+            states.trace(inputs, pieces[-1])
         return [np.concatenate(parts, 1) for parts in zip(*pieces, strict=True)]
 
     def _expect(self, feeds: Feeds) -> tuple[Array, Array]:
