@@ -59,6 +59,19 @@ class States(Protocol):
         ...
 
 
+class Window(Protocol):
+    """Calls of full windows of the samples of one source."""
+
+    @property
+    def outputs(self) -> Arrays:
+        """The outputs of the last call, rows first."""
+        ...
+
+    def run(self, start: int) -> None:
+        """Run the window from sample ``start`` on, from the reset state, or raise."""
+        ...
+
+
 class Engine:
     """An opened model file. Nothing in it changes, so that any number of threads may
     share it.
@@ -67,6 +80,8 @@ class Engine:
     couples_rows = False
     """True if the rows of a call share the scales of quantized values, so that NaN in
     one reaches others."""
+    reads_windows = False
+    """True if ``window`` runs windows in memory of the caller."""
 
     def __init__(self, manifest: Manifest) -> None:
         """Lay out the inputs that are neither states nor lengths, and the outputs."""
@@ -83,6 +98,12 @@ class Engine:
     def states(self, rows: int | None) -> States:
         """Return the states of ``rows`` sources at reset; None stands for a single
         source.
+        """
+        raise NotImplementedError
+
+    def window(self, samples: Array, steps: int) -> Window:
+        """Return calls of windows of ``steps`` of the only input, which lie in
+        ``samples (1, L, ...)``, where ``reads_windows`` is true.
         """
         raise NotImplementedError
 

@@ -194,6 +194,8 @@ class _ProgramState(NamedTuple):
 class NativeEngine(Engine):
     """A loaded program and its manifest; see ``Engine``."""
 
+    reads_windows = True
+
     def __init__(self, program: bytes, threads: int) -> None:
         """Load a program file and match it with its manifest; raises as ``load``."""
         self.library = library()
@@ -279,6 +281,10 @@ class NativeEngine(Engine):
     def states(self, rows: int | None) -> "NativeStates":
         """Return the states of sources at reset; see ``Engine``."""
         return NativeStates(self, rows)
+
+    def window(self, samples: Array, steps: int) -> "NativeWindow":
+        """Return calls of windows of ``samples``; see ``Engine``."""
+        return NativeWindow(self, samples, steps // self.manifest.unit)
 
     def selftest(self) -> float:
         """Return the largest difference from the program's own golden case, as a
@@ -563,6 +569,41 @@ class NativeStates:
             like = np.empty((1, program_state.width), program_state.layout.dtype)
             states.append(self._stream.view(STATE, index, like))
         return states
+
+
+class NativeWindow:
+    """Calls of a full window, each from the reset state, on samples of the caller."""
+
+    def __init__(self, engine: NativeEngine, samples: Array, units: int) -> None:
+        """Bind calls of ``units`` units among ``samples (1, steps, ...)``."""
+        self._engine = engine
+        self._states = NativeStates(engine, 1)._pool
+        self._reset = [state.copy() for state in self._states]
+        self._samples = samples
+        self._inputs = _views(engine.inputs, [samples])
+        self._start = self._inputs[0].data
+        self._stride = samples.strides[1]
+        outputs = [_room(output, 1, units) for output in engine.outputs]
+        self.outputs = _by_name(engine.outputs, outputs)
+        """The outputs of the last call, rows first."""
+        self._run = partial(
+            engine.library.lstm_edge_run,
+            engine.handle,
+            1,
+            units,
+            None,
+            self._inputs,
+            _rows(self._states),
+            _views(engine.outputs, outputs),
+        )
+
+    def run(self, start: int) -> None:
+        """Run the window that begins with sample ``start``."""
+        for state, reset in zip(self._states, self._reset, strict=True):
+            state[...] = reset
+        self._inputs[0].data = self._start + start * self._stride
+        if self._run():
+            raise self._engine.refusal()
 
 
 class _Stream:

@@ -14,6 +14,9 @@ WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
 """Exceptions of a memory view for an object of another shape or dtype, or that is not
 an array."""
 
+CLOSED = memoryview(b"")
+"""A view that accepts no sample."""
+
 
 class Samples(NamedTuple):
     """Steps of one or several sources."""

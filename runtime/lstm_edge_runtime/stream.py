@@ -18,13 +18,11 @@ from .errors import InputError
 from .manifest import Array
 from .results import Result, only
 from .rules import NEVER, Entry, check_streamable, in_use, reset_interval
-from .samples import WRONG_SAMPLE, SampleReader, Samples, copier, for_caller
+from .samples import CLOSED, WRONG_SAMPLE, SampleReader, Samples, copier, for_caller
 from .state import State
 
 _ARRAY = np.ndarray
 """The type of most samples: a global name is found faster than an attribute."""
-_CLOSED = memoryview(b"")
-"""A view that accepts no sample."""
 _ROW = np.zeros(1, np.int64)
 """The row of a single source."""
 
@@ -77,9 +75,9 @@ class Stream:
         self._free = self._entry.free
         self._unit_call: Call | None = None
         """The call of a unit; its inputs hold the samples of an incomplete unit."""
-        self._windows = [_CLOSED] * self._unit
+        self._windows = [CLOSED] * self._unit
         """For each step of a unit, a view that accepts its sample unchanged."""
-        self._window = _CLOSED
+        self._window = CLOSED
         """The first of them."""
         self._chunk: _Chunk | None = None
         self._begin(0, 0)
@@ -275,7 +273,7 @@ class Stream:
         call = self._unit_call = self._states.bind(sizes)
         self._run = call.run
         self._result = copier(call.outputs, self._engine.outputs, step=True, row=0)
-        self._windows = [_CLOSED] * self._unit
+        self._windows = [CLOSED] * self._unit
         if len(self._engine.inputs) == 1 and not self._reader.checks_values:
             self._windows = _windows(call, self._engine.inputs[0], self._unit)
         self._window = self._windows[0]
@@ -459,7 +457,7 @@ def _windows(call: Call, layout: Layout, unit: int) -> list[memoryview]:
     """
     array = call.inputs[layout.name][0]
     cells = [array[step] if layout.timed else array for step in range(unit)]
-    return [memoryview(cell) if cell.ndim == 1 else _CLOSED for cell in cells]
+    return [memoryview(cell) if cell.ndim == 1 else CLOSED for cell in cells]
 
 
 def _without_delay(

@@ -146,3 +146,57 @@ def test_a_second_thread_is_refused_in_a_window(model):
         ):
             with pytest.raises(StateError, match="another thread is using this stream"):
                 call()
+
+
+@pytest.mark.parametrize("name", ["lstm", "strided"])
+def test_steps_chunks_and_refusals_follow_one_another(opened, name):
+    model = opened(name)
+    unit = model.manifest.unit
+    width = model.inputs[0].axes[-1]
+    window = 4 * unit
+    x = np.random.default_rng(2).normal(size=(12 * unit, width)).astype(np.float32)
+    stream = model.stream(window=window)
+
+    def expected(end):
+        results = model.run(x[None, end - window : end])[0]
+        rows = {key: array[0] for key, array in results.items()}
+        return {key: row[-1] if row.ndim > 1 else row for key, row in rows.items()}
+
+    def check(result, end):
+        results = result if isinstance(result, dict) else {"logits": result}
+        for key, array in expected(end).items():
+            np.testing.assert_array_equal(results[key], array)
+
+    for end in range(1, window + 1):
+        result = stream.step(x[end - 1])
+    check(result, window)
+    for end in range(window + 1, 6 * unit + 1):
+        masked = np.ma.masked_less(x[end - 1], np.inf)
+        for sample in (masked, np.zeros(width + 1, np.float32), "abc"):
+            with pytest.raises(InputError):
+                stream.step(sample)
+        sample = x[end - 1]
+        check(stream.step(sample.tolist() if end % 2 else sample), end)
+    check(stream.process(x[6 * unit : 9 * unit]), 9 * unit)
+    first = None
+    for end in range(9 * unit + 1, 12 * unit + 1):
+        result = stream.step(x[end - 1])
+        first = result if first is None else first
+        check(result, end)
+    check(first, 9 * unit + 1)  # a result is a copy
+    stream.reset()
+    assert stream.step(x[0]) is None
+
+
+def test_an_index_outside_its_table_leaves_the_window_as_it_was(opened):
+    model = opened("tokens")
+    stream = model.stream(window=2)
+    tokens = np.array([1, 2, 0, 3])
+    for token in tokens[:3]:
+        stream.step(token)
+    with pytest.raises(LstmEdgeError):
+        stream.step(np.array(10**6))
+    result = stream.step(tokens[3])
+    expected = model.run(tokens[None, 2:])[0]
+    (row,) = (array[0] for array in expected.values())
+    np.testing.assert_array_equal(result, row[-1] if row.ndim > 1 else row)
