@@ -285,6 +285,36 @@ class UniqueNames:
         return candidate
 
 
+def copied_node(
+    node: ir.Node,
+    inputs: Sequence[ir.Value | None],
+    name: Callable[[str], str],
+    title: str = "",
+) -> ir.Node:
+    """Return a copy of a node that reads other values, not in a graph yet; its outputs
+    have the types and shapes of the old ones.
+
+    Args:
+        node: the node.
+        inputs: the values that the copy reads.
+        name: makes a name unique.
+        title: name of the copy; empty for that of the node.
+    """
+    copy = ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        node.attributes.values(),
+        num_outputs=len(node.outputs),
+        name=name(title or node.name or node.op_type),
+    )
+    for old, new in zip(node.outputs, copy.outputs, strict=True):
+        new.name = name(str(old.name))
+        new.type = old.type
+        new.shape = old.shape
+    return copy
+
+
 class Builder:
     """Adds nodes to a graph, each with names of its own after ``prefix``."""
 

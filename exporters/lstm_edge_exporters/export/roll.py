@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 
 from lstm_edge_runtime.manifest import AxisRange
 
-from ..graph import Builder, axes_of, data_inputs
+from ..graph import Builder, axes_of, copied_node, data_inputs
 from .capture import axis_text
 from .cells import expand_cell, is_cell
 from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
@@ -55,7 +55,7 @@ class LoopSlot:
 
 @dataclass(frozen=True)
 class RolledLoop:
-    """What is known of a loop that has become a Scan, or a layer."""
+    """Description of a loop that has become a Scan or a layer."""
 
     line: str
     """The user's line."""
@@ -392,7 +392,7 @@ class _Rolled:
         return made
 
     def _rolled(self, states: Sequence[State]) -> RolledLoop:
-        """Return what is known of the loop, with a slot for each state of its Scan."""
+        """Return the description of the loop, with a slot for each state of its Scan."""
         slots = [LoopSlot(state.name, at, at) for at, state in enumerate(states)]
         if self.counter is not None:
             at = len(slots)
@@ -447,21 +447,10 @@ class _Rolled:
                 continue
             reader = families[node][0]
             operands = [self._operand(one, reader) for one in reader.operands]
-            made = ir.node(
-                node.op_type,
-                operands,
-                node.attributes,
-                domain=node.domain,
-                num_outputs=len(node.outputs),
-                name=self.build.name(node.op_type),
-            )
-            for value, old in zip(made.outputs, node.outputs, strict=True):
-                value.name = self.build.name(str(old.name))
-                value.type = old.type
-                value.shape = old.shape
-            self.nodes.append(made)
+            copy = copied_node(node, operands, self.build.name, node.op_type)
+            self.nodes.append(copy)
             for family in families[node]:
-                self.inner[family] = made.outputs[family.value.index() or 0]
+                self.inner[family] = copy.outputs[family.value.index() or 0]
 
     def _operand(self, operand: Operand, reader: Family) -> ir.Value | None:
         """Return the value of an operand in the body, for its reader."""

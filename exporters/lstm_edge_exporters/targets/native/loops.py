@@ -10,7 +10,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Manifest
 
-from ...graph import UniqueNames, infer_shapes
+from ...graph import Builder, UniqueNames, copied_node, infer_shapes
 
 _TIME = 0
 """Axis of the steps of what a Scan reads and gives, if it has no attribute for it."""
@@ -79,6 +79,7 @@ class _Inlined:
         self._node = node
         self._steps = steps
         self._names = UniqueNames(graph)
+        self._build = Builder(node, "step", self._names)
         self._body = node.attributes["body"].as_graph()
         scanned = node.attributes["num_scan_inputs"].as_int()
         self._states = len(node.inputs) - scanned
@@ -126,20 +127,9 @@ class _Inlined:
             None if value is None else self._values.get(value, value)
             for value in inner.inputs
         ]
-        node = ir.Node(
-            inner.domain,
-            inner.op_type,
-            inputs,
-            inner.attributes.values(),
-            num_outputs=len(inner.outputs),
-            name=self._names.unique(inner.name or inner.op_type),
-        )
-        for old, new in zip(inner.outputs, node.outputs, strict=True):
-            new.name = self._names.unique(str(old.name))
-            new.type = old.type
-            new.shape = old.shape
-            self._values[old] = new
-        self._graph.insert_before(self._node, node)
+        node = copied_node(inner, inputs, self._names.unique)
+        self._values.update(zip(inner.outputs, node.outputs, strict=True))
+        self._build.insert(node)
 
     def _give(
         self, states: Sequence[ir.Value], frames: Sequence[Sequence[ir.Value]]
@@ -176,18 +166,10 @@ class _Inlined:
 
     def _stored(self, number: int) -> ir.Value:
         """Return a stored ``(1,)`` array."""
-        name = self._names.unique("step.number")
-        value = ir.val(name, const_value=ir.tensor(np.array([number]), name=name))
-        self._graph.register_initializer(value)
-        return value
+        return self._build.constant(np.array([number]), "number")
 
     def _add(
         self, op: str, inputs: Sequence[ir.Value | None], **attributes: int
     ) -> ir.Value:
         """Add a node, whose result has the type of its first input."""
-        name = self._names.unique(f"step.{op}")
-        node = ir.node(op, inputs, attributes, name=name)
-        node.outputs[0].name = self._names.unique(f"step.{op}.out")
-        node.outputs[0].type = inputs[0].type if inputs[0] is not None else None
-        self._graph.insert_before(self._node, node)
-        return node.outputs[0]
+        return self._build.node(op, inputs, attributes)[0]
