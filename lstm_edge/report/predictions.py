@@ -50,14 +50,25 @@ def _draw_series(axes: Axes, series: PredictedSeries, task: Task | None) -> None
     else:
         _draw_values(axes, ends, values, task)
     axes.set(xlim=(0, len(series.x) + 1))
+    _write_name(axes, series.name)
+    _add_legend(axes)
+
+
+def _write_name(axes: Axes, name: str) -> None:
+    """Write the name of a series into its upper left corner."""
+    background = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none"}
     axes.text(
         0.01,
         0.96,
-        series.name,
+        name,
         transform=axes.transAxes,
         verticalalignment="top",
-        bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none"},
+        bbox=background,
     )
+
+
+def _add_legend(axes: Axes) -> None:
+    """Put the legend above the upper right corner, in few rows."""
     axes.legend(
         fontsize=11,
         loc="lower right",
@@ -79,15 +90,12 @@ def _draw_labels(
     changes = np.flatnonzero(np.diff(labels)) + 1
     shown: set[int] = set()
     for frames in np.split(np.arange(len(labels)), changes):
-        label = int(labels[frames[0]])
-        start = ends[frames[0] - 1] if frames[0] else 0
-        axes.axvspan(
-            start,
-            ends[frames[-1]],
-            color=f"C{label % 10}",
-            alpha=0.3,
-            label=None if label in shown else names[label],
-        )
+        first = frames[0]
+        label = int(labels[first])
+        start = ends[first - 1] if first else 0
+        end = ends[frames[-1]]
+        title = None if label in shown else names[label]
+        axes.axvspan(start, end, color=f"C{label % 10}", alpha=0.3, label=title)
         shown.add(label)
 
 

@@ -468,12 +468,7 @@ class NativeStates:
             for index, tensor in enumerate(engine.outputs)
         ]
         run = MethodType(engine.step, stream.handle)  # smaller than a partial
-        return Call(
-            _by_name(engine.inputs, inputs),
-            run,
-            _by_name(engine.outputs, outputs),
-            sizes,
-        )
+        return self._call(inputs, run, outputs, sizes)
 
     def _bind_run(self, units: int, sizes: Mapping[str, int]) -> Call:
         """Bind a call of some units of all sources."""
@@ -492,11 +487,21 @@ class NativeStates:
             _rows(states),
             _views(engine.outputs, outputs),
         )
+        return self._call(inputs, run, outputs, sizes)
+
+    def _call(
+        self,
+        inputs: Sequence[Array],
+        run: Callable[[], object],
+        outputs: Sequence[Array],
+        sizes: Mapping[str, int],
+    ) -> Call:
+        """Return the call that computes ``outputs`` from ``inputs``."""
         return Call(
-            _by_name(engine.inputs, inputs),
-            run,
-            _by_name(engine.outputs, outputs),
-            sizes,
+            inputs=_by_name(self._engine.inputs, inputs),
+            run=run,
+            outputs=_by_name(self._engine.outputs, outputs),
+            sizes=sizes,
         )
 
     def run(
@@ -540,28 +545,24 @@ class NativeStates:
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of states; see ``OrtStates``."""
-        states: dict[str, list[Array]] = {}
-        for program_state, array in zip(
-            self._engine.program_states, self._states(), strict=True
-        ):
+        layers: dict[str, list[Array]] = {}
+        pairs = zip(self._engine.program_states, self._states(), strict=True)
+        for program_state, array in pairs:
             state = program_state.from_rows(array[rows])
-            states.setdefault(program_state.layout.name, []).append(
-                state if program_state.layer is None else state[None]
-            )
-        return {
-            spec.input: np.concatenate(states[spec.input])
-            for spec in self._engine.manifest.states
-        }
+            if program_state.layer is not None:
+                state = state[None]
+            layers.setdefault(program_state.layout.name, []).append(state)
+        names = [spec.input for spec in self._engine.manifest.states]
+        return {name: np.concatenate(layers[name]) for name in names}
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set states; see ``OrtStates``."""
-        for program_state, array in zip(
-            self._engine.program_states, self._states(), strict=True
-        ):
+        pairs = zip(self._engine.program_states, self._states(), strict=True)
+        for program_state, array in pairs:
             array[rows] = program_state.to_rows(states)
 
     def _states(self) -> list[Array]:
-        """Return the states themselves, ``(rows, width)`` of each part."""
+        """Return the states themselves, ``(rows, width)`` each."""
         if self._stream is None:
             return self._pool
         states = []
@@ -629,12 +630,13 @@ class _Stream:
         dtype of ``like``.
         """
         library = self.engine.library
-        find = (
-            library.lstm_edge_input,
-            library.lstm_edge_output,
-            library.lstm_edge_state,
-        )[role]
-        memory: Any = (C.c_char * like.nbytes).from_address(find(self.handle, index))
+        find = {
+            INPUT: library.lstm_edge_input,
+            OUTPUT: library.lstm_edge_output,
+            STATE: library.lstm_edge_state,
+        }[role]
+        address = find(self.handle, index)
+        memory: Any = (C.c_char * like.nbytes).from_address(address)
         memory.stream = self
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
 
@@ -689,9 +691,8 @@ def _rows(arrays: Sequence[Array]) -> Any:
     """Return addresses and strides of arrays ``(K, width)``, for the library; the result
     keeps the arrays alive.
     """
-    views: Any = (Rows * len(arrays))(
-        *[Rows(_address(array), array.strides[0], 0) for array in arrays]
-    )
+    rows = [Rows(_address(array), array.strides[0], 0) for array in arrays]
+    views: Any = (Rows * len(arrays))(*rows)
     views.arrays = arrays
     return views
 

@@ -33,6 +33,11 @@ does not stream."""
 
 _TRACED = {int: torch.SymInt, float: torch.SymFloat}
 """The traced numbers that are an ``int`` and a ``float`` outside of a trace."""
+_CONVERSIONS: Mapping[type, Callable[[Any], Any]] = {
+    int: torch.sym_int,
+    float: torch.sym_float,
+}
+"""Conversion of a traced number to each type."""
 
 
 class _LikeBuiltin(type):
@@ -55,19 +60,17 @@ class _LikeBuiltin(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Convert as the built-in type does; traced sizes stay traced."""
-        if args and isinstance(args[0], Evenly):
-            return args[0].converted(cls.stands_for)
-        traced = args and isinstance(args[0], (*_TRACED.values(),))
-        return (
-            getattr(torch, f"sym_{cls.__name__}")(*args)
-            if traced
-            else cls.stands_for(*args, **kwargs)
-        )
+        value = args[0] if args else None
+        if isinstance(value, Evenly):
+            return value.converted(cls.stands_for)
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):
+            return _CONVERSIONS[cls.stands_for](value)
+        return cls.stands_for(*args, **kwargs)
 
 
 _STAND_INS: Mapping[str, Any] = {
-    kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind})
-    for kind in _TRACED
+    "int": _LikeBuiltin("int", (), {"stands_for": int}),
+    "float": _LikeBuiltin("float", (), {"stands_for": float}),
 }
 
 
@@ -125,6 +128,18 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
 graph."""
 
 
+_ISTFT = (
+    "hop_length",
+    "win_length",
+    "window",
+    "center",
+    "normalized",
+    "onesided",
+    "length",
+)
+"""Arguments of ``torch.istft`` behind ``n_fft``, in their order."""
+
+
 def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
     """Return the result of ``torch.stft`` for real ``x (N, L)`` or ``(L,)``; see its
     documentation.
@@ -135,18 +150,29 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
     hop = options.hop_length or n_fft // 4
     if n_fft > LARGEST or options.onesided is False or options.align_to_window:
         return torch.stft(*call.args, **call.kwargs)
-    signal = x if x.dim() == 2 else x[None]
+    has_rows = x.dim() == 2
+    signal = x if has_rows else x[None]
+    channel = signal[:, None]
     if options.center:
-        signal = F.pad(
-            signal[:, None], (n_fft // 2, n_fft // 2), mode=options.pad_mode
-        )[:, 0]
-    waves = _waves(n_fft) / (np.sqrt(n_fft) if options.normalized else 1.0)
+        padding = (n_fft // 2, n_fft // 2)
+        channel = F.pad(channel, padding, mode=options.pad_mode)
+    scale = np.sqrt(n_fft) if options.normalized else 1.0
+    waves = _waves(n_fft) / scale
     window = _window(n_fft, options.win_length, options.window, x.dtype)
     basis = torch.tensor(waves.tolist(), dtype=x.dtype) * window
-    real, imaginary = F.conv1d(signal[:, None], basis[:, None], stride=hop).chunk(2, 1)
+    frames = F.conv1d(channel, basis[:, None], stride=hop)
+    real, imaginary = frames.chunk(2, 1)
     spectrum = torch.stack([real, imaginary], -1)
-    spectrum = spectrum if x.dim() == 2 else spectrum[0]
+    if not has_rows:
+        spectrum = spectrum[0]
     return torch.view_as_complex(spectrum) if options.return_complex else spectrum
+
+
+def _istft_options(arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Return the arguments of ``torch.istft`` behind ``n_fft``, by name."""
+    options: dict[str, Any] = {**dict.fromkeys(_ISTFT), "center": True}
+    options |= dict(zip(_ISTFT, arguments, strict=False))
+    return SimpleNamespace(**(options | named))
 
 
 def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
@@ -156,45 +182,43 @@ def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor
     The sum of the squared windows, by which that is divided, is a channel of the same
     convolution.
     """
-    names = (
-        "hop_length",
-        "win_length",
-        "window",
-        "center",
-        "normalized",
-        "onesided",
-        "length",
-    )
-    options = (
-        dict.fromkeys(names)
-        | {"center": True}
-        | dict(zip(names, arguments, strict=False))
-        | named
-    )
-    hop_length, win_length, window, center, normalized, _, length = (
-        options[name] for name in names
-    )
-    hop = hop_length or (win_length or n_fft) // 4
+    options = _istft_options(arguments, named)
+    hop = options.hop_length or (options.win_length or n_fft) // 4
+    has_rows = x.dim() == 3
     bins = n_fft // 2 + 1
-    spectrum = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
-    weights = _window(n_fft, win_length, window, spectrum.dtype)
-    row = np.tile(np.arange(bins), 2)
-    twice = np.where((row == 0) | (2 * row == n_fft), 1, 2)
-    scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
-    wave = (
-        torch.tensor((scale * _waves(n_fft)).tolist(), dtype=spectrum.dtype) * weights
-    )
-    squares = torch.stack([torch.zeros_like(weights), weights * weights])[None]
-    weight = torch.cat([torch.stack([wave, torch.zeros_like(wave)], 1), squares])
-    frames = torch.cat(
-        [spectrum[..., 0], spectrum[..., 1], torch.ones_like(spectrum[:, :1, :, 0])], 1
-    )
-    first = n_fft // 2 if center else 0
-    end: Any = first + length if length is not None else -first if center else None
-    signal, total = F.conv_transpose1d(frames, weight, stride=hop)[
-        ..., first:end
-    ].unbind(1)
-    return signal / total if x.dim() == 3 else (signal / total)[0]
+    spectrum = torch.view_as_real(x if has_rows else x[None])[:, :bins]
+    real = spectrum[..., 0]
+    imaginary = spectrum[..., 1]
+    window = _window(n_fft, options.win_length, options.window, spectrum.dtype)
+    waves = _inverse_waves(n_fft, normalized=bool(options.normalized))
+    basis = torch.tensor(waves.tolist(), dtype=spectrum.dtype) * window
+    of_signal = torch.stack([basis, torch.zeros_like(basis)], 1)
+    of_total = torch.stack([torch.zeros_like(window), window * window])[None]
+    frames = torch.cat([real, imaginary, torch.ones_like(real[:, :1])], 1)
+    kernel = torch.cat([of_signal, of_total])
+    summed = F.conv_transpose1d(frames, kernel, stride=hop)
+    signal, total = summed[..., _kept_samples(n_fft, options)].unbind(1)
+    result = signal / total
+    return result if has_rows else result[0]
+
+
+def _inverse_waves(n_fft: int, *, normalized: bool) -> np.ndarray:
+    """Return the rows of the inverse transform; all bins but the first and the last
+    stand for two.
+    """
+    bins = np.tile(np.arange(n_fft // 2 + 1), 2)
+    is_single = (bins == 0) | (2 * bins == n_fft)
+    count = np.where(is_single, 1, 2)
+    scale = count[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
+    return np.asarray(scale * _waves(n_fft))
+
+
+def _kept_samples(n_fft: int, options: Any) -> slice:
+    """Return the samples of the result, without the padding of ``center``."""
+    first = n_fft // 2 if options.center else 0
+    if options.length is not None:
+        return slice(first, first + options.length)
+    return slice(first, -first if options.center else None)
 
 
 def _window(
@@ -211,40 +235,42 @@ def _waves(n_fft: int) -> np.ndarray:
     """Return the real and imaginary rows of the transform of a frame,
     ``(2 * bins, n_fft)``.
     """
-    angle = (
-        2
-        * np.pi
-        / n_fft
-        * (np.arange(n_fft // 2 + 1)[:, None] * np.arange(n_fft) % n_fft)
-    )
+    bins = np.arange(n_fft // 2 + 1)
+    turns = bins[:, None] * np.arange(n_fft) % n_fft
+    angle = 2 * np.pi / n_fft * turns
     return np.concatenate([np.cos(angle), -np.sin(angle)])
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
     """Drop axes of size 1, and ignore others as PyTorch does; ONNX refuses others."""
-    axes = (
-        range(input.dim())
-        if dim is None
-        else dim
-        if isinstance(dim, tuple | list)
-        else (dim,)
-    )
-    for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
-        size: Any = input.shape[axis] if input.dim() else 0
-        single = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
-        if isinstance(size, torch.SymInt):
-            _assume(size == 1 if single else size > 1)
-        if single:
+    if not input.dim():
+        return input
+    axes = range(input.dim()) if dim is None else dim
+    if isinstance(axes, int):
+        axes = (axes,)
+    last_first = sorted({axis % input.dim() for axis in axes}, reverse=True)
+    for axis in last_first:
+        if _is_single(input.shape[axis]):
             input = torch.select(input, axis, 0)  # noqa: A001
     return input
+
+
+def _is_single(size: Any) -> bool:
+    """Return True for size 1; a traced size stays as the example has it."""
+    if not isinstance(size, torch.SymInt):
+        return bool(size == 1)
+    is_single: bool = size.node.hint == 1
+    _assume(size == 1 if is_single else size > 1)
+    return is_single
 
 
 def _arange(*args: Any, **kwargs: Any) -> Tensor:
     """Make a range whose ``tolist()`` gives numbers if its ends are numbers."""
     tensor = torch.arange(*args, **kwargs)
-    names = ("start", "end", "step") if len(args) > 1 else ("end",)
-    ends = {"start": 0, "step": 1} | dict(zip(names, args, strict=False)) | kwargs
-    numbers = [ends[name] for name in ("start", "end", "step")]
+    names = ("start", "end", "step")
+    positions = names if len(args) > 1 else ("end",)
+    ends = {"start": 0, "step": 1} | dict(zip(positions, args, strict=False)) | kwargs
+    numbers = [ends[name] for name in names]
     if all(type(number) is int for number in numbers):
         tensor.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
     return tensor
@@ -293,17 +319,21 @@ def _max_pool(
     """Pool over one axis as over two: torch.export fixes the size of the axis that
     ``max_pool1d`` pools.
     """
-    sizes_and_units = zip(
-        (kernel_size, stride or kernel_size, padding, dilation),
-        (1, 1, 0, 1),
-        strict=True,
-    )
-    sizes = [
-        (size[0] if isinstance(size, tuple | list) else size, added)
-        for size, added in sizes_and_units
-    ]
     pool: Any = F.max_pool2d
-    return pool(x.unsqueeze(-1), *sizes, **named).squeeze(-1)  # type: ignore[no-any-return]
+    pooled: Tensor = pool(
+        x.unsqueeze(-1),
+        (_number(kernel_size), 1),
+        (_number(stride or kernel_size), 1),
+        (_number(padding), 0),
+        (_number(dilation), 1),
+        **named,
+    )
+    return pooled.squeeze(-1)
+
+
+def _number(size: Any) -> Any:
+    """Return a size that may be given as a tuple of one."""
+    return size[0] if isinstance(size, tuple | list) else size
 
 
 REPLACED: dict[Any, Callable[..., Any]] = {

@@ -63,7 +63,8 @@ def kernel_of(work: Rewriter, node: ir.Node) -> list[int]:
         raise work.refusal(
             "pads by its length (auto_pad); export it with explicit padding"
         )
-    if (kernel := ints(node, "kernel_shape")) or node.inputs[1] is None:
+    kernel = ints(node, "kernel_shape")
+    if kernel or node.inputs[1] is None:
         return kernel
     return [int(size) for size in axes_of(node.inputs[1])[2:]]
 
@@ -84,14 +85,13 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     rank = len(axes_of(value))
     axes = numbers(work, node, 3, range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
-    widths = {
-        axis % rank: (pads[index], pads[index + len(axes)])
-        for index, axis in enumerate(axes)
-    }
+    pads_by_axis = zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True)
+    widths = {axis % rank: (before, after) for axis, before, after in pads_by_axis}
     front, end = widths.pop(flow.axis, (0, 0))
-    if front is None or any(None in width for width in widths.values()):
+    of_others = [*widths.values()]
+    if front is None or any(None in width for width in of_others):
         raise work.refusal("takes computed padding")
-    if any(width != (0, 0) for width in widths.values()):
+    if any(width != (0, 0) for width in of_others):
         if (front, end) != (0, 0):
             raise work.refusal("pads time and another axis at once")
         per_frame(work, node, value, flow)
@@ -102,11 +102,8 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     if front and mode != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
-    hand_on(
-        work,
-        node,
-        *work.shift(value, flow, front, float(numbers(work, node, 2, [0])[0])),
-    )
+    fill = float(numbers(work, node, 2, [0])[0])
+    hand_on(work, node, *work.shift(value, flow, front, fill))
 
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -139,8 +136,11 @@ def _constant_frames(
     fills: set[float | None] = set()
     for operand in operands:
         size = axes_of(operand)[axis]
-        fills.add(fill_of(operand) if isinstance(size, int) else None)
-        frames += size if isinstance(size, int) else 0
+        if isinstance(size, int):
+            fills.add(fill_of(operand))
+            frames += size
+        else:
+            fills.add(None)
     fill = fills.pop() if fills else 0.0
     if fills or fill is None:
         raise work.refusal(
@@ -220,12 +220,10 @@ def last_frames(
     work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int
 ) -> None:
     """Let a Slice or Gather take the last frames of the stream."""
-    read = value
-    value, flow = work.settle(value, flow)
-    node.replace_input_with(
-        0, work.past(value, flow, frames - 1) if frames > 1 else value
-    )
-    work.take_last(node.outputs, read, flow, frames)
+    settled, flow = work.settle(value, flow)
+    source = work.past(settled, flow, frames - 1) if frames > 1 else settled
+    node.replace_input_with(0, source)
+    work.take_last(node.outputs, value, flow, frames)
 
 
 def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -250,25 +248,23 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     rank = len(kernel)
     result = node.outputs[0]
-    stride, dilation = (
-        (ints(node, name) or [1] * rank)[dim] for name in ("strides", "dilations")
-    )
+    stride = (ints(node, "strides") or [1] * rank)[dim]
+    dilation = (ints(node, "dilations") or [1] * rank)[dim]
     pads = ints(node, "pads") or [0] * (2 * rank)
     extra = ints(node, "output_padding") or [0] * rank
     spread_flow = Flow(flow.axis, flow.delay * stride + pads[dim], flow.rate * stride)
-    pads[dim] = pads[dim + rank] = extra[dim] = 0
+    pads[dim] = 0
+    pads[dim + rank] = 0
+    extra[dim] = 0
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     attributes = {**node.attributes, "pads": pads, "output_padding": extra}
     spread = work.add("ConvTranspose", value, node.inputs[1], like=result, **attributes)
-    summed = overlap_add(
-        work, spread, spread_flow, (kernel[dim] - 1) * dilation + 1 - stride
-    )
+    span = (kernel[dim] - 1) * dilation + 1
+    summed = overlap_add(work, spread, spread_flow, span - stride)
     if bias is not None:
-        summed = work.add(
-            "Add",
-            summed,
-            work.add("Unsqueeze", bias, work.constant([*range(1, rank + 1)])),
-        )
+        spatial = work.constant([*range(1, rank + 1)])
+        per_channel = work.add("Unsqueeze", bias, spatial)
+        summed = work.add("Add", summed, per_channel)
     hand_on(work, node, summed, spread_flow)
 
 
@@ -296,17 +292,18 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         "nearest_mode": "floor",
     }
     time = work.time_of(node.outputs[0])
-    ratio = Fraction(0) if time is None or time.rate is None else time.rate / flow.rate
-    usual = all(
+    rate = None if time is None else time.rate
+    ratio = Fraction(0) if rate is None else rate / flow.rate
+    repeats_whole = ratio > 0 and ratio.denominator == 1
+    has_modes = all(
         node.attributes.get_string(name, "") == mode for name, mode in modes.items()
     )
-    if ratio == 0 or ratio.denominator > 1 or not usual:
+    if not repeats_whole or not has_modes:
         raise work.refusal("interpolates between frames")
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, value)
-    work.set(
-        node.outputs[0], Flow(flow.axis, flow.delay * int(ratio), flow.rate * ratio)
-    )
+    delay = flow.delay * int(ratio)
+    work.set(node.outputs[0], Flow(flow.axis, delay, flow.rate * ratio))
 
 
 def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -318,9 +315,8 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
         raise work.refusal("sums backwards, or without the frame itself")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
-    total = work.add(
-        "Add", work.add("CumSum", value, node.inputs[1]), state, like=value
-    )
+    of_call = work.add("CumSum", value, node.inputs[1])
+    total = work.add("Add", of_call, state, like=value)
     work.end_state(work.cut(total, flow.axis, -1))
     hand_on(work, node, total, replace(flow, fill=None))
 
@@ -332,21 +328,19 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     if flow.axis == 1 and node.inputs[0] is value:  # runs over another axis
         per_frame(work, node, value, flow)
         return
-    if (
-        flow.axis != 0
-        or node.inputs[0] is not value
-        or node.attributes.get_int("layout", 0) != 0
-    ):
+    is_input = node.inputs[0] is value
+    has_usual_layout = node.attributes.get_int("layout", 0) == 0
+    if flow.axis != 0 or not is_input or not has_usual_layout:
         raise work.refusal("does not run over the first axis of its input")
-    if (direction := node.attributes.get_string("direction", "forward")) != "forward":
+    direction = node.attributes.get_string("direction", "forward")
+    if direction != "forward":
         raise work.refusal(f"is {direction} and reads time backwards")
-    read = value
-    value, flow = work.settle(value, flow)
+    settled, flow = work.settle(value, flow)
     if flow.delay > 0:
-        value = hold(work, node, value, flow)
-    node.replace_input_with(0, value)
+        settled = hold(work, node, settled, flow)
+    node.replace_input_with(0, settled)
     work.set(node.outputs[0], replace(flow, fill=None))
-    work.take_last(node.outputs[1:], read, flow, 1)
+    work.take_last(node.outputs[1:], value, flow, 1)
 
 
 def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
@@ -428,7 +422,7 @@ def _held_weights(work: Rewriter, node: ir.Node) -> Array:
     is_at_zero = not any(np.any(state.reset) for state in work.given_states)
     if has_lengths or _operand(node, 5) is None or not is_at_zero:
         raise work.refusal(
-            "lags, and has lengths, or states that are no inputs or not zero at the"
+            "lags, and has lengths, or states that are not inputs or not zero at the"
             " start"
         )
     weights = constant(node.inputs[1])
@@ -482,16 +476,16 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         value, flow = work.wait(value, flow, -flow.delay % ratio.denominator)
         flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
     frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1
-    axes_sizes = [
-        (
-            work.constant([frames if index == axis else size])
-            if index == axis or isinstance(size, int)
-            else work.cut(sizes, 0, index, index + 1)
-        )
-        for index, size in enumerate(axes_of(result))
-    ]
+    shape = []
+    for index, size in enumerate(axes_of(result)):
+        if index == axis:
+            shape.append(work.constant([frames]))
+        elif isinstance(size, int):
+            shape.append(work.constant([size]))
+        else:
+            shape.append(work.cut(sizes, 0, index, index + 1))
     node.replace_input_with(0, value)
-    node.replace_input_with(1, work.add("Concat", *axes_sizes, axis=0))
+    node.replace_input_with(1, work.add("Concat", *shape, axis=0))
     work.set(result, replace(flow, axis=axis))
 
 

@@ -8,7 +8,6 @@ whole, in chunks with states carried, or row by row.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ _BEYOND = 2
 """Length of the longest case in multiples of the example's, if the grid does not reach
 that far."""
 _LONGEST_CHUNK = 8
-_KEPT = 24
+_CACHED = 24
 """Number of cases whose results are cached."""
 
 
@@ -224,10 +223,10 @@ class CaseGenerator:
             str(self.batch): n,
             str(self.sequence): length,
         }
-        sizes = {
-            name: known_sizes[name] if name in known_sizes else 2 + int(rng.integers(9))
-            for name in self._names()
-        }
+        sizes = {}
+        for name in self._names():
+            is_known = name in known_sizes
+            sizes[name] = known_sizes[name] if is_known else 2 + int(rng.integers(9))
         return self._draw(sizes, rng, at_reset, full)
 
     def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
@@ -245,21 +244,20 @@ class CaseGenerator:
             return None
         sizes: dict[str, int] = {}
         feeds: dict[str, Array] = {}
+        sums_last = sorted(self.inputs, key=lambda spec: "+" in str(spec.axes))
         try:
-            for spec in sorted(self.inputs, key=lambda spec: "+" in str(spec.axes)):
+            for spec in sums_last:
                 if spec.example is not None:
                     learn_sizes(spec.name, spec.axes, spec.example.shape, sizes)
                     feeds[spec.name] = np.asarray(spec.example, spec.dtype)
         except InputError:
             return None
         resets = {spec.name: spec for spec in self.inputs if spec.name not in feeds}
-        at_reset = all(
-            spec.name in resets for spec in self.inputs if spec.role == "state"
-        )
-        feeds |= {
-            name: _at_reset(state, resolve(state.axes, sizes) or ())
-            for name, state in resets.items()
-        }
+        states = [spec.name for spec in self.inputs if spec.role == "state"]
+        at_reset = all(name in resets for name in states)
+        for name, state in resets.items():
+            shape = resolve(state.axes, sizes) or ()
+            feeds[name] = _at_reset(state, shape)
         return Case(sizes, feeds, at_reset)
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
@@ -278,10 +276,12 @@ class CaseGenerator:
 
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
-        axes = [
-            axis for spec in self.inputs for axis in spec.axes if isinstance(axis, str)
-        ]
-        return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
+        names: dict[str, None] = {}
+        for spec in self.inputs:
+            for axis in spec.axes:
+                if isinstance(axis, str):
+                    names.update(dict.fromkeys(parse_sum(axis)[0]))
+        return [*names]
 
     def _range(self, name: str | None) -> AxisRange:
         """Return the sizes that an axis may have."""
@@ -298,26 +298,33 @@ class CaseGenerator:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
         examples = [spec.example for spec in self.inputs if spec.role == "lengths"]
         largest = [example.max() for example in examples if example is not None]
-        steps = sizes.get(str(self.sequence)) or int(
-            max(largest, default=1)
-        )  # given if the time axis is fixed
+        # a fixed time axis has no size by name
+        steps = sizes.get(str(self.sequence)) or int(max(largest, default=1))
         feeds = {}
         for spec in self.inputs:
             shape = resolve(spec.axes, sizes)
             assert shape is not None
             if spec.role == "lengths":
-                lengths = np.asarray(rng.integers(1, steps + 1, shape))
-                if full:
-                    lengths.flat[rng.integers(lengths.size)] = steps
-                lengths = -np.sort(-lengths) if self.sorted_lengths else lengths
+                lengths = _lengths(steps, shape, rng, full=full)
+                if self.sorted_lengths:
+                    lengths = -np.sort(-lengths)
                 feeds[spec.name] = lengths.astype(spec.dtype)
             elif spec.role == "state":
-                feeds[spec.name] = _state(
-                    spec, shape, rng, at_reset or spec.name in self.held
-                )
+                is_reset = at_reset or spec.name in self.held
+                feeds[spec.name] = _state(spec, shape, rng, is_reset)
             else:
                 feeds[spec.name] = _signal(spec, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
+
+
+def _lengths(
+    steps: int, shape: tuple[int, ...], rng: np.random.Generator, *, full: bool
+) -> Array:
+    """Return lengths from 1 to ``steps``; with ``full`` at least one is ``steps``."""
+    lengths = np.asarray(rng.integers(1, steps + 1, shape))
+    if full:
+        lengths.flat[rng.integers(lengths.size)] = steps
+    return lengths
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
@@ -426,11 +433,11 @@ def remember(run: Runner) -> Runner:
             (name, array.dtype.str, array.shape, array.tobytes())
             for name, array in sorted(feeds.items())
         )
-        results[key] = outputs = (
-            results.pop(key) if key in results else run(feeds)
-        )  # the last used is the last
-        if len(results) > _KEPT:
-            del results[next(iter(results))]
+        outputs = results.pop(key) if key in results else run(feeds)
+        results[key] = outputs  # the last used is the last
+        if len(results) > _CACHED:
+            oldest = next(iter(results))
+            del results[oldest]
         return outputs
 
     return remembered
@@ -440,22 +447,23 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; return the outputs of one call on the full
     sequence.
     """
-    return lambda run, feeds: join_chunks(
-        manifest, list(run_chunks(run, manifest, feeds, sizes))
-    )
+
+    def procedure(run: Runner, feeds: Feeds) -> Feeds:
+        """Run the chunks one after the other."""
+        chunks = run_chunks(run, manifest, feeds, sizes)
+        return join_chunks(manifest, list(chunks))
+
+    return procedure
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 for an axis without a name."""
-    batch_axes = {
-        name: manifest.batch_axis(axes)
-        for name, axes in manifest.axes.items()
-        if name in feeds
-    }
-    rows = (
-        feeds[name].shape[axis] for name, axis in batch_axes.items() if axis is not None
-    )
-    return next(rows, 1), manifest.steps(feeds)
+    steps = manifest.steps(feeds)
+    for name, axes in manifest.axes.items():
+        axis = manifest.batch_axis(axes)
+        if name in feeds and axis is not None:
+            return feeds[name].shape[axis], steps
+    return 1, steps
 
 
 def split_rows(
@@ -478,12 +486,10 @@ def split_rows(
 def _row_axes(manifest: Manifest, arrays: Feeds) -> Iterator[tuple[str, int]]:
     """Yield the name and the axis of rows of each array that has one."""
     for name in arrays:
-        rows = (
-            index
-            for index, axis in enumerate(manifest.axes.get(name, ()))
-            if row_factor(axis, manifest.batch) is not None
-        )
-        yield from ((name, index) for index in islice(rows, 1))
+        for index, axis in enumerate(manifest.axes.get(name, ())):
+            if row_factor(axis, manifest.batch) is not None:
+                yield name, index
+                break
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
@@ -496,31 +502,25 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
         results = [run(rows) for rows in split_rows(manifest, feeds, count)]
         joined = dict(results[0])
         for name, axis in _row_axes(manifest, results[0]):
-            blocks = [
-                np.split(rows_feeds[name], rows_feeds[name].shape[axis] // count, axis)
-                for rows_feeds in results
-            ]
-            joined[name] = np.concatenate(
-                [
-                    part_block
-                    for block in zip(*blocks, strict=True)
-                    for part_block in block
-                ],
-                axis,
-            )
+            joined[name] = _join_rows([result[name] for result in results], axis, count)
         return joined
 
     return alone
 
 
+def _join_rows(arrays: Sequence[Array], axis: int, count: int) -> Array:
+    """Join arrays with blocks of ``count`` rows: first all blocks that come first."""
+    blocks = [np.split(array, array.shape[axis] // count, axis) for array in arrays]
+    in_order = [np.concatenate(same, axis) for same in zip(*blocks, strict=True)]
+    return np.concatenate(in_order, axis)
+
+
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
     """Return a case with every row at its full length."""
     name = manifest.lengths
-    return (
-        {**feeds}
-        if name is None
-        else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
-    )
+    if name is None:
+        return {**feeds}
+    return {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
 
 
 def fill_rows(

@@ -11,6 +11,7 @@ collects values (along an axis that is there).
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,20 +110,27 @@ class Graph64:
         of layer norm moves by ``ulp`` of the mean square.
         """
         if (seed, ulp) not in self._moves:
-            rng = np.random.default_rng(seed)
-            initializers = self.model.graph.initializers
-            constants = {
-                name: _moved(array, rng, ulp)
-                for name, array in constants_of(self.model)
-                if not _decides(initializers[name])
-            }
-            graph = self._moves[seed, ulp] = Graph64(self.model, constants)
-            for run in graph._evaluator.rt_nodes_:
-                run.move = ulp, seed
+            self._moves[seed, ulp] = self._with_moved_constants(seed, ulp)
         graph = self._moves[seed, ulp]
-        return lambda feeds: graph(
-            {name: nudged(feed, seed, ulp) for name, feed in feeds.items()}
-        )
+
+        def run(feeds: Feeds) -> dict[str, Array]:
+            """Run on moved inputs."""
+            return graph({name: nudged(x, seed, ulp) for name, x in feeds.items()})
+
+        return run
+
+    def _with_moved_constants(self, seed: int, ulp: float) -> "Graph64":
+        """Return the graph with moved constants, gates and variances."""
+        rng = np.random.default_rng(seed)
+        initializers = self.model.graph.initializers
+        constants = {}
+        for name, array in constants_of(self.model):
+            if not _decides(initializers[name]):
+                constants[name] = _moved(array, rng, ulp)
+        graph = Graph64(self.model, constants)
+        for run in graph._evaluator.rt_nodes_:
+            run.move = ulp, seed
+        return graph
 
 
 def _name_outputs(graph: onnx.GraphProto) -> None:
@@ -325,7 +333,8 @@ def _recurrent(
     ends = []
     usual = ACTIVATIONS[op_type]
     for number in range(directions):
-        chosen = list(activations or ())[number * len(usual) :][: len(usual)]
+        first = number * len(usual)
+        chosen = list(activations or ())[first : first + len(usual)]
         biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
         w_bias, r_bias = np.split(biases, 2)
         layer = _Direction(op_type, chosen or usual, r[number].T, r_bias, options)
@@ -341,7 +350,8 @@ def _recurrent(
             is_backward=is_backward,
         )
         ends.append(states)
-    return y, *(np.stack(of_directions) for of_directions in zip(*ends, strict=True))
+    last_states = [np.stack(state) for state in zip(*ends, strict=True)]
+    return y, *last_states
 
 
 def _run_steps(
@@ -370,10 +380,8 @@ def _run_steps(
             outputs[time] = new[0]
         else:
             is_valid = (time < lengths)[:, None]
-            states = tuple(
-                np.where(is_valid, after, before)
-                for after, before in zip(new, states, strict=True)
-            )
+            pairs = zip(new, states, strict=True)
+            states = tuple(np.where(is_valid, *pair) for pair in pairs)
             outputs[time] = np.where(is_valid, new[0], 0.0)
     return outputs, states
 
@@ -395,6 +403,31 @@ def _exact_erf(x: Array) -> Array:
     return np.asarray(_erf(x) if x.size else x)
 
 
+def _selu(x: Array, **_: Any) -> Array:
+    """Selu with its usual factors in float64; a file has them in float32."""
+    positive = np.maximum(x, 0.0)
+    negative = np.expm1(np.minimum(x, 0.0))
+    return np.asarray(
+        1.0507009873554804934 * positive + 1.7580993408473768599 * negative
+    )
+
+
+def _celu(x: Array, alpha: float = 1.0) -> Array:
+    """Celu."""
+    negative = np.expm1(np.minimum(x / alpha, 0.0))
+    return np.asarray(np.maximum(x, 0.0) + alpha * negative)
+
+
+def _softplus(x: Array) -> Array:
+    """Softplus, which is the identity above 20, as in PyTorch."""
+    return np.where(x > 20.0, x, np.logaddexp(0.0, x))
+
+
+def _hard_swish(x: Array) -> Array:
+    """HardSwish."""
+    return np.asarray(x * np.clip(x / 6.0 + 0.5, 0.0, 1.0))
+
+
 def _layer_norm(
     x: Array,
     scale: Array,
@@ -409,8 +442,10 @@ def _layer_norm(
     axes = tuple(range(options["axis"] % x.ndim, x.ndim))
     mean = x.mean(axes, keepdims=True)
     square = (x * x).mean(axes, keepdims=True)
-    signs = np.random.default_rng(move[1]).choice([-1.0, 1.0], mean.shape)
-    variance = np.maximum(x.var(axes, keepdims=True) + move[0] * signs * square, 0.0)
+    ulp, seed = move
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], mean.shape)
+    moved = x.var(axes, keepdims=True) + ulp * signs * square
+    variance = np.maximum(moved, 0.0)
     factor = 1.0 / np.sqrt(variance + options["epsilon"])
     return (x - mean) * factor * scale + bias, mean, factor
 
@@ -495,19 +530,17 @@ class _MaxPool(MaxPool):
         (x,) = inputs
         kernel = options["kernel_shape"]
         rank = len(kernel)
-        count = len(self.onnx_node.output)
+        gives_indices = len(self.onnx_node.output) > 1
         pads_by_length = options.get("auto_pad", "NOTSET") != "NOTSET"
-        if options.get("ceil_mode") or pads_by_length or count > 1:
+        if options.get("ceil_mode") or pads_by_length or gives_indices:
             run: Any = self._max_pool
             return tuple(run(x, **options))
         strides = options.get("strides") or [1] * rank
         dilations = options.get("dilations") or [1] * rank
         pads = options.get("pads") or [0] * 2 * rank
         sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
-        spans = [
-            (taps - 1) * apart + 1
-            for taps, apart in zip(kernel, dilations, strict=True)
-        ]
+        taps = zip(kernel, dilations, strict=True)
+        spans = [(count - 1) * dilation + 1 for count, dilation in taps]
         least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         padded = np.pad(x, sides, constant_values=least)
         spatial = tuple(range(2, 2 + rank))
@@ -540,40 +573,28 @@ class _Loop(OpRun):
         steps = math.inf if count is None else int(count.item())
         go = condition is None or bool(condition.item())
         while go and len(rows) < steps:
-            values = zip(
-                self.body.input_names,
-                (np.array(len(rows)), np.array(go), *states),
-                strict=True,
-            )
-            again, *results = self.body.run(None, {**context, **dict(values)})
+            inputs = (np.array(len(rows)), np.array(go), *states)
+            values = dict(zip(self.body.input_names, inputs, strict=True))
+            again, *results = self.body.run(None, {**context, **values})
             go = bool(again.item())
             states = tuple(results[:states_count])
             rows.append(results[states_count:])
         if not rows and len(self.onnx_node.output) > states_count:
             raise NotImplementedError("Loop of no steps that collects values")
-        return (*states, *(np.stack(of_steps) for of_steps in zip(*rows, strict=True)))
+        collected = [np.stack(of_steps) for of_steps in zip(*rows, strict=True)]
+        return (*states, *collected)
 
 
 _MaxPool.__name__ = "MaxPool"
 _Loop.__name__ = "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
-    **{
-        kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options)
-        for kind in ACTIVATIONS
-    },
+    **{op_type: partial(_recurrent, op_type) for op_type in ACTIVATIONS},
     "Erf": _exact_erf,
     "Gelu": _gelu,
-    "Selu": lambda x, **_: (
-        1.0507009873554804934 * np.maximum(x, 0.0)
-        + 1.7580993408473768599 * np.expm1(np.minimum(x, 0.0))
-    ),
-    "Celu": (
-        lambda x, alpha=1.0: (
-            np.maximum(x, 0.0) + alpha * np.expm1(np.minimum(x / alpha, 0.0))
-        )
-    ),
-    "Softplus": lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)),  # as PyTorch
-    "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "Selu": _selu,
+    "Celu": _celu,
+    "Softplus": _softplus,
+    "HardSwish": _hard_swish,
     "CumSum": _cum_sum,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,

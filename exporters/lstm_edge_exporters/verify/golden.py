@@ -33,18 +33,19 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
     Raises:
         CheckFailedError: the reference failed or returned NaN for every small case.
     """
-    first = _choose(
-        pair, (*_cases(cases, 0), *filter(None, [cases.example()])), _BYTES[0]
-    )
+    example = cases.example()
+    examples = [] if example is None else [example]
+    first = _choose(pair, (*_cases(cases, 0), *examples), _BYTES[0])
     if first is None:
         raise CheckFailedError(
             "the module failed or returned NaN for every small case, so that no golden"
             " case can be recorded"
         )
     shapes = _shapes(first.inputs)
-    others = (case for case in _cases(cases, 1) if _shapes(case.feeds) != shapes)
-    second = _choose(pair, (_amplified(case, cases) for case in others), _BYTES[1])
-    return first._replace(more=() if second is None else (second,))
+    others = [case for case in _cases(cases, 1) if _shapes(case.feeds) != shapes]
+    amplified = [_amplified(case, cases) for case in others]
+    second = _choose(pair, amplified, _BYTES[1])
+    return first if second is None else first._replace(more=(second,))
 
 
 def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
@@ -60,19 +61,16 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     limits = pair.limits(case.feeds)
     dtypes = {spec.name: spec.dtype for spec in pair.manifest.outputs}
     dtypes |= {state.output: state.dtype for state in pair.manifest.states}
-    return Golden(
-        case.feeds,
-        {name: np.asarray(array.astype(dtypes[name])) for name, array in exact.items()},
-        limits=limits,
-    )
+    outputs = {}
+    for name, array in exact.items():
+        outputs[name] = np.asarray(array.astype(dtypes[name]))
+    return Golden(case.feeds, outputs, limits=limits)
 
 
 def is_finite(case: Golden) -> bool:
     """Return True if outputs and limits are finite, as files require."""
-    return all(
-        np.isfinite(array).all()
-        for array in (*case.outputs.values(), *case.limits.values())
-    )
+    arrays = (*case.outputs.values(), *case.limits.values())
+    return all(np.isfinite(array).all() for array in arrays)
 
 
 def gaps(
@@ -83,12 +81,15 @@ def gaps(
     """
     if len(recorded) < len(expected_cases):
         yield f"the file has {len(recorded)}, expected {len(expected_cases)}"
-    for number, (record, expected) in enumerate(
-        zip(recorded, expected_cases, strict=False), 1
-    ):
-        sizes = [case_size(manifest, case.inputs) for case in (record, expected)]
-        if any(size < least for size, least in zip(*sizes, strict=True)):
-            yield f"case {number} has N, L = {sizes[0]}, expected {sizes[1]}"
+    pairs = zip(recorded, expected_cases, strict=False)
+    for number, (record, expected) in enumerate(pairs, 1):
+        rows, steps = case_size(manifest, record.inputs)
+        least_rows, least_steps = case_size(manifest, expected.inputs)
+        if rows < least_rows or steps < least_steps:
+            yield (
+                f"case {number} has N, L = {(rows, steps)}, expected"
+                f" {(least_rows, least_steps)}"
+            )
         for name, array in expected.inputs.items():
             varies = array.dtype.kind == "f" and np.ptp(array) > 0
             if varies and np.ptp(record.inputs.get(name, 0.0)) == 0:
@@ -111,13 +112,8 @@ def _choose(pair: Pair, cases: Iterable[Case], limit: int) -> Golden | None:
         if not is_finite(recorded):
             continue
         golden = recorded
-        if (
-            sum(
-                array.nbytes
-                for array in (*golden.inputs.values(), *golden.outputs.values())
-            )
-            <= limit
-        ):
+        arrays = (*golden.inputs.values(), *golden.outputs.values())
+        if sum(array.nbytes for array in arrays) <= limit:
             break
     return golden
 
@@ -127,9 +123,10 @@ def _amplified(case: Case, cases: CaseGenerator) -> Case:
     feeds = dict(case.feeds)
     for spec in cases.inputs:
         array = feeds[spec.name]
-        if spec.role == "signal" and array.dtype.kind == "f" and array.ndim:
-            center = array.mean(axis=tuple(range(array.ndim - 1)), dtype=np.float64)
-            feeds[spec.name] = np.asarray(
-                center + _AMPLIFIED * (array - center), array.dtype
-            )
+        is_signal = spec.role == "signal" and array.dtype.kind == "f"
+        if is_signal and array.ndim:
+            over = tuple(range(array.ndim - 1))
+            center = array.mean(axis=over, dtype=np.float64)
+            amplified = center + _AMPLIFIED * (array - center)
+            feeds[spec.name] = np.asarray(amplified, array.dtype)
     return replace(case, feeds=feeds)

@@ -21,8 +21,12 @@ def index_values(graph: ir.Graph) -> dict[str, int]:
     to tables (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of
     several numbers).
     """
-    limits = {str(value.name): [*_limits(value, set())] for value in data_inputs(graph)}
-    return {name: max(1, min(numbers)) for name, numbers in limits.items() if numbers}
+    counts = {}
+    for value in data_inputs(graph):
+        limits = [*_limits(value, set())]
+        if limits:
+            counts[str(value.name)] = max(1, min(limits))
+    return counts
 
 
 def fraction_inputs(graph: ir.Graph) -> frozenset[str]:
@@ -50,28 +54,36 @@ def _limits(value: ir.Value, visited: set[ir.Value]) -> Iterator[int]:
         return
     visited.add(value)
     for node, operand in value.uses():
-        other = (
-            constant(node.inputs[1 - operand])
-            if operand < 2 == len(node.inputs)
-            else None
-        )
-        if (limit := _limit(node, operand, other)) is not None:
+        other = _other_constant(node, operand)
+        limit = _limit(node, operand, other)
+        if limit is not None:
             yield limit
-        elif (
-            node.op_type in ("Add", "Sub")
-            and operand == 0
-            and other is not None
-            and other.size
-        ):
-            moved = int(other.max() if node.op_type == "Add" else -other.min())
-            yield from (limit - moved for limit in _limits(node.outputs[0], visited))
-        elif (
-            operand == 0
-            if node.op_type in KEEPING
-            else node.op_type in _CHOOSING.get(operand, ())
-        ):
+        elif _shifts(node, operand) and other is not None and other.size:
+            shift = int(other.max() if node.op_type == "Add" else -other.min())
+            for shifted_limit in _limits(node.outputs[0], visited):
+                yield shifted_limit - shift
+        elif _passes_on(node, operand):
             for output in node.outputs:
                 yield from _limits(output, visited)
+
+
+def _other_constant(node: ir.Node, operand: int) -> Array | None:
+    """Return the other operand of a node of two; None if it is computed."""
+    if len(node.inputs) != 2 or operand > 1:
+        return None
+    return constant(node.inputs[1 - operand])
+
+
+def _shifts(node: ir.Node, operand: int) -> bool:
+    """Return True if the node adds to the operand, or subtracts from it."""
+    return node.op_type in ("Add", "Sub") and operand == 0
+
+
+def _passes_on(node: ir.Node, operand: int) -> bool:
+    """Return True if elements of the operand are elements of the result."""
+    if node.op_type in KEEPING:
+        return operand == 0
+    return node.op_type in _CHOOSING.get(operand, ())
 
 
 def _limit(node: ir.Node, operand: int, other: Array | None) -> int | None:
@@ -79,16 +91,19 @@ def _limit(node: ir.Node, operand: int, other: Array | None) -> int | None:
     reads no index.
     """
     if node.op_type in _LOOKUPS and operand == 1:
-        table = node.inputs[0]
-        size = (
-            table.shape[node.attributes.get_int("axis", 0) or 0]
-            if table and table.shape
-            else None
-        )
-        return size if isinstance(size, int) else None
+        return _table_size(node)
     if node.op_type == "OneHot" and operand == 0:
         depth = constant(node.inputs[1])
         return None if depth is None else int(depth.max())
-    if node.op_type != "Equal" or other is None or other.size < 2:
+    if node.op_type == "Equal" and other is not None and other.size > 1:
+        return int(other.max()) + 1
+    return None
+
+
+def _table_size(node: ir.Node) -> int | None:
+    """Return the number of entries of the table that a lookup reads."""
+    table = node.inputs[0]
+    if table is None or not table.shape:
         return None
-    return int(other.max()) + 1
+    size = table.shape[node.attributes.get_int("axis", 0) or 0]
+    return size if isinstance(size, int) else None

@@ -35,19 +35,28 @@ class Span:
     offset: int = 0
     """Place in working memory."""
 
+    @property
+    def end(self) -> int:
+        """The place after the last element."""
+        return self.offset + self.size
+
+    def is_needed_with(self, other: "Span") -> bool:
+        """Return True if an operation needs both."""
+        return self.first <= other.last and other.first <= self.last
+
 
 def last_reads(writer: ProgramWriter) -> dict[int, int]:
     """Return the last operation that reads each buffer; the number of operations for
     outputs and states.
     """
     operations = writer.operations
-    last = {
-        buffer: number
-        for number, operation in enumerate(operations)
-        for buffer in operation.reads
-    }
-    last |= {port.buffer: len(operations) for port in writer.ports("outputs")}
-    return last | {port.next: len(operations) for port in writer.ports("states")}
+    last = {}
+    for number, operation in enumerate(operations):
+        last.update(dict.fromkeys(operation.reads, number))
+    end = len(operations)
+    last.update({port.buffer: end for port in writer.ports("outputs")})
+    last.update({port.next: end for port in writer.ports("states")})
+    return last
 
 
 def plan(
@@ -74,18 +83,17 @@ def plan(
             if buffer in placed or buffer in spans:
                 continue
             size = size_of(writer, buffer)
-            ending = [
-                read
-                for read in operation.reads
-                if read in spans and last[read] == number
+            ending = [read for read in operation.reads if last[read] == number]
+            reusable = [
+                spans[read]
+                for read in ending
+                if read in spans and size_of(writer, read) == size
             ]
-            ends = [spans[end] for end in ending if size_of(writer, end) == size]
-            spans[buffer] = (
-                ends[0]
-                if ends and operation.code in _IN_PLACE
-                else Span(size, number, number)
-            )
-            spans[buffer].last = max(spans[buffer].last, last.get(buffer, number))
+            span = Span(size, number, number)
+            if reusable and operation.code in _IN_PLACE:
+                span = reusable[0]
+            span.last = max(span.last, last.get(buffer, number))
+            spans[buffer] = span
     return spans, gates
 
 
@@ -95,17 +103,11 @@ def lay(spans: Iterable[Span]) -> int:
     """
     placed: list[Span] = []
     unique = {id(span): span for span in spans}
-    for span in sorted(unique.values(), key=lambda span: (-span.size, span.first)):
-        near = [
-            other
-            for other in placed
-            if other.first <= span.last and span.first <= other.last
-        ]
-        for other in sorted(near, key=lambda other: other.offset):
-            if (
-                span.offset + span.size > other.offset
-                and other.offset + other.size > span.offset
-            ):
-                span.offset = other.offset + other.size
+    largest_first = sorted(unique.values(), key=lambda span: (-span.size, span.first))
+    for span in largest_first:
+        at_one_time = [other for other in placed if span.is_needed_with(other)]
+        for other in sorted(at_one_time, key=lambda other: other.offset):
+            if span.offset < other.end and other.offset < span.end:
+                span.offset = other.end
         placed.append(span)
-    return max((span.offset + span.size for span in placed), default=0)
+    return max((span.end for span in placed), default=0)

@@ -112,12 +112,9 @@ def _conv(
         row = memory.row(Value(read[:, order]))
         flat = weights[channels].reshape(out_channels, -1)[:, order]
         start = None if bias is None else bias[channels]
-        channel_outputs = memory.at(memory.writer.linear(row, flat, start))
-        outputs_of_groups.append(
-            np.moveaxis(
-                channel_outputs.reshape(shape[0], *outputs, out_channels), -1, 1
-            )
-        )
+        products = memory.at(memory.writer.linear(row, flat, start))
+        by_output = products.reshape(shape[0], *outputs, out_channels)
+        outputs_of_groups.append(np.moveaxis(by_output, -1, 1))
     return Value(np.concatenate(outputs_of_groups, 1))
 
 
@@ -201,29 +198,25 @@ def _conv_transpose(
     windows = _windows(node, kernel)
     if bias is not None or attribute(node, "output_shape"):
         raise UnsupportedError("a bias or output_shape")
-    more = attribute(node, "output_padding", (0,) * len(kernel))
-    outputs = tuple(
-        (size - 1) * stride + reach + extra - sum(pad)
-        for size, stride, reach, extra, pad in zip(
-            sizes, windows.strides, windows.reach, more, windows.pads, strict=True
-        )
-    )
+    extra = attribute(node, "output_padding", (0,) * len(kernel))
+    outputs = []
+    for axis, size in enumerate(sizes):
+        last_frame = (size - 1) * windows.strides[axis]
+        padding = sum(windows.pads[axis])
+        outputs.append(last_frame + windows.reach[axis] + extra[axis] - padding)
     out_channels = weights.shape[1]
     frames = prod(sizes)
-    products = []  # of each frame with each tap: (frames, taps, made)
-    for inputs, group_places in zip(
-        np.split(value.places[0].reshape(-1, frames), groups),
-        np.split(weights, groups),
-        strict=True,
-    ):
-        flat = (
-            group_places.reshape(len(group_places), out_channels, -1)
-            .transpose(2, 1, 0)
-            .reshape(-1, len(group_places))
-        )
-        row = memory.at(memory.writer.linear(memory.row(Value(inputs.T)), flat))
-        products.append(row.reshape(frames * prod(kernel), out_channels))
-    # the products that fall on each output: (one after another, outputs, groups, made)
+    products = []  # of each frame with each tap: (frames, taps, out_channels)
+    inputs_of_groups = np.split(value.places[0].reshape(-1, frames), groups)
+    weights_of_groups = np.split(weights, groups)
+    for inputs, kernels in zip(inputs_of_groups, weights_of_groups, strict=True):
+        in_channels = len(kernels)
+        by_tap = kernels.reshape(in_channels, out_channels, -1).transpose(2, 1, 0)
+        row = memory.row(Value(inputs.T))
+        product = memory.writer.linear(row, by_tap.reshape(-1, in_channels))
+        in_frames = memory.at(product).reshape(frames * prod(kernel), out_channels)
+        products.append(in_frames)
+    # the products of each output: (one after another, outputs, groups, out_channels)
     reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
     to = reached[tuple(map(slice, sizes))].reshape(-1)
     order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
@@ -232,9 +225,8 @@ def _conv_transpose(
     laid = np.full((most, prod(outputs), groups, out_channels), PADDING)
     laid[number, to[order]] = np.stack(products, 1)[order]
     taps = laid.reshape(most, -1)
-    places = (
-        taps[0]
-        if most == 1
-        else _sums(memory, taps, np.ones(taps.shape, "float32"), None)
-    )
-    return Value(np.moveaxis(places.reshape(1, *outputs, groups * out_channels), -1, 1))
+    places = taps[0]
+    if most > 1:
+        places = _sums(memory, taps, np.ones(taps.shape, "float32"), None)
+    by_output = places.reshape(1, *outputs, groups * out_channels)
+    return Value(np.moveaxis(by_output, -1, 1))

@@ -25,6 +25,8 @@ CONSTANT = struct.Struct("<Q4I")
 BUFFER = struct.Struct("<2I")
 PORT = struct.Struct("<8I")
 OPERATION = struct.Struct("<32I")
+_UNCHECKED = 16
+"""Bytes at the start of the header that the checksum does not cover."""
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
 Function = IntEnum(
@@ -382,10 +384,8 @@ class ProgramWriter:
         dtype = self.dtype(a)
         if isinstance(b, np.ndarray):
             width = b.size
-            operands = (
-                NONE,
-                self.constant(np.asarray(b, dtype).reshape(1, -1)),
-            )
+            stored = self.constant(np.asarray(b, dtype).reshape(1, -1))
+            operands = (NONE, stored)
         else:
             width = self.width(b)
             operands = (b, NONE)
@@ -402,9 +402,8 @@ class ProgramWriter:
     def gather(self, index: int, table: Array) -> int:
         """Add a look-up of rows of ``table (V, E)``."""
         number, _, stored = self._stored(table, None)
-        return self.add(
-            Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1]
-        )
+        width = self.width(index) * table.shape[1]
+        return self.add(Code.GATHER, index, number, stored, width=width)
 
     def window(
         self,
@@ -421,16 +420,8 @@ class ProgramWriter:
         ``first`` is the number of the first one, counted from the oldest of the past.
         """
         out = self.buffer(self.width(source) // frames * count)
-        self.operation(
-            Code.WINDOW,
-            source,
-            past,
-            out,
-            first,
-            dilation,
-            count,
-            frames if frames > 1 else 0,
-        )
+        new = frames if frames > 1 else 0
+        self.operation(Code.WINDOW, source, past, out, first, dilation, count, new)
         return out
 
     def cast(self, source: int, dtype: str = "float32") -> int:
@@ -455,46 +446,48 @@ class ProgramWriter:
 
     def to_bytes(self) -> bytes:
         """Return the file."""
-        ports = [port for kind in self._ports.values() for port in kind]
-        tables = [BUFFER.pack(*buffer) for buffer in self._buffers]
-        tables += [PORT.pack(*astuple(port)) for port in ports]
-        tables += [
-            OPERATION.pack(code, *arguments) for code, arguments in self.operations
-        ]
-        offset = (
-            HEADER.size + CONSTANT.size * len(self.constants) + sum(map(len, tables))
-        )
+        tables = self._tables()
+        size_of_constants = CONSTANT.size * len(self.constants)
+        offset = HEADER.size + size_of_constants + len(tables)
         constants = []
         data = []
         for number, array in enumerate(self.constants):
             padding = -offset % 64
             stored, blocks = self._blocks.get(number, (array, -1))
-            kind = TYPES.index(array.dtype.name)
-            constants.append(
-                CONSTANT.pack(offset + padding, *array.shape, kind, blocks + 1)
-            )
+            dtype = TYPES.index(array.dtype.name)
+            start = offset + padding
+            constants.append(CONSTANT.pack(start, *array.shape, dtype, blocks + 1))
             data += [bytes(padding), stored.tobytes()]
-            offset += padding + stored.nbytes
-        body = b"".join([*constants, *tables, *data])
-        counts = [
+            offset = start + stored.nbytes
+        body = b"".join([*constants, tables, *data])
+        without_checksum = self._header(checksum=0, size=offset)
+        checksum = zlib.crc32(body, zlib.crc32(without_checksum[_UNCHECKED:]))
+        return self._header(checksum=checksum, size=offset) + body
+
+    def _tables(self) -> bytes:
+        """Return the buffers, ports and operations."""
+        entries = [BUFFER.pack(*buffer) for buffer in self._buffers]
+        for ports in self._ports.values():
+            entries += [PORT.pack(*astuple(port)) for port in ports]
+        for code, arguments in self.operations:
+            entries.append(OPERATION.pack(code, *arguments))
+        return b"".join(entries)
+
+    def _header(self, *, checksum: int, size: int) -> bytes:
+        """Return the header of a file of ``size`` bytes."""
+        return HEADER.pack(
+            b"LSTMEDGE",
+            1,
+            checksum,
+            size,
             len(self.constants),
             len(self._buffers),
             *map(len, self._ports.values()),
-        ]
-        rest = (
-            *counts,
             len(self.operations),
             self._manifest,
             self._golden_steps,
             0,
             self.unit,
-        )
-        head = HEADER.pack(b"LSTMEDGE", 1, 0, offset, *rest)
-        return (
-            HEADER.pack(
-                b"LSTMEDGE", 1, zlib.crc32(body, zlib.crc32(head[16:])), offset, *rest
-            )
-            + body
         )
 
     def _text(self, text: str) -> int:
