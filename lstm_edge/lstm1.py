@@ -210,7 +210,7 @@ class LSTM1(nn.Module):
         x: tuple[Tensor, Tensor] | None = None,
         y: tuple[Tensor, Tensor] | None = None,
     ) -> "LSTM1":
-        """Set the normalization of what is given, and return the network.
+        """Set the given parts of the normalization, and return the network.
 
         Features are normalized with the mean and standard deviation ``x``, each
         ``(I,)``; values are restored with those of ``y``, each ``(C,)``. Raises

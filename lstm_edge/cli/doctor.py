@@ -36,7 +36,7 @@ class _Finding:
     about: str
     """What was looked for."""
     found: str
-    """Its version and facts, or what is wrong."""
+    """Its version and facts, or the problem."""
     advice: str = ""
     """What to do; empty if nothing."""
     works: bool = True

@@ -153,7 +153,7 @@ class _Reader:
     config: ReadConfig
     """How to read the files."""
     targets: TargetMode
-    """Whether classes or values are read."""
+    """Classes or values."""
     model_features: tuple[str, ...]
     """Names of the features of a model; empty without a model."""
     first: Table | None = None

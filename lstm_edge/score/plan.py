@@ -90,7 +90,7 @@ class Plan:
     """
 
     options: ScoreConfig
-    """The options, with the model's values for those that were not given."""
+    """The options; those left out have the model's values."""
     model: str
     """Path of the model's file."""
     identity: str
@@ -191,7 +191,7 @@ def _check_output_columns(
 
 
 def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
-    """Return the options with the model's values for those that are not given."""
+    """Return the options; those left out have the model's values."""
     width = SampleInput(model).width
     manifest = model.manifest
     features = options.features or tuple(manifest.signal.features)
@@ -287,7 +287,7 @@ class _Earlier:
 def _read_earlier(options: ScoreConfig, identity: str) -> _Earlier:
     """Return the earlier run of ``--since``; raises InputError for other options."""
     path = Path(str(options.since)) / PLAN
-    what = f"{options.since} is no output of lstm-edge score"
+    what = f"{options.since} is not an output of lstm-edge score"
     with malformed_as(FileFormatError, what, "score without --since"):
         with open_regular(path) as file:
             before = read_json(file.read())

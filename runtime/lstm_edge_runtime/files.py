@@ -120,7 +120,7 @@ def read_arrays(
             if array.dtype.kind == "U":
                 "".join(
                     array.ravel().tolist()
-                ).encode().decode()  # raises for what is no character
+                ).encode().decode()  # raises for invalid characters
             if not array.dtype.isnative:
                 arrays[name] = array.astype(array.dtype.newbyteorder("="))
     except FileNotFoundError as error:
@@ -201,7 +201,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-        # nobody else may read meanwhile what is to replace something
+        # nobody else may read the new file before it is complete
         os.close(
             os.open(
                 temporary,

@@ -212,7 +212,7 @@ class Manifest(NamedTuple):
     identity: str = ""
     """In native programs, the hash of the ``.onnx`` file that it was made from."""
     unit: int = 1
-    """Number of steps of which a call takes a multiple."""
+    """A call takes a multiple of this number of steps."""
     delays: Mapping[str, int] = _NOTHING
     """Delay of each output that has one, in frames (in units for outputs without a time
     axis)."""

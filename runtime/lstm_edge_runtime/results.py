@@ -126,7 +126,7 @@ def label_of(values: Array, task: Task | None) -> Label:
     (label,) = most_likely(values[None], class_names(values, task))
     if not label:
         raise InputError(
-            f"{task.output} is {values!s:.60}, which is no result: its largest value is"
+            f"{task.output} is {values!s:.60}, which is not a result: its largest value is"
             " not finite; check the samples, and reset the stream"
         )
     return Label(label, softmax(values))

@@ -149,7 +149,7 @@ def copier(
     views: dict[str, Array] = {}
     for layout in layouts:
         view = for_caller(outputs[layout.name], layout, step=step)
-        # with an ellipsis, a single number is a view, too
+        # with an ellipsis, a single number is also a view
         views[layout.name] = view if row is None else view[row, ...]
     if len(views) == 1:
         copy: Callable[[], Result] = next(iter(views.values())).copy

@@ -140,7 +140,7 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
     """Return the state in what ``State.to_bytes`` returned, and its other arrays.
 
     Raises:
-        ValueError, struct.error: it is no saved state, truncated or damaged.
+        ValueError, struct.error: it is not a saved state, or it is truncated or damaged.
     """
     magic, crc = _FRONT.unpack_from(content)
     if magic != _MAGIC:

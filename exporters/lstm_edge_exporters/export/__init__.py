@@ -30,7 +30,7 @@ def export(
             arguments that ``forward`` takes; float inputs show the scale of the signal,
             integer ones the range of valid values.
         config: see ``ExportConfig``.
-        on_progress: called with the fraction of the work that is done, and what is done
+        on_progress: called with the fraction of the work that is done, and a description
             now.
 
     Raises:

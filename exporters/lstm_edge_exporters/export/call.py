@@ -317,7 +317,7 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
         if is_changed and id(copied) not in returned:
             raise UnsupportedError(
                 f"forward changes its argument {name} in place and does not return it;"
-                " return the new value, too, so that it is an output of the file"
+                " also return the new value, so that it is an output of the file"
             )
     if any(tensor.is_complex() for _, tensor in first):
         raise UnsupportedError(

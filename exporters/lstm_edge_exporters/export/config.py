@@ -40,7 +40,7 @@ class ExportConfig:
     signal: Signal = field(default_factory=Signal)
     """Names, sampling rate and window of the input signal."""
     trained: Trained | None = None
-    """Whether training carried states, and over which windows; None if unknown."""
+    """States in training; None if unknown."""
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint of the weights, recorded in the provenance."""
     seed: int = seed_option()

@@ -504,7 +504,7 @@ class _Scan:
         return scan
 
     def _without_shifts(self, states: Sequence[int]) -> RolledLoop:
-        """Return what is known of the loop, without the states that are shifts."""
+        """Return the description of the loop, without the states that are shifts."""
         slots = []
         for slot in self.loop.states:
             if slot.input in states:

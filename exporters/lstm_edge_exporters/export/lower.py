@@ -73,7 +73,7 @@ class Lowered:
     model: ir.Model
     """The graph, in float64."""
     sizes: Mapping[str, sympy.Expr]
-    """Sizes in terms of axes, by the names that the graph has for them."""
+    """Sizes as expressions of axes, by their names in the graph."""
     ranges: Mapping[str, AxisRange]
     """The sizes of each dynamic axis; a loop may need two steps."""
 
@@ -169,7 +169,7 @@ def _sizes_by_text(
 
 
 def _name_axes(model: ir.Model, sizes: Mapping[str, sympy.Expr]) -> None:
-    """Write sizes in terms of axes instead of the tracer's texts."""
+    """Write sizes as expressions of axes instead of the tracer's symbols."""
     texts = {text: axis_text(size) for text, size in sizes.items()}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:

@@ -38,7 +38,7 @@ class Results(Protocol):
 
 
 def _linear(compute: Method) -> Method:
-    """Return the method of an operator whose results grow evenly, too."""
+    """Return the method of an operator whose results also grow evenly."""
 
     def method(self: Any, other: Any) -> Any:
         """Return the result as a line through three steps; refuse others."""
@@ -160,7 +160,7 @@ class Evenly(float):
         return bool(self.compared(operator.ne, 0))
 
     def __neg__(self) -> Any:
-        """Return the negative number, which grows evenly, too."""
+        """Return the negative number, which also grows evenly."""
         return self * -1
 
     def at(self, iteration: int) -> float:

@@ -203,7 +203,7 @@ class TimedGraph:
 
         Args:
             build: adds nodes.
-            plan: covers what is written.
+            plan: covers all that is written.
             read: gives all steps of what is read, at a number of steps behind.
             number: gives the numbers of all steps.
             steps: axis of the steps.

@@ -442,7 +442,7 @@ def _filled(members: Members, others: Members) -> Members:
 
 
 def _is_number_before(family: Number, value: ir.Value) -> bool:
-    """Return True for the number in front of those that are compared."""
+    """Return True for the last number before the compared ones."""
     array = number_of(value)
     before = family.start - family.slope
     return (
@@ -453,7 +453,7 @@ def _is_number_before(family: Number, value: ir.Value) -> bool:
 
 
 def _is_first_read(family: Read, node: ir.Node) -> bool:
-    """Return True if ``node`` reads the step in front of those that are compared."""
+    """Return True if ``node`` reads the last step before the compared ones."""
     if not is_loop_node(node, READ) or node.inputs[0] is not family.source:
         return False
     read = [node.attributes[name].as_int() for name in ("axis", "width", "index")]

@@ -108,7 +108,7 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
     pass.
     """
     body = node.attributes["body"].as_graph()
-    if len(body.inputs) != len(node.inputs):  # a Scan of opset 8 has sequence_lens, too
+    if len(body.inputs) != len(node.inputs):  # a Scan of opset 8 also has sequence_lens
         return
     loop = node.op_type == "Loop"
     first = 2 if loop else 0  # after the trip count and the condition

@@ -160,7 +160,7 @@ def _rows(node: ir.Node, axes: NamedAxes) -> int | str:
     name = axes.measured.name((x, 1))
     if name is None and axes.measured.lengths((x, 1)):
         raise ContractError(
-            "its node reads a number of rows that is no multiple of an input's axis"
+            "its node reads a number of rows that is not a multiple of an input's axis"
         )
     return name or axes.batch or 1
 

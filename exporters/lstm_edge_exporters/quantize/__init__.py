@@ -31,7 +31,7 @@ def quantize(
         config: see ``QuantizeConfig``.
         samples: real data to judge on; without it the file's golden case is what there
             is.
-        on_progress: called with the fraction of the work that is done, and what is done
+        on_progress: called with the fraction of the work that is done, and a description
             now.
 
     Raises:

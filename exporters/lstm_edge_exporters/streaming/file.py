@@ -235,7 +235,7 @@ def _in_units(
     run_all = in_chunks(manifest, [count * manifest.unit for count in units])
 
     def procedure(run: Runner, feeds: Feeds) -> Feeds:
-        """Run the whole and take the frames that the stream returns."""
+        """Run the full sequence and take the frames that the stream returns."""
         joined = run_all(run, feeds)
         return {name: joined[name][index] for name, index in frames.items()}
 

@@ -94,7 +94,7 @@ class Rewriter:
         """True if frames in front of the first one may be infinite or NaN, which no
         golden case can have."""
         self.unit = 1
-        """Number of steps of which a call takes a multiple."""
+        """A call takes a multiple of this number of steps."""
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         """Constants, past frames, counters and masks that exist already."""
         self.names = UniqueNames(self.graph)

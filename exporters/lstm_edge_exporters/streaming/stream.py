@@ -283,7 +283,7 @@ def _tidy(model: ir.Model) -> None:
     names = [value.name for value in model.graph.outputs]
     for clean in (IdentityEliminationPass(), RemoveUnusedNodesPass(), OutputFixPass()):
         clean(model)
-    # the copy of an output that is an output, too, has lost its name
+    # the copy of an output that is also an output has lost its name
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = name
     model.graph.sort()

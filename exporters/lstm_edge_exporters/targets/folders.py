@@ -16,7 +16,7 @@ def check_folder(
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is no folder, or contains another file.
+        InputError: ``target`` is not a folder, or contains another file.
     """
     target = Path(os.path.realpath(target))
     if not target.parent.is_dir():

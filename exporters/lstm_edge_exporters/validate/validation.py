@@ -78,7 +78,7 @@ _SEED = "a factory that draws weights needs a seed (torch.manual_seed) or --weig
 _SHOWN = 3
 """Differences of one kind that a message names."""
 _SMALLER = ("int8", "fp16")
-_AGAIN = "the graph computes something else than the reference"
+_AGAIN = "the graph does not compute the same as the reference"
 _GROUPS = {
     "contract": ("Contract", "the manifest is not what the reference has"),
     "graph": (

@@ -299,14 +299,17 @@ def _fifo(folder):
             _edit(lambda plan: plan | {"options": plan["options"] | {"hold": 3}}),
             "had hold 3, this one has 1",
         ),
-        (_edit(lambda _: {"options": {}}), "is no output of lstm-edge score"),
-        (_edit(lambda plan: plan | {"files": 7}), "is no output of lstm-edge score"),
+        (_edit(lambda _: {"options": {}}), "is not an output of lstm-edge score"),
+        (
+            _edit(lambda plan: plan | {"files": 7}),
+            "is not an output of lstm-edge score",
+        ),
         (
             _edit(lambda plan: plan | {"types": plan["types"] | {"series": "int64"}}),
             "expected int64 and",
         ),
         (_fifo, "not a regular file"),
-        (shutil.rmtree, "is no output of lstm-edge score"),
+        (shutil.rmtree, "is not an output of lstm-edge score"),
         (_short_states, "has damaged states"),
         (
             lambda folder: next((folder / "_states").iterdir()).write_bytes(b"PAR1"),

@@ -149,7 +149,7 @@ export function labelOf({ task }, logits) {
   if (!haveLabel(logits)) {
     throw new LstmEdgeError(
       "InputError",
-      `${task.output} is ${Array.from(logits).join(", ").slice(0, 60)}, which is no result: its largest value is not finite; check the samples, and reset the stream`,
+      `${task.output} is ${Array.from(logits).join(", ").slice(0, 60)}, which is not a result: its largest value is not finite; check the samples, and reset the stream`,
     );
   }
   return { label: names[argmax(logits)] ?? "", probabilities: softmax(logits) };

@@ -62,7 +62,7 @@ class CFolder:
 
         Raises:
             NotFoundError: its parent is not there.
-            InputError: it holds something else, or can't be written.
+            InputError: the folder holds other files, or can't be written.
         """
         return write_folder(
             folder, {path: text.encode() for path, text in self.files.items()}

@@ -72,7 +72,7 @@ def model_name(text: str) -> str:
     ``_``.
 
     Raises:
-        InputError: it is no identifier, a keyword or header of C or C++, or a name of
+        InputError: it is not an identifier, or is a keyword or header of C or C++, or a name of
             the core.
     """
     name = re.sub(r"[-. ]", "_", text)

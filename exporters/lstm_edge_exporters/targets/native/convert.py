@@ -57,7 +57,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
     Raises:
         NotFoundError, FileFormatError, ManifestError, ContractError: the file is not
-            there, or is no usable model.
+            there, or is not a usable model.
         UnsupportedError: the file can't be streamed, or a node is not covered; the
             message says which.
         MissingDependencyError: no ``lstm-edge-native``, or no onnxruntime.

@@ -561,7 +561,9 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     axis %= table.ndim
     inputs = {port.buffer for port in memory.writer.ports("inputs")}
     if value.dtype == "float32" or not inputs.issuperset(memory.buffers(value) or [-1]):
-        raise UnsupportedError("an index that is no input: it may be beyond the table")
+        raise UnsupportedError(
+            "an index that is not an input: it may be beyond the table"
+        )
     rows = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
     gathered = memory.at(memory.writer.gather(memory.row(value), rows))
     outer = table.shape[:axis]

@@ -39,7 +39,7 @@ def _exchange(node: ir.Node) -> None:
     rank = len(value.shape or ())
     if matrix is None or matrix.ndim != _OPERANDS or rank < _OPERANDS:
         raise UnsupportedError(
-            f"node {node.name!r} (MatMul): a stored value in front that is no matrix,"
+            f"node {node.name!r} (MatMul): a stored value in front that is not a matrix,"
             " or a vector behind it"
         )
     turned = {"perm": [*range(rank - 2), rank - 1, rank - 2]}
