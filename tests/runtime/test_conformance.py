@@ -26,7 +26,7 @@ from lstm_edge_runtime.native import installed
 DATA = Path(__file__).parent / "data"
 NETWORKS = ("lstm", "gru", "late", "strided", "unbatched", "step", "motions-int8")
 """Two layers and a task; two inputs with time first, lengths, two outputs; a delay; a
-unit of four steps and two outputs; no batch axis; one step a call; int8."""
+unit of four steps and two outputs; no batch axis; one step per call; int8."""
 ENGINES = ("onnx", "lep") if installed() else ("onnx",)
 TABLE = [(name, engine) for name in NETWORKS for engine in ENGINES]
 INT8 = {"rtol": 0.0, "atol": 0.15}

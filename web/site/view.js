@@ -10,7 +10,7 @@ import { asSample, columnsOf } from "./recordings.js";
 
 const MAX_LINES = 12;
 
-/** Open a stream as the section "State" says. @param {Model} model */
+/** Open a stream with the settings of the section "State". @param {Model} model */
 function openStream(model) {
   const mode = chosen("mode");
   if (mode === "never") return model.stream({ resetEvery: "never" });
@@ -55,7 +55,7 @@ function isShown(axes) {
   return sizes.length > 0 && sizes.slice(0, -1).every((size) => size === 1);
 }
 
-/** Shows what a stream takes and gives. */
+/** Shows the inputs and outputs of a stream. */
 export class View {
   /** @type {Stream | SlidingStream | undefined} */
   #stream;
@@ -160,7 +160,7 @@ export class View {
     this.plot.draw();
   }
 
-  /** Draw the end and say how it ended, also to those who do not see the picture. @param {string} decision @param {number} rate samples per second */
+  /** Draw the end and say how it ended, also for screen readers. @param {string} decision @param {number} rate samples per second */
   conclude(decision, rate) {
     const average = milliseconds(this.#milliseconds / Math.max(1, this.#steps));
     const text = `${decision}A step takes ${average} on average; a sample comes every ${milliseconds(1000 / rate)}.`;

@@ -168,7 +168,7 @@ def main() -> None:
         {"W": w, "R": r, "one": [1], "rows": [-1, 8]}, {"h_0": "h_n"},
         np.full((1, 1, 8), 0.25, np.float32), lengths="lengths",
     )  # fmt: skip
-    save(  # one stream that takes one step a call
+    save(  # one stream that takes one step per call
         "step",
         """(float[1, 3] input, float[1, 3] state) => (float[1, 3] result, float[1, 3] stateN) {
         sum = Add (input, state) stateN = Tanh (sum) result = Neg (stateN) }""",

@@ -153,7 +153,7 @@ export class Source {
     });
   }
 
-  /** Continue from what `save` returned. @param {Uint8Array} bytes */
+  /** Continue from the bytes that `save` returned. @param {Uint8Array} bytes */
   restore(bytes) {
     const address = this.#open;
     const { library } = this.#program;

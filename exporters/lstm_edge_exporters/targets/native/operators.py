@@ -42,7 +42,7 @@ MOVES = (
     "Expand",
     "Tile",
 )
-"""Operators that move the numbers of their first input, as the other inputs say."""
+"""Operators that move the elements of their first input; other inputs give the places."""
 _INSIDE = (
     "Relu",
     "Sigmoid",

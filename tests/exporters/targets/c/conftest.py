@@ -159,7 +159,7 @@ MADE = {
 """Modules, the shapes of their inputs, and how they are exported."""
 STORED = {"int8": "motions-int8", "layers": "lstm"}
 NETWORKS = ["demo", "tagger", "sparse", "dense", *STORED]
-"""Of one step a call."""
+"""Networks that take one step per call."""
 
 
 @pytest.fixture(scope="session")
