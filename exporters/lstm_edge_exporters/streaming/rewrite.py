@@ -152,7 +152,7 @@ class Rewriter:
         self, results: Sequence[ir.Value], read: ir.Value, flow: Flow, frames: int
     ) -> None:
         """Record that ``results`` are computed from the last ``frames`` of ``read``;
-        its flow is settled.
+        its flow is padded.
         """
         time = self.time_of(read)
         assert time is not None
@@ -273,15 +273,15 @@ class Rewriter:
             flow, delay=delay, repeats_first=flow.repeats_first and delay < 0
         )
 
-    def settle(self, value: ir.Value, flow: Flow) -> tuple[ir.Value, Flow]:
-        """Return ``value`` with the padding that it owes."""
+    def pad_front(self, value: ir.Value, flow: Flow) -> tuple[ir.Value, Flow]:
+        """Return ``value`` with its padding in front, if it has a negative delay."""
         return self.wait(value, flow, max(-flow.delay, 0))
 
     def clean(self, value: ir.Value, flow: Flow, fill: float) -> tuple[ir.Value, Flow]:
         """Return ``value`` with ``fill`` in all frames in front of its first one."""
         if flow.fill == fill:
             return value, flow
-        value, flow = self.settle(value, flow)
+        value, flow = self.pad_front(value, flow)
         if flow.delay > 0:
             number = self.constant(fill, value.dtype and value.dtype.numpy())
             value = self.add("Where", self.mask(value, flow), number, value, like=value)
@@ -306,7 +306,7 @@ class Rewriter:
         self, value: ir.Value, flow: Flow, frames: int
     ) -> tuple[ir.Value, Flow]:
         """Return ``value`` with copies of its first frame in front."""
-        value, flow = self.settle(value, flow)
+        value, flow = self.pad_front(value, flow)
         if flow.delay:
             raise self.refusal("repeats the first of frames that lag")
         return value, replace(flow, delay=-frames, fill=None, repeats_first=True)

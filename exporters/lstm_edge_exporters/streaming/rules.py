@@ -220,8 +220,8 @@ def last_frames(
     work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int
 ) -> None:
     """Let a Slice or Gather take the last frames of the stream."""
-    settled, flow = work.settle(value, flow)
-    source = work.past(settled, flow, frames - 1) if frames > 1 else settled
+    padded, flow = work.pad_front(value, flow)
+    source = work.past(padded, flow, frames - 1) if frames > 1 else padded
     node.replace_input_with(0, source)
     work.take_last(node.outputs, value, flow, frames)
 
@@ -245,7 +245,7 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     kernel = kernel_of(work, node)
     if dim < 0 or "output_shape" in node.attributes:
         raise work.refusal("takes time for channels or rows, or pads by its length")
-    value, flow = work.settle(*work.clean(value, flow, 0.0))
+    value, flow = work.pad_front(*work.clean(value, flow, 0.0))
     rank = len(kernel)
     result = node.outputs[0]
     stride = (ints(node, "strides") or [1] * rank)[dim]
@@ -300,7 +300,7 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     )
     if not repeats_whole or not has_modes:
         raise work.refusal("interpolates between frames")
-    value, flow = work.settle(value, flow)
+    value, flow = work.pad_front(value, flow)
     node.replace_input_with(0, value)
     delay = flow.delay * int(ratio)
     work.set(node.outputs[0], Flow(flow.axis, delay, flow.rate * ratio))
@@ -313,7 +313,7 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
         return
     if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
         raise work.refusal("sums backwards, or without the frame itself")
-    value, flow = work.settle(*work.clean(value, flow, 0.0))
+    value, flow = work.pad_front(*work.clean(value, flow, 0.0))
     state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
     of_call = work.add("CumSum", value, node.inputs[1])
     total = work.add("Add", of_call, state, like=value)
@@ -335,10 +335,10 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     direction = node.attributes.get_string("direction", "forward")
     if direction != "forward":
         raise work.refusal(f"is {direction} and reads time backwards")
-    settled, flow = work.settle(value, flow)
+    padded, flow = work.pad_front(value, flow)
     if flow.delay > 0:
-        settled = hold(work, node, settled, flow)
-    node.replace_input_with(0, settled)
+        padded = hold(work, node, padded, flow)
+    node.replace_input_with(0, padded)
     work.set(node.outputs[0], replace(flow, fill=None))
     work.take_last(node.outputs[1:], value, flow, 1)
 
@@ -382,10 +382,10 @@ def _scanned(
         raise work.undecided("reads values that are computed from sizes or states")
     if axis % len(axes_of(source)) != flow.axis:
         raise work.refusal("does not run over time")
-    settled, flow = work.settle(source, flow)
+    padded, flow = work.pad_front(source, flow)
     if flow.delay > 0 or flow.rate != read.rate:
         raise work.refusal("lags; pad in front of it, or use a layer of torch.nn")
-    return settled
+    return padded
 
 
 def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
@@ -472,7 +472,7 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if ratio != 1:
         if axes_of(value)[: flow.axis] != axes_of(result)[:axis]:
             raise work.refusal("joins frames with other axes")
-        value, flow = work.settle(value, flow)
+        value, flow = work.pad_front(value, flow)
         value, flow = work.wait(value, flow, -flow.delay % ratio.denominator)
         flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
     frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1

@@ -232,17 +232,17 @@ def _finish_output(work: Rewriter, index: int, value: ir.Value) -> _Output:
         )
     time = work.time_of(value)
     has_all_frames = flow.rate == 1 and (time is None or time.offset == 0)
-    settled, flow = work.settle(value, flow)
+    padded, flow = work.pad_front(value, flow)
     if work.undefined:
-        settled, flow = work.clean(settled, flow, 0.0)
-    if settled is not value:
+        padded, flow = work.clean(padded, flow, 0.0)
+    if padded is not value:
         value.name = f"{name}.undelayed"
-        settled.name = name
-        settled.shape = value.shape
-        work.graph.outputs[index] = settled
-    axes: list[int | str] = [*axes_of(settled)]
+        padded.name = name
+        padded.shape = value.shape
+        work.graph.outputs[index] = padded
+    axes: list[int | str] = [*axes_of(padded)]
     axes[flow.axis] = _axis_of_frames(flow.rate, work.sequence)
-    settled.shape = ir.Shape(axes)
+    padded.shape = ir.Shape(axes)
     is_ordinary = has_all_frames and flow.delay == 0
     return _Output(flow.delay, tuple(axes), is_ordinary)
 

@@ -363,7 +363,7 @@ def no_hold(work, node, value, flow):
 
 
 def unmasked(work, value, flow, fill):
-    value, flow = work.settle(value, flow)
+    value, flow = work.pad_front(value, flow)
     return value, flow.__class__(flow.axis, flow.delay, flow.rate, fill)
 
 

@@ -23,7 +23,7 @@ from .program import ProgramWriter
 
 PADDING = -1
 """The place of a number that is 0, and in no buffer."""
-_MOST_STRETCHES = 1024
+_MOST_COPIES = 1024
 """Copies that one rearrangement may take."""
 
 
@@ -252,8 +252,8 @@ class Memory:
         buffer = self._regions[int(self._region(flat[:1])[0])].buffer
         if np.array_equal(flat, self.at(buffer)):
             return buffer
-        copies = list(stretches(flat, self._region(flat)))
-        if value.dtype not in ("float32", "bool") or len(copies) > _MOST_STRETCHES:
+        copies = list(strided_copies(flat, self._region(flat)))
+        if value.dtype not in ("float32", "bool") or len(copies) > _MOST_COPIES:
             raise UnsupportedError(
                 f"{len(copies)} copies of {value.dtype} {value.shape}"
             )
@@ -300,7 +300,7 @@ class Memory:
         return flat
 
 
-class Stretches(NamedTuple):
+class StridedCopies(NamedTuple):
     """Copies of equal length at constant strides of source and destination."""
 
     source: int
@@ -317,7 +317,7 @@ class Stretches(NamedTuple):
     """Elements between the starts of two writes."""
 
 
-def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
+def strided_copies(places: Array, regions: Array) -> Iterator[StridedCopies]:
     """Yield the copies that bring the numbers at ``places (n,)`` of regions side by
     side.
     """
@@ -336,7 +336,7 @@ def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
             if end < len(outs) and steps[first, 0] >= 0:
                 end += int(turns[np.searchsorted(turns, first, side="right")]) - first
             apart = steps[first].tolist() if end > first + 1 else (0, 0)
-            yield Stretches(
+            yield StridedCopies(
                 int(sources[first]),
                 int(outs[first]),
                 int(region_length[1]),
