@@ -5,13 +5,12 @@ A new version of PyTorch that moves one of them changes this module alone.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from traceback import FrameSummary
 from types import FrameType
 from typing import Any
-from unittest import mock
 
 import onnx_ir as ir
 import torch
@@ -115,26 +114,13 @@ def fixing_frame(size: Any) -> FrameSummary | None:
 
 
 def _frame(location: object) -> FrameSummary | None:
+    """Return the location of a guard; None outside of Python code."""
     return location if isinstance(location, FrameSummary) else None
 
 
-@contextmanager
-def tracing_any_size() -> Iterator[None]:
-    """Trace inside without branches for sizes of one and without memory formats.
-
-    A file has no memory format; choosing one for a convolution of one channel limits
-    sizes to two or more.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(
-            _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-        )
-        stack.enter_context(
-            mock.patch.object(
-                torch._C, "_conv_determine_backend_memory_format", return_value=None
-            )
-        )
-        yield
+def tracing_any_size() -> AbstractContextManager[None]:
+    """Trace inside without branches for sizes of one."""
+    return _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined,no-any-return]
 
 
 def registry() -> ONNXRegistry:

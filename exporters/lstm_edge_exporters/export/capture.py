@@ -33,6 +33,7 @@ from .advice import frame_line, refusal, stack_line
 from .call import Call, flatten_output
 from .conditions import failing_sizes
 from .config import ExportConfig
+from .convolutions import Convolutions
 from .floats import Floats
 from .loops import Loop
 from .record import Recorder, RecurrentCall
@@ -76,7 +77,7 @@ class _Flat(nn.Module):
         self._recorder = recorder
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with Floats(torch.float64), self._recorder as recorder:
+        with Convolutions(), Floats(torch.float64), self._recorder as recorder:
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._call.run(self.module, tensors))
             recorder.outputs.extend((name, tensor.shape) for name, tensor in flat)
@@ -89,7 +90,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     float64. Regions of ``torch.autocast`` do not change float64.
 
     Only a trace tells which axes are dynamic. Where PyTorch took a size of one along
-    such an axis for a number, the module is traced with a size of two there.
+    such an axis for a constant, the module is traced with a size of two there.
     """
     given = config.given_axes(call.shapes)
     call = call.with_two(given)
@@ -102,6 +103,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
 
 
 def _trace(module: nn.Module, call: Call, given: Mapping[str, Axes]) -> Program:
+    """Return the trace of ``module`` on the example of ``call``."""
     recorder = Recorder()
     recorder.instrument(module)
     dims = []
@@ -292,6 +294,7 @@ class _Sizes:
         return free if len({*free.values()}) == len(free) else {}
 
     def _inputs(self) -> Iterator[tuple[str, Sequence[Any], Tensor]]:
+        """Return name, traced shape and example of each input."""
         return zip(
             self.call.names, self.recorder.shapes, self.call.example, strict=True
         )
@@ -493,6 +496,9 @@ class _Sizes:
         return rows_alone or rows, times
 
     def _first(self, symbols: Sequence[str], usual: str) -> str | None:
+        """Return the first name among ``symbols``; without layers ``usual``, if an axis
+        has that name.
+        """
         if not (self.recorder.calls or self.recorder.loops.loops):
             return usual if usual in self.names.values() else None
         return next(
@@ -545,6 +551,7 @@ def _growing(size: Any) -> list[str]:
 
 
 def _fixed(size: Any) -> int | None:
+    """Return a traced size that is a number; None for any other."""
     if isinstance(size, torch.SymInt):
         return int(size.node.expr) if size.node.expr.is_number else None
     return None if size is None else int(size)

@@ -33,6 +33,7 @@ from ._torch_internals import (
 )
 from .advice import refusal, stack_line
 from .capture import Program, axis_text, quietly
+from .convolutions import name_convolutions
 from .floats import default_dtype
 from .hoist import hoist
 from .replaced import TRANSLATIONS
@@ -86,6 +87,7 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             decomposed = decompose(program.exported, _translations())
             model = translate(decomposed, _translations())
             common.InlinePass()(model)
+            name_convolutions(model.graph)
             _widen(model, decomposed)
             traced = _sizes_by_text(program, decomposed)
             _name_axes(model, traced)
