@@ -230,6 +230,7 @@ def _counts(graph: ir.Graph, lengths: str | None) -> list[str]:
 
 
 def _spec(value: ir.Value) -> TensorSpec:
+    """Return name, axes and dtype that a value in float64 has in the file."""
     spec = spec_of(value)
     return spec._replace(dtype=spec.dtype.replace("float64", "float32"))
 

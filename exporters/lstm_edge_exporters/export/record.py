@@ -60,10 +60,12 @@ class _Packing:
         """Sizes that are the greatest length of a batch."""
 
     def note(self, value: Any, meaning: Any) -> Any:
+        """Mark ``value``, by identity, with its meaning, and return it."""
         self._meanings.append((value, meaning))
         return value
 
     def meaning(self, value: Any) -> Any:
+        """Return what ``value`` was marked with, else None."""
         return next(
             (meaning for noted, meaning in self._meanings if noted is value), None
         )
