@@ -165,6 +165,33 @@ def test_convolutions_and_pooling_over_time_and_features_are_those_of_onnxruntim
     )
 
 
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+@quick
+@given(
+    groups=st.sampled_from([1, 2]),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    pads=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    seed=st.integers(0, 99),
+)
+def test_transposed_convolutions_over_features_are_those_of_onnxruntime(
+    groups: int, kernel: int, stride: int, pads: tuple[int, int], seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((4, 3, 1, kernel)).astype("float32")
+    content, manifest = over_time(
+        "ConvTranspose",
+        channels=4,
+        weights=[weight],
+        kernel=[1, kernel],
+        dilation=1,
+        strides=[1, stride],
+        pads=[0, pads[0], 0, pads[1]],
+        group=groups,
+    )
+    assert_agrees(content, manifest, seed)
+
+
 @quick
 @given(
     seed=st.integers(0, 9999),
