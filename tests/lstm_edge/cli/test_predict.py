@@ -59,6 +59,16 @@ def test_a_file_of_one_step_takes_every_step_of_a_series(invoke, data):
     )
 
 
+def test_data_of_another_width_is_refused_with_the_names_of_its_features(
+    invoke, tmp_path
+):
+    path = tmp_path / "d.csv"
+    path.write_text("left,right\n0.5,1.5\n2.5,0.5\n")
+    code, _, err = invoke("predict", DATA / "step.onnx", path)
+    assert code == 2
+    assert "got 2 features (left, right), expected 3" in err
+
+
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(
     invoke, har, data, tmp_path
 ):

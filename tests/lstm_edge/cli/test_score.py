@@ -807,7 +807,7 @@ def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypa
             "in -o out --window 6 --reset-every 6",
             "--window has no state; remove --since and --reset-every",
         ),
-        ("in -o out --features ax,ay", "got 2 features"),
+        ("in -o out --features ax,ay", "got 2 features (ax, ay), expected"),
         ("in -o out --hold 3", "give --events too"),
         ("in -o made", "exists; remove it"),
         ("in -o link", "exists; remove it"),
