@@ -15,7 +15,7 @@ _figure = partial(option, low=0, below=math.inf)
 class Budget:
     """Accuracy that a smaller file may lose compared with the float file.
 
-    If the truth is given, at most one more sample may be wrong.
+    If targets are given, at most one more sample may be wrong.
 
     Raises:
         InputError: a figure that is negative or not finite.

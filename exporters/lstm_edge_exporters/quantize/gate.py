@@ -82,7 +82,7 @@ def judge(
         after: the smaller file, with the same inputs, outputs and states.
         cases: what to run: inputs by name; states that are left out are at reset, rows
             without lengths full.
-        targets: ``(cases,)`` class numbers, if the truth is known.
+        targets: ``(cases,)`` class numbers, or None.
         real: the cases are data, and not made up: compare labels, which decide nothing
             of random inputs.
     """
@@ -265,7 +265,7 @@ def _class_numbers(targets: Array, manifest: Manifest) -> Array:
     whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
     if not whole or (isinstance(width, int) and targets.max() >= width):
         raise InputError(
-            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},)"
+            f"the targets are {targets.dtype} {targets.shape}; expected ({len(targets)},)"
             f" class names or numbers below {width}"
         )
     return targets

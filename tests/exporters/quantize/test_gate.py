@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantize.gate import judge, over_budget
+from lstm_edge_exporters.quantize.gate import evidence, judge, over_budget
 from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
@@ -129,6 +129,18 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
     for lost, refused in ((1, False), (2, True)):
         fallen = replace(judged, accuracy=(1.0, 1 - lost / 40))
         assert bool(over_budget(fallen, LOOSE)) is refused
+
+
+def test_classes_may_be_given_by_their_names(network, samples):
+    manifest = load(network()).manifest
+    names = np.array(manifest.task.labels)[samples.targets]
+    _, numbers = evidence(manifest, samples)
+    _, same = evidence(manifest, replace(samples, targets=names))
+    assert np.array_equal(same, numbers)
+    other = names.copy()
+    other[3] = "x"
+    with pytest.raises(InputError, match=r"has the class 'x'; the file knows a, b, c"):
+        evidence(manifest, replace(samples, targets=other))
 
 
 def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
