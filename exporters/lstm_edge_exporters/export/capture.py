@@ -177,7 +177,7 @@ class _Sizes:
             return
         sizes = [size for _, shape in self.recorder.outputs for size in shape]
         is_mixed = any(self._axis_names(size) >= {"N", "L"} for size in sizes)
-        if is_mixed or not self.names:
+        if is_mixed:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no"
                 " recurrent layer; pass "

@@ -11,6 +11,7 @@ from compared import export_and_compare as export
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 
 CORES = {
@@ -161,3 +162,30 @@ def test_a_cell_of_one_step_whose_state_is_returned_is_exported():
     x = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
     artifact = export(Plain().eval(), x, ONE_STEP)
     assert [state.input for state in artifact.manifest.states] == ["h_0"]
+
+
+class OfVectors(nn.Module):
+    """One step of one row, without axes for either."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Linear(3, 4)
+        self.h = nn.Linear(4, 4)
+
+    def forward(self, x, h):
+        h = torch.tanh(self.x(x) + self.h(h))
+        return {"y": h.sum(-1, keepdim=True), "h": h}
+
+
+def test_a_step_whose_axes_are_all_fixed_needs_no_named_axes():
+    generator = torch.Generator().manual_seed(0)
+    module = OfVectors().eval()
+    example = (torch.randn(3, generator=generator), torch.zeros(4))
+    artifact = export(module, example)
+    assert [(s.input, s.axes) for s in artifact.manifest.states] == [("h", (4,))]
+    stream = load(artifact.model).stream()
+    h = torch.zeros(4)
+    for x in torch.randn(5, 3, generator=generator):
+        with torch.no_grad():
+            y, h = module(x, h).values()
+        assert stream.step(x.numpy()) == pytest.approx(y.numpy(), abs=1e-6)
