@@ -130,30 +130,6 @@ class Imputing(nn.Module):
         return self.backbone(x, observed, since, x.new_zeros(3), x)
 
 
-class Graph(nn.Module):
-    """A loop over the steps of ``x (nodes, L, I)`` around a cell of a graph, which
-    returns its states.
-    """
-
-    def __init__(self, cell: nn.Module, states: int = 1) -> None:
-        super().__init__()
-        self.cell = cell
-        self.states = states
-        edges = [[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 2]]
-        self.register_buffer("edges", torch.tensor(edges))
-        self.register_buffer("weights", torch.rand(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the first state of all steps."""
-        states: Any = [None] * self.states
-        outputs = []
-        for t in range(x.size(1)):
-            states = self.cell(x[:, t], self.edges, self.weights, *states)
-            states = states if isinstance(states, tuple) else (states,)
-            outputs.append(states[0])
-        return torch.stack(outputs, 1)
-
-
 def calls(
     call: Callable[..., Any], build: Callable[..., Any], frames: Callable[[int], Any]
 ) -> Iterator[Any]:
@@ -304,14 +280,5 @@ def _series(
         backbone = build(f"{imputing}{path}", 12, 3, 4)
         name = path.partition(".")[2]
         yield call("pypots", name, f"{ours}Imputing", frames(3), backbone)
-    nodes = lambda n, length: (torch.randn(5, 4 * n * length, 3),)  # noqa: E731
-    graphs = "torch_geometric_temporal.nn.recurrent."
-    for name, states, options in (
-        ("GConvGRU", 1, (2,)), ("GConvLSTM", 2, (2,)), ("TGCN", 1, ()), ("DCRNN", 1, (2,)),
-    ):  # fmt: skip
-        cell = build(f"{graphs}{name}", 3, 4, *options)
-        yield call(
-            "torch-geometric-temporal", name, f"{ours}Graph", nodes, cell, states
-        )
     yield call("neuralhydrology", "MCLSTM", f"{ours}MassConserving", frames(4))
     yield call("neuralhydrology", "SHM", f"{ours}Hydrological", frames(12))

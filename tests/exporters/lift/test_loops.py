@@ -2,10 +2,14 @@
 with its states."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import torch
+from loop_networks import NETWORKS
 from onnx import TensorProto
 
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
 
@@ -117,3 +121,20 @@ def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
     free = lift(looped(network).SerializeToString())
     x = np.random.default_rng(0).standard_normal((33, 1, 3)).astype(np.float32)
     np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))
+
+
+@pytest.mark.system
+def test_the_states_of_an_exported_loop_without_states_are_found():
+    torch.manual_seed(0)
+    network = NETWORKS["Peephole"]
+    module = network.kind().eval()
+    config = ExportConfig(inputs=network.inputs, stateless=True)
+    model = onnx.load_from_string(export(module, network.example(), config).model)
+    del model.metadata_props[:]
+    lifted = lift(model.SerializeToString())
+    assert [state.reset for state in lifted.report.lifted] == [0.0, 0.0]
+    x = torch.randn(12, 1, 3)
+    stream = load(lifted.model).stream()
+    steps = np.stack([stream.step(sample) for sample in x[:, 0].numpy()])
+    expected = module(x)[:, 0].detach().numpy()
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
