@@ -99,6 +99,7 @@ def watch_text(size: Any, written: Callable[[FrameType], None]) -> None:
     text_of = size.node._graph_repr
 
     def tell() -> str:
+        """Report the user's line, then return the text."""
         written(sys._getframe(2))  # behind the size's own method
         return str(text_of())
 

@@ -125,12 +125,14 @@ def is_plain_gemm(node: ir.Node) -> bool:
 
 
 def _elementwise(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Align operands of lower rank; a scalar parameter must not change."""
     if node.op_type in _SCALARS and any(timed[1:]):
         return None
     return AllSteps(rank=_rank(node.outputs[0]))
 
 
 def _matmul(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Multiply all steps by one matrix, or step by step."""
     ranks = [_rank(value) for value in node.inputs]
     is_by_matrix = timed[0] and not timed[1] and ranks[1] == 2
     are_alike = ranks[0] == ranks[1] and ranks[0] >= 2
@@ -138,11 +140,13 @@ def _matmul(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _gemm(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Write a product with fixed weights and bias."""
     is_fixed = has_weights(node) and not any(timed[1:])
     return AllSteps() if is_fixed and is_plain_gemm(node) else None
 
 
 def _along_one_axis(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Count the axis behind that of the steps."""
     operands = timed if node.op_type == "Concat" else timed[:1]
     if not all(operands):
         return None
@@ -151,18 +155,21 @@ def _along_one_axis(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _normalization(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Count the first axis behind that of the steps."""
     if any(timed[1:]):
         return None
     return AllSteps({"axis": _shifted(node.attributes.get_int("axis", -1))})
 
 
 def _transpose(node: ir.Node, _timed: Sequence[bool]) -> AllSteps | None:
+    """Keep the axis of the steps in front."""
     usual = [*reversed(range(_rank(node.inputs[0])))]
     perm = node.attributes.get_ints("perm", usual) or usual
     return AllSteps({"perm": [0, *(axis + 1 for axis in perm)]})
 
 
 def _at_axes(node: ir.Node, _timed: Sequence[bool]) -> AllSteps | None:
+    """Count stored axes behind that of the steps."""
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None or not axes.size:
         return None
@@ -170,6 +177,7 @@ def _at_axes(node: ir.Node, _timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _slice(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Cut along stored axes, with fixed bounds."""
     axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
     if axes is None or any(timed[1:]):
         return None
@@ -177,6 +185,7 @@ def _slice(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _gather(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
+    """Select fixed entries of each step, or the steps' entries of a table."""
     axis = node.attributes.get_int("axis", 0)
     if timed[0] and not timed[1]:
         return AllSteps({"axis": _shifted(axis)})
@@ -201,6 +210,7 @@ def _reshape(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _rank(value: ir.Value | None) -> int:
+    """Return the number of axes; 0 for an input that is left out."""
     return 0 if value is None else len(axes_of(value))
 
 
@@ -210,6 +220,7 @@ def _shifted(axis: int) -> int:
 
 
 def _all_shifted(axes: Array) -> Array:
+    """Return axes counted behind that of the steps."""
     return np.array([_shifted(int(axis)) for axis in np.ravel(axes)])
 
 

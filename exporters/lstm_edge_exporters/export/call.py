@@ -116,6 +116,7 @@ class Call:
         return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return the leaves of a call with other tensors."""
         remaining = iter(tensors)
         return tuple(
             next(remaining) if isinstance(leaf, Tensor) else leaf

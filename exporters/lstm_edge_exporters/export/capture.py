@@ -71,12 +71,14 @@ class Program:
 
 class _Flat(nn.Module):
     def __init__(self, module: nn.Module, call: Call, recorder: Recorder) -> None:
+        """Call ``module`` with flat tensors, as ``call`` says."""
         super().__init__()
         self.module = module
         self._call = call
         self._recorder = recorder
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the flat outputs, then the marks of loops."""
         with Convolutions(), Floats(torch.float64), self._recorder as recorder:
             recorder.begin([tensor.shape for tensor in tensors])
             flat = flatten_output(self._call.run(self.module, tensors))

@@ -50,6 +50,7 @@ class _Scan:
     """One loop while operators leave it."""
 
     def __init__(self, node: ir.Node) -> None:
+        """Read states, results and scanned inputs off a Scan."""
         self.node = node
         self.loop: RolledLoop = node.meta[ROLLED]
         self.body = node.attributes["body"].as_graph()
@@ -177,6 +178,7 @@ class _Scan:
         return product
 
     def _replace_in_results(self, old: ir.Value, new: ir.Value) -> None:
+        """Let states and results be another value."""
         self.after = [new if value is old else value for value in self.after]
         self.results = [new if value is old else value for value in self.results]
 
@@ -338,7 +340,7 @@ class _Scan:
         read = {
             value
             for value in outside
-            if value in ends or any(node not in moved for node, _ in value.uses())
+            if value in ends or _is_read_by_others(value, moved)
         }
         given = {value for value in self.results if value not in outside}
         return sum(map(_size, read | given))
@@ -375,6 +377,7 @@ class _Scan:
             self.outer[inner] = value
 
     def _describe(self, value: ir.Value, inner: ir.Value) -> None:
+        """Give the values of all steps the type and shape of those of one."""
         value.type = inner.type
         value.shape = ir.Shape([self.steps, *axes_of(inner)])
 
@@ -478,7 +481,7 @@ class _Scan:
         entries = [
             entry
             for entry in self.entries
-            if entry in outputs or any(node not in behind for node, _ in entry.uses())
+            if entry in outputs or _is_read_by_others(entry, behind)
         ]
         if not entries:  # a loop runs over something
             entries = [min(self.entries, key=_size)]
@@ -513,7 +516,13 @@ class _Scan:
         return replace(self.loop, states=tuple(slots))
 
 
+def _is_read_by_others(value: ir.Value, nodes: set[ir.Node]) -> bool:
+    """Return True if a node that is not one of ``nodes`` reads the value."""
+    return any(node not in nodes for node, _ in value.uses())
+
+
 def _is_read(value: ir.Value) -> bool:
+    """Return True for values that a node or the caller reads."""
     return bool(value.uses()) or value.is_graph_output()
 
 

@@ -155,6 +155,7 @@ class _Rolled:
         loops: Sequence[sympy.Expr],
         batch: str | None,
     ) -> None:
+        """Prepare the Scan of one loop."""
         self.model = model
         self.batch = batch
         self.graph = model.graph
@@ -236,6 +237,7 @@ class _Rolled:
 
     @property
     def _rest(self) -> int | str:
+        """Return the axis of all steps but the first."""
         return axis_text(self.size - 1)
 
     def _results(self) -> tuple[list[Operand], list[Operand]]:

@@ -151,6 +151,7 @@ class LayerPlan:
         return self.covers(family) if inner is None else self.covers_last(inner)
 
     def _covers(self, family: Family) -> bool:
+        """Return True if the values of a family can be computed for all steps."""
         if isinstance(family, Read):
             return family.width <= 1
         if isinstance(family, Number):

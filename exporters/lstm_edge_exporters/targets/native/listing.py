@@ -82,12 +82,9 @@ class ProgramFile:
         ]
         """Elements of a row of each buffer, and their type."""
         self._ports = {
-            kind: [Port(*fields) for fields in self._table(PORT, count)]
-            for kind, count in (
-                ("inputs", inputs),
-                ("outputs", outputs),
-                ("states", states),
-            )
+            "inputs": self._read_ports(inputs),
+            "outputs": self._read_ports(outputs),
+            "states": self._read_ports(states),
         }
         self.operations = [
             Operation(Code(code), tuple(arguments))
@@ -98,6 +95,10 @@ class ProgramFile:
     def widths(self) -> list[int]:
         """Elements of a row of each buffer."""
         return [width for width, _ in self.buffers]
+
+    def _read_ports(self, count: int) -> list[Port]:
+        """Return the next ports."""
+        return [Port(*fields) for fields in self._table(PORT, count)]
 
     def _table(self, record: Struct, count: int) -> Iterator[tuple[int, ...]]:
         """Yield the records of the next table."""

@@ -39,22 +39,7 @@ def inline_loops(model: ir.Model, manifest: Manifest) -> None:
 
 def _steps_of_loops(model: ir.Model, manifest: Manifest) -> list[int | None]:
     """Return the number of steps of each Scan for one unit; None if it is unknown."""
-    sized = model.clone()
-    sizes = {
-        manifest.batch or "": 1,
-        manifest.sequence or "": manifest.unit,
-        **manifest.time_sizes(manifest.unit),
-    }
-    for node in sized.graph:
-        for value in node.outputs:
-            value.shape = None
-    for value in sized.graph.inputs:
-        dims = value.shape or ()
-        value.shape = ir.Shape(
-            dim if isinstance(dim, int) else sizes.get(str(dim.value), dim)
-            for dim in dims
-        )
-    infer_shapes(sized)
+    sized = _for_one_unit(model, manifest)
     # shapes behind an operator of onnxruntime are not inferred
     usual = 1 if manifest.unit == 1 else None
     counts = []
@@ -68,6 +53,26 @@ def _steps_of_loops(model: ir.Model, manifest: Manifest) -> list[int | None]:
         size = None if shape is None else shape[axes[0]]
         counts.append(size if isinstance(size, int) else usual)
     return counts
+
+
+def _for_one_unit(model: ir.Model, manifest: Manifest) -> ir.Model:
+    """Return a copy of the model with the shapes that one unit of one row has."""
+    sized = model.clone()
+    sizes = {
+        manifest.batch or "": 1,
+        manifest.sequence or "": manifest.unit,
+        **manifest.time_sizes(manifest.unit),
+    }
+    for node in sized.graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in sized.graph.inputs:
+        value.shape = ir.Shape(
+            dim if isinstance(dim, int) else sizes.get(str(dim.value), dim)
+            for dim in value.shape or ()
+        )
+    infer_shapes(sized)
+    return sized
 
 
 class _Inlined:
@@ -154,10 +159,10 @@ class _Inlined:
 
     def _stacked(self, steps: Sequence[ir.Value], axis: int) -> ir.Value:
         """Return the results of the steps along a new axis."""
-        parts = [self._add("Unsqueeze", [step, self._stored(axis)]) for step in steps]
-        if len(parts) == 1:
-            return parts[0]
-        return self._add("Concat", parts, axis=axis)
+        rows = [self._add("Unsqueeze", [step, self._stored(axis)]) for step in steps]
+        if len(rows) == 1:
+            return rows[0]
+        return self._add("Concat", rows, axis=axis)
 
     def _slice(self, value: ir.Value | None, step: int, axis: int) -> ir.Value:
         """Return one step of ``value``, with its axis."""

@@ -168,6 +168,7 @@ class _Tracer:
     def __init__(
         self, engine: NativeEngine, file: ProgramFile, compiled: Compiled, pair: Pair
     ) -> None:
+        """Compare a program's buffers with the graph of ``pair``."""
         self._engine = engine
         self._manifest = engine.manifest
         self._file = file
@@ -218,11 +219,9 @@ class _Tracer:
         else:
             alone = [self._cut(feeds) for feeds in alone]
             computed = [self._run(feeds) for feeds in alone]
-        rows = [
-            [buffer[row] for buffer in buffers]
-            for buffers in computed
-            for row in range(len(buffers[0]))
-        ]
+        rows = []
+        for buffers in computed:
+            rows += [[*row] for row in zip(*buffers, strict=True)]
         for index, (values, feeds) in enumerate(zip(rows, alone, strict=True)):
             yield _Row(number, index, values, *self._expect(feeds))
 
@@ -262,10 +261,12 @@ class _Tracer:
         sizes = [self._manifest.unit] * max(1, steps // self._manifest.unit)
 
         def unit_by_unit(run: Runner, feeds: Feeds) -> Feeds:
+            """Run one unit after the other, with states carried."""
             units = list(run_chunks(run, self._manifest, feeds, sizes))
-            return {
-                name: np.stack([unit[name] for unit in units]) for name in self._values
-            }
+            values = {}
+            for name in self._values:
+                values[name] = np.stack([unit[name] for unit in units])
+            return values
 
         values = unit_by_unit(self._pair.graph, feeds)
         limits = self._pair.limits(feeds, unit_by_unit)
