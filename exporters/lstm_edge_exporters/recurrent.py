@@ -80,7 +80,7 @@ class Slot:
 
     node: ir.Node
     """The recurrent node."""
-    kind: str
+    letter: str
     """``h`` or ``c``."""
     input: int
     """Index of the initial state among the node's inputs."""

@@ -64,7 +64,7 @@ def lift_states(
         try:
             initial = _initial_state(slot, axes, entering)
         except ContractError as error:
-            state = f"{slot.kind} of {label(slot.node)}"
+            state = f"{slot.letter} of {label(slot.node)}"
             reason = reason or f"{state} can't be carried: {error}"
             continue
         if initial is not None:
@@ -172,7 +172,7 @@ def _write(
     node = slot.node
     value = initial.value
     if not value.name:
-        value.name = names.unique(f"{title}{slot.kind}_0")
+        value.name = names.unique(f"{title}{slot.letter}_0")
         graph.inputs.append(value)
         node.resize_inputs(max(len(node.inputs), slot.input + 1))
         node.replace_input_with(slot.input, value)
@@ -183,7 +183,7 @@ def _write(
     last.type = value.type
     last.shape = ir.Shape(axes_of(value))
     if not last.is_graph_output():
-        last.name = names.unique(f"{title}{slot.kind}_n")
+        last.name = names.unique(f"{title}{slot.letter}_n")
         graph.outputs.append(last)
     spec = spec_of(value)
     return StateSpec(spec.name, str(last.name), spec.dtype, spec.axes, initial.reset)

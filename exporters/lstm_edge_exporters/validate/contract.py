@@ -172,9 +172,9 @@ def _same(name: str, file: Any, expected: Any) -> Check:
     """Check that one entry of the manifest is as expected."""
     if file == expected:
         return passed_unless(name, "")
-    part, found, wanted = _first_difference(file, expected)
-    where = f"{part.removeprefix('.')} is" if part else "the file has"
-    about = f"{where} {_shown(found)}, expected {_shown(wanted)}; export again"
+    path, value, expected_value = _first_difference(file, expected)
+    where = f"{path.removeprefix('.')} is" if path else "the file has"
+    about = f"{where} {_shown(value)}, expected {_shown(expected_value)}; export again"
     return passed_unless(name, about)
 
 
@@ -184,15 +184,13 @@ def _first_difference(file: Any, expected: Any) -> tuple[str, Any, Any]:
         keys = list({**expected, **file})
         pairs = [(f".{key}", file.get(key), expected.get(key)) for key in keys]
     elif _are_lists_of_one_size(file, expected):
-        pairs = [
-            (f"[{index}]", value, wanted)
-            for index, (value, wanted) in enumerate(zip(file, expected, strict=True))
-        ]
+        names = [f"[{index}]" for index in range(len(file))]
+        pairs = [*zip(names, file, expected, strict=True)]
     else:
         return "", file, expected
-    name, value, wanted = next(pair for pair in pairs if pair[1] != pair[2])
-    inner, value, wanted = _first_difference(value, wanted)
-    return name + inner, value, wanted
+    name, *values = next(pair for pair in pairs if pair[1] != pair[2])
+    inner, value, expected_value = _first_difference(*values)
+    return name + inner, value, expected_value
 
 
 def _are_lists_of_one_size(file: Any, expected: Any) -> bool:
