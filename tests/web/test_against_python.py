@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from loop_networks import NETWORKS
 
+from lstm_edge_exporters import export
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.state import state_of_bytes
 
@@ -171,3 +175,26 @@ def test_states_move_between_node_and_python_in_the_middle_of_a_unit(
         continued.restore(saved)
         results = [by_name(model, take(continued, x)) for x in after]
     assert_equal(results, expected, name)
+
+
+@pytest.mark.system
+def test_node_steps_through_a_loop_as_python_does(wasm, answer, tmp_path):
+    """One with layer normalization, and one whose state is the step's number."""
+    rng = np.random.default_rng(9)
+    requests = []
+    expected = {}
+    for name in ("LayerNormLSTM", "RunningMean"):
+        torch.manual_seed(0)
+        network = NETWORKS[name]
+        artifact = export(network.kind().eval(), network.example())
+        path = tmp_path / f"{name}.lep"
+        path.write_bytes(to_native(artifact.model))
+        calls = [sample(rng, {"x": 3}, steps) for steps in (1, 4, 1, 30)]
+        with load(path) as model:
+            stream = model.stream()
+            expected[name] = [by_name(model, take(stream, x)) for x in calls]
+        requests.append(
+            {"file": str(path), "options": {}, "calls": [call_of(x) for x in calls]}
+        )
+    for name, result in zip(expected, answer(requests), strict=True):
+        assert_equal(result["results"], expected[name], name)
