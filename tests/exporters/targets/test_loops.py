@@ -166,6 +166,7 @@ class OverRepeatedSteps(Linears):
         return tanh_loop(x.repeat_interleave(2, 1), self.w, self.u)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", [BehindAStride, InFrontOfAStride, OverRepeatedSteps])
 def test_a_program_and_c_run_a_loop_as_often_as_a_unit_has_frames(kind):
     torch.manual_seed(3)
@@ -236,6 +237,7 @@ class Wrapped(Linears):
         return torch.stack(outs, 1)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", [Clocked, Kalman])
 def test_whole_remainders_and_products_of_matrices_run_on_devices(kind):
     torch.manual_seed(4)
@@ -249,6 +251,7 @@ def test_whole_remainders_and_products_of_matrices_run_on_devices(kind):
     assert to_c(artifact.model, "net").files
 
 
+@pytest.mark.system
 def test_a_remainder_with_the_sign_of_the_dividend_is_refused_on_devices():
     torch.manual_seed(5)
     artifact = export(Wrapped().eval(), torch.randn(2, 6, 3), ExportConfig(inputs=X))
