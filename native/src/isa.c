@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(LE_HAS_AVXVNNI)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
@@ -21,12 +24,22 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 static bool has_vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#if defined(LE_HAS_AVXVNNI)
+static bool has_avxvnni(void) {
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1u);
+}
+extern const le_kernels le_kernels_avxvnni;
+#endif
 extern const le_kernels le_kernels_avx512vnni, le_kernels_avx512, le_kernels_avx2, le_kernels_sse2;
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
 } choices[] = {{&le_kernels_avx512vnni, has_vnni},
                {&le_kernels_avx512, has_avx512},
+#if defined(LE_HAS_AVXVNNI)
+               {&le_kernels_avxvnni, has_avxvnni},
+#endif
                {&le_kernels_avx2, has_avx2},
                {&le_kernels_sse2, always}};
 #elif defined(__aarch64__)

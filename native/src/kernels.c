@@ -288,7 +288,7 @@ NOINLINE vf combine(le_binary kind, vf a, vf b) {
 
 /* --- int8 products: four inputs at a time ----------------------------------------------------------- */
 
-#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
 #define DOT 1 /* the four int8 weights of a lane side by side, activations in bytes */
 #elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__) || defined(__wasm_simd128__)
 #define PAIRS 1 /* two by two, activations in 16 bits */
@@ -339,6 +339,8 @@ INLINE __m256i dot_eight(__m256i total, const char *x, const int8_t *w, const bo
         const __m256i weights = _mm256_load_si256((const __m256i *)w);
 #if defined(__AVX512VNNI__)
         return _mm256_dpbusd_epi32(total, _mm256_set1_epi32(four), weights);
+#elif defined(__AVXVNNI__)
+        return _mm256_dpbusd_avx_epi32(total, _mm256_set1_epi32(four), weights);
 #else
         const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), weights);
         return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

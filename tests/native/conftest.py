@@ -21,7 +21,7 @@ from lstm_edge_runtime.native import open_library
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"
 ISAS = (
-    ("avx512vnni", "avx512", "avx2", "sse2")
+    ("avx512vnni", "avx512", "avxvnni", "avx2", "sse2")
     if platform.machine() == "x86_64"
     else ("neon-dotprod", "neon")
 )
