@@ -159,6 +159,16 @@ class Indexed(Net):
         ]
 
 
+def test_irrational_numbers_of_operators_have_the_digits_of_float64():
+    class Sums(Net):
+        def forward(self, x):
+            y = torch.deg2rad(x) + torch.rad2deg(x) + F.hardswish(x)
+            y = y + F.gelu(x) + F.gelu(x, approximate="tanh")
+            return self.rnn(y + torch.log10(1 + x * x) + torch.log2(1 + x * x))[0]
+
+    export(Sums().eval(), X)
+
+
 def test_a_range_with_named_ends_gives_its_numbers():
     artifact = export(Indexed().eval(), X)
     assert [spec.axes[-1] for spec in artifact.manifest.outputs] == [2, 4]
