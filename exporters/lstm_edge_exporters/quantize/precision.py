@@ -245,14 +245,14 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
     if not counts or (
         has_layers_left and not any(name.startswith(OPERATORS) for name in counts)
     ):
-        raise CheckFailedError(_why_nothing(left))
+        raise CheckFailedError(_why_nothing(left, precision))
     return dict(counts) | ({"recurrent left float": len(left)} if left else {})
 
 
-def _why_nothing(left: Sequence[ir.Node]) -> str:
+def _why_nothing(left: Sequence[ir.Node], precision: str) -> str:
     """Return why no recurrent node, or no node at all, became smaller."""
     loops = [node for node in left if node.op_type == "Scan"]
-    if loops:
+    if loops and precision == "int8":
         why = (
             f"int8 takes the weights of a loop (node {loops[0].name!r}, Scan) if they"
             " are factors of matrix products, of 256 elements or more"
@@ -260,7 +260,8 @@ def _why_nothing(left: Sequence[ir.Node]) -> str:
     else:
         why = "weights must be float32 constants, of 256 elements or more to be stored"
     what = "nothing recurrent" if left else "nothing"
-    return f"{what} could be quantized: {why}; use fp16, or keep the float file"
+    advice = "use fp16, or keep" if precision == "int8" else "keep"
+    return f"{what} could be quantized: {why}; {advice} the float file"
 
 
 def _is_smaller(node: ir.Node) -> bool:

@@ -112,6 +112,13 @@ def stream_file(
 def _required_stream(full: FullSequence) -> Streamed:
     """Return the stream, or raise as ``stream_file``."""
     manifest = full.manifest
+    if manifest.sequence is None and not manifest.states:
+        spec = manifest.data_inputs[0]
+        axes = ",".join(map(str, spec.axes))
+        raise InputError(
+            f"no axis of {spec.name} ({axes}) is known as time; name it, as in"
+            f" --input {spec.name}=N,L,3 (inputs=)"
+        )
     if not manifest.unstreamable:
         raise InputError(
             "this network only looks back, so that its ordinary file streams; omit"

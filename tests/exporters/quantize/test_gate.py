@@ -8,6 +8,7 @@ import pytest
 import torch
 from loop_networks import NETWORKS
 from onnx import helper, numpy_helper
+from torch import nn
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
@@ -187,6 +188,14 @@ def test_int8_does_not_blame_a_loop_for_the_small_weights_of_a_layer(write):
     with pytest.raises(CheckFailedError, match="256 elements or more") as refusal:
         quantize(write(artifact.model), QuantizeConfig(budget=LOOSE))
     assert "Scan" not in str(refusal.value)
+
+
+def test_fp16_of_small_weights_does_not_advise_fp16(write):
+    torch.manual_seed(0)
+    artifact = export(nn.LSTM(2, 3, batch_first=True).eval(), torch.zeros(2, 5, 2))
+    config = QuantizeConfig(precision="fp16", budget=LOOSE)
+    with pytest.raises(CheckFailedError, match="stored; keep the float file"):
+        quantize(write(artifact.model), config)
 
 
 def test_files_that_can_not_be_judged_are_refused(network, write):

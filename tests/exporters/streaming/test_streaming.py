@@ -421,3 +421,13 @@ def test_validate_passes_a_stream_and_sees_a_wrong_one(kind, tmp_path):
     other = kind().eval()
     report = validate(file, against_module(other, file, torch.randn(2, 48, WIDTH)))
     assert not report.ok
+
+
+def test_a_stream_of_fixed_axes_asks_for_their_names():
+    torch.manual_seed(0)
+    module = nn.Conv1d(3, 4, 3, padding="same").eval()
+    config = ExportConfig(inputs={"input": (2, 3, 9)}, stream=True)
+    with pytest.raises(
+        InputError, match=r"no axis of input \(2,3,9\) is known as time"
+    ):
+        export(module, torch.zeros(2, 3, 9), config)
