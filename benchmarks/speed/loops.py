@@ -47,7 +47,7 @@ NORMALIZED = "LSTM of 32 with layer norm"
 
 
 class PlainLSTM(nn.Module):
-    """What the others are compared with."""
+    """The layer that all loops are compared with."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ PROGRAMS = {
     "torch.jit.trace": "TorchScript, trace",
     "torch.export": "torch.export, Dim.DYNAMIC",
 }
-"""What PyTorch runs itself."""
+"""Programs that PyTorch runs itself."""
 VERDICTS = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
 
 
@@ -194,7 +194,7 @@ class File:
 
 
 class Program:
-    """What one of ``PROGRAMS`` makes of a module."""
+    """The program that one of ``PROGRAMS`` makes from a module."""
 
     taken: Sequence[str] = ()
 

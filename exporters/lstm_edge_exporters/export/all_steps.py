@@ -27,7 +27,7 @@ _ALONG_ONE_AXIS = {"Concat": 0, "LogSoftmax": -1, "Softmax": -1, "Split": 0}
 
 @dataclass(frozen=True)
 class AllSteps:
-    """What changes in an operator that is applied to all steps."""
+    """The changes to an operator that is applied to all steps."""
 
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """New values of attributes."""
@@ -84,7 +84,7 @@ def apply(
 def _extended(
     build: Builder, value: ir.Value, rank: int | None, inner: ir.Value
 ) -> ir.Value:
-    """Return ``value`` with axes of one element behind that of the steps."""
+    """Return ``value`` with axes of one element behind the axis of steps."""
     missing = 0 if rank is None else rank - len(axes_of(inner))
     if not missing:
         return value
@@ -146,7 +146,7 @@ def _gemm(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _along_one_axis(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
-    """Count the axis behind that of the steps."""
+    """Count the axis from behind the axis of steps."""
     operands = timed if node.op_type == "Concat" else timed[:1]
     if not all(operands):
         return None
@@ -155,7 +155,7 @@ def _along_one_axis(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _normalization(node: ir.Node, timed: Sequence[bool]) -> AllSteps | None:
-    """Count the first axis behind that of the steps."""
+    """Count the first axis from behind the axis of steps."""
     if any(timed[1:]):
         return None
     return AllSteps({"axis": _shifted(node.attributes.get_int("axis", -1))})
@@ -169,7 +169,7 @@ def _transpose(node: ir.Node, _timed: Sequence[bool]) -> AllSteps | None:
 
 
 def _at_axes(node: ir.Node, _timed: Sequence[bool]) -> AllSteps | None:
-    """Count stored axes behind that of the steps."""
+    """Count stored axes from behind the axis of steps."""
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None or not axes.size:
         return None
@@ -220,7 +220,7 @@ def _shifted(axis: int) -> int:
 
 
 def _all_shifted(axes: Array) -> Array:
-    """Return axes counted behind that of the steps."""
+    """Return axes counted from behind the axis of steps."""
     return np.array([_shifted(int(axis)) for axis in np.ravel(axes)])
 
 
