@@ -242,16 +242,20 @@ static bool complete(const lstm_edge_rows *rows, size_t count) {
     return true;
 }
 
-/* Return whether the rows and steps that are written lie apart; a stride in bytes of a narrower type does
- * not. */
+/* Return whether rows and steps that are written lie apart; a stride in bytes of a narrower type does not.
+ * Nothing is written where there are no data. */
+static bool lies_apart(const lstm_edge_rows *at, const le_span *span, size_t rows, size_t steps) {
+    const size_t bytes = span->width * le_size_of(span->type);
+    const bool rows_apart = rows <= 1 || at->row_stride >= bytes;
+    const bool steps_apart = steps <= 1 || at->step_stride >= bytes;
+    return at->data == NULL || (rows_apart && steps_apart);
+}
+
 static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_edge_rows *at, size_t rows,
                   size_t steps) {
     for (size_t i = 0; i < p->count[kind]; i++) {
         const le_io *io = &p->io[kind][i];
-        const size_t bytes = p->spans[io->buffer].width * le_size_of(p->spans[io->buffer].type);
-        if (at[i].data == NULL) continue;
-        if (rows > 1 && at[i].row_stride < bytes) return false;
-        if (io->every_step && steps > 1 && at[i].step_stride < bytes) return false;
+        if (!lies_apart(&at[i], &p->spans[io->buffer], rows, io->every_step ? steps : 1)) return false;
     }
     return true;
 }
@@ -292,10 +296,7 @@ lstm_edge_status lstm_edge_trace(const lstm_edge_program *program, size_t rows, 
     if (count != program->buffers)
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "%zu buffers, expected %zu", count, program->buffers);
     for (size_t i = 0; i < count; i++) {
-        const size_t bytes = program->spans[i].width * le_size_of(program->spans[i].type);
-        const bool close =
-            (rows > 1 && values[i].row_stride < bytes) || (steps > 1 && values[i].step_stride < bytes);
-        if (values[i].data != NULL && close)
+        if (!lies_apart(&values[i], &program->spans[i], rows, steps))
             return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row");
     }
     call c = {.program = program,
