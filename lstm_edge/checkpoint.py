@@ -51,6 +51,8 @@ _NEEDED = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc_1.weight", "fc.weight")
 _WRAPPERS = ("model_state_dict", "state_dict")
 """Keys under which training scripts save the ``state_dict``."""
 _LFS = b"version https://git-lfs"
+_SAVED_BY_TORCH = (b"PK", b"\x80")
+"""First bytes of what ``torch.save`` writes: a zip archive, earlier a pickle."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ def read_tensors(path: Path) -> Checkpoint:
         loaded = from_bytes(content) if is_safetensors else _load_pickle(content)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = f"can't be read as a checkpoint ({first_line(error)})"
-        if isinstance(error, pickle.UnpicklingError):
+        if not is_safetensors and not content.startswith(_SAVED_BY_TORCH):
+            reason = "is not a checkpoint: torch.save did not write it"
+        elif isinstance(error, pickle.UnpicklingError):
             reason = (
                 "contains more than tensors; loading it could run code, so it is"
                 " refused"

@@ -8,7 +8,7 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge_exporters.options import option
 from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_runtime.errors import CheckFailedError, InputError
-from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.files import check_target, refuse_program, write_bytes
 from lstm_edge_runtime.manifest import Signal
 
 from ._options import SCALE, model_argument, needing, options_of, verb
@@ -126,6 +126,7 @@ def _reference(file: "ModelFile", against: str, options: ValidateOptions) -> "Ex
     """Return the reference that ``--against`` names."""
     from lstm_edge_exporters.validate.expected import against_file, against_module
 
+    refuse_program(against)
     if Path(against).suffix == ".onnx":
         return against_file(against, file)
     if is_factory(against):

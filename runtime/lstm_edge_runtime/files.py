@@ -90,6 +90,14 @@ def is_program(name: str, content: bytes) -> bool:
     return content.startswith(b"LSTMEDGE") or name.endswith(".lep")
 
 
+def refuse_program(name: str, content: bytes = b"") -> None:
+    """Raise ``InputError`` for a program where only an ``.onnx`` file fits."""
+    if is_program(name, content):
+        raise InputError(
+            f"{name} is a program; give the .onnx file that it was made from"
+        )
+
+
 def read_arrays(
     path: str | os.PathLike[str],
     wrong: str,

@@ -214,7 +214,8 @@ def _read(source: Source) -> onnx.ModelProto:
     name, content = read_content(source)
     if is_program(name, content):
         raise InputError(
-            f"{name} is a program; give the .onnx file that it was made from"
+            f"{name} is a program of lstm-edge: its states are inputs and outputs"
+            " already; use it as it is"
         )
     model = _parse(name, content)
     try:
@@ -237,7 +238,7 @@ def _read(source: Source) -> onnx.ModelProto:
         )
     if any(entry.key == KEY for entry in model.metadata_props):
         raise InputError(
-            f"{name} carries lstm-edge's manifest already: its states are inputs and"
-            " outputs"
+            f"{name} carries lstm-edge's manifest: its states are inputs and outputs"
+            " already; use it as it is"
         )
     return model

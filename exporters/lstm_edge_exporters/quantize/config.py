@@ -8,7 +8,7 @@ from lstm_edge_runtime.errors import InputError
 
 from ..options import check_options, option
 
-_figure = partial(option, low=0, below=math.inf)
+_limit = partial(option, low=0, below=math.inf)
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,20 @@ class Budget:
     If targets are given, at most one more sample may be wrong.
 
     Raises:
-        InputError: a figure that is negative or not finite.
+        InputError: a value that is negative or not finite; an agreement above 1.
     """
 
-    agreement: float = _figure(
-        0.975, "Minimum fraction of equal labels.", flag="--min-agreement"
+    agreement: float = option(
+        0.975,
+        "Minimum fraction of equal labels.",
+        flag="--min-agreement",
+        low=0,
+        high=1,
     )
-    drift: float = _figure(
+    drift: float = _limit(
         0.1, "Maximum state drift over 1,000 steps.", flag="--max-drift"
     )
-    change: float = _figure(
+    change: float = _limit(
         0.25, "Maximum change of an output, relative to its range.", flag="--max-change"
     )
 

@@ -19,9 +19,9 @@ from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
-    InputError,
     ManifestError,
 )
+from lstm_edge_runtime.files import refuse_program
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 
@@ -183,10 +183,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         InputError: a native program.
     """
     path = Path(path)
-    if path.suffix == ".lep":
-        raise InputError(
-            f"{path} is a program; give the .onnx file that it was made from"
-        )
+    refuse_program(str(path))
     model = None
     broken = ""
     try:

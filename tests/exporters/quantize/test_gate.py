@@ -241,6 +241,7 @@ def test_data_that_does_not_fit_is_refused(network, write, inputs, more):
         (QuantizeConfig, {"target": "gpu"}),
         (QuantizeConfig, {"precision": "fp16", "weights_only": True}),
         (Budget, {"agreement": -0.1}),
+        (Budget, {"agreement": 2}),
         (Budget, {"drift": float("nan")}),
         (Budget, {"change": float("inf")}),
     ],

@@ -161,11 +161,27 @@ TABLE = [
     ),
     (
         "lift har.lep -o a.onnx",
-        "har.lep is a program; give the .onnx file that it was made from",
+        "har.lep is a program of lstm-edge: its states are inputs and outputs already",
     ),
     (
         "convert har.lep --to c -o c",
-        "this is a program; convert the .onnx file that it was made from",
+        "har.lep is a program; give the .onnx file that it was made from",
+    ),
+    (
+        "validate har.onnx --against har.lep",
+        "har.lep is a program; give the .onnx file that it was made from",
+    ),
+    (
+        "selftest har.lep --trace har.lep",
+        "har.lep is a program; give the .onnx file that it was made from",
+    ),
+    (
+        "export usage_nets:Last --weights text.onnx --input x=N,L,3 -o a.onnx",
+        "text.onnx is not a checkpoint: torch.save did not write it",
+    ),
+    (
+        "quantize har.onnx -o a.onnx --min-agreement 2",
+        "expected 0 or more, at most 1",
     ),
     (
         "validate cut.onnx",

@@ -16,11 +16,10 @@ from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
-    InputError,
     UnsupportedError,
     first_line,
 )
-from lstm_edge_runtime.files import read_content
+from lstm_edge_runtime.files import read_content, refuse_program
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
 from lstm_edge_runtime.model import open_content, runner
 from lstm_edge_runtime.native import NativeEngine
@@ -77,11 +76,8 @@ def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto
     for a program.
     """
     name, content = read_content(source)
+    refuse_program(name, content)
     model = open_content(name, content)
-    if model.engine == "native":
-        raise InputError(
-            "this is a program; convert the .onnx file that it was made from"
-        )
     return model, onnx.load_from_string(content)
 
 
