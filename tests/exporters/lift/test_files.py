@@ -81,7 +81,7 @@ NO_NETWORKS = {
     "is a folder": lambda _, folder: folder,
     "opset 6, expected 7": lambda model, _: edited(model, opset=6),
     "NoSuchOperator": lambda model, _: edited(model, operator="NoSuchOperator"),
-    "manifest already": lambda model, _: lift(edited(model)).model,
+    "carries lstm-edge's manifest": lambda model, _: lift(edited(model)).model,
     "no node of the graph computes": lambda model, _: without_results(model),
     "constant 'W' has no data type": lambda model, _: untyped(model),
     "is empty": lambda *_: b"",
