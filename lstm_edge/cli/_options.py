@@ -20,7 +20,7 @@ from lstm_edge_exporters.options import check_options, option, option_fields
 from lstm_edge_runtime.errors import InputError, MissingDependencyError, install_command
 from lstm_edge_runtime.files import check_target
 
-from ._output import print_report, progress
+from ._output import print_output, progress
 from ._sources import refuse_replacing, source_files
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ SOURCE = _Source()
 
 def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
     """Return a decorator that makes a command with ``--json`` of a function which
-    returns a ``Report``.
+    returns an ``Output``.
 
     The error of an import inside the function names ``extra``. A parameter ``show`` is
     that of ``progress``.
@@ -57,14 +57,14 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
 
         @functools.wraps(function)
         def command(*, as_json: bool, **arguments: Any) -> None:
-            """Run the verb and print its report."""
+            """Run the verb and print its output."""
             with needing(extra, name):
                 if "show" in inspect.signature(function).parameters:
                     with progress(quiet=as_json) as show:
-                        report = function(show=show, **arguments)
+                        output = function(show=show, **arguments)
                 else:
-                    report = function(**arguments)
-            print_report(report, as_json=as_json)
+                    output = function(**arguments)
+            print_output(output, as_json=as_json)
 
         with_json = click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON document."

@@ -1,4 +1,4 @@
-"""Output of verbs: a report as text or JSON, notes, and progress on standard error."""
+"""Output of verbs: text or JSON, notes, and progress on standard error."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from lstm_edge_runtime.errors import counted, printable, shortened
 
 
 @dataclass(frozen=True)
-class Report:
+class Output:
     """The result of a verb: a document for programs, and lines for people."""
 
     document: Any
@@ -32,7 +32,7 @@ class Report:
     next: Sequence[Sequence[object]] = ()
     """Arguments of commands of ``lstm-edge`` to go on with, for the text."""
     error: BaseException | None = None
-    """Raised after the report has been printed."""
+    """Raised after the output has been printed."""
 
 
 Show = Callable[[float, str], None]
@@ -40,14 +40,14 @@ Show = Callable[[float, str], None]
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
-def print_report(report: Report, *, as_json: bool) -> None:
-    """Print a report; raises its error."""
+def print_output(output: Output, *, as_json: bool) -> None:
+    """Print an output; raises its error."""
     if as_json:
-        click.echo(json.dumps(plain(report.document), indent=2, allow_nan=False))
+        click.echo(json.dumps(plain(output.document), indent=2, allow_nan=False))
     else:
-        _print_text(report)
-    if report.error is not None:
-        raise report.error
+        _print_text(output)
+    if output.error is not None:
+        raise output.error
 
 
 def relabel(
@@ -87,19 +87,19 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_text(report: Report) -> None:
+def _print_text(output: Output) -> None:
     """Print lists of mappings as tables, and other entries that are not empty as
     lines.
     """
-    entries = plain(report.document if report.lines is None else report.lines)
+    entries = plain(output.document if output.lines is None else output.lines)
     if not isinstance(entries, dict):
-        entries = {report.title: entries}
-    if report.title and report.title not in entries:
-        echo(report.title)
+        entries = {output.title: entries}
+    if output.title and output.title not in entries:
+        echo(output.title)
     for key, value in entries.items():
         if value not in _EMPTY:
             _print_entry(key, value)
-    for command in report.next:
+    for command in output.next:
         echo(f"next: lstm-edge {shlex.join(map(str, command))}")
 
 

@@ -15,7 +15,7 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import counted
 
 from ._options import ModelOptions, models_argument, options_of, verb
-from ._output import Report
+from ._output import Output
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BenchConfig:
 @options_of(config=BenchConfig, options=ModelOptions)
 def command(
     models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
-) -> Report:
+) -> Output:
     """Measure the time of a step of MODELS on this machine.
 
     Rows are one step of one stream (or one unit, if the file takes several steps at a
@@ -55,7 +55,7 @@ def command(
         rows.append(
             {"file": file, "engine": engine, "call": name, "p50_us": p50, "p99_us": p99}
         )
-    return Report(rows)
+    return Output(rows)
 
 
 def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], object]]]:

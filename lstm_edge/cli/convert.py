@@ -13,10 +13,10 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array
 
 from ._options import OUTPUT, model_argument, verb
-from ._output import Report
+from ._output import Output
 
 
-def _to_native(model: Path, output: Path) -> Report:
+def _to_native(model: Path, output: Path) -> Output:
     """Write a native program."""
     if output.suffix != ".lep":
         raise InputError(
@@ -27,7 +27,7 @@ def _to_native(model: Path, output: Path) -> Report:
 
     content = to_native(model)
     write_bytes(output, content)
-    return Report(
+    return Output(
         {
             "output": output,
             "bytes": {"before": model.stat().st_size, "after": len(content)},
@@ -35,7 +35,7 @@ def _to_native(model: Path, output: Path) -> Report:
     )
 
 
-def _to_c(model: Path, output: Path, name: str | None) -> Report:
+def _to_c(model: Path, output: Path, name: str | None) -> Output:
     """Write a folder of C."""
     from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
@@ -59,10 +59,10 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
             f"include {header}",
         ],
     }
-    return Report(document)
+    return Output(document)
 
 
-def _to_web(model: Path, output: Path) -> Report:
+def _to_web(model: Path, output: Path) -> Output:
     """Write a web page."""
     from lstm_edge_exporters.targets.folders import write_folder
     from lstm_edge_exporters.targets.web import to_site
@@ -74,7 +74,7 @@ def _to_web(model: Path, output: Path) -> Report:
         f"to see it, run python -m http.server -d {shlex.quote(str(output))}",
         "motion sensors need HTTPS on phones",
     ]
-    return Report({"output": output, "files": sizes, "notes": notes})
+    return Output({"output": output, "files": sizes, "notes": notes})
 
 
 @verb("convert", extra="export")
@@ -89,7 +89,7 @@ def _to_web(model: Path, output: Path) -> Report:
     "-o", "--output", type=OUTPUT, required=True, help="Output .lep file or folder."
 )
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
-def command(model: Path, target: str | None, output: Path, name: str | None) -> Report:
+def command(model: Path, target: str | None, output: Path, name: str | None) -> Output:
     """Convert MODEL, an .onnx file, to another format.
 
     An .lep file is a program for the C library of lstm-edge-native and for load(),

@@ -13,7 +13,7 @@ from lstm_edge_runtime import Stream
 
 from ..data.series import Data
 from ._options import PATH, verb
-from ._output import Report, Show, echo, plain
+from ._output import Output, Show, echo, plain
 from .train import describe_epoch
 
 _COLUMNS = 48
@@ -30,7 +30,7 @@ _BARS = "▁▂▃▄▅▆▇█"
     help="Output folder.",
 )
 @click.pass_context
-def command(ctx: click.Context, folder: Path, show: Show) -> Report:
+def command(ctx: click.Context, folder: Path, show: Show) -> Output:
     """Train, export, verify and run a network on real sensor data, in about a minute.
 
     The data are activities recorded by a smart watch's accelerometer and gyroscope. The
@@ -85,7 +85,7 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
         "seconds": time.monotonic() - started,
     }
     train = ("train", data, "-o", folder / "wide", "--hidden-size", 64)
-    return Report(
+    return Output(
         document, next=[("inspect", model_file), ("predict", model_file, data), train]
     )
 

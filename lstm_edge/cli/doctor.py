@@ -15,7 +15,7 @@ from lstm_edge_runtime.errors import (
 )
 
 from ._options import verb
-from ._output import Report
+from ._output import Output
 
 _EXTRAS = {
     "export": (
@@ -44,7 +44,7 @@ class _Finding:
 
 
 @verb("doctor")
-def command() -> Report:
+def command() -> Output:
     """Check this machine: versions, execution providers, instruction set, and missing
     packages.
 
@@ -72,7 +72,7 @@ def command() -> Report:
         error = CheckFailedError(
             f"no model can run on this machine; {install_command('cpu')} in a new venv"
         )
-    return Report(rows, title="lstm-edge doctor", error=error)
+    return Output(rows, title="lstm-edge doctor", error=error)
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..data.config import parse_rate
 from ._options import SCALE, SOURCE, options_of, outputs_option, verb
-from ._output import Report, Show, equality, relabel
+from ._output import Output, Show, equality, relabel
 from ._sources import is_factory, module_without_factory
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def command(
     options: SourceOptions,
     config: ExportConfig,
     show: Show,
-) -> Report:
+) -> Output:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to an
     .onnx or .lep file.
 
@@ -141,7 +141,7 @@ def command(
         max_abs=verified.max_abs,
         ratio=verified.worst.ratio,
     )
-    return Report(
+    return Output(
         document,
         lines=relabel(document, "verification", {"equal to PyTorch": equal}),
         next=[("inspect", outputs[0]), *following],

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import StateSpec
 
 from ._options import model_argument, verb
-from ._output import Report
+from ._output import Output
 
 
 @verb("inspect")
@@ -23,7 +23,7 @@ from ._output import Report
     is_flag=True,
     help="List the operations of an .lep file, with their weights.",
 )
-def command(model: Path, *, operations: bool) -> Report:
+def command(model: Path, *, operations: bool) -> Output:
     """Show MODEL's inputs, outputs, states, sizes and provenance.
 
     Memory per stream is the size of its states; an open stream stores them twice.
@@ -56,14 +56,14 @@ def command(model: Path, *, operations: bool) -> Report:
         }
     if operations:
         listed = _operations(model, content, document["engine"])
-        return Report(
+        return Output(
             {**document, "operations": listed},
             lines={"operations": listed},
             title=str(model),
         )
     hidden = () if manifest.lengths else ("padded_states",)
     lines = {name: entry for name, entry in document.items() if name not in hidden}
-    return Report(document, lines=lines, title=str(model))
+    return Output(document, lines=lines, title=str(model))
 
 
 def _operations(model: Path, content: bytes, engine: str) -> list[Any]:

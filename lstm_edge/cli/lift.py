@@ -9,14 +9,14 @@ from lstm_edge_exporters.lift.config import LiftConfig
 from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
-from ._output import Report, equality, plain, relabel
+from ._output import Output, equality, plain, relabel
 
 
 @verb("lift", extra="export")
 @model_argument
 @output_option
 @options_of(config=LiftConfig)
-def command(model: Path, output: Path, config: LiftConfig) -> Report:
+def command(model: Path, output: Path, config: LiftConfig) -> Output:
     """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and
     outputs.
 
@@ -73,7 +73,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         max_abs=figures["max_abs"],
         ratio=figures["ratio"],
     )
-    return Report(
+    return Output(
         document,
         lines=relabel(document, "verification", {"equal to the original": equal}),
         title=str(output),

@@ -11,7 +11,7 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge_exporters.quantize.config import Budget, QuantizeConfig
 
 from ._options import PATH, model_argument, options_of, output_option, verb
-from ._output import Report, Show, note
+from ._output import Output, Show, note
 
 
 @verb("quantize", extra="export")
@@ -32,7 +32,7 @@ def command(
     data: Path | None,
     reading: ReadConfig,
     show: Show,
-) -> Report:
+) -> Output:
     """Quantize MODEL, an fp32 .onnx file with a manifest, to make it smaller and
     usually faster.
 
@@ -70,4 +70,4 @@ def command(
         ("inspect", output),
         ("convert", output, "-o", output.with_suffix(".lep")),
     ]
-    return Report(document, title=str(output), next=following)
+    return Output(document, title=str(output), next=following)

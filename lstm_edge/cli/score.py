@@ -9,7 +9,7 @@ import click
 from lstm_edge.score.config import ScoreConfig
 
 from ._options import PATH, check_models, options_of, reset_every_option, verb
-from ._output import Report, Show
+from ._output import Output, Show
 
 
 @verb("score", extra="parquet")
@@ -39,7 +39,7 @@ def command(
     reset_every: int | str | None,
     workers: int | None,
     show: Show,
-) -> Report:
+) -> Output:
     """Run a model on every series of DATASET, a folder, a file or a glob of Parquet
     with one row per sample.
 
@@ -69,4 +69,4 @@ def command(
         **asdict(report),
         "rows_per_second": report.rows / report.seconds,
     }
-    return Report(document | {"notes": [late] if report.late else []})
+    return Output(document | {"notes": [late] if report.late else []})

@@ -10,7 +10,7 @@ from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.selftest import Comparison
 
 from ._options import PATH, ModelOptions, model_argument, options_of, verb
-from ._output import Report
+from ._output import Output
 
 
 @verb("selftest", extra="export")
@@ -24,7 +24,7 @@ from ._output import Report
     " from, and name the first that differs.",
 )
 @options_of(options=ModelOptions)
-def command(model: Path, source: Path | None, options: ModelOptions) -> Report:
+def command(model: Path, source: Path | None, options: ModelOptions) -> Output:
     """Replay MODEL's golden cases on this device, in chunks, and compare with the
     reference.
 
@@ -61,7 +61,7 @@ def command(model: Path, source: Path | None, options: ModelOptions) -> Report:
         "comparisons": rows,
         **traced,
     }
-    return Report(summary, title=str(model), error=error)
+    return Output(summary, title=str(model), error=error)
 
 
 def _row(case: int, output: Comparison) -> dict[str, Any]:

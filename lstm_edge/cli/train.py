@@ -14,7 +14,7 @@ from ..data.config import DataConfig, ReadConfig
 from ..run_files import REPORT
 from ..training.config import TrainConfig
 from ._options import PATH, field_options, needing, take_given, verb
-from ._output import Report, Show
+from ._output import Output, Show
 
 if TYPE_CHECKING:
     from ..training.training import Epoch
@@ -46,7 +46,7 @@ _SECTIONS = {
 @click.option("--overwrite", is_flag=True, help="Replace an existing run in RUN.")
 def command(
     data: Path, folder: Path, resume: bool, overwrite: bool, show: Show, **options: Any
-) -> Report:
+) -> Output:
     """Train an LSTM1 on DATA and save the best epoch to RUN.
 
     DATA is a .npz with x (samples, L, features) and y, a .csv or .parquet with one row
@@ -111,7 +111,7 @@ def command(
         name.replace("_", " "): entry for name, entry in summary["data"].items()
     }
     lines["scores"] = [_with_titles(row, titles) for row in document["scores"]]
-    return Report(document, lines=lines, next=following)
+    return Output(document, lines=lines, next=following)
 
 
 def _with_titles(row: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:

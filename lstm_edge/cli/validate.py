@@ -12,13 +12,12 @@ from lstm_edge_runtime.files import check_target, refuse_program, write_bytes
 from lstm_edge_runtime.manifest import Signal
 
 from ._options import SCALE, model_argument, needing, options_of, verb
-from ._output import Report, Show, note
+from ._output import Output, Show, note
 from ._sources import is_factory
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate.expected import Expected
-    from lstm_edge_exporters.validate.report import Group
-    from lstm_edge_exporters.validate.report import Report as Validation
+    from lstm_edge_exporters.validate.report import Group, Report
     from lstm_edge_exporters.verify.file import ModelFile
 
 
@@ -59,7 +58,7 @@ def command(
     reading: ReadConfig,
     config: ValidateConfig,
     show: Show,
-) -> Report:
+) -> Output:
     """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if
     not.
 
@@ -96,7 +95,7 @@ def command(
         write_bytes(options.html, to_html(result).encode())
     if options.against is None:
         note("golden cases replayed; not compared with a network: add --against")
-    return report_of(result)
+    return output_of(result)
 
 
 def _validate(
@@ -105,7 +104,7 @@ def _validate(
     reading: ReadConfig,
     config: ValidateConfig,
     show: Show,
-) -> "Validation":
+) -> "Report":
     """Validate the file with the options, and show progress."""
     from lstm_edge_exporters import validate
     from lstm_edge_exporters.verify.file import open_file
@@ -165,7 +164,7 @@ def _reference(file: "ModelFile", against: str, options: ValidateOptions) -> "Ex
     return replace(expected, hint=hint)
 
 
-def report_of(result: "Validation") -> Report:
+def output_of(result: "Report") -> Output:
     """Return the document of a validation, and lines: one row per group, every failure,
     and what was skipped.
     """
@@ -189,7 +188,7 @@ def report_of(result: "Validation") -> Report:
         "result": f"{'PASSED' if result.ok else 'FAILED'}: {counts}",
     }
     error = CheckFailedError(f"{result.count('failed')} checks failed")
-    return Report(
+    return Output(
         document=result.to_dict(),
         lines=lines,
         title=f"{result.model} against {result.reference}",

@@ -157,14 +157,15 @@ def _files(paths: Sequence[str], rows: bool = False, *, key: bool = False) -> st
     """Return the table of files; ``rows`` adds the name of the file and the number of
     the row.
     """
-    options = (
-        f"hive_partitioning = {str(key).lower()}{', hive_types_autocast = false' * key}"
-    )
-    options += ", filename = 'lstm_edge_file', file_row_number = true" * rows
-    literal = (
-        re.sub(r"[*?\[]", r"[\g<0>]", path) for path in paths
-    )  # names are patterns to DuckDB
-    return f"read_parquet([{', '.join(map(_text, literal))}], {options})"
+    options = [f"hive_partitioning = {str(key).lower()}"]
+    if key:
+        options.append("hive_types_autocast = false")
+    if rows:
+        options += ["filename = 'lstm_edge_file'", "file_row_number = true"]
+    # names are patterns to DuckDB
+    literal = [re.sub(r"[*?\[]", r"[\g<0>]", path) for path in paths]
+    files = ", ".join(map(_text, literal))
+    return f"read_parquet([{files}], {', '.join(options)})"
 
 
 def _name(column: str) -> str:

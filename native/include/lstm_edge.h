@@ -249,7 +249,8 @@ typedef struct {
 /*
  * Run `steps` time steps of `rows` sources, whose states are updated in place in the caller's pool.
  *
- * slots:   the index in the pool of each row's states, all different; NULL for 0, 1, 2, ...
+ * slots:   the index in the pool of each row's states, all different; NULL for 0, 1, 2, ... At reset, a row
+ *          is what lstm_edge_state returns for a new stream.
  * inputs, states, outputs: one entry per program input, state and output; an output's data may be NULL if it
  *          is not needed. Rows of states and outputs must not overlap: their strides must be at least width
  *          elements of the port's type (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
@@ -274,10 +275,6 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_trace(const lstm_edge_program *program,
                                                const lstm_edge_rows *inputs, const lstm_edge_rows *states,
                                                const lstm_edge_rows *outputs, const lstm_edge_rows *values,
                                                size_t count);
-
-/* Copy the reset value of a state, one row of its type, to `row`. */
-LSTM_EDGE_API lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index,
-                                                     void *row);
 
 #ifdef __cplusplus
 }

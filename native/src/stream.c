@@ -362,18 +362,6 @@ const char *lstm_edge_manifest(const lstm_edge_program *program) {
     return program == NULL ? NULL : program->manifest;
 }
 
-lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index, void *row) {
-    if (row == NULL || index >= lstm_edge_count(program, LSTM_EDGE_STATE)) {
-        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no state %zu", index);
-    }
-    const le_io *state = &program->io[LSTM_EDGE_STATE][index];
-    const le_span *span = &program->spans[state->buffer];
-    const size_t bytes = span->width * le_size_of(span->type);
-    if (state->reset == NULL) memset(row, 0, bytes);
-    else memcpy(row, state->reset, bytes);
-    return LSTM_EDGE_OK;
-}
-
 /* --- Streams ---------------------------------------------------------------------------------------- */
 
 struct lstm_edge_stream {
@@ -667,8 +655,14 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
 void lstm_edge_reset(lstm_edge_stream *stream) {
     if (stream == NULL) return;
     stream->age = 0;
-    for (size_t i = 0; i < stream->program->count[LSTM_EDGE_STATE]; i++) {
-        lstm_edge_reset_value(stream->program, i, stream->rows[LSTM_EDGE_STATE][i].data);
+    const lstm_edge_program *program = stream->program;
+    for (size_t i = 0; i < program->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &program->io[LSTM_EDGE_STATE][i];
+        const le_span *span = &program->spans[state->buffer];
+        const size_t bytes = span->width * le_size_of(span->type);
+        void *row = stream->rows[LSTM_EDGE_STATE][i].data;
+        if (state->reset == NULL) memset(row, 0, bytes);
+        else memcpy(row, state->reset, bytes);
     }
 }
 

@@ -77,6 +77,8 @@ class Engine:
     share it.
     """
 
+    name: str
+    """``onnxruntime`` or ``native``."""
     couples_rows = False
     """True if the rows of a call share the scales of quantized values, so that NaN in
     one reaches others."""

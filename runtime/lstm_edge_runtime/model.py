@@ -166,9 +166,12 @@ class Model:
         """Outputs that are not states."""
         self.states: tuple[StateSpec, ...] = engine.manifest.states
         """The states, each with its input and its output."""
-        self.engine = "onnxruntime" if hasattr(engine, "session") else "native"
+        self.engine = engine.name
+        """``onnxruntime`` or ``native``."""
         self.device = device
-        """The engine, and ``cpu`` or ``cuda``."""
+        """``cpu`` or ``cuda``."""
+        self.couples_rows = engine.couples_rows
+        """True if the rows of a call share the scales of quantized values."""
         self.identity = identity
         """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that
         it was converted from; states carry it."""

@@ -194,6 +194,7 @@ class _ProgramState(NamedTuple):
 class NativeEngine(Engine):
     """A loaded program and its manifest; see ``Engine``."""
 
+    name = "native"
     reads_windows = True
 
     def __init__(self, program: bytes, threads: int) -> None:

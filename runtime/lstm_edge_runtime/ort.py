@@ -265,6 +265,8 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
 class OrtEngine(Engine):
     """A session and the manifest of its file; see ``Engine``."""
 
+    name = "onnxruntime"
+
     def __init__(
         self, session: "InferenceSession", manifest: Manifest, device: str
     ) -> None:

@@ -151,7 +151,7 @@ def check(model, steps, got, *, step):
 
 
 def limits(model):
-    int8 = model.manifest.arithmetic == "int8" and model.engine == "onnxruntime"
+    int8 = model.couples_rows
     return INT8 if int8 else {"rtol": 1e-5, "atol": 3e-6}
 
 

@@ -28,13 +28,9 @@ class Group:
     def status(self) -> Status:
         """``failed`` if any check failed, ``skipped`` if every one was skipped."""
         statuses = {check.status for check in self.checks}
-        return (
-            "failed"
-            if "failed" in statuses
-            else "passed"
-            if "passed" in statuses
-            else "skipped"
-        )
+        if "failed" in statuses:
+            return "failed"
+        return "passed" if "passed" in statuses else "skipped"
 
     @property
     def worst(self) -> Comparison | None:

@@ -48,28 +48,19 @@ from .quantized import SLACK, check_golden, check_quantized
 from .report import Group, Report
 
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
-_LONG = (
-    ((2, 1040), (310, 2)),
-    (
-        (2, 1040),
-        (310, 2),
-        (7, 3),
-        (1, 97),
-        (16, 31),
-        (64, 5),
-        (2, 257),
-        (1, 3000),
-    ),
-)
-"""Rows and steps that exceed tables and loops of a wrong file: with ``quick``, and in
-full."""
+_LONG_QUICK = ((2, 1040), (310, 2))
+"""Rows and steps that exceed tables and loops of a wrong file."""
+_LONG = (*_LONG_QUICK, (7, 3), (1, 97), (16, 31), (64, 5), (2, 257), (1, 3000))
+"""The same without ``quick``."""
 _OFFSET = 60
 _PADDED = 4000
 _INPUTS = 6000
 _ENGINES = 7000
 _DATA = 8000
-_SAMPLES = 16, 256
-"""Samples of the data that are compared; with ``quick``, and in full."""
+_SAMPLES_QUICK = 16
+"""Samples of the data that are compared with ``quick``."""
+_SAMPLES = 256
+"""The same without ``quick``."""
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _NATIVE = "native engine"
@@ -273,7 +264,8 @@ class Validation:
     def _cases(self) -> Iterator[Case]:
         """Yield the ordinary cases and the long ones."""
         yield from self.expected.cases.cases()
-        for number, size in enumerate(_LONG[not self.config.quick]):
+        sizes = _LONG_QUICK if self.config.quick else _LONG
+        for number, size in enumerate(sizes):
             yield self.expected.cases.case(
                 *size, at_reset=False, offset=_OFFSET + number, full=True
             )
@@ -419,10 +411,9 @@ class Validation:
         if self.config.data is None:
             return []
         manifest = self.expected.manifest
+        most = _SAMPLES_QUICK if self.config.quick else _SAMPLES
         samples = []
-        for sample in sample_feeds(
-            self.config.data, manifest, _SAMPLES[not self.config.quick]
-        ):
+        for sample in sample_feeds(self.config.data, manifest, most):
             case = self._case(1, manifest.steps(sample), _DATA, at_reset=True)
             samples.append({**full_length(manifest, case), **sample})
         return samples

@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from lstm_edge.cli._output import print_report
-from lstm_edge.cli.validate import report_of
+from lstm_edge.cli._output import print_output
+from lstm_edge.cli.validate import output_of
 from lstm_edge_exporters.validate.html import to_html
 from lstm_edge_exporters.validate.junit import to_junit
 from lstm_edge_exporters.validate.report import Check, Group, Report
@@ -106,7 +106,7 @@ def test_a_report_with_nothing_checked_has_not_passed(report):
 
 def test_the_terminal_takes_names_as_text(report, capsys):
     with pytest.raises(CheckFailedError, match="1 checks failed"):
-        print_report(report_of(report), as_json=False)
+        print_output(output_of(report), as_json=False)
     text = capsys.readouterr().out
     assert "[red]" in text
     assert "FAILED Sizes" in text

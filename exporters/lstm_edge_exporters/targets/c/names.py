@@ -58,13 +58,9 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
 
 def member(ending: str) -> str:
     """Return the ending of an identifier as a name of its own."""
-    return (
-        f"_{ending}"
-        if ending[0].isdigit()
-        else f"{ending}_"
-        if ending in _KEYWORDS.split()
-        else ending
-    )
+    if ending[0].isdigit():
+        return f"_{ending}"
+    return f"{ending}_" if ending in _KEYWORDS.split() else ending
 
 
 def model_name(text: str) -> str:
