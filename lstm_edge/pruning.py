@@ -131,9 +131,9 @@ def _mask(weight: Tensor, density: float, shape: tuple[int, int]) -> Tensor:
     blocks = padded.reshape(height // rows, rows, -1, columns)
     norms = blocks.square().sum((1, 3))
     count = max(1, round(density * norms.numel()))
-    is_kept = torch.zeros(norms.numel(), dtype=torch.bool, device=weight.device)
-    is_kept[norms.flatten().topk(count).indices] = True
-    mask = is_kept.reshape(norms.shape).repeat_interleave(rows, 0)
+    is_largest = torch.zeros(norms.numel(), dtype=torch.bool, device=weight.device)
+    is_largest[norms.flatten().topk(count).indices] = True
+    mask = is_largest.reshape(norms.shape).repeat_interleave(rows, 0)
     return mask.repeat_interleave(columns, 1)[:, :width]
 
 

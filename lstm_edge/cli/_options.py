@@ -228,9 +228,9 @@ def _help_of(entry: "Field[Any]") -> str:
     """Return the help of a field, with its default if it is a number or text."""
     rule = entry.metadata["rule"]
     default = entry.default
-    is_plain = isinstance(default, int | float | str) and not isinstance(default, bool)
+    is_shown = isinstance(default, int | float | str) and not isinstance(default, bool)
     shown = rule.shown
-    if not shown and is_plain:
+    if not shown and is_shown:
         shown = f"{default}"
     text: str = rule.help
     if shown:

@@ -43,7 +43,7 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 def print_output(output: Output, *, as_json: bool) -> None:
     """Print an output; raises its error."""
     if as_json:
-        click.echo(json.dumps(plain(output.document), indent=2, allow_nan=False))
+        click.echo(json.dumps(json_value(output.document), indent=2, allow_nan=False))
     else:
         _print_text(output)
     if output.error is not None:
@@ -68,7 +68,7 @@ def equality(float64: float, cases: int, max_abs: float, ratio: float) -> str:
     )
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return a value as JSON has it: numbers that are not finite as None, classes with
     fields as mappings.
     """
@@ -77,11 +77,11 @@ def plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # of NumPy
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
@@ -91,7 +91,7 @@ def _print_text(output: Output) -> None:
     """Print lists of mappings as tables, and other entries that are not empty as
     lines.
     """
-    entries = plain(output.document if output.lines is None else output.lines)
+    entries = json_value(output.document if output.lines is None else output.lines)
     if not isinstance(entries, dict):
         entries = {output.title: entries}
     if output.title and output.title not in entries:
@@ -112,9 +112,9 @@ def _print_entry(key: str, value: Any) -> None:
         for item in value:
             echo(f"note: {to_text(item)}")
     elif isinstance(value, dict) and not all(map(_is_number, value.values())):
-        for part, entry in value.items():
+        for label, entry in value.items():
             if entry not in _EMPTY:
-                echo(f"{name} {part}: {to_text(entry)}")
+                echo(f"{name} {label}: {to_text(entry)}")
     else:
         echo(f"{name}: {to_text(value)}")
 

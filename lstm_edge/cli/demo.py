@@ -13,7 +13,7 @@ from lstm_edge_runtime import Stream
 
 from ..data.series import Data
 from ._options import PATH, verb
-from ._output import Output, Show, echo, plain
+from ._output import Output, Show, echo, json_value
 from .train import describe_epoch
 
 _COLUMNS = 48
@@ -81,7 +81,7 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Output:
     result.check()
     document = {
         "accuracy": result.accuracy,
-        **plain(result),
+        **json_value(result),
         "seconds": time.monotonic() - started,
     }
     train = ("train", data, "-o", folder / "wide", "--hidden-size", 64)

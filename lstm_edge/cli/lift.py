@@ -9,7 +9,7 @@ from lstm_edge_exporters.lift.config import LiftConfig
 from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
-from ._output import Output, equality, plain, relabel
+from ._output import Output, equality, json_value, relabel
 
 
 @verb("lift", extra="export")
@@ -49,7 +49,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Output:
     }
     figures = lifted.verified.figures()
     states = [
-        plain(state) | {"kind": origin}
+        json_value(state) | {"kind": origin}
         for origin, group in groups.items()
         for state in group
     ]

@@ -22,7 +22,7 @@ from .tables import Table, read_table
 
 TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
-_KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
+_DATA_FILES = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
 _JITTER = 0.1
 """Largest relative difference between two intervals of samples that is not
 reported."""
@@ -124,7 +124,7 @@ def read_data(
 def _files(path: Path) -> list[Path]:
     """Return the file itself, or every table in a folder and its subfolders, sorted."""
     if not path.exists():
-        raise NotFoundError(f"{path} does not exist; expected {_KINDS}")
+        raise NotFoundError(f"{path} does not exist; expected {_DATA_FILES}")
     if is_run(path):
         raise InputError(
             f"{path} is a trained run, not data; run lstm-edge export {path} -o"
@@ -142,7 +142,7 @@ def _files(path: Path) -> list[Path]:
         )
     for file in files:
         if not file.is_file() or suffix_of(file) not in DATA_SUFFIXES:
-            raise InputError(f"{file} is not a data file; expected {_KINDS}")
+            raise InputError(f"{file} is not a data file; expected {_DATA_FILES}")
     return files
 
 

@@ -262,19 +262,19 @@ def _check_decimal_marks(table: Table) -> None:
     """Raise InputError if some numbers have a decimal comma and others a point, which
     may separate thousands.
     """
-    places: dict[str, str] = {}
+    examples: dict[str, str] = {}
     for name, column in table.frame.items():
         is_number = ~np.isnan(_to_numbers(column, comma=True))
         for mark in ".,":
             has_mark = column.str.contains(mark, regex=False) & is_number
-            if mark not in places and has_mark.any():
+            if mark not in examples and has_mark.any():
                 row = int(has_mark.to_numpy().argmax())
                 cell = column.iloc[row].strip()
-                places[mark] = f"{table.cell(row, str(name))} {cell!r}"
-    if len(places) == 2:
-        comma = places[","].removeprefix(f"{table.path} ")
+                examples[mark] = f"{table.cell(row, str(name))} {cell!r}"
+    if len(examples) == 2:
+        comma = examples[","].removeprefix(f"{table.path} ")
         raise InputError(
-            f"{places['.']}, and {comma}; expected one decimal mark in all numbers,"
+            f"{examples['.']}, and {comma}; expected one decimal mark in all numbers,"
             " without separators of thousands"
         )
 

@@ -8,7 +8,7 @@ from lstm_edge_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if
+    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``partitions`` if
     they are not given.
     """
 
@@ -34,7 +34,7 @@ class ScoreConfig:
     skip_bad: bool = option(False, "Skip and name files that can't be read.")
     reset_every: int | str | None = None
     """Number of steps after which a series is reset, or ``"never"``."""
-    parts: int = 0
+    partitions: int = 0
     """Number of partitions; 0 to choose it."""
 
     def __post_init__(self) -> None:

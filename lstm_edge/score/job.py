@@ -16,7 +16,7 @@ from lstm_edge_runtime.files import write_bytes
 
 from .config import ScoreConfig
 from .plan import EVENTS, PLAN, STATES, Plan, is_in_dataset, make_plan
-from .stages import SKIPPED, read_group, score_part
+from .stages import SKIPPED, read_group, score_partition
 from .workers import Workers
 
 Show = Callable[[float, str], None]
@@ -84,11 +84,13 @@ def score(
                 0.3 * done / groups,
                 f"read {files * done // groups} of {counted(files, 'file')}",
             )
-        for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
+        for done, count in enumerate(
+            workers(score_partition, plan, plan.partitions), 1
+        ):
             rows += count
             show(
-                0.3 + 0.7 * done / plan.parts,
-                f"scored {done} of {counted(plan.parts, 'part')}",
+                0.3 + 0.7 * done / plan.partitions,
+                f"scored {done} of {counted(plan.partitions, 'partition')}",
             )
         skipped |= dict(
             file.read_text("utf-8").split("\n", 1)

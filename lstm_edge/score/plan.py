@@ -33,7 +33,7 @@ ROWS = 1_000_000
 """Rows of a partition, and of a group of files."""
 _SERIES = 64
 """Minimum number of series of a partition."""
-_MAX_PARTS = 1024
+_MAX_PARTITIONS = 1024
 """Maximum number of partitions."""
 PLAN = "_plan.json"
 STATES = "_states"
@@ -41,7 +41,7 @@ EVENTS = "_events"
 EVENT_COLUMNS = ("start", "end", "label", "samples", "open")
 """Columns of ``EVENTS`` after the series."""
 _Test = Callable[[pa.DataType], bool]
-_Kind = tuple[str, Sequence[_Test]]
+_TypeRule = tuple[str, Sequence[_Test]]
 """Description of the types of a column, and functions that are True for them."""
 _NUMBER = (pa.types.is_integer, pa.types.is_floating)
 _TIME = (pa.types.is_timestamp, pa.types.is_date)
@@ -50,9 +50,9 @@ _TEXT = (
     pa.types.is_large_string,
     pa.types.is_dictionary,
 )  # as pandas writes it
-_NUMBERS: _Kind = ("numbers", _NUMBER)
-_NUMBERS_OR_TIMES: _Kind = ("numbers, dates or times", (*_NUMBER, *_TIME))
-_NAMES: _Kind = ("text or integers", (*_TEXT, pa.types.is_integer))
+_NUMBERS: _TypeRule = ("numbers", _NUMBER)
+_NUMBERS_OR_TIMES: _TypeRule = ("numbers, dates or times", (*_NUMBER, *_TIME))
+_NAMES: _TypeRule = ("text or integers", (*_TEXT, pa.types.is_integer))
 _SAME = (
     "series",
     "order",
@@ -109,18 +109,18 @@ class Plan:
     """Types of series and order."""
     work: str
     """Folder in which the output is made."""
-    parts: int
+    partitions: int
     """Number of partitions."""
 
     def to_json(self) -> str:
         """Return the plan as text, to compare it with another run's."""
         return json.dumps(asdict(self) | {"duckdb": sql.VERSION}, indent=1)
 
-    def part_file(self, part: int, folder: str = "") -> Path:
+    def partition_file(self, number: int, folder: str = "") -> Path:
         """Return the file of a partition: its results, or its ``EVENTS`` or
         ``STATES``.
         """
-        return Path(self.work) / folder / f"part-{part:05d}.parquet"
+        return Path(self.work) / folder / f"part-{number:05d}.parquet"
 
 
 @lru_cache(maxsize=1)
@@ -165,7 +165,7 @@ def make_plan(
         labels=labels,
         types=types,
         work=str(output.resolve().with_name(f".{output.name}.partial")),
-        parts=options.parts or _count_parts(rows, options, types),
+        partitions=options.partitions or _count_partitions(rows, options, types),
     )
     return plan, skipped
 
@@ -400,7 +400,7 @@ def _read_schema(path: str) -> tuple[pa.Schema, int]:
 def _check_column(
     path: str,
     name: str,
-    expected: _Kind,
+    expected: _TypeRule,
     names: Sequence[str],
     types: Mapping[str, pa.DataType],
 ) -> None:
@@ -434,14 +434,14 @@ def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _count_parts(
+def _count_partitions(
     files: dict[str, int], options: ScoreConfig, types: ColumnTypes
 ) -> int:
     """Return a number of partitions with enough series to share calls, and few enough
     rows to redo.
     """
-    parts = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTS)
-    if parts == 1 or options.skip_bad:  # pages may be damaged
-        return parts
+    partitions = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTITIONS)
+    if partitions == 1 or options.skip_bad:  # pages may be damaged
+        return partitions
     series = sql.count_series(list(files), options.series, key=types.series_is_key)
-    return max(1, min(parts, series // _SERIES))
+    return max(1, min(partitions, series // _SERIES))

@@ -63,7 +63,7 @@ def write_partitions(
     target: Path,
     paths: Sequence[str],
     names: tuple[str, str, Sequence[str]],
-    parts: int,
+    partitions: int,
     *,
     order_type: str,
     key: bool,
@@ -95,38 +95,38 @@ def write_partitions(
         database.execute(
             f'COPY (SELECT {text} AS series, {_name(order)} AS "order",'
             f" {', '.join(columns)}, "
-            f"hash({text}) % {parts} AS part FROM {_files(paths, True, key=key)} "
+            f"hash({text}) % {partitions} AS part FROM {_files(paths, True, key=key)} "
             f"WHERE CASE {' '.join(checks)} ELSE true END) "
             f"TO {_text(target)} (FORMAT parquet, COMPRESSION lz4, PARTITION_BY (part))"
         )
 
 
 @contextmanager
-def sorted_rows(work: str, part: int) -> Iterator[Iterator[pa.RecordBatch]]:
+def sorted_rows(work: str, number: int) -> Iterator[Iterator[pa.RecordBatch]]:
     """Yield the rows of a partition in batches, sorted by order: all series advance
     together.
     """
-    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={number}/*.parquet")))
     query = f'SELECT * FROM {_files(paths)} ORDER BY "order"'
     with connect(work) as database:
         yield iter(database.sql(query).to_arrow_reader(_BATCH)) if paths else iter(())
 
 
-def series_of(work: str, part: int) -> dict[str, int]:
+def series_of(work: str, number: int) -> dict[str, int]:
     """Return the number of rows of each series in a partition, by its name."""
-    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={number}/*.parquet")))
     query = f"SELECT series, count(*) FROM {_files(paths)} GROUP BY series"
     with connect(work) as database:
         return dict(database.execute(query).fetchall()) if paths else {}
 
 
-def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
+def states_of(folder: Path, number: int, partitions: int) -> pa.Table | None:
     """Return the states of the series in a partition from those of a run with any
     number of partitions.
     """
     paths = sorted(str(path) for path in folder.glob("*.parquet") if path.is_file())
     query = (
-        f"SELECT * FROM {_files(paths)} WHERE hash(series) % {parts} = {part} ORDER BY"
+        f"SELECT * FROM {_files(paths)} WHERE hash(series) % {partitions} = {number} ORDER BY"
         " series"
     )
     with connect() as database:

@@ -48,7 +48,7 @@ def read_group(plan: Plan, group: int) -> int:
             folder / "rows",
             plan.groups[group],
             names,
-            plan.parts,
+            plan.partitions,
             order_type=plan.types.order,
             key=plan.types.series_is_key,
         )
@@ -77,15 +77,15 @@ def _damaged(plan: Plan, group: int) -> FileFormatError | None:
     return None
 
 
-def score_part(plan: Plan, part: int) -> int:
+def score_partition(plan: Plan, number: int) -> int:
     """Run all series of a partition; write results, events and states, and return the
     number of results.
     """
-    target = plan.part_file(part)
+    target = plan.partition_file(number)
     if target.exists():
         return int(parquet.read_metadata(target).num_rows)
-    partition = Partition(plan, part)
-    with sql.sorted_rows(plan.work, part) as batches:
+    partition = Partition(plan, number)
+    with sql.sorted_rows(plan.work, number) as batches:
         for batch in batches:
             partition.score(batch)
     partition.write()
@@ -123,12 +123,12 @@ class _Batch:
 class Partition:
     """The series of one partition, by number: the order of their names."""
 
-    def __init__(self, plan: Plan, part: int) -> None:
+    def __init__(self, plan: Plan, number: int) -> None:
         """Take the series of the rows and those of the earlier run."""
         self._plan = plan
-        self._part = part
-        rows = sql.series_of(plan.work, part)
-        before = _read_states(plan, part)
+        self._number = number
+        rows = sql.series_of(plan.work, number)
+        before = _read_states(plan, number)
         names_before = before.column("series").to_pylist() if before else []
         self._names = sorted({*names_before, *rows})
         self._numbers = {name: number for number, name in enumerate(self._names)}
@@ -309,7 +309,7 @@ class Partition:
 
     def _write_table(self, folder: str, table: pa.Table) -> None:
         """Write a table as the partition's file of this kind."""
-        target = self._plan.part_file(self._part, folder)
+        target = self._plan.partition_file(self._number, folder)
         target.parent.mkdir(exist_ok=True)
         with replacing(target) as path:
             parquet.write_table(table, path)
@@ -357,7 +357,7 @@ def _damaged_states(plan: Plan) -> contextlib.AbstractContextManager[None]:
     return malformed_as(FileFormatError, what, "score without --since")
 
 
-def _read_states(plan: Plan, part: int) -> pa.Table | None:
+def _read_states(plan: Plan, number: int) -> pa.Table | None:
     """Return the states of the series of a partition from the earlier run; None without
     any.
     """
@@ -365,7 +365,7 @@ def _read_states(plan: Plan, part: int) -> pa.Table | None:
         return None
     with _damaged_states(plan):
         folder = Path(plan.options.since) / STATES
-        table = sql.states_of(folder, part, plan.parts)
+        table = sql.states_of(folder, number, plan.partitions)
         if table is not None:
             _check_states(table, len(plan.labels))
         return table

@@ -152,7 +152,7 @@ class Training:
         if config.is_pruned:
             prune(self.net, config.density, number, self.epochs, block=config.block)
 
-    def _is_final(self, number: int) -> bool:
+    def _has_final_density(self, number: int) -> bool:
         """True if the network has its final density after an epoch."""
         density = self.config.density
         return density_after(density, number, self.epochs) == density
@@ -188,7 +188,9 @@ class Training:
         series = self.split.data.of("validation")
         options = self.options
         carries = self.config.carries
-        eligible = [epoch for epoch in self.history if self._is_final(epoch.number)]
+        eligible = [
+            epoch for epoch in self.history if self._has_final_density(epoch.number)
+        ]
         lowest = min(map(self._criterion, eligible), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
         streams = windows = None

@@ -107,7 +107,7 @@ def as_lengths(
             None for a file whose time axis has no name.
     """
     spec = manifest.lengths_input
-    longest = sizes.get(manifest.sequence or "")
+    longest = None if manifest.sequence is None else sizes.get(manifest.sequence)
     if spec is None:
         if lengths is not None:
             raise InputError(
@@ -140,19 +140,21 @@ def refuse_not_finite(arrays: Mapping[str, Array], advice: str) -> None:
     index.
     """
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-            raise InputError(f"{name} is {array[index]} at {list(index)}; {advice}")
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        indices = np.argwhere(~np.isfinite(array))
+        index = indices[0].tolist()
+        raise InputError(f"{name} is {array[tuple(index)]} at {index}; {advice}")
 
 
 def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:
     """Return the states' reset values in new arrays, in the layout of the file."""
+    sizes = manifest.axis_sizes(rows=rows)
     states = {}
     for spec in manifest.states:
-        states[spec.input] = np.empty(
-            shape_of(spec.axes, {manifest.batch or "": rows}), dtype=spec.dtype
-        )
-        states[spec.input][...] = spec.reset
+        shape = shape_of(spec.axes, sizes)
+        state = states[spec.input] = np.empty(shape, dtype=spec.dtype)
+        state[...] = spec.reset
     return states
 
 
@@ -175,9 +177,9 @@ def check_state(
             " state"
         )
     arrays = {}
+    sizes = manifest.axis_sizes(rows=rows)
     for spec in manifest.states:
         array = state.get(spec.input)
-        sizes = {manifest.batch or "": rows}
         if array is not None and array.ndim == 1 and rows == 1:  # as C writes it
             full = shape_of(spec.axes, sizes)
             array = array.reshape(full) if array.size == math.prod(full) else array

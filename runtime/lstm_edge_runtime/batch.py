@@ -47,25 +47,22 @@ class StreamBatch:
         self._reader = SampleReader(model, many=True)
         self._states = self._engine.states(capacity)
         self._unit = self._manifest.unit
-        self._full_from = self._unit * max(
-            (output.delay for output in self._engine.outputs), default=0
-        )
+        delays = [output.delay for output in self._engine.outputs]
+        self._full_from = self._unit * max(delays, default=0)
         """Upper bound of the number of steps after which every unit has all its
         frames."""
-        self._is_plain = (
+        self._always_one_call = (
             self._unit == 1 and not self._full_from and self._every == NEVER
         )
         """True if every tick is one call with all frames."""
         self._entry = Entry()
         self._age = np.zeros(capacity, np.int64)
         """Steps of each source since its reset."""
-        self._incomplete = {
-            layout.name: np.zeros((capacity, self._unit, *layout.inner), layout.dtype)
-            for layout in self._engine.inputs
-            if layout.timed and self._unit > 1
-        }
+        self._incomplete: dict[str, Array] = {}
         """The samples of each source that do not fill a unit yet,
         ``(capacity, unit, ...)``."""
+        if self._unit > 1:
+            self._make_room(capacity)
         self._tick_of_all: Call | None = None
         self._copies: Callable[[], Result]
         """Copies the outputs of that call."""
@@ -76,6 +73,13 @@ class StreamBatch:
         self._next = np.arange(capacity, dtype=np.int64)
         self._unused = list(range(capacity - 1, -1, -1))
         self._order_of_slot = np.zeros(capacity, dtype=np.int64)
+
+    def _make_room(self, capacity: int) -> None:
+        """Allocate the samples of incomplete units."""
+        for layout in self._engine.inputs:
+            if layout.timed:
+                shape = (capacity, self._unit, *layout.inner)
+                self._incomplete[layout.name] = np.zeros(shape, layout.dtype)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -122,13 +126,14 @@ class StreamBatch:
         """
         with self._entry:
             slots = self._slots([source])
+            arrays = self._states.read(slots)
             age = int(self._age[slots][0])
             count = age % self._unit
             samples = {}
             if count:
                 for name, stored in self._incomplete.items():
                     samples[name] = stored[slots[0], :count]
-            return State(self._states.read(slots), self._identity, age, samples)
+            return State(arrays, self._identity, age, samples)
 
     def restore(self, source: int, state: State) -> None:
         """Continue one source from the ``state`` of any stream; ``StateError`` as for
@@ -180,8 +185,8 @@ class StreamBatch:
         """
         slots = self._slots(ids)
         samples = self._reader.read(x, len(slots), step=step)
-        if not self._is_plain and not self._is_one_call(slots, samples.steps):
-            return self._tick_in_pieces(slots, samples, step=step)
+        if not self._always_one_call and not self._is_one_call(slots, samples.steps):
+            return self._tick_in_segments(slots, samples, step=step)
         if step and slots is self._all and self._states.in_place and self._unit == 1:
             return self._step_all(samples)
         outputs = self._states.run(slots, samples.arrays, samples.sizes)
@@ -203,10 +208,10 @@ class StreamBatch:
 
     def _for_caller(self, outputs: Arrays, *, step: bool) -> Result:
         """Return outputs as callers see them."""
-        results = {
-            output.name: for_caller(outputs[output.name], output, step=step)
-            for output in self._engine.outputs
-        }
+        results = {}
+        for output in self._engine.outputs:
+            array = outputs[output.name]
+            results[output.name] = for_caller(array, output, step=step)
         return only(results, len(results))
 
     def _is_one_call(self, slots: Array, steps: int) -> bool:
@@ -221,10 +226,12 @@ class StreamBatch:
             and not np.count_nonzero(ages % self._unit)
         )
 
-    # --- Pieces
+    # --- Segments
 
-    def _tick_in_pieces(self, slots: Array, samples: Samples, *, step: bool) -> Result:
-        """Take steps in pieces, so that no source is reset within one."""
+    def _tick_in_segments(
+        self, slots: Array, samples: Samples, *, step: bool
+    ) -> Result:
+        """Take steps in segments, so that no source is reset within one."""
         ages = self._age[slots]
         counts = ages % self._unit
         units = (counts + samples.steps) // self._unit
@@ -234,9 +241,9 @@ class StreamBatch:
             self._keep(slots, counts, samples)
         elif is_reset or len(np.unique(units[units > 0])) > 1:
             with self._unchanged_by_errors(slots):
-                self._take_pieces(slots, samples, completed)
+                self._take_segments(slots, samples, completed)
         else:
-            self._take_piece(slots, samples, completed)
+            self._take_segment(slots, samples, completed)
         results = {}
         for output in self._engine.outputs:
             if output.name in self._manifest.counts:
@@ -253,7 +260,7 @@ class StreamBatch:
             stored[rows, steps] = samples.arrays[name]
         self._age[slots] += samples.steps
 
-    def _take_pieces(
+    def _take_segments(
         self, slots: Array, samples: Samples, completed: "_Frames"
     ) -> None:
         """Take steps up to the next reset of a source, until all are taken."""
@@ -269,10 +276,12 @@ class StreamBatch:
                 array = samples.arrays[layout.name]
                 chunk = array[:, start : start + steps] if layout.timed else array
                 arrays[layout.name] = chunk
-            self._take_piece(slots, Samples(arrays, samples.sizes, steps), completed)
+            self._take_segment(slots, Samples(arrays, samples.sizes, steps), completed)
             start += steps
 
-    def _take_piece(self, slots: Array, samples: Samples, completed: "_Frames") -> None:
+    def _take_segment(
+        self, slots: Array, samples: Samples, completed: "_Frames"
+    ) -> None:
         """Run the stored samples and the new ones, and store those that do not fill a
         unit.
         """
@@ -288,13 +297,13 @@ class StreamBatch:
             for layout in self._engine.inputs:
                 array = joined[layout.name][rows]
                 inputs[layout.name] = array[:, :taken] if layout.timed else array
-            sizes = {**samples.sizes, self._manifest.sequence or "": taken}
+            sizes = {**samples.sizes, **self._manifest.axis_sizes(steps=taken)}
             outputs = self._states.run(slots[rows], inputs, sizes)
             completed.add(_Units(rows, number, ages[rows] // self._unit, outputs))
-        each_row = np.arange(len(slots))[:, None]
+        row_numbers = np.arange(len(slots))[:, None]
         last = (units * self._unit)[:, None] + np.arange(self._unit)
         for name, stored in self._incomplete.items():
-            stored[slots] = joined[name][each_row, last]
+            stored[slots] = joined[name][row_numbers, last]
         self._age[slots] += steps
 
     def _join_incomplete(
@@ -304,13 +313,14 @@ class StreamBatch:
         the end.
         """
         joined = dict(samples.arrays)
-        each_row = np.arange(len(slots))[:, None]
+        row_numbers = np.arange(len(slots))[:, None]
         new_steps = counts[:, None] + np.arange(samples.steps)
         for name, stored in self._incomplete.items():
-            shape = (len(slots), samples.steps + 2 * self._unit, *stored.shape[2:])
-            joined[name] = np.zeros(shape, stored.dtype)
-            joined[name][:, : self._unit] = stored[slots]
-            joined[name][each_row, new_steps] = samples.arrays[name]
+            steps = samples.steps + 2 * self._unit
+            shape = (len(slots), steps, *stored.shape[2:])
+            array = joined[name] = np.zeros(shape, stored.dtype)
+            array[:, : self._unit] = stored[slots]
+            array[row_numbers, new_steps] = samples.arrays[name]
         return joined
 
     # --- States
@@ -391,22 +401,29 @@ class _Frames:
     def stacked(self, output: Layout, *, step: bool) -> Array:
         """Return an output of all sources, NaN in front of those with fewer frames."""
         if len(self._calls) == 1 and self._is_whole(self._calls[0], output):
-            return for_caller(self._calls[0].outputs[output.name], output, step=step)
+            array = self._calls[0].outputs[output.name]
+            return for_caller(array, output, step=step)
         rows = self._by_row(output)
-        dtype = np.dtype(output.dtype)
-        missing: Any = np.nan if dtype.kind == "f" else 0
         if not output.timed:
-            result = np.full((self._rows, *output.inner), missing, dtype)
+            result = self._missing(output, ())
             for row, arrays in rows.items():
-                result[row] = arrays[-1]
+                if arrays:
+                    result[row] = arrays[-1]
             return result
         lengths = {row: sum(map(len, arrays)) for row, arrays in rows.items()}
         longest = max([int(step), *lengths.values()])
-        result = np.full((self._rows, longest, *output.inner), missing, dtype)
+        result = self._missing(output, (longest,))
         for row, arrays in rows.items():
             if lengths[row]:
-                np.concatenate(arrays, out=result[row, longest - lengths[row] :])
+                start = longest - lengths[row]
+                np.concatenate(arrays, out=result[row, start:])
         return for_caller(result, output, step=step)
+
+    def _missing(self, output: Layout, frames: tuple[int, ...]) -> Array:
+        """Return an array of all sources without frames: NaN, or 0 for integers."""
+        dtype = np.dtype(output.dtype)
+        missing = np.nan if dtype.kind == "f" else 0
+        return np.full((self._rows, *frames, *output.inner), missing, dtype)
 
     def counted(self, output: Layout) -> Array:
         """Return an output that counts steps, added up over the calls."""
@@ -427,11 +444,13 @@ class _Frames:
         """
         rows: dict[int, list[Array]] = {}
         for call in self._calls:
-            dropped = np.maximum(0, output.delay - call.units_before * output.frames)
+            frames_before = call.units_before * output.frames
+            dropped = np.maximum(0, output.delay - frames_before)
             for index, row in enumerate(call.rows.tolist()):
                 array = call.outputs[output.name][index]
+                arrays = rows.setdefault(row, [])
                 if output.timed:
-                    rows.setdefault(row, []).append(array[dropped[index] :])
+                    arrays.append(array[dropped[index] :])
                 elif dropped[index] < call.units:
-                    rows.setdefault(row, []).append(array)
+                    arrays.append(array)
         return rows

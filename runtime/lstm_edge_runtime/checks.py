@@ -55,8 +55,9 @@ def check_manifest(manifest: Manifest) -> None:
     _check_axes(manifest)
     _check_pace(manifest)
     _check_meaning(manifest)
+    one_row = manifest.axis_sizes(rows=1)
     for state in manifest.states:
-        shape = shape_of(state.axes, {manifest.batch or "": 1})
+        shape = shape_of(state.axes, one_row)
         if not _broadcasts(np.shape(state.reset), shape):
             raise ValueError(
                 f"the reset value of {state.input} has shape {np.shape(state.reset)},"

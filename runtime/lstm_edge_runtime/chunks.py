@@ -27,14 +27,15 @@ def run_chunks(
     states: dict[str, Array] = {}
     start = 0
     for size in sizes:
-        chunk = {**take_steps(manifest.time_axes, feeds, start, start + size), **states}
+        stop = start + size
+        chunk = take_steps(manifest.time_axes, feeds, start, stop)
         if manifest.lengths is not None and manifest.lengths in feeds:
             lengths = feeds[manifest.lengths]
             remaining = np.minimum(lengths - start, size)
             chunk[manifest.lengths] = remaining.astype(lengths.dtype)
-        outputs = run(chunk)
+        outputs = run(chunk | states)
         states = manifest.states_out(outputs)
-        start += size
+        start = stop
         yield outputs
 
 
@@ -44,10 +45,11 @@ def take_steps(
     """Return a case's steps from ``start`` to ``stop``; inputs without a time axis are
     unchanged.
     """
-    return {
-        name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
-        for name, array in feeds.items()
-    }
+    taken = dict(feeds)
+    for name, axis in axes.items():
+        if name in taken:
+            taken[name] = taken[name].take(range(start, stop), axis)
+    return taken
 
 
 def join_chunks(
@@ -64,13 +66,14 @@ def join_chunks(
     joined = dict(chunks[-1])
     time = manifest.time_axes
     for spec in manifest.outputs:
-        pieces = [chunk[spec.name] for chunk in chunks]
-        if spec.name in time:
-            joined[spec.name] = _concatenate(spec.name, pieces, time[spec.name])
-        elif spec.name in manifest.counts:
-            joined[spec.name] = np.sum(pieces, axis=0, dtype=pieces[0].dtype)
+        name = spec.name
+        arrays = [chunk[name] for chunk in chunks]
+        if name in time:
+            joined[name] = _concatenate(name, arrays, time[name])
+        elif name in manifest.counts:
+            joined[name] = np.sum(arrays, axis=0, dtype=arrays[0].dtype)
         elif folds_time(manifest, spec.axes):
-            del joined[spec.name]
+            del joined[name]
     return joined
 
 
@@ -81,10 +84,10 @@ def folds_time(manifest: Manifest, axes: Axes) -> bool:
     return any(manifest.sequence in axis_names(axis) for axis in axes)
 
 
-def _concatenate(name: str, pieces: Sequence[Array], axis: int) -> Array:
+def _concatenate(name: str, arrays: Sequence[Array], axis: int) -> Array:
     """Join the chunks of an output along its time axis."""
-    shapes = {piece.shape[:axis] + piece.shape[axis + 1 :] for piece in pieces}
-    if len(shapes) > 1:
-        got = " and ".join(str(piece.shape) for piece in pieces)
-        raise CheckFailedError(f"{name} has shapes {got} in two chunks")
-    return np.concatenate(pieces, axis)
+    try:
+        return np.concatenate(arrays, axis)
+    except ValueError as error:
+        shapes = " and ".join(str(array.shape) for array in arrays)
+        raise CheckFailedError(f"{name} has shapes {shapes} in two chunks") from error

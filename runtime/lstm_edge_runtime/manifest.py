@@ -370,6 +370,35 @@ class Manifest(NamedTuple):
         )
         return {name: index for name, index in indices if index is not None}
 
+    def rows_of(self, sizes: Mapping[str, int]) -> int:
+        """Return the rows of a call with axes of these sizes; 1 without a batch axis."""
+        return 1 if self.batch is None else sizes.get(self.batch, 1)
+
+    def steps_of(self, sizes: Mapping[str, int]) -> int:
+        """Return the time steps of a call with axes of these sizes; 1 without a time
+        axis.
+        """
+        return 1 if self.sequence is None else sizes.get(self.sequence, 1)
+
+    def axis_sizes(
+        self, *, rows: int | None = None, steps: int | None = None
+    ) -> dict[str, int]:
+        """Return these sizes by the names of the batch and the time axis; an axis
+        without a name is left out.
+        """
+        sizes = {}
+        if rows is not None and self.batch is not None:
+            sizes[self.batch] = rows
+        if steps is not None and self.sequence is not None:
+            sizes[self.sequence] = steps
+        return sizes
+
+    def lengths_in(self, feeds: Mapping[str, Array]) -> Array | None:
+        """Return the valid steps of each row among a call's inputs; None if they are
+        not there.
+        """
+        return None if self.lengths is None else feeds.get(self.lengths)
+
     def steps(self, feeds: Mapping[str, Array]) -> int:
         """Return the time steps of a call's inputs; 1 if none has a time axis."""
         return next(

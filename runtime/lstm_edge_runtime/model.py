@@ -215,9 +215,9 @@ class Model:
                 spec.name, spec.axes, feeds[spec.name].shape, sizes, manifest.ranges
             )
         valid = as_lengths(lengths, manifest, sizes)
-        if valid is not None:
-            feeds[manifest.lengths or ""] = valid
-        rows = sizes.get(manifest.batch or "", 1)
+        if manifest.lengths is not None and valid is not None:
+            feeds[manifest.lengths] = valid
+        rows = manifest.rows_of(sizes)
         if state is None:
             feeds |= reset_states(manifest, rows)
         else:
@@ -396,8 +396,8 @@ def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
             }
             state = State(arrays, model.identity)
         data = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
-        return manifest.all_outputs(
-            *model.run(data, state, feeds.get(manifest.lengths or ""))
-        )
+        lengths = manifest.lengths_in(feeds)
+        outputs, new_state = model.run(data, state, lengths)
+        return manifest.all_outputs(outputs, new_state)
 
     return run

@@ -118,7 +118,9 @@ def _quick_step() -> Callable[[int], int]:
     """Return ``lstm_edge_step`` as a function that keeps the interpreter's lock, which
     takes 0.07 us less.
     """
-    return C.PYFUNCTYPE(C.c_int, _P)(C.cast(library().lstm_edge_step, _P).value or 0)
+    step_type = C.PYFUNCTYPE(C.c_int, _P)
+    address = C.cast(library().lstm_edge_step, _P).value
+    return step_type(address or 0)
 
 
 class Past(NamedTuple):
@@ -137,18 +139,21 @@ class Past(NamedTuple):
         """Return rows ``(N, width)`` of states ``(N, ...)``, whose first frame is the
         oldest.
         """
-        frames = array.reshape(-1, self.groups, self.frames, self.inner).swapaxes(1, 2)
-        oldest = np.zeros((len(frames), 1), "float32")
-        return np.concatenate([frames.reshape(len(frames), -1), oldest], 1)
+        states = array.reshape(-1, self.groups, self.frames, self.inner)
+        rows = states.swapaxes(1, 2).reshape(len(states), -1)
+        oldest = np.zeros((len(rows), 1), "float32")
+        return np.concatenate([rows, oldest], 1)
 
     def from_rows(self, rows: Array) -> Array:
         """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame
         first.
         """
-        frames = rows[:, :-1].reshape(len(rows), self.frames, self.groups, self.inner)
+        numbers = rows[:, :-1]
+        frames = numbers.reshape(len(rows), self.frames, self.groups, self.inner)
         oldest = rows[:, -1:].astype(np.int64)
         order = (oldest + np.arange(self.frames)) % self.frames
-        ordered = np.take_along_axis(frames, order[:, :, None, None], 1)
+        indices = order[:, :, None, None]
+        ordered = np.take_along_axis(frames, indices, 1)
         states: Array = ordered.swapaxes(1, 2)
         return states
 
@@ -179,7 +184,9 @@ class _ProgramState(NamedTuple):
     def to_rows(self, states: Arrays) -> Array:
         """Return the rows ``(K, width)`` of states in the file's layout."""
         state = states[self.layout.name]
-        rows = self.layout.from_file(state if self.layer is None else state[self.layer])
+        if self.layer is not None:
+            state = state[self.layer]
+        rows = self.layout.from_file(state)
         if self.past is not None:
             return self.past.to_rows(rows)
         return rows.reshape(len(rows), -1)
@@ -219,9 +226,9 @@ class NativeEngine(Engine):
                 "the native program is not as its manifest says; convert the model"
                 " again"
             )
-        self.step = (
-            _quick_step() if len(program) < _QUICK else self.library.lstm_edge_step
-        )
+        self.step: Callable[[int], int] = self.library.lstm_edge_step
+        if len(program) < _QUICK:
+            self.step = _quick_step()
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -230,26 +237,26 @@ class NativeEngine(Engine):
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run whole sequences; see ``Engine``. Rows of each length run together."""
         manifest = self.manifest
-        steps = sizes.get(manifest.sequence or "", 1)
+        steps = manifest.steps_of(sizes)
         if steps % manifest.unit:
             raise InputError(
                 f"got {steps} steps, expected a multiple of {manifest.unit}, the unit of"
                 " this file"
             )
-        rows = np.arange(sizes.get(manifest.batch or "", 1))
+        rows = np.arange(manifest.rows_of(sizes))
         states = NativeStates(self, len(rows), feeds)
-        inputs = {
-            layout.name: layout.from_file(feeds[layout.name]) for layout in self.inputs
-        }
-        lengths = feeds.get(manifest.lengths or "")
+        inputs = {}
+        for tensor in self.inputs:
+            inputs[tensor.name] = tensor.from_file(feeds[tensor.name])
+        lengths = manifest.lengths_in(feeds)
         if lengths is None or (lengths == steps).all():
             outputs = states.run(rows, inputs, sizes)
         else:
             outputs = self._run_by_length(states, inputs, lengths, sizes)
         last_states = states.read(rows)
-        results = {
-            layout.name: layout.to_file(outputs[layout.name]) for layout in self.outputs
-        }
+        results = {}
+        for tensor in self.outputs:
+            results[tensor.name] = tensor.to_file(outputs[tensor.name])
         for spec in manifest.states:
             results[spec.output] = last_states[spec.input]
         return results
@@ -262,18 +269,19 @@ class NativeEngine(Engine):
         sizes: Mapping[str, int],
     ) -> dict[str, Array]:
         """Run the rows of each length together; frames beyond a length are zeros."""
-        sequence = self.manifest.sequence or ""
-        units = sizes.get(sequence, 1) // self.manifest.unit
-        outputs = {
-            layout.name: _room(layout, len(lengths), units) for layout in self.outputs
-        }
+        manifest = self.manifest
+        units = manifest.steps_of(sizes) // manifest.unit
+        outputs = {}
+        for tensor in self.outputs:
+            outputs[tensor.name] = _room(tensor, len(lengths), units)
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
-            inputs_of_length = {
-                layout.name: inputs[layout.name][_first_steps(layout, rows, length)]
-                for layout in self.inputs
-            }
-            results = states.run(rows, inputs_of_length, {**sizes, sequence: length})
+            inputs_of_length = {}
+            for tensor in self.inputs:
+                steps = _first_steps(tensor, rows, length)
+                inputs_of_length[tensor.name] = inputs[tensor.name][steps]
+            sizes_of_length = {**sizes, **manifest.axis_sizes(steps=length)}
+            results = states.run(rows, inputs_of_length, sizes_of_length)
             for output in self.outputs:
                 frames = _first_steps(output, rows, length)
                 outputs[output.name][frames] = results[output.name]
@@ -302,9 +310,12 @@ class NativeEngine(Engine):
 
     def _ports(self, role: int) -> list[Port]:
         """Return the library's description of all inputs, outputs or states."""
-        ports = [Port() for _ in range(self.library.lstm_edge_count(self.handle, role))]
-        for index, port in enumerate(ports):
+        count = self.library.lstm_edge_count(self.handle, role)
+        ports = []
+        for index in range(count):
+            port = Port()
             self.library.lstm_edge_describe(self.handle, role, index, C.byref(port))
+            ports.append(port)
         return ports
 
     def _state_of_port(self, port: Port) -> _ProgramState:
@@ -351,45 +362,35 @@ class NativeEngine(Engine):
 
     def _has_ports(self) -> bool:
         """Return True if names, widths and types of all ports are the manifest's."""
-        inputs = [
-            (tensor.name, prod(tensor.inner), tensor.dtype.replace("bool", "uint8"))
-            for tensor in self.inputs
-        ]
-        outputs = [
-            (tensor.name, prod(tensor.inner), tensor.dtype) for tensor in self.outputs
-        ]
+        states = [state.key for state in self.program_states]
         return (
-            self._keys(INPUT) == inputs
-            and self._keys(OUTPUT) == outputs
-            and self._keys(STATE) == [state.key for state in self.program_states]
+            self._keys(INPUT) == list(map(_input_key, self.inputs))
+            and self._keys(OUTPUT) == list(map(_key, self.outputs))
+            and self._keys(STATE) == states
         )
 
     def _has_pace(self) -> bool:
         """Return True if the unit, and the frames of outputs per unit, are the
         manifest's.
         """
-        frames = [
-            (tensor.timed, tensor.frames if tensor.timed else 0)
-            for tensor in self.outputs
-        ]
-        ports = self._ports(OUTPUT)
-        has_frames = [(bool(port.every_step), port.frames) for port in ports] == frames
-        unit = self.library.lstm_edge_unit(self.handle)
-        has_time = not self.manifest.sequence or any(
-            self.manifest.sequence in tensor.axes for tensor in self.inputs
-        )
-        return has_frames and unit == self.manifest.unit and has_time
+        for tensor, port in zip(self.outputs, self._ports(OUTPUT), strict=True):
+            frames = tensor.frames if tensor.timed else 0
+            if bool(port.every_step) != tensor.timed or port.frames != frames:
+                return False
+        if self.library.lstm_edge_unit(self.handle) != self.manifest.unit:
+            return False
+        sequence = self.manifest.sequence
+        return not sequence or any(sequence in tensor.axes for tensor in self.inputs)
 
     def _has_layers(self, spec: StateSpec) -> bool:
         """Return True if the program has the state, or all its layers in order."""
-        layers = [
-            state.layer
-            for state in self.program_states
-            if state.layout.name == spec.input
-        ]
-        is_whole = layers == [None]
-        in_order = layers == [*range(len(layers))]
-        return is_whole or (in_order and spec.axes[:1] == (len(layers),))
+        name = spec.input
+        states = [state for state in self.program_states if state.layout.name == name]
+        layers = [state.layer for state in states]
+        if layers == [None]:
+            return True
+        in_order = layers == list(range(len(layers)))
+        return in_order and spec.axes[:1] == (len(layers),)
 
     def _has_equal_rows(self) -> bool:
         """Return True if all tensors have a batch axis, or none has one."""
@@ -413,11 +414,11 @@ class NativeEngine(Engine):
 
     def _keys(self, role: int) -> list[tuple[str, int, str]]:
         """Return name, width and type of the program's inputs, outputs or states."""
-        ports = self._ports(role)
-        return [
-            (port.name.decode(errors="replace"), port.width, TYPES[port.type])
-            for port in ports
-        ]
+        keys = []
+        for port in self._ports(role):
+            name = port.name.decode(errors="replace")
+            keys.append((name, port.width, TYPES[port.type]))
+        return keys
 
 
 class NativeStates:
@@ -443,16 +444,16 @@ class NativeStates:
         self._pool: list[Array] = []
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
-            self._pool = [
-                np.array(p.to_rows(states), p.layout.dtype, order="C")
-                for p in engine.program_states
-            ]
+            for state in engine.program_states:
+                state_rows = state.to_rows(states)
+                pool = np.array(state_rows, state.layout.dtype, order="C")
+                self._pool.append(pool)
             self._views = _rows(self._pool)
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Bind a call of all sources; see ``OrtStates``."""
         manifest = self._engine.manifest
-        units = sizes.get(manifest.sequence or "", 1) // manifest.unit
+        units = manifest.steps_of(sizes) // manifest.unit
         if self._stream is not None and units == 1:
             return self._bind_step(self._stream, sizes)
         return self._bind_run(units, sizes)
@@ -460,14 +461,8 @@ class NativeStates:
     def _bind_step(self, stream: "_Stream", sizes: Mapping[str, int]) -> Call:
         """Bind a step in the memory of a stream of the library."""
         engine = self._engine
-        inputs = [
-            stream.view(INPUT, index, _room(tensor, 1, 1))
-            for index, tensor in enumerate(engine.inputs)
-        ]
-        outputs = [
-            stream.view(OUTPUT, index, _room(tensor, 1, 1))
-            for index, tensor in enumerate(engine.outputs)
-        ]
+        inputs = stream.views(INPUT, engine.inputs)
+        outputs = stream.views(OUTPUT, engine.outputs)
         run = MethodType(engine.step, stream.handle)  # smaller than a partial
         return self._call(inputs, run, outputs, sizes)
 
@@ -511,15 +506,16 @@ class NativeStates:
         """Take steps of some sources; see ``OrtStates``."""
         engine = self._engine
         manifest = self._engine.manifest
-        units = sizes.get(manifest.sequence or "", 1) // manifest.unit
+        units = manifest.steps_of(sizes) // manifest.unit
         arrays = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
         outputs = [_room(output, len(rows), units) for output in engine.outputs]
         _fill(self._inputs, engine.inputs, arrays)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
         indices = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
-        views = _address(indices), self._inputs, states, self._outputs
-        if engine.library.lstm_edge_run(engine.handle, len(indices), units, *views):
+        views = (_address(indices), self._inputs, states, self._outputs)
+        run = engine.library.lstm_edge_run
+        if run(engine.handle, len(indices), units, *views):
             raise engine.refusal()
         return _by_name(engine.outputs, outputs)
 
@@ -529,19 +525,17 @@ class NativeStates:
         """
         engine = self._engine
         rows, units = values[0].shape[:2]
-        given = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
+        arrays = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
         outputs = [_room(output, rows, units) for output in engine.outputs]
-        buffers: Any = (Rows * len(values))(
-            *[Rows(_address(array), *array.strides[:2]) for array in values]
-        )
+        buffers = [Rows(_address(array), *array.strides[:2]) for array in values]
         views = (
-            _views(engine.inputs, given),
+            _views(engine.inputs, arrays),
             _rows(self._states()),
             _views(engine.outputs, outputs),
-            buffers,
+            (Rows * len(buffers))(*buffers),
         )
         trace = engine.library.lstm_edge_trace
-        if trace(engine.handle, rows, units, *views, len(values)):
+        if trace(engine.handle, rows, units, *views, len(buffers)):
             raise engine.refusal()
 
     def read(self, rows: Array) -> dict[str, Array]:
@@ -553,8 +547,10 @@ class NativeStates:
             if program_state.layer is not None:
                 state = state[None]
             layers.setdefault(program_state.layout.name, []).append(state)
-        names = [spec.input for spec in self._engine.manifest.states]
-        return {name: np.concatenate(layers[name]) for name in names}
+        states = {}
+        for spec in self._engine.manifest.states:
+            states[spec.input] = np.concatenate(layers[spec.input])
+        return states
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set states; see ``OrtStates``."""
@@ -567,8 +563,8 @@ class NativeStates:
         if self._stream is None:
             return self._pool
         states = []
-        for index, program_state in enumerate(self._engine.program_states):
-            like = np.empty((1, program_state.width), program_state.layout.dtype)
+        for index, state in enumerate(self._engine.program_states):
+            like = np.empty((1, state.width), state.layout.dtype)
             states.append(self._stream.view(STATE, index, like))
         return states
 
@@ -626,20 +622,37 @@ class _Stream:
         if self.handle:
             self.engine.library.lstm_edge_stream_free(self.handle)
 
+    def views(self, role: int, layouts: Sequence[Layout]) -> list[Array]:
+        """Return the memory of one step of all inputs or outputs."""
+        arrays = []
+        for index, tensor in enumerate(layouts):
+            arrays.append(self.view(role, index, _room(tensor, 1, 1)))
+        return arrays
+
     def view(self, role: int, index: int, like: Array) -> Array:
         """Return the memory of an input, output or state as an array of the shape and
         dtype of ``like``.
         """
         library = self.engine.library
-        find = {
+        functions = {
             INPUT: library.lstm_edge_input,
             OUTPUT: library.lstm_edge_output,
             STATE: library.lstm_edge_state,
-        }[role]
-        address = find(self.handle, index)
+        }
+        address = functions[role](self.handle, index)
         memory: Any = (C.c_char * like.nbytes).from_address(address)
         memory.stream = self
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
+
+
+def _key(tensor: Layout) -> tuple[str, int, str]:
+    """Return name, width and type that the program must give an output."""
+    return tensor.name, prod(tensor.inner), tensor.dtype
+
+
+def _input_key(tensor: Layout) -> tuple[str, int, str]:
+    """Return the same of an input: truth values are bytes in the program."""
+    return _key(tensor._replace(dtype=tensor.dtype.replace("bool", "uint8")))
 
 
 def _has_known_axes(tensor: Layout) -> bool:
@@ -693,7 +706,7 @@ def _rows(arrays: Sequence[Array]) -> Any:
     keeps the arrays alive.
     """
     rows = [Rows(_address(array), array.strides[0], 0) for array in arrays]
-    views: Any = (Rows * len(arrays))(*rows)
+    views: Any = (Rows * len(rows))(*rows)
     views.arrays = arrays
     return views
 

@@ -38,7 +38,7 @@ _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
 LSTM."""
 _SILENT = 4
 """Log level FATAL: onnxruntime logs nothing else."""
-_KINDS = {"float32": "float", "float64": "double"}
+_TYPE_NAMES = {"float32": "float", "float64": "double"}
 """onnxruntime's names of dtypes that differ from NumPy's."""
 _BLOCK = 256
 """Number of rows per call, so that the working memory stays in the cache."""
@@ -244,7 +244,7 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
     ]
     for spec in (*manifest.inputs, *manifest.outputs, *states):
         arg = graph.get(spec.name)
-        type_name = _KINDS.get(spec.dtype, spec.dtype)
+        type_name = _TYPE_NAMES.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
         if (
             arg is None
@@ -325,7 +325,7 @@ class OrtStates:
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Return a call of all sources for named axes of these sizes."""
         engine = self._engine
-        steps = sizes.get(engine.manifest.sequence or "", 1)
+        steps = engine.manifest.steps_of(sizes)
         feeds, outputs = self._new_arrays(sizes, steps)
         self._allocate_back()
         _retain_heap(self._bytes * steps)
@@ -349,12 +349,8 @@ class OrtStates:
             UnsupportedError: the size of an axis is unknown.
         """
         manifest = self._engine.manifest
-        all_sizes = {
-            **sizes,
-            **manifest.time_sizes(steps),
-            LONGEST: steps,
-            manifest.batch or "": self._rows,
-        }
+        all_sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps}
+        all_sizes |= manifest.axis_sizes(rows=self._rows)
         feeds = {spec.name: _zeros(spec, all_sizes) for spec in manifest.inputs}
         outputs = {spec.name: _zeros(spec, all_sizes) for spec in manifest.outputs}
         if manifest.lengths is not None:
@@ -397,7 +393,7 @@ class OrtStates:
         engine = self._engine
         manifest = self._engine.manifest
         calls = list[dict[str, Array]]()
-        steps = sizes.get(manifest.sequence or "", 1)
+        steps = manifest.steps_of(sizes)
         _retain_heap(self._bytes * steps)
         slices = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
         for block in slices:

@@ -59,8 +59,9 @@ class SampleReader:
                 " from the tick"
             )
         self._ranges = dict(manifest.ranges)
-        if manifest.unit > 1:  # a stream keeps steps, so a chunk has any number
-            self._ranges.pop(manifest.sequence or "", None)
+        if manifest.unit > 1 and manifest.sequence is not None:
+            # a stream keeps steps, so a chunk has any number
+            self._ranges.pop(manifest.sequence, None)
 
     @property
     def checks_values(self) -> bool:
@@ -90,7 +91,7 @@ class SampleReader:
             )
             for layout in inputs
         }
-        steps = shapes.sizes.get(self._engine.manifest.sequence or "", 1)
+        steps = self._engine.manifest.steps_of(shapes.sizes)
         return Samples(in_order, shapes.sizes, steps)
 
     def _check(
@@ -106,7 +107,7 @@ class SampleReader:
         """
         manifest = self._engine.manifest
         inputs = self._engine.inputs
-        sizes = {manifest.batch or "": rows}
+        sizes = manifest.axis_sizes(rows=rows)
         time = manifest.sequence if step else None
         if time is not None:
             sizes[time] = 1

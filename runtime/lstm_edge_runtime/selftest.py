@@ -134,9 +134,10 @@ def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]
     chunks = list(run_chunks(run, manifest, golden.inputs, sizes))
     is_one_call = len(chunks) == 1
     outputs = dict(chunks[0]) if is_one_call else join_chunks(manifest, chunks)
-    if manifest.lengths is None:
+    lengths = manifest.lengths_in(golden.inputs)
+    if lengths is None:
         return outputs
-    return _without_padding(manifest, golden, outputs)
+    return _without_padding(manifest, golden, outputs, lengths.reshape(-1, 1))
 
 
 def _chunk_sizes(manifest: Manifest, golden: Golden) -> list[int]:
@@ -144,9 +145,8 @@ def _chunk_sizes(manifest: Manifest, golden: Golden) -> list[int]:
     the case can't be divided.
     """
     steps = manifest.steps(golden.inputs)
-    shortest = steps
-    if manifest.lengths is not None:
-        shortest = int(golden.inputs[manifest.lengths].min(initial=steps))
+    lengths = manifest.lengths_in(golden.inputs)
+    shortest = steps if lengths is None else int(lengths.min(initial=steps))
     has_time = manifest.sequence is not None
     folded = any(folds_time(manifest, spec.axes) for spec in manifest.outputs)
     is_divisible = manifest.streamable and has_time and not folded
@@ -156,12 +156,11 @@ def _chunk_sizes(manifest: Manifest, golden: Golden) -> list[int]:
 
 
 def _without_padding(
-    manifest: Manifest, golden: Golden, outputs: dict[str, Array]
+    manifest: Manifest, golden: Golden, outputs: dict[str, Array], lengths: Array
 ) -> dict[str, Array]:
-    """Return outputs with the recorded values beyond a row's length, where an engine
-    may return anything.
+    """Return outputs with the recorded values beyond the lengths ``(N, 1)``, where an
+    engine may return anything.
     """
-    lengths = golden.inputs[manifest.lengths or ""].reshape(-1, 1)
     filled = dict(outputs)
     for spec in manifest.outputs:
         rows = manifest.batch_axis(spec.axes)

@@ -181,7 +181,7 @@ class _Recent:
             )
             for output in outputs
         }
-        self._place()
+        self._make_room()
 
     def samples(self) -> Array:
         """Return the last window ``(1, steps, ...)``."""
@@ -195,13 +195,13 @@ class _Recent:
         """Run the window that ends with the sample written last; keep that sample."""
         self._calls.run(self._end + 1 - self._window)
         self._end += 1
-        self._place()
+        self._make_room()
         return only(
             {name: view.copy() for name, view in self._results.items()},
             len(self._results),
         )
 
-    def _place(self) -> None:
+    def _make_room(self) -> None:
         """Make room for a sample; ``cell`` is a view that accepts it unchanged."""
         if self._end == self._memory.shape[1]:
             self._memory[:, : self._window] = self.samples()

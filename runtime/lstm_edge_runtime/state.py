@@ -154,7 +154,7 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
     position = _FRONT.size + _HEADER.size
     for _ in range(count):
         entry, position = _read_entry(content, position)
-        arrays.setdefault(entry.kind, {})[entry.name] = entry.array
+        arrays.setdefault(entry.section, {})[entry.name] = entry.array
     text = identity.rstrip(b"\0").decode("ascii")
     return State(arrays[_STATE], text, age, arrays[_SAMPLES]), arrays[_OTHER]
 
@@ -162,7 +162,7 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
 class _Entry(NamedTuple):
     """An array of a saved state."""
 
-    kind: int
+    section: int
     """``_STATE``, ``_SAMPLES`` or ``_OTHER``."""
     name: str
     """Name of the array."""

@@ -160,7 +160,7 @@ class Stream:
             else:
                 samples = self._reader.read(chunk, 1, step=False)
                 if not self._is_one_call(samples.steps):
-                    return self._process_pieces(samples)
+                    return self._process_segments(samples)
                 bound = self._chunk = self._fill(bound, samples)
             if bound.run():
                 raise self._engine.refusal()
@@ -194,8 +194,10 @@ class Stream:
         """Count from ``seen_steps`` steps and an age on."""
         self._seen_steps = seen_steps
         self._start = seen_steps - age
-        is_even = self._unit == 1 and age >= self._full_from
-        self._slow_from = min(self._start + self._every, NEVER) if is_even else -1
+        has_all_frames = self._unit == 1 and age >= self._full_from
+        self._slow_from = (
+            min(self._start + self._every, NEVER) if has_all_frames else -1
+        )
         """Step count from which ``step`` must take the slow path."""
 
     # --- One step
@@ -308,23 +310,23 @@ class Stream:
             bound.inputs[name][...] = array
         return bound
 
-    def _process_pieces(self, samples: Samples) -> Result | None:
-        """Take steps in pieces: up to the next whole unit, whole units, and up to a
+    def _process_segments(self, samples: Samples) -> Result | None:
+        """Take steps in segments: up to the next whole unit, whole units, and up to a
         reset.
         """
         outputs = self._engine.outputs
-        pieces: dict[str, list[Array]] = {output.name: [] for output in outputs}
+        collected: dict[str, list[Array]] = {output.name: [] for output in outputs}
         age = self._age
         resets = age + samples.steps > self._every
         calls = (age % self._unit + samples.steps) // self._unit
         if resets or calls > 1:
             with self._unchanged_by_errors():
-                self._take_pieces(samples, pieces)
+                self._take_segments(samples, collected)
         else:
-            self._take_pieces(samples, pieces)
+            self._take_segments(samples, collected)
         frames: dict[str, Any] = {}
         for output in outputs:
-            arrays = pieces[output.name]
+            arrays = collected[output.name]
             if output.name in self._manifest.counts:
                 frames[output.name] = np.asarray(sum(arrays), output.dtype)
             elif output.timed:
@@ -335,8 +337,10 @@ class Stream:
                 frames[output.name] = arrays[-1]
         return only(frames, len(outputs))
 
-    def _take_pieces(self, samples: Samples, pieces: Mapping[str, list[Array]]) -> None:
-        """Take all steps; append frames, or the last result, to ``pieces`` by output."""
+    def _take_segments(
+        self, samples: Samples, collected: Mapping[str, list[Array]]
+    ) -> None:
+        """Take all steps; append frames, or the last result, to ``collected`` by output."""
         unit = self._unit
         start = 0
         while start < samples.steps:
@@ -347,7 +351,7 @@ class Stream:
             position = age % unit
             if position == 0 and steps >= unit:
                 steps -= steps % unit
-                sizes = {**samples.sizes, self._manifest.sequence or "": steps}
+                sizes = {**samples.sizes, **self._manifest.axis_sizes(steps=steps)}
                 arrays = self._cut(samples, start, steps)
                 outputs = self._states.run(_ROW, arrays, sizes)
             else:
@@ -365,7 +369,7 @@ class Stream:
                 array = np.array(outputs[output.name][0])
                 valid = _without_delay(array, output, age // unit, units)
                 if valid is not None:
-                    pieces[output.name].append(valid if output.timed else valid[-1])
+                    collected[output.name].append(valid if output.timed else valid[-1])
             self._begin(self._seen_steps + steps, age + steps)
             start += steps
 
@@ -399,8 +403,7 @@ class Stream:
 
     def _put_samples(self, samples: Arrays) -> None:
         """Write samples of an incomplete unit, as of ``_samples``."""
-        batch = self._manifest.batch or ""
-        self._bind_unit({batch: 1}, 0)
+        self._bind_unit(self._manifest.axis_sizes(rows=1), 0)
         for name, array in samples.items():
             self._bound_unit.inputs[name][0, : len(array)] = array
 

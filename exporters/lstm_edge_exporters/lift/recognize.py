@@ -107,13 +107,17 @@ def _pair_by_recurrences(
         name = str(top_of(slot.initial).name)
         last = slot.node.outputs[slot.output : slot.output + 1]
         reached = [value for value in walk(last, _laid_out) if value.is_graph_output()]
-        found = {
+        candidates = {
             str(value.name)
             for value in reached
             if _may_continue(inputs.get(name), outputs.get(str(value.name)))
         }
-        if name not in pairs and len(found) == 1 and found.isdisjoint(pairs.values()):
-            pairs[name] = found.pop()
+        if (
+            name not in pairs
+            and len(candidates) == 1
+            and candidates.isdisjoint(pairs.values())
+        ):
+            pairs[name] = candidates.pop()
 
 
 def _laid_out(value: ir.Value) -> Iterator[ir.Value]:

@@ -120,14 +120,14 @@ def _generalize_loop(
     trips = constant(node.inputs[0])
     if trips is None or trips.size != 1:
         return
-    found = _dynamic_axis(graph, declared, trips.item())
+    dynamic = _dynamic_axis(graph, declared, trips.item())
     body = node.attributes["body"].as_graph()
     above = [*walk([body.outputs[0]], operands)]
     dtypes = [value.dtype or ir.DataType.INT64 for value in above]
     reads_floats = any(dtype.is_floating_point() for dtype in dtypes)
-    if found is None or reads_floats or {*above}.intersection(graph.inputs):
+    if dynamic is None or reads_floats or {*above}.intersection(graph.inputs):
         return
-    value, axis = found
+    value, axis = dynamic
     build = Builder(node, f"{node.name or node.op_type}.steps")
     (shape,) = build.node("Shape", [value])
     shape.dtype = ir.DataType.INT64
@@ -242,7 +242,7 @@ def _skip_equal_rows(order: ir.Value) -> None:
 
 def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) -> None:
     """Let users of an output of ``node`` read its rows in this order."""
-    build = Builder(_place_after(node), f"{value.name}.sort")
+    build = Builder(_following(node), f"{value.name}.sort")
     (new,) = build.node("Gather", [value, order], {"axis": axis}, like=value)
     name = value.name
     value.name = f"{name}.as_came"
@@ -253,7 +253,7 @@ def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) ->
     new.name = name
 
 
-def _place_after(node: ir.Node) -> ir.Node | ir.Graph:
+def _following(node: ir.Node) -> ir.Node | ir.Graph:
     """Return the node that follows ``node``, or the graph if ``node`` is its last one."""
     assert isinstance(node.graph, ir.Graph)
     nodes = [*node.graph]

@@ -53,7 +53,7 @@ _LONGEST = (2, 1, 2, 1, 1)
 _OTHERS = 5
 """Size of the first axis that is neither batch nor time; the next ones are larger."""
 _MOST_STRIDES = 1 << 12
-_MOST_KEPT = 8
+_MOST_INTEGERS = 8
 """Elements of a small value: starts, ends, axes and pads."""
 _MOST_FLOATS = 1 << 18
 
@@ -100,7 +100,7 @@ def evaluate(
     does not run are left out. Large floats are zeros of the right shape. Raises
     ``FileFormatError`` if no group runs.
     """
-    subgraph = _part_of(model, values)
+    subgraph = _subgraph(model, values)
     reason = ""
     run = runner(subgraph, "a part of the file")
     manifest = Manifest(
@@ -157,7 +157,7 @@ def case_generator(
     )
 
 
-def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+def _subgraph(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     """Return a graph of ``values`` in which no recurrent node starts from a state."""
     graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
     subgraph = ir.Model(graph, ir_version=model.ir_version)
@@ -242,7 +242,7 @@ def _with_known_integers(model: ir.Model, runs: Runs) -> ir.Model:
     copy = model.clone()
     twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
     for value, array in runs[0][1].items():
-        is_small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT
+        is_small = array.dtype.kind in "iu" and array.size <= _MOST_INTEGERS
         if not is_small or constant(value) is not None:
             continue
         is_same = all(np.array_equal(run[value], array) for _, run in runs[1:])

@@ -93,8 +93,8 @@ def _initial_state(
     if not sources.isdisjoint(entering):
         return None
     source = behind_identity(initial)
-    is_own_input = source.is_graph_input() and len(source.uses()) == 1
-    if is_own_input and source.dtype is not None:
+    is_unshared_input = source.is_graph_input() and len(source.uses()) == 1
+    if is_unshared_input and source.dtype is not None:
         return _Initial(source, 0.0)
     names = ", ".join(sorted(sources)) or "random numbers"
     raise ContractError(f"it is computed from {names}, and no output continues it")

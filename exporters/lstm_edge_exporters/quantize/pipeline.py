@@ -49,7 +49,7 @@ from .prepare import prepare
 
 _NATIVE = "the native engine"
 _STORED = "int8 weights, one scale per row, float32 arithmetic"
-_NARROW = 128
+_FEWEST_UNITS = 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 _MARGIN = 4.0
 """Limit on another device, as a multiple of the largest measured difference: rounding
@@ -379,5 +379,5 @@ def _gains_from_native_int8(nodes: Collection[onnx.NodeProto], target: str) -> b
         for attribute in node.attribute
         if attribute.name == "hidden_size"
     ]
-    is_wide = min(widths, default=_NARROW) >= _NARROW
+    is_wide = min(widths, default=_FEWEST_UNITS) >= _FEWEST_UNITS
     return bool(layers) and (target == "arm" or is_wide)

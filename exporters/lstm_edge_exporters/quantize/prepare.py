@@ -26,7 +26,7 @@ def prepare(model: ir.Model) -> None:
     _fold_weights(model)
     for node in model.graph:
         if is_recurrent(node):
-            _own_weights(node)
+            _copy_shared_weights(node)
 
 
 def _fold_weights(model: ir.Model) -> None:
@@ -58,7 +58,7 @@ def _fold_weights(model: ir.Model) -> None:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
-def _own_weights(node: ir.Node) -> None:
+def _copy_shared_weights(node: ir.Node) -> None:
     """Give a recurrent node its own copies of shared weights."""
     for index in (1, 2):
         weight = node.inputs[index]

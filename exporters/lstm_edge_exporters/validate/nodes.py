@@ -43,7 +43,7 @@ class _Pair:
     """Value of the file."""
     expected: ir.Value | None
     """Value of the expected graph."""
-    place: str
+    role: str
     """The output or operand that they are."""
     reader: ir.Node | None = None
     """The node of the compared graph that reads ``value``."""
@@ -182,7 +182,7 @@ class _Comparison:
         node = None if pair.value is None else pair.value.producer()
         known = node or pair.reader
         position = -1 if known is None else self._position[known]
-        self._nodes.append((position, f"{pair.place} is {got}, expected {expected}"))
+        self._nodes.append((position, f"{pair.role} is {got}, expected {expected}"))
 
 
 def _title(node: ir.Node) -> str:
@@ -256,10 +256,10 @@ def _unequal(array: Array | None, expected: Array | None) -> str:
         return ""
     size = array.dtype.itemsize
     shape = (*array.shape, size)
-    pieces = (
+    byte_arrays = (
         np.frombuffer(x.tobytes(), np.uint8).reshape(shape) for x in (array, expected)
     )
-    places = np.argwhere(np.not_equal(*pieces).any(-1))
-    index = tuple(map(int, places[0]))
-    more = f" and at {len(places) - 1} more" if len(places) > 1 else ""
+    differing = np.argwhere(np.not_equal(*byte_arrays).any(-1))
+    index = tuple(map(int, differing[0]))
+    more = f" and at {len(differing) - 1} more" if len(differing) > 1 else ""
     return f"is {array[index]!s} at {list(index)}{more}, expected {expected[index]!s}"

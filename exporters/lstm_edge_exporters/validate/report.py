@@ -124,10 +124,10 @@ class Report:
         """
         counts = {status: self.count(status) for status in get_args(Status)}
         groups = [
-            {**_to_plain_data(group), "status": group.status} for group in self.groups
+            {**_json_value(group), "status": group.status} for group in self.groups
         ]
         return {
-            **_to_plain_data(self),
+            **_json_value(self),
             "groups": groups,
             "ok": self.ok,
             "verdict": self.verdict,
@@ -135,7 +135,7 @@ class Report:
         }
 
 
-def _to_plain_data(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Return records as dicts, tuples as lists, and None for numbers that are not
     finite.
     """
@@ -144,7 +144,7 @@ def _to_plain_data(value: Any) -> Any:
     elif isinstance(value, Comparison):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {name: _to_plain_data(entry) for name, entry in value.items()}
+        return {name: _json_value(entry) for name, entry in value.items()}
     if isinstance(value, tuple):
-        return [_to_plain_data(entry) for entry in value]
+        return [_json_value(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

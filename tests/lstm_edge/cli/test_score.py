@@ -210,7 +210,7 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
         )
     write(table, folder / "one" / "0.parquet")
     options = {"events": True, "reset_every": reset_every, "hold": hold}
-    run(folder / "in", har.path, folder / "out", parts=parts, **options)
+    run(folder / "in", har.path, folder / "out", partitions=parts, **options)
     run(folder / "one", har.path, folder / "whole", **options)
     assert results(folder / "out").equals(results(folder / "whole"))
     table = by_series(table)
@@ -237,7 +237,9 @@ def test_nights_equal_one_long_run(har, tmp_path, folders):
         write(table.filter(pa.array(night == index)), folder / f"{index}.parquet")
         output = tmp_path / f"out{index}"
         since = str(outputs[-1]) if outputs else None
-        report = run(folder, har.path, output, since=since, parts=index + 1, **options)
+        report = run(
+            folder, har.path, output, since=since, partitions=index + 1, **options
+        )
         assert (report.files, report.late) == (1, 0)
         outputs.append(output)
     assert results(*outputs).equals(results(tmp_path / "whole"))
@@ -681,7 +683,7 @@ def _long(folder, count=12, rows=4000):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
     _long(tmp_path / "in")
-    run(tmp_path / "in", har.path, tmp_path / "whole", parts=8, events=True)
+    run(tmp_path / "in", har.path, tmp_path / "whole", partitions=8, events=True)
     program = f"""
 import time
 from pathlib import Path
@@ -690,14 +692,14 @@ from lstm_edge.score.job import score
 from lstm_edge.score.workers import processes
 
 def stopping_workers(stage, plan, items):
-    is_score = stage.__name__ == "score_part"
+    is_score = stage.__name__ == "score_partition"
     yield from processes({workers})(stage, plan, 4 if is_score else items)
     while is_score:
         time.sleep(1)
 
 if __name__ == "__main__":
     score({str(tmp_path / "in")!r}, Path({str(har.path)!r}), Path({str(tmp_path / "out")!r}),
-        ScoreConfig(parts=8, events=True), stopping_workers)
+        ScoreConfig(partitions=8, events=True), stopping_workers)
 """
     (tmp_path / "run.py").write_text(program)
     process = subprocess.Popen(
@@ -716,7 +718,7 @@ if __name__ == "__main__":
         (path.name, path.stat().st_mtime_ns)
         for path in (tmp_path / ".out.partial").glob("part-*")
     }
-    run(tmp_path / "in", har.path, tmp_path / "out", parts=8, events=True)
+    run(tmp_path / "in", har.path, tmp_path / "out", partitions=8, events=True)
     assert finished & {
         (path.name, path.stat().st_mtime_ns)
         for path in (tmp_path / "out").glob("part-*")
@@ -790,7 +792,9 @@ def test_rows_and_series_choose_the_number_of_partitions(har, tmp_path, monkeypa
     for name, parts in (("many", 3), ("long", 1)):
         run(tmp_path / name, har.path, tmp_path / f"out {name}")
         assert (
-            json.loads((tmp_path / f"out {name}" / "_plan.json").read_text())["parts"]
+            json.loads((tmp_path / f"out {name}" / "_plan.json").read_text())[
+                "partitions"
+            ]
             == parts
         )
 

@@ -280,11 +280,7 @@ class _Compiler:
         """Return the shape of one row at one step, or in one unit."""
         manifest = self._manifest
         unit = self._manifest.unit
-        sizes = {
-            manifest.batch or "": 1,
-            manifest.sequence or "": unit,
-            **manifest.time_sizes(unit),
-        }
+        sizes = manifest.axis_sizes(rows=1, steps=unit) | manifest.time_sizes(unit)
         names = [axis for axis in axes if isinstance(axis, str)]
         unknown = [axis for axis in names if axis not in sizes]
         if unknown:

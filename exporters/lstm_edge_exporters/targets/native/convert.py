@@ -187,7 +187,7 @@ class _Recorded:
 
 def _first_row_steps(manifest: Manifest, golden: Golden) -> int:
     """Return the valid steps of the first row of a golden case."""
-    lengths = golden.inputs.get(manifest.lengths or "")
+    lengths = manifest.lengths_in(golden.inputs)
     if lengths is None:
         return manifest.steps(golden.inputs)
     return int(lengths.reshape(-1)[0])

@@ -58,11 +58,8 @@ def _steps_of_loops(model: ir.Model, manifest: Manifest) -> list[int | None]:
 def _for_one_unit(model: ir.Model, manifest: Manifest) -> ir.Model:
     """Return a copy of the model with the shapes that one unit of one row has."""
     sized = model.clone()
-    sizes = {
-        manifest.batch or "": 1,
-        manifest.sequence or "": manifest.unit,
-        **manifest.time_sizes(manifest.unit),
-    }
+    sizes = manifest.axis_sizes(rows=1, steps=manifest.unit)
+    sizes |= manifest.time_sizes(manifest.unit)
     for node in sized.graph:
         for value in node.outputs:
             value.shape = None
