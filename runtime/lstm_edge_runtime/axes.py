@@ -42,10 +42,12 @@ def axis_names(axis: int | str) -> frozenset[str]:
 
 def fits(left: Axes, right: Axes) -> bool:
     """Return True if two descriptions of a shape can be the same: a name fits any size."""
-    return len(left) == len(right) and all(
-        a == b or isinstance(a, str) or isinstance(b, str)
-        for a, b in zip(left, right, strict=True)
-    )
+    if len(left) != len(right):
+        return False
+    for one, other in zip(left, right, strict=True):
+        if isinstance(one, int) and isinstance(other, int) and one != other:
+            return False
+    return True
 
 
 def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
@@ -56,12 +58,11 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     for axis in axes:
         size = axis if isinstance(axis, int) else sizes.get(axis)
         if size is None:
-            factors, constant = parse_sum(str(axis))
-            if any(name not in sizes for name in factors):
-                return None
-            size = constant + sum(
-                factor * sizes[name] for name, factor in factors.items()
-            )
+            factors, size = parse_sum(str(axis))
+            for name, factor in factors.items():
+                if name not in sizes:
+                    return None
+                size += factor * sizes[name]
         shape.append(size)
     return tuple(shape)
 
@@ -88,14 +89,7 @@ def learn_sizes(
     """
     solved = solve(axes, shape, sizes)
     if solved is None or 0 in shape or min(solved.values(), default=1) < 1:
-        known = ", ".join(
-            f"{axis}={sizes[axis]}"
-            for axis in axes
-            if axis in sizes and isinstance(axis, str)
-        )
-        expected = describe(axes)
-        if known:
-            expected += f" with {known}"
+        expected = describe_known(axes, sizes)
         if 0 in shape:
             expected += " and no empty axis"
         raise InputError(
@@ -119,10 +113,12 @@ def solve(
     fit.
     """
     solved = dict(sizes)
-    same = len(axes) == len(shape) and all(
-        _learn(*pair, solved) for pair in zip(axes, shape, strict=True)
-    )
-    return solved if same else None
+    if len(axes) != len(shape):
+        return None
+    for axis, size in zip(axes, shape, strict=True):
+        if not _learn(axis, size, solved):
+            return None
+    return solved
 
 
 def _learn(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
@@ -133,21 +129,28 @@ def _learn(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
         return axis == size
     if axis in sizes:
         return sizes[axis] == size
-    factors, rest = parse_sum(axis)
+    factors, constant = parse_sum(axis)
     unknown = [name for name in factors if name not in sizes]
-    rest = (
-        size
-        - rest
-        - sum(factors[name] * sizes[name] for name in factors if name in sizes)
-    )
+    rest = size - constant
+    for name, factor in factors.items():
+        if name in sizes:
+            rest -= factor * sizes[name]
     if len(unknown) == 1:
-        sizes[unknown[0]], rest = divmod(rest, factors[unknown[0]])
+        name = unknown[0]
+        sizes[name], rest = divmod(rest, factors[name])
     return rest == 0 or len(unknown) > 1
 
 
 def describe(axes: Axes) -> str:
     """Return ``axes`` in the form ``(N, L, 6)``."""
-    return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+    comma = "," if len(axes) == 1 else ""
+    return f"({', '.join(map(str, axes))}{comma})"
+
+
+def describe_known(axes: Axes, sizes: Mapping[str, int]) -> str:
+    """Return ``axes`` with the sizes that are known: ``(N, L, 6) with N=2``."""
+    known = [f"{axis}={sizes[str(axis)]}" for axis in axes if axis in sizes]
+    return f"{describe(axes)} with {', '.join(known)}" if known else describe(axes)
 
 
 def row_factor(axis: int | str, batch: str | None) -> int | None:
@@ -156,7 +159,9 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     """
     if axis == batch:
         return 0
-    factors, constant = parse_sum(axis) if isinstance(axis, str) else ({}, 0)
+    if isinstance(axis, int):
+        return None
+    factors, constant = parse_sum(axis)
     return None if constant or [*factors] != [batch] else factors[str(batch)]
 
 
@@ -208,10 +213,9 @@ class Layout(NamedTuple):
         if self.batch is None:
             array = array[None]
         elif self.factor:
-            shape = array.shape
-            array = array.reshape(
-                *shape[: self.batch], self.factor, -1, *shape[self.batch + 1 :]
-            )
+            before = array.shape[: self.batch]
+            behind = array.shape[self.batch + 1 :]
+            array = array.reshape(*before, self.factor, -1, *behind)
         return array if self.of_file is None else array.transpose(self.of_file)
 
     def to_file(self, array: Array) -> Array:
@@ -221,8 +225,9 @@ class Layout(NamedTuple):
         if self.batch is None:
             array = array.squeeze(0)
         elif self.factor:
-            shape = array.shape
-            array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])
+            before = array.shape[: self.batch]
+            behind = array.shape[self.batch + 2 :]
+            array = array.reshape(*before, -1, *behind)
         return array
 
     def from_caller(self, array: Array) -> Array:
@@ -253,10 +258,12 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     split = _split_rows(axes, batch, factor, manifest.batch or "N")
     time = manifest.time_axis(split.axes)
     front = (split.rows,) if time is None else (split.rows, time)
-    indices = tuple(range(len(split.axes)))
-    inner = tuple(index for index in indices if index not in front)
-    caller_order = (split.rows, *(index for index in indices if index != split.rows))
+    indices = range(len(split.axes))
+    inner = [index for index in indices if index not in front]
+    caller_order = [split.rows, *(index for index in indices if index != split.rows)]
     engine_order = (*front, *inner)
+    of_caller = tuple(caller_order.index(index) for index in engine_order)
+    inner_axes = tuple(split.axes[index] for index in inner)
     return Layout(
         name=name,
         dtype=dtype,
@@ -267,11 +274,9 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
         frames=manifest.frames_in_unit(axes),
         delay=manifest.delays.get(name, 0),
         caller_axes=tuple(split.axes[index] for index in caller_order),
-        inner=shape_of(tuple(split.axes[index] for index in inner), {}),
+        inner=shape_of(inner_axes, {}),
         of_file=_unless_sorted(engine_order),
-        of_caller=_unless_sorted(
-            tuple(caller_order.index(index) for index in engine_order)
-        ),
+        of_caller=_unless_sorted(of_caller),
     )
 
 

@@ -1,12 +1,12 @@
 """Read a manifest: its values are checked once, after decoding."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .axes import describe, parse_sum, shape_of, solve
+from .axes import describe, describe_known, parse_sum, shape_of, solve
 from .errors import ManifestError
 from .files import malformed_as, read_json
 from .manifest import (
@@ -64,25 +64,28 @@ def check_manifest(manifest: Manifest) -> None:
                 f" expected {shape}"
             )
     golden = manifest.golden
-    for case in () if golden is None else (golden, *golden.more):
-        _check_golden(manifest, case)
+    if golden is not None:
+        for case in (golden, *golden.more):
+            _check_golden(manifest, case)
 
 
 def _check_names(manifest: Manifest) -> None:
     """Check that names are unique, and that fields name existing outputs."""
-    for side, names in (
-        ("input", manifest.input_names),
-        ("output", manifest.output_names),
-    ):
-        if "" in names:
-            raise ValueError(f"an {side} has no name")
-        if len({*names}) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two {side}s have the name {twice!r:.40}")
+    _check_unique("input", manifest.input_names)
+    _check_unique("output", manifest.output_names)
     _check_known("delays", manifest.delays, manifest)
     _check_known("counts", manifest.counts, manifest)
     if manifest.task is not None:
         _check_known("task.output", [manifest.task.output], manifest)
+
+
+def _check_unique(side: str, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` if inputs or outputs have no name, or two the same."""
+    if "" in names:
+        raise ValueError(f"an {side} has no name")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {side}s have the name {name!r:.40}")
 
 
 def _check_known(field: str, names: Iterable[str], manifest: Manifest) -> None:
@@ -179,35 +182,34 @@ def _check_meaning(manifest: Manifest) -> None:
 
 def _check_golden(manifest: Manifest, golden: Golden) -> None:
     """Check that arrays fit the axes, and limits the arrays."""
-    sizes: dict[str, int] = {}
-    dtypes = {spec[0]: spec.dtype for spec in (*manifest.inputs, *manifest.outputs)}
-    for state in manifest.states:
-        dtypes |= {state.input: state.dtype, state.output: state.dtype}
     arrays = {**golden.inputs, **golden.outputs}
+    _check_dtypes(manifest, arrays)
+    sizes: dict[str, int] = {}
     known = manifest.axes
-    for name, array in arrays.items():
-        if name not in known:
-            raise ValueError(f"the golden case has an array for {name!r:.40}")
-        if array.dtype != dtypes[name]:
-            raise ValueError(
-                f"the golden case has {array.dtype} for {name}, expected {dtypes[name]}"
-            )
     # sums such as "L+P" last, when their names are known
     for name in sorted(arrays, key=lambda name: "+" in describe(known[name])):
         solved = solve(known[name], arrays[name].shape, sizes)
         if solved is None or 0 in arrays[name].shape:
             raise ValueError(
                 f"the golden case has {name} of shape {arrays[name].shape}, expected"
-                f" {_expected(known[name], sizes)}"
+                f" {describe_known(known[name], sizes)}"
             )
         sizes = solved
     _check_limits(golden)
 
 
-def _expected(axes: Axes, sizes: Mapping[str, int]) -> str:
-    """Describe the axes, with the sizes that are known."""
-    known = ", ".join(f"{axis}={sizes[str(axis)]}" for axis in axes if axis in sizes)
-    return f"{describe(axes)} with {known}" if known else describe(axes)
+def _check_dtypes(manifest: Manifest, arrays: Mapping[str, Array]) -> None:
+    """Check that each array is one of the graph's tensors, of its dtype."""
+    dtypes = {spec[0]: spec.dtype for spec in (*manifest.inputs, *manifest.outputs)}
+    for state in manifest.states:
+        dtypes[state.input] = dtypes[state.output] = state.dtype
+    for name, array in arrays.items():
+        if name not in dtypes:
+            raise ValueError(f"the golden case has an array for {name!r:.40}")
+        if array.dtype != dtypes[name]:
+            raise ValueError(
+                f"the golden case has {array.dtype} for {name}, expected {dtypes[name]}"
+            )
 
 
 def _check_limits(golden: Golden) -> None:
@@ -215,18 +217,20 @@ def _check_limits(golden: Golden) -> None:
     floats.
     """
     limits: list[tuple[str, Any]] = [*golden.limits.items(), *golden.limit.items()]
+    outputs = golden.outputs
     for name, limit in limits:
-        if name not in golden.outputs:
+        if name not in outputs:
             raise ValueError(f"the golden case has a limit for {name!r:.40}")
         array: Array = np.asarray(limit)
         if array.dtype.kind not in "fiu" or not (array >= 0).all():
             raise ValueError(f"the golden case has a negative limit for {name}")
-        if not _broadcasts(array.shape, golden.outputs[name].shape):
+        shape = outputs[name].shape
+        if not _broadcasts(array.shape, shape):
             raise ValueError(
                 f"the golden case has limits of shape {array.shape} for {name} of shape"
-                f" {golden.outputs[name].shape}"
+                f" {shape}"
             )
-    for name, output in golden.outputs.items():
+    for name, output in outputs.items():
         has_limit = name in golden.limit or name in golden.limits
         if output.dtype.kind == "f" and not has_limit:
             raise ValueError(f"the golden case has no limit for {name}")

@@ -8,6 +8,15 @@ _LONGEST = 300
 _LONGEST_LINE = 500
 _LONGEST_READ = 2000
 """Number of characters of a foreign message that are searched for prefixes."""
+_ONNXRUNTIME = (
+    (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (
+        r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ",
+        r"\1 \2: ",
+    ),
+    (r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", ""),
+)
+"""Prefixes of onnxruntime's messages, and their replacements."""
 
 
 class LstmEdgeError(Exception):
@@ -74,21 +83,17 @@ def counted(count: int, noun: str) -> str:
     """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends
     in s.
     """
-    return (
-        f"{count:,} {noun}"
-        if count == 1 or noun.endswith("s")
-        else f"{count:,} {noun}s"
-    )
+    is_singular = count == 1 or noun.endswith("s")
+    return f"{count:,} {noun}" if is_singular else f"{count:,} {noun}s"
 
 
 def install_command(extra: str) -> str:
     """Return the command that adds an extra; in a clone, ``./runtime`` and ``.`` are
     the two packages.
     """
-    return (
-        "pip install"
-        f' "lstm-edge{"-runtime" if extra in ("cpu", "cuda", "native") else ""}[{extra}]"'
-    )
+    of_runtime = extra in ("cpu", "cuda", "native")
+    package = "lstm-edge-runtime" if of_runtime else "lstm-edge"
+    return f'pip install "{package}[{extra}]"'
 
 
 def printable(text: str) -> str:
@@ -114,16 +119,12 @@ def first_line(error: BaseException) -> str:
     An ``OSError`` gives its reason alone, onnxruntime's errors the operator and the
     node's name in front.
     """
-    text = (
-        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    )
-    text = text[:_LONGEST_READ]  # a file may have put millions of letters into it
-    line = next(iter(text.strip().splitlines()), "") or type(error).__name__
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    line = re.sub(
-        r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ",
-        r"\1 \2: ",
-        line,
-    )
-    line = re.sub(r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", "", line)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    # a file may have put millions of letters into it
+    lines = text[:_LONGEST_READ].strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    for pattern, replacement in _ONNXRUNTIME:
+        line = re.sub(pattern, replacement, line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -221,9 +221,11 @@ class Manifest(NamedTuple):
         """Return the JSON text: sorted keys, no clock, the same bytes for the same
         content.
         """
-        fields = _encode(self) | {"schema": SCHEMA}
-        names = [name for name in ("batch", "sequence", "ranges") if name in fields]
-        fields["axes"] = {name: fields.pop(name) for name in names}
+        fields = _encode(self)
+        fields["schema"] = SCHEMA
+        fields["axes"] = {
+            name: fields.pop(name) for name in ("batch", "sequence", "ranges")
+        }
         for state, spec in zip(fields["states"], self.states, strict=True):
             state["batch_axis"] = self.batch_axis(spec.axes)
         return json.dumps(
@@ -264,11 +266,9 @@ class Manifest(NamedTuple):
     def axes(self) -> dict[str, Axes]:
         """The axes of every input and output of the graph by name."""
         axes = {spec.name: spec.axes for spec in (*self.inputs, *self.outputs)}
-        return axes | {
-            name: state.axes
-            for state in self.states
-            for name in (state.input, state.output)
-        }
+        for state in self.states:
+            axes[state.input] = axes[state.output] = state.axes
+        return axes
 
     @property
     def streamable(self) -> bool:
@@ -291,23 +291,18 @@ class Manifest(NamedTuple):
         """True if a stream keeps steps up to a unit, drops first frames, or has other
         frames than steps.
         """
-        return (
-            self.unit > 1
-            or bool(self.delays)
-            or any(n > 1 for n in self.frames_a_unit.values())
-        )
+        if self.unit > 1 or self.delays:
+            return True
+        return any(frames > 1 for frames in self.frames_a_unit.values())
 
     @property
     def delay_steps(self) -> int:
         """Number of steps by which the outputs of a stream lag, rounded up."""
         frames = self.frames_a_unit
-        return max(
-            (
-                -(-delay * self.unit // frames[name])
-                for name, delay in self.delays.items()
-            ),
-            default=0,
-        )
+        steps = [
+            -(-delay * self.unit // frames[name]) for name, delay in self.delays.items()
+        ]
+        return max(steps, default=0)
 
     @property
     def from_reset(self) -> bool:
@@ -324,51 +319,46 @@ class Manifest(NamedTuple):
 
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
-        names = (
-            self.sequence,
-            LONGEST if self.lengths else None,
-            *self._frames(axes, 1),
-        )
-        return next((index for index, axis in enumerate(axes) if axis in names), None)
+        names = {self.sequence, *self._frames(axes, 1)}
+        if self.lengths:
+            names.add(LONGEST)
+        indices = [index for index, axis in enumerate(axes) if axis in names]
+        return indices[0] if indices else None
 
     def time_sizes(self, steps: int) -> dict[str, int]:
         """Return the frames of ``steps`` by the name of each time axis of the graph
         that streams.
         """
-        return {
-            name: size
-            for spec in self.outputs
-            for name, size in self._frames(spec.axes, steps).items()
-        }
+        sizes: dict[str, int] = {}
+        for spec in self.outputs:
+            sizes |= self._frames(spec.axes, steps)
+        return sizes
 
     def _frames(self, axes: Axes, steps: int) -> dict[str, int]:
         """Return the frames of ``steps`` on an axis ``L``, ``L/8`` or ``2*L``."""
+        sizes: dict[str, int] = {}
         if self.sequence is None:
-            return {}
-        rates = {
-            axis: _rate_of(axis, self.sequence)
-            for axis in axes
-            if isinstance(axis, str)
-        }
-        streamed = {
-            axis: rate
-            for axis, rate in rates.items()
-            if rate and not self.unit % rate[1]
-        }
-        return {
-            axis: frames * steps // unit for axis, (frames, unit) in streamed.items()
-        }
+            return sizes
+        for axis in axes:
+            rate = _rate_of(axis, self.sequence) if isinstance(axis, str) else None
+            if rate is None:
+                continue
+            frames, per_steps = rate
+            if self.unit % per_steps == 0:
+                sizes[str(axis)] = frames * steps // per_steps
+        return sizes
 
     @property
     def time_axes(self) -> dict[str, int]:
         """The index of the time axis by the name of each input and output that has one,
         states left out.
         """
-        indices = (
-            (spec.name, self.time_axis(spec.axes))
-            for spec in (*self.inputs, *self.outputs)
-        )
-        return {name: index for name, index in indices if index is not None}
+        indices = {}
+        for spec in (*self.inputs, *self.outputs):
+            index = self.time_axis(spec.axes)
+            if index is not None:
+                indices[spec.name] = index
+        return indices
 
     def rows_of(self, sizes: Mapping[str, int]) -> int:
         """Return the rows of a call with axes of these sizes; 1 without a batch axis."""
@@ -401,14 +391,10 @@ class Manifest(NamedTuple):
 
     def steps(self, feeds: Mapping[str, Array]) -> int:
         """Return the time steps of a call's inputs; 1 if none has a time axis."""
-        return next(
-            (
-                feeds[name].shape[axis]
-                for name, axis in self.time_axes.items()
-                if name in feeds
-            ),
-            1,
-        )
+        for name, axis in self.time_axes.items():
+            if name in feeds:
+                return int(feeds[name].shape[axis])
+        return 1
 
     def states_out(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the states among a call's outputs by input name, for the next call."""
@@ -420,10 +406,8 @@ class Manifest(NamedTuple):
         """Return every output of the graph by its name, from what ``Model.run``
         returned.
         """
-        return {
-            **outputs,
-            **{state.output: states[state.input] for state in self.states},
-        }
+        last_states = {state.output: states[state.input] for state in self.states}
+        return {**outputs, **last_states}
 
 
 @lru_cache(64)
@@ -431,18 +415,17 @@ def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
     """Return the frames and steps of an axis ``L``, ``L/8``, ``2*L``, ``3*L/2``; None
     for any other.
     """
-    match = re.fullmatch(
-        rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis
-    )
+    number = r"([1-9]\d{0,8})"
+    pattern = rf"(?:{number}\*)?{re.escape(sequence)}(?:/{number})?"
+    match = re.fullmatch(pattern, axis)
     return None if match is None else (int(match[1] or 1), int(match[2] or 1))
 
 
 def _encode(value: Any) -> Any:
     """Return the JSON value of a field."""
     if isinstance(value, np.ndarray):
-        data = base64.b64encode(
-            value.astype(value.dtype.newbyteorder("<")).tobytes()
-        ).decode("ascii")
+        little = value.astype(value.dtype.newbyteorder("<"))
+        data = base64.b64encode(little.tobytes()).decode("ascii")
         return {"dtype": value.dtype.name, "shape": [*value.shape], "data": data}
     if hasattr(value, "_asdict"):
         value = value._asdict()
@@ -484,10 +467,11 @@ def decode(hint: Any, raw: Any) -> Any:
 def _decode_fields(record_type: Any, raw: Any) -> Any:
     """Return a named tuple; entries that are not fields are left out."""
     types = _hints(record_type)
-    known = {name: item for name, item in raw.items() if name in types}
-    return record_type(
-        **{name: decode(types[name], item) for name, item in known.items()}
-    )
+    fields = {}
+    for name, item in raw.items():
+        if name in types:
+            fields[name] = decode(types[name], item)
+    return record_type(**fields)
 
 
 def _decode_union(types: tuple[Any, ...], raw: Any) -> Any:
@@ -503,17 +487,13 @@ def _decode_union(types: tuple[Any, ...], raw: Any) -> Any:
 def _decode_array(raw: Any) -> Array:
     """Return an array from its dtype, shape and base64 bytes."""
     dtype = np.dtype(raw["dtype"])
+    shape = raw["shape"]
     data = base64.b64decode(raw["data"], validate=True)
-    if (
-        dtype.kind not in "fiub"
-        or len(data) != math.prod(raw["shape"]) * dtype.itemsize
-    ):
-        raise ValueError(
-            f"{len(data)} bytes for {raw['dtype']!r:.40} {raw['shape']!r:.40}"
-        )
-    array: Array = (
-        np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(raw["shape"])
-    )
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "fiub" or len(data) != size:
+        raise ValueError(f"{len(data)} bytes for {raw['dtype']!r:.40} {shape!r:.40}")
+    little = np.frombuffer(data, dtype.newbyteorder("<"))
+    array: Array = little.astype(dtype).reshape(shape)
     return array
 
 

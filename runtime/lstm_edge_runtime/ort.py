@@ -236,27 +236,28 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
     """Raise ``ContractError`` if inputs, outputs and states of graph and manifest
     differ.
     """
-    graph = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
-    states = [
-        TensorSpec(end, state.dtype, state.axes)
-        for state in manifest.states
-        for end in state[:2]
-    ]
-    for spec in (*manifest.inputs, *manifest.outputs, *states):
-        arg = graph.get(spec.name)
-        type_name = _TYPE_NAMES.get(spec.dtype, spec.dtype)
-        axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
-        if (
-            arg is None
-            or arg.type != f"tensor({type_name})"
-            or not fits(axes, spec.axes)
-        ):
-            got = f"{arg.type} {describe(axes)}" if arg else "missing"
+    inputs = session.get_inputs()
+    graph = {arg.name: arg for arg in (*inputs, *session.get_outputs())}
+    specs = [*manifest.inputs, *manifest.outputs]
+    for state in manifest.states:
+        specs.append(TensorSpec(state.input, state.dtype, state.axes))
+        specs.append(TensorSpec(state.output, state.dtype, state.axes))
+    for spec in specs:
+        got = "missing"
+        is_same = False
+        if spec.name in graph:
+            arg = graph[spec.name]
+            axes = tuple(axis or "?" for axis in arg.shape)
+            got = f"{arg.type} {describe(axes)}"
+            type_name = _TYPE_NAMES.get(spec.dtype, spec.dtype)
+            is_same = arg.type == f"tensor({type_name})" and fits(axes, spec.axes)
+        if not is_same:
             expected = describe(spec.axes)
             raise ContractError(
                 f"{spec.name} is {got} in the graph, expected {spec.dtype} {expected}"
             )
-    if more := {arg.name for arg in session.get_inputs()} - set(manifest.input_names):
+    more = {arg.name for arg in inputs}.difference(manifest.input_names)
+    if more:
         raise ContractError(
             f"inputs {sorted(more)} are not in the manifest; export the model again"
         )
@@ -330,14 +331,8 @@ class OrtStates:
         self._allocate_back()
         _retain_heap(self._bytes * steps)
         run = self._bound_run(feeds, outputs)
-        inputs = {
-            layout.name: layout.from_file(feeds[layout.name])
-            for layout in engine.inputs
-        }
-        results = {
-            layout.name: layout.from_file(outputs[layout.name])
-            for layout in engine.outputs
-        }
+        inputs = _in_engine_order(engine.inputs, feeds)
+        results = _in_engine_order(engine.outputs, outputs)
         return Call(inputs, run, results, sizes)
 
     def _new_arrays(
@@ -395,14 +390,15 @@ class OrtStates:
         calls = list[dict[str, Array]]()
         steps = manifest.steps_of(sizes)
         _retain_heap(self._bytes * steps)
-        slices = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        starts = range(0, len(rows), _BLOCK)
+        slices = [slice(start, start + _BLOCK) for start in starts]
         for block in slices:
             feeds = self.read(rows[block])
             for input_ in engine.inputs:
-                feeds[input_.name] = np.ascontiguousarray(
-                    input_.to_file(inputs[input_.name][block])
-                )
-            if (spec := manifest.lengths_input) is not None:
+                array = input_.to_file(inputs[input_.name][block])
+                feeds[input_.name] = np.ascontiguousarray(array)
+            spec = manifest.lengths_input
+            if spec is not None:
                 feeds[spec.name] = np.full(len(rows[block]), steps, spec.dtype)
             calls.append(engine.call(feeds, sizes))
         for block, results in zip(slices, calls, strict=True):
@@ -410,9 +406,8 @@ class OrtStates:
         outputs = {}
         for output in engine.outputs:
             blocks = [output.from_file(results[output.name]) for results in calls]
-            outputs[output.name] = (
-                blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-            )
+            is_one = len(blocks) == 1
+            outputs[output.name] = blocks[0] if is_one else np.concatenate(blocks)
         return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
@@ -466,15 +461,22 @@ class OrtStates:
         binding: Any = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
+        make = import_onnxruntime().OrtValue.ortvalue_from_numpy
         for name, array in outputs.items():
-            binding.bind_ortvalue_output(
-                name, import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
-            )
+            binding.bind_ortvalue_output(name, make(array))
         for spec in self._engine.manifest.states:
             binding.bind_ortvalue_input(spec.input, before[spec.input])
             binding.bind_ortvalue_output(spec.output, after[spec.input])
         # past onnxruntime's wrapper in Python a step takes 0.3 us less
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+
+
+def _in_engine_order(layouts: Sequence[Layout], arrays: Arrays) -> dict[str, Array]:
+    """Return views of arrays of the file in the order of engines, by name."""
+    views = {}
+    for tensor in layouts:
+        views[tensor.name] = tensor.from_file(arrays[tensor.name])
+    return views
 
 
 def _is_whole(layout: Layout) -> bool:

@@ -156,10 +156,8 @@ def most_likely(logits: Array, names: tuple[str, ...]) -> tuple[str, ...]:
     """
     classes = logits.argmax(axis=-1)
     is_valid = np.isfinite(logits.max(axis=-1))
-    return tuple(
-        names[index] if valid else ""
-        for index, valid in zip(classes, is_valid, strict=True)
-    )
+    rows = zip(classes, is_valid, strict=True)
+    return tuple(names[index] if valid else "" for index, valid in rows)
 
 
 def class_names(values: Array, task: Task) -> tuple[str, ...]:
@@ -180,7 +178,9 @@ def softmax(logits: Array) -> Array:
     """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype; NaN
     if the largest logit is NaN or infinite.
     """
+    largest = logits.max(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
-    return shares
+        shares = np.exp(logits.astype(np.float64) - largest)
+    total = shares.sum(axis=-1, keepdims=True)
+    probabilities: Array = (shares / total).astype(logits.dtype)
+    return probabilities

@@ -103,13 +103,11 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
             raise CheckFailedError(
                 f"the golden case does not run: {first_line(error)}"
             ) from error
-        expected = case.outputs.items()
-        cases.append(
-            tuple(
-                compare(n, outputs[n], array, golden_limits(case, n))
-                for n, array in expected
-            )
-        )
+        comparisons = []
+        for name, expected in case.outputs.items():
+            limits = golden_limits(case, name)
+            comparisons.append(compare(name, outputs[name], expected, limits))
+        cases.append(tuple(comparisons))
     return SelfTest(tuple(cases))
 
 
@@ -117,15 +115,11 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
     """Raise ``ManifestError`` if a case lacks an input or output, which would not be
     verified.
     """
-    left_out = {*manifest.input_names, *manifest.output_names} - {
-        *golden.inputs,
-        *golden.outputs,
-    }
+    expected = {*manifest.input_names, *manifest.output_names}
+    left_out = expected - {*golden.inputs, *golden.outputs}
     if left_out:
-        raise ManifestError(
-            f"the golden case has no {', '.join(sorted(left_out))}; export the model"
-            " again"
-        )
+        names = ", ".join(sorted(left_out))
+        raise ManifestError(f"the golden case has no {names}; export the model again")
 
 
 def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]:
@@ -186,20 +180,25 @@ def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison
     """
     if got.shape != expected.shape:
         about = f"has shape {got.shape}, expected {expected.shape}"
-        return Comparison(name, np.inf, np.inf, (), problem=about)
+        return Comparison(name, max_abs=np.inf, ratio=np.inf, where=(), problem=about)
     left = np.asarray(got, np.float64)
     right = np.asarray(expected, np.float64)
+    is_equal = (left == right) | (np.isnan(left) & np.isnan(right))
+    limits = np.broadcast_to(limits, right.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
-        difference = np.asarray(distance)  # NumPy makes a scalar of an array of no axes
-        difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
-        limits = np.broadcast_to(limits, right.shape)
+        difference = np.where(is_equal, 0, distance)
         ratio = np.where(difference > 0, difference / limits, 0)
     if not ratio.size:
-        return Comparison(name, 0, 0, ())
-    where = tuple(int(index) for index in np.unravel_index(ratio.argmax(), ratio.shape))
+        return Comparison(name, max_abs=0, ratio=0, where=())
+    worst = np.unravel_index(ratio.argmax(), ratio.shape)
+    where = tuple(map(int, worst))
     return Comparison(
-        name, float(difference.max()), float(ratio[where]), where, float(limits[where])
+        name,
+        max_abs=float(difference.max()),
+        ratio=float(ratio[where]),
+        where=where,
+        limit=float(limits[where]),
     )
 
 

@@ -86,12 +86,14 @@ class State(Mapping[str, Array]):
         Raises:
             InputError: an array of a dtype that a saved state can't have.
         """
-        entries = [(_STATE, name, array) for name, array in self.items()]
-        entries += [(_SAMPLES, name, array) for name, array in self.samples.items()]
-        entries += [(_OTHER, name, np.asarray(array)) for name, array in more.items()]
-        arrays = b"".join(_entry(*entry) for entry in entries)
+        entries = []
+        sections = {_STATE: self, _SAMPLES: self.samples, _OTHER: more}
+        for section, arrays in sections.items():
+            for name, array in arrays.items():
+                entries.append(_entry(section, name, np.asarray(array)))
         identity = self.identity.encode("ascii", "replace")[:64]
-        rest = _HEADER.pack(0, self.age, len(entries), 0, identity) + arrays
+        header = _HEADER.pack(0, self.age, len(entries), 0, identity)
+        rest = header + b"".join(entries)
         return _FRONT.pack(_MAGIC, zlib.crc32(rest)) + rest
 
     def save(self, path: str | os.PathLike[str], **more: Any) -> None:
