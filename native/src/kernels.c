@@ -10,9 +10,9 @@
  * group of outputs, k is split over up to eight partial sums, which are added at the end, for any number of
  * rows; a single output is a dot product. int8 weights of inputs in float32 are widened in registers, if
  * floats would not fit the cache, and their sum is multiplied by the scale at the end. Of a matrix in blocks
- * a tile holds the sums of some rows and one band of outputs, in four chains, over the blocks of that band.
- * Hence the same bits on every path. Products are contracted to fused multiply-adds in madd() and nowhere
- * else.
+ * a tile holds the sums of some rows and one band of outputs, in four chains, over the blocks of that band;
+ * of quantized inputs several bands side by side. Hence the same bits on every path. Products are contracted
+ * to fused multiply-adds in madd() and nowhere else.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -105,6 +105,8 @@ INLINE vf root(vf x) {
     return x;
 }
 #endif
+
+INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 static const int32_t LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -315,9 +317,6 @@ typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_a
 #define EACH_INPUT(seven) ((seven) ? 1u : 2u)
 #endif
 
-/* Outputs in a vector of a block's sums: a band of quantized inputs has eight. */
-#define PART ((size_t)(LE_LANES > 8 ? 8 : LE_LANES))
-
 /* Place of the weight of input k among the four of a vector of `lanes` outputs. */
 INLINE size_t int8_place(size_t lane, size_t k, size_t lanes, bool seven) {
     (void)seven;
@@ -329,52 +328,60 @@ INLINE size_t int8_place(size_t lane, size_t k, size_t lanes, bool seven) {
 #endif
 }
 
-#if LE_LANES >= 8
-/* Add the products of four quantized inputs and eight outputs' weights of four each; exact. */
-INLINE __m256i dot_eight(__m256i total, const char *x, const int8_t *w, const bool seven) {
+#if LE_LANES == 16
+/* Return the four bytes at x in each lane, or in the lower eight and those at `other` in the upper ones. */
+INLINE __m512i four_bytes(const char *x, const char *other, const bool two) {
+    int32_t low, high;
+    memcpy(&low, x, 4);
+    memcpy(&high, other, 4);
+    const __m512i all = _mm512_set1_epi32(low);
+    return two ? _mm512_mask_set1_epi32(all, 0xFF00, high) : all;
+}
+
+/* Add the products of four quantized inputs and the weights of a vector of outputs, four each; exact. The
+   upper eight outputs have inputs of their own (`other`) if there are `two`. */
+INLINE vi dot_two(vi total, const char *x, const char *other, const bool two, const int8_t *w,
+                  const bool seven) {
     (void)seven;
     if (EACH_INPUT(seven) == 1) {
-        int32_t four;
-        memcpy(&four, x, 4);
-        const __m256i weights = _mm256_load_si256((const __m256i *)w);
+        const __m512i bytes = four_bytes(x, other, two), weights = _mm512_load_si512(w);
 #if defined(__AVX512VNNI__)
-        return _mm256_dpbusd_epi32(total, _mm256_set1_epi32(four), weights);
-#elif defined(__AVXVNNI__)
-        return _mm256_dpbusd_avx_epi32(total, _mm256_set1_epi32(four), weights);
+        return (vi)_mm512_dpbusd_epi32((__m512i)total, bytes, weights);
 #else
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), weights);
-        return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        const __m512i pairs = _mm512_maddubs_epi16(bytes, weights);
+        return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #endif
     }
-    int32_t pair[2];
-    memcpy(pair, x, 8);
-    for (size_t i = 0; i < 2; i++, w += 16) {
-        const __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i])));
+    for (size_t i = 0; i < 2; i++, x += 4, other += 4, w += 2 * L) {
+        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
+        total += (vi)_mm512_madd_epi16(wide, four_bytes(x, other, two));
     }
     return total;
 }
 #endif
 
-/* The same for a whole vector of outputs. */
+/* Add the products of four quantized inputs and the weights of a vector of outputs, four each; exact. */
 INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
     (void)seven;
-#if LE_LANES == 8
-    return (vi)dot_eight((__m256i)total, x, w, seven);
-#elif LE_LANES == 16
-    int32_t pair[2];
-    memcpy(pair, x, EACH_INPUT(seven) * 4);
+#if LE_LANES == 16
+    return dot_two(total, x, x, false, w, seven);
+#elif LE_LANES == 8
     if (EACH_INPUT(seven) == 1) {
-#if defined(__AVX512VNNI__)
-        return (vi)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi32(pair[0]), _mm512_load_si512(w));
+        int32_t four;
+        memcpy(&four, x, 4);
+        const __m256i bytes = _mm256_set1_epi32(four), weights = _mm256_load_si256((const __m256i *)w);
+#if defined(__AVXVNNI__)
+        return (vi)_mm256_dpbusd_avx_epi32((__m256i)total, bytes, weights);
 #else
-        const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(pair[0]), _mm512_load_si512(w));
-        return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+        const __m256i pairs = _mm256_maddubs_epi16(bytes, weights);
+        return total + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
     }
+    int32_t pair[2];
+    memcpy(pair, x, 8);
     for (size_t i = 0; i < 2; i++, w += 2 * L) {
-        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
-        total += (vi)_mm512_madd_epi16(wide, _mm512_set1_epi32(pair[i]));
+        const __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
+        total += (vi)_mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i]));
     }
     return total;
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -716,62 +723,74 @@ INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t
     }
 }
 
-/* A vector of the sums of a band of quantized inputs, and the same in floats. */
-#if LE_LANES == 16
-typedef int32_t vi_part __attribute__((vector_size(32)));
-typedef int32_t vi_part_loose __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float vf_part __attribute__((vector_size(32)));
-typedef float vf_part_loose __attribute__((vector_size(32), aligned(4), may_alias));
-INLINE vi_part dot_part(vi_part total, const char *x, const int8_t *w, const bool seven) {
-    return (vi_part)dot_eight((__m256i)total, x, w, seven);
-}
-#else
-typedef int32_t vi_part_loose __attribute__((vector_size(4 * LE_LANES), aligned(4), may_alias));
-typedef vi vi_part;
-typedef vf vf_part;
-typedef vf_loose vf_part_loose;
-#define dot_part dot
-#endif
+/* Quantized inputs: a group is some bands side by side, each with as many blocks, so that a tile's sums fill
+ * TEAM vectors. A vector of sixteen lanes is two bands, one of four half a band. */
+#define TEAM       ((size_t)4)
+#define TEAM_BANDS (TEAM * L / LE_INT8_BAND)
+#define PIECE      (L < LE_INT8_BAND ? L : (size_t)LE_INT8_BAND)
+#define PIECES     (TEAM * L / PIECE)
 
-/* The same for int8 weights and quantized inputs. */
-INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row,
-                         size_t band, const size_t R, const bool far, const bool seven) {
-    const size_t V = LE_INT8_BAND / PART, S = 4 / V, block = LE_INT8_BAND * LE_INT8_COLUMNS;
+/* Add the products of vector i of a group's blocks, whose columns these are. */
+INLINE vi dot_blocks(vi total, const char *x, const uint16_t *column, const size_t i, const int8_t *w,
+                     const bool seven) {
     const size_t bytes = LE_INT8_COLUMNS * EACH_INPUT(seven);
-    const uint32_t *place = m->place + band * V;
-    const uint16_t *column = m->column + m->first[band];
-    const int8_t *w = (const int8_t *)m->weights + (size_t)m->first[band] * block;
-    vi_part a[LE_ROWS * 4];
+    const char *first = x + column[i * L / LE_INT8_BAND] * bytes;
+#if LE_LANES == 16
+    return dot_two(total, first, x + column[2 * i + 1] * bytes, true, w, seven);
+#else
+    return dot(total, first, w, seven);
+#endif
+}
+
+/* Load and store a vector whose pieces lie apart. */
+INLINE vf load_pieces(const float *p, const uint32_t *place) {
+#if LE_LANES == 16
+    const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(p + place[0]));
+    return (vf)_mm512_insertf32x8(low, _mm256_loadu_ps(p + place[1]), 1);
+#else
+    return load(p + place[0]);
+#endif
+}
+INLINE void store_pieces(float *p, const uint32_t *place, vf v) {
+#if LE_LANES == 16
+    _mm256_storeu_ps(p + place[0], _mm512_castps512_ps256((__m512)v));
+    _mm256_storeu_ps(p + place[1], _mm512_extractf32x8_ps((__m512)v, 1));
+#else
+    store(p + place[0], v);
+#endif
+}
+
+/* One tile: R rows of one group. */
+INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row,
+                         size_t group, const size_t R, const bool far, const bool seven) {
+    const size_t V = TEAM, each = LE_INT8_COLUMNS * L;
+    const uint16_t *column = m->column + m->first[group] * TEAM_BANDS;
+    const int8_t *w = (const int8_t *)m->weights + m->first[group] * V * each;
+    vi a[LE_ROWS * TEAM];
     const char *x[LE_ROWS];
     EACH(r, R) {
-        x[r] = (const char *)ws->quantized + (row + r) * m->units * bytes;
-        EACH(s, 4) a[r * 4 + s] = (vi_part){0};
+        x[r] = (const char *)ws->quantized + (row + r) * m->units * LE_INT8_COLUMNS * EACH_INPUT(seven);
+        EACH(i, V) a[r * V + i] = (vi){0};
     }
-    size_t left = m->first[band + 1] - m->first[band];
-#define ADD_BLOCK(s)                                                                                         \
-    EACH(r, R) EACH(i, V) {                                                                                  \
-        a[CHAIN(r, s, i, V)] = dot_part(a[CHAIN(r, s, i, V)], x[r] + column[s] * bytes,                      \
-                                        w + (s) * block + i * PART * LE_INT8_COLUMNS, seven);                \
+    for (size_t left = m->first[group + 1] - m->first[group]; left > 0; left--) {
+        if (far) ask(w, V * each);
+        EACH(r, R) EACH(i, V) {
+            a[r * V + i] = dot_blocks(a[r * V + i], x[r], column, i, w + i * each, seven);
+        }
+        column += TEAM_BANDS;
+        w += V * each;
     }
-    for (; left >= S; left -= S, column += S, w += S * block) {
-        if (far) ask(w, S * block);
-        EACH(s, S) ADD_BLOCK(s)
-    }
-    EACH(s, S - 1) {
-        if (s >= left) break;
-        ADD_BLOCK(s)
-    }
-#undef ADD_BLOCK
+    const int32_t *sums = m->sums + group * V * L;
+    const float *scales = m->scales + group * V * L;
     EACH(r, R) {
+        const vi zero = (vi){0} + ws->row_zero[row + r];
+        const vf scale = set1(ws->row_scale[row + r]);
         const float *start = p->start + (row + r) * p->start_stride;
         float *y = p->y + (row + r) * p->y_stride;
         EACH(i, V) {
-            vi_part total = a[CHAIN(r, 0, i, V)];
-            EACH(s, S - 1) total += a[CHAIN(r, s + 1, i, V)];
-            total -= *(const vi_part_loose *)(m->sums + place[i]) * ws->row_zero[row + r];
-            const vf_part scale = *(const vf_part_loose *)(m->scales + place[i]) * ws->row_scale[row + r];
-            *(vf_part_loose *)(y + place[i]) =
-                *(const vf_part_loose *)(start + place[i]) + __builtin_convertvector(total, vf_part) * scale;
+            const uint32_t *place = m->place + (group * V + i) * PIECES / V;
+            const vf whole = __builtin_convertvector(a[r * V + i] - *(const vi *)(sums + i * L) * zero, vf);
+            store_pieces(y, place, load_pieces(start, place) + whole * (load(scales + i * L) * scale));
         }
     }
 }
@@ -943,27 +962,31 @@ static bool pack_all(le_arena *arena, le_matrix *matrix, form kind, const places
 }
 
 /* Copy block `from`, whose first output is `row`, to be number `to`. */
-static void place_block(le_matrix *matrix, form kind, const places *p, const le_weights *given, size_t row,
-                        size_t from, size_t to) {
+static void place_block(le_matrix *matrix, form kind, const le_weights *given, size_t row, size_t from,
+                        size_t to) {
     const float *floats = (const float *)given->numbers + from * LE_BAND;
-    float *to_floats = (float *)matrix->weights + to * LE_BAND;
     const int8_t *bytes = (const int8_t *)given->numbers + from * LE_BAND;
+    float *to_floats = (float *)matrix->weights + to * LE_BAND;
     if (kind == WIDENED) {
         memcpy((int8_t *)matrix->weights + to * LE_BAND, bytes, LE_BAND);
-    } else if (kind == FLOATS && given->scales == NULL) {
+    } else if (given->scales == NULL) {
         memcpy(to_floats, floats, LE_BAND * sizeof *floats);
-    } else if (kind == FLOATS) {
-        for (size_t i = 0; i < LE_BAND; i++) to_floats[i] = (float)bytes[i] * given->scales[row + i];
     } else {
-        const size_t size = LE_INT8_BAND * LE_INT8_COLUMNS;
-        const int8_t *weight = (const int8_t *)given->numbers + from * size;
-        int8_t *block = (int8_t *)matrix->weights + to * size;
-        for (size_t i = 0; i < size; i++) {
-            const size_t output = i / LE_INT8_COLUMNS, k = i % LE_INT8_COLUMNS;
-            int8_t *vector = block + output / PART * PART * LE_INT8_COLUMNS;
-            vector[int8_place(output % PART, k, PART, matrix->seven)] = weight[i];
-            matrix->sums[place_of(p, row + output)] += weight[i];
-        }
+        for (size_t i = 0; i < LE_BAND; i++) to_floats[i] = (float)bytes[i] * given->scales[row + i];
+    }
+}
+
+/* Copy int8 block `from` to be the one of band `band` of a group in its block number `to`. */
+static void place_block8(le_matrix *matrix, const le_weights *given, size_t from, size_t to, size_t band,
+                         int32_t *sums) {
+    const size_t size = LE_INT8_BAND * LE_INT8_COLUMNS;
+    const int8_t *weight = (const int8_t *)given->numbers + from * size;
+    int8_t *team = (int8_t *)matrix->weights + to * TEAM_BANDS * size;
+    for (size_t i = 0; i < size; i++) {
+        const size_t output = i / LE_INT8_COLUMNS, lane = band * LE_INT8_BAND + output;
+        int8_t *vector = team + lane / L * L * LE_INT8_COLUMNS;
+        vector[int8_place(lane % L, i % LE_INT8_COLUMNS, L, matrix->seven)] = weight[i];
+        sums[output] += weight[i];
     }
 }
 
@@ -988,37 +1011,64 @@ static counted_band *sorted_bands(const uint32_t *first, size_t bands) {
     return sorted;
 }
 
-/* Lay out the weights of a matrix in blocks. */
-static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const places *p,
-                        const le_weights *given) {
-    const bool wide = kind < QUANTIZED;
-    const size_t height = wide ? LE_BAND : LE_INT8_BAND, columns = wide ? 1 : LE_INT8_COLUMNS;
-    const size_t vector = wide ? L : PART, vectors = height / vector;
-    const uint32_t *first = given->blocks.first;
-    matrix->bands = given->m / height;
-    const size_t blocks = first[matrix->bands] - first[0];
-    matrix->weights = le_arena_take(arena, blocks * height * columns, kind == FLOATS ? sizeof(float) : 1);
+/* Take memory for the blocks of so many bands and their lists. */
+static bool take_blocks(le_arena *arena, le_matrix *matrix, size_t blocks, size_t bytes, size_t places) {
+    matrix->weights = le_arena_take(arena, blocks, bytes);
     matrix->first = le_arena_take(arena, matrix->bands + 1, sizeof(uint32_t));
-    matrix->place = le_arena_take(arena, matrix->bands * vectors, sizeof(uint32_t));
+    matrix->place = le_arena_take(arena, places, sizeof(uint32_t));
     matrix->column = le_arena_take(arena, blocks, sizeof(uint16_t));
-    if (matrix->weights == NULL || matrix->first == NULL || matrix->place == NULL || matrix->column == NULL)
-        return false;
-    matrix->one = BLOCK_PRODUCT[kind].one;
-    matrix->many = BLOCK_PRODUCT[kind].many;
-    counted_band *sorted = sorted_bands(first, matrix->bands);
-    if (sorted == NULL) return false;
+    return matrix->weights != NULL && matrix->first != NULL && matrix->place != NULL &&
+           matrix->column != NULL;
+}
+
+/* Lay out the weights of a matrix in blocks, band after band. */
+static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+                        const le_weights *given, const counted_band *sorted) {
+    const uint32_t *first = given->blocks.first;
+    const size_t vectors = BAND_VECTORS;
+    matrix->bands = given->m / LE_BAND;
+    const size_t blocks = first[matrix->bands] - first[0], size = kind == FLOATS ? sizeof(float) : 1;
+    if (!take_blocks(arena, matrix, blocks, LE_BAND * size, matrix->bands * vectors)) return false;
     uint32_t to = 0;
     for (size_t b = 0; b < matrix->bands; b++) {
-        const size_t band = sorted[b].band, row = band * height;
+        const size_t band = sorted[b].band, row = band * LE_BAND;
         for (size_t i = 0; i < vectors; i++)
-            matrix->place[b * vectors + i] = (uint32_t)place_of(p, row + i * vector);
+            matrix->place[b * vectors + i] = (uint32_t)place_of(p, row + i * L);
         for (size_t i = first[band] - first[0]; i < first[band + 1] - first[0]; i++, to++) {
-            matrix->column[to] = (uint16_t)(given->blocks.column[i] / columns);
-            place_block(matrix, kind, p, given, row, i, to);
+            matrix->column[to] = given->blocks.column[i];
+            place_block(matrix, kind, given, row, i, to);
         }
         matrix->first[b + 1] = to;
     }
-    free(sorted);
+    return true;
+}
+
+/* The same for quantized inputs, in groups of bands. Bands with fewer blocks than others of their group get
+   zeros; the last band is repeated where a group has too few. */
+static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const places *p, const le_weights *given,
+                         const counted_band *sorted) {
+    const uint32_t *first = given->blocks.first;
+    const size_t bands = given->m / LE_INT8_BAND, groups = (bands + TEAM_BANDS - 1) / TEAM_BANDS;
+    size_t blocks = 0;
+    for (size_t g = 0; g < groups; g++) blocks += sorted[least((g + 1) * TEAM_BANDS, bands) - 1].blocks;
+    matrix->bands = groups;
+    if (!take_blocks(arena, matrix, blocks * TEAM_BANDS, LE_INT8_BAND * LE_INT8_COLUMNS, groups * PIECES))
+        return false;
+    for (size_t i = 0; i < groups * TEAM_BANDS; i++) {
+        const size_t g = i / TEAM_BANDS, at = least(i, bands - 1), row = sorted[at].band * LE_INT8_BAND;
+        int32_t *sums = matrix->sums + i * LE_INT8_BAND;
+        memcpy(matrix->scales + i * LE_INT8_BAND, given->scales + row, LE_INT8_BAND * sizeof(float));
+        for (size_t j = 0; j < LE_INT8_BAND; j += PIECE)
+            matrix->place[(i * LE_INT8_BAND + j) / PIECE] = (uint32_t)place_of(p, row + j);
+        const size_t start = first[sorted[at].band] - first[0];
+        for (size_t j = 0; j < sorted[at].blocks; j++) {
+            const size_t to = matrix->first[g] + j;
+            matrix->column[to * TEAM_BANDS + i % TEAM_BANDS] =
+                (uint16_t)(given->blocks.column[start + j] / LE_INT8_COLUMNS);
+            place_block8(matrix, given, start + j, to, i % TEAM_BANDS, sums);
+        }
+        matrix->first[g + 1] = matrix->first[g] + sorted[at].blocks;
+    }
     return true;
 }
 
@@ -1029,21 +1079,29 @@ static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
     const bool scaled = narrow || quantized;
     const places p = spread(m, given->gates);
     const size_t units = quantized ? (k + 3) / 4 : k, padded = p.groups * p.group * L;
+    const size_t lanes = padded + (sparse ? TEAM * L : 0);
     *matrix =
         (le_matrix){.k = k, .m = m, .tail = p.tail, .units = units, .groups = p.groups, .padded = padded};
     matrix->bias = le_zeros(padded, sizeof(float));
-    matrix->scales = scaled ? le_zeros(padded, sizeof(float)) : NULL;
-    matrix->sums = quantized ? le_zeros(padded, sizeof(int32_t)) : NULL;
+    matrix->scales = scaled ? le_zeros(lanes, sizeof(float)) : NULL;
+    matrix->sums = quantized ? le_zeros(lanes, sizeof(int32_t)) : NULL;
     if (matrix->bias == NULL || (scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL))
         return false;
     for (size_t j = 0; j < m; j++) {
         const size_t index = place_of(&p, j);
         if (given->bias != NULL) matrix->bias[index] = given->bias[j];
-        if (scaled) matrix->scales[index] = given->scales[j];
+        if (scaled && !(quantized && sparse)) matrix->scales[index] = given->scales[j];
     }
     matrix->seven = SEVEN && quantized && fit_seven_bits(given);
     const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
-    return sparse ? pack_blocks(arena, matrix, kind, &p, given) : pack_all(arena, matrix, kind, &p, given);
+    if (!sparse) return pack_all(arena, matrix, kind, &p, given);
+    matrix->one = BLOCK_PRODUCT[kind].one;
+    matrix->many = BLOCK_PRODUCT[kind].many;
+    counted_band *sorted = sorted_bands(given->blocks.first, m / (quantized ? LE_INT8_BAND : LE_BAND));
+    const bool done = sorted != NULL && (quantized ? pack_blocks8(arena, matrix, &p, given, sorted)
+                                                   : pack_blocks(arena, matrix, kind, &p, given, sorted));
+    free(sorted);
+    return done;
 }
 
 /* --- Cells ------------------------------------------------------------------------------------------ */
@@ -1372,8 +1430,6 @@ INLINE size_t oldest(const float *past, size_t frames, size_t width) {
     memcpy(&index, past + frames * width, sizeof index);
     return index >= 0.f && index < (float)frames ? (size_t)index : 0;
 }
-
-INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* A past stands as it was before the first of the steps that run at once: later ones find their frames in x.
  */

@@ -69,9 +69,9 @@ struct le_matrix {
     int32_t
         *sums; /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
     /* Of a matrix in blocks: */
-    size_t bands;
-    uint32_t *first;  /* the first block of each band, and the end of the last one */
-    uint32_t *place;  /* where each vector of a band's outputs lies in a row */
+    size_t bands;     /* or groups of them that lie side by side, where the inputs are quantized */
+    uint32_t *first;  /* the first block of each band or group, and the end of the last one */
+    uint32_t *place;  /* where each vector of a band's outputs, at most a band, lies in a row */
     uint16_t *column; /* the first input of each block; of quantized inputs, a fourth of it */
 };
 

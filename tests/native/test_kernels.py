@@ -3,10 +3,12 @@ float64."""
 
 import ctypes as C
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import open_for
 from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -192,6 +194,32 @@ def test_zero_blocks_are_not_stored_and_the_results_are_those_of_the_whole_matri
     assert np.abs(y - expected).max() <= limit
     for state, other in zip(*pools, strict=True):
         assert np.abs(state - other).max() <= limit
+
+
+@pytest.mark.parametrize("density", [0.2, 1.0])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_avx_vnni_gives_the_bits_of_avx2(
+    built: Path, tmp_path: Path, rows: int, density: float
+) -> None:
+    libraries = [open_for(isa, built, tmp_path) for isa in ("avxvnni", "avx2")]
+    if libraries[0].lstm_edge_isa() is None:
+        pytest.skip("this machine has no avxvnni")
+    rng = np.random.default_rng(11)
+    kinds = ["LSTM", "GRU", "RNN"]
+    network = make_network(rng, kinds, 20, 72, int8=True, density=density)
+    writer = ProgramWriter()
+    weights = np.rint(rng.uniform(-127, 127, (72, 50)))
+    linear = writer.linear(writer.input("x", 50), weights, None, np.full(72, 0.01))
+    writer.output("y", linear, every_step=True)
+    for data in (network.program, writer.to_bytes()):
+        programs = [Program(library, data) for library in libraries]
+        x = 3 * samples(4, rows, 9, programs[0].inputs[0].width)
+        pools = [program.zeros(rows) for program in programs]
+        (y,), (expected,) = (
+            program.run(x, pool) for program, pool in zip(programs, pools, strict=True)
+        )
+        assert same_bits(y, expected)
+        assert all(same_bits(*pair) for pair in zip(*pools, strict=True))
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -57,24 +57,24 @@ def _sparse(shape: tuple[int, int], *, int8: bool) -> bytes:
     case."""
     rng = np.random.default_rng(0)
     rows, columns = shape
-    mask = np.kron(rng.random((64 // rows, 40 // columns)) < 0.2, np.ones(shape))
-    weights = rng.integers(-100, 100, (64, 40)) * mask
+    mask = np.kron(rng.random((64 // rows, 160 // columns)) < 0.2, np.ones(shape))
+    weights = rng.integers(-100, 100, (64, 160)) * mask
     scale = np.float32(0.01)
     writer = ProgramWriter()
-    x = writer.input("x", 40)
+    x = writer.input("x", 160)
     if int8:
         y = writer.linear(x, weights, scales=np.full(64, scale))
     else:
         y = writer.linear(x, np.sqrt(np.abs(weights)) * np.sign(weights) * scale)
     assert len(writer.constants) == (4 if int8 else 3)  # one lists the blocks
     writer.output("y", y, every_step=True)
-    given = rng.integers(0, 256, (3, 40)).astype("float32")  # exact levels of int8
+    given = rng.integers(0, 256, (3, 160)).astype("float32")  # exact levels of int8
     given[:, 0] = 255
     exact = weights if int8 else np.sqrt(np.abs(weights)) * np.sign(weights)
     expected = given @ (exact.T * float(scale))
     writer.golden({"x": given}, {"y": (expected, 1e-3)})
     described = Manifest(
-        inputs=(TensorSpec("x", "float32", ("N", "L", 40)),),
+        inputs=(TensorSpec("x", "float32", ("N", "L", 160)),),
         outputs=(TensorSpec("y", "float32", ("N", "L", 64)),),
     )
     writer.manifest(described.to_json())

@@ -12,8 +12,12 @@ INT8_SHAPE = (8, 4)
 """The same for int8 weights of quantized inputs."""
 LIST_START = 2
 """Numbers of a list of blocks before its first band: rows and columns of a block."""
-_LEAST_ZEROS = 0.5
-"""Smallest fraction of zero blocks with which a product takes less time in blocks."""
+_MOST_STORED = 0.5
+"""Largest fraction of blocks that are not zero in a matrix that is stored in blocks."""
+BAND_COST = 6
+"""What a band of a product in blocks takes in addition, in blocks."""
+_BLOCK_COST = 1 / 0.6
+"""Time of a block in a long band, in units of the same weights' time in a dense product."""
 _MOST_COLUMNS = 1 << 15
 """Columns are numbered in int16."""
 
@@ -38,11 +42,13 @@ class Blocks(NamedTuple):
         return np.concatenate([self.shape, *parts]).astype(np.int16)
 
 
-def find_blocks(weights: Array, *, quantized: bool, gates: int = 1) -> Blocks | None:
+def find_blocks(
+    weights: Array, *, quantized: bool, gates: int = 1, band_cost: float = 0
+) -> Blocks | None:
     """Return the blocks of ``weights (M, K)`` that are not zero.
 
-    None if more than half of them or none at all are, or if a block would span two
-    gates.
+    None if the dense product takes less time, if more than half of the blocks or none
+    at all are stored, or if a block would span two gates.
     """
     rows, columns = shape = INT8_SHAPE if quantized else SHAPE
     height, width = weights.shape
@@ -51,7 +57,9 @@ def find_blocks(weights: Array, *, quantized: bool, gates: int = 1) -> Blocks | 
     padded = np.pad(weights, ((0, 0), (0, -width % columns)))
     blocks = padded.reshape(height // rows, rows, -1, columns).swapaxes(1, 2)
     stored = blocks.any((2, 3))
-    if not stored.any() or stored.mean() > 1 - _LEAST_ZEROS:
+    dense = stored.shape[1]
+    in_blocks = (stored.sum(1).mean() + band_cost) * _BLOCK_COST
+    if not stored.any() or stored.mean() > _MOST_STORED or in_blocks > dense:
         return None
     numbers = blocks[stored].reshape(-1, rows * columns)
     return Blocks(numbers, stored.sum(1), stored.nonzero()[1] * columns, shape)

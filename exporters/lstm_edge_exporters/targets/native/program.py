@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import TYPES, Past
 
 from ...recurrent import GATES
-from .blocks import find_blocks
+from .blocks import BAND_COST, find_blocks
 from .operations import ACTIVATIONS, FIELDS, NONE, Code, Operation
 
 HEADER = struct.Struct("<8sIIQ10I")
@@ -505,7 +505,9 @@ class ProgramWriter:
         arguments = self._stored(numbers, scales)
         stored = self.constants[arguments.numbers]
         quantized = scales is not None
-        blocks = find_blocks(stored, quantized=quantized, gates=gates)
+        blocks = find_blocks(
+            stored, quantized=quantized, gates=gates, band_cost=BAND_COST
+        )
         if blocks is not None:
             listed = self.constant(blocks.listed())
             self._blocks[arguments.numbers] = blocks.numbers, listed
