@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import open_for
 from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from networks import USUAL, Network, copy, make_network, networks
 from operations import operations, samples, wide_samples
 from reference import quantize
 
+from conftest import open_for
 from lstm_edge_exporters.targets.native import program as program_module
 from lstm_edge_exporters.targets.native.program import (
     Binary,
