@@ -27,7 +27,7 @@ from lstm_edge_runtime.errors import (
     first_line,
 )
 from lstm_edge_runtime.files import malformed_as, read_arrays, read_json, write_bytes
-from lstm_edge_runtime.manifest import Signal, Task, Trained, decode
+from lstm_edge_runtime.manifest import Axes, Signal, Task, Trained, decode
 
 from .lstm1 import LSTM1
 from .run_files import CHECKPOINT_SUFFIXES, MODEL, is_run, make_folder
@@ -135,11 +135,9 @@ def load(path: str | os.PathLike[str]) -> Run:
     """
     path = Path(path)
     if path.is_dir() and not (path / MODEL).is_file():
-        advice = (
-            "its training was stopped; train again with --resume"
-            if is_run(path)
-            else "train again"
-        )
+        advice = "train again"
+        if is_run(path):
+            advice = "its training was stopped; train again with --resume"
         raise NotFoundError(f"{path} has no {MODEL}; {advice}")
     path = path / MODEL if path.is_dir() else path
     if path.suffix not in CHECKPOINT_SUFFIXES and is_run(path.parent):
@@ -183,28 +181,26 @@ def deployable(
     dtype = model.fc.weight.dtype
     layers = lstm.num_layers * (1 + lstm.bidirectional)
     width = lstm.proj_size or lstm.hidden_size
-    x = torch.randn(
-        3, 5, lstm.input_size, generator=torch.Generator().manual_seed(0), dtype=dtype
-    )
+    seeded = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, lstm.input_size, generator=seeded, dtype=dtype)
     if model.x_mean is not None and model.x_std is not None:
         x = x * model.x_std + model.x_mean
-    example = (
-        x,
-        *(
-            torch.zeros(layers, 3, size, dtype=dtype)
-            for size in (width, lstm.hidden_size)
-        ),
-    )
+    h_0 = torch.zeros(layers, 3, width, dtype=dtype)
+    c_0 = torch.zeros(layers, 3, lstm.hidden_size, dtype=dtype)
+    example: tuple[Tensor, ...] = (x, h_0, c_0)
+    inputs: dict[str, Axes] = {
+        "x": ("N", "L", lstm.input_size),
+        "h_0": (layers, "N", width),
+        "c_0": (layers, "N", lstm.hidden_size),
+    }
+    if lengths:
+        example = (*example, torch.tensor([2, 5, 3]))
+        inputs["lengths"] = ("N",)
     output = "logits"
     if run.task is not None and run.task.output:
         output = run.task.output
-    states = {"h_0": (layers, "N", width), "c_0": (layers, "N", lstm.hidden_size)}
     config = ExportConfig(
-        inputs={
-            "x": ("N", "L", lstm.input_size),
-            **states,
-            **({"lengths": ("N",)} if lengths else {}),
-        },
+        inputs=inputs,
         outputs=(output, "h_n", "c_n"),
         states={"h_0": "h_n", "c_0": "c_n"},
         task=run.task,
@@ -212,7 +208,7 @@ def deployable(
         trained=run.trained,
         checkpoint_sha256=run.sha256 or None,
     )
-    return model, (*example, torch.tensor([2, 5, 3])) if lengths else example, config
+    return model, example, config
 
 
 def write_tensors(
@@ -221,12 +217,11 @@ def write_tensors(
     """Write tensors, with facts as JSON in the metadata, whole or not at all; return
     the content.
     """
-    contiguous = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
-    }
-    content: bytes = to_bytes(
-        contiguous, metadata={_KEY: json.dumps(facts, sort_keys=True, allow_nan=False)}
-    )
+    contiguous = {}
+    for name, tensor in tensors.items():
+        contiguous[name] = tensor.detach().cpu().contiguous()
+    text = json.dumps(facts, sort_keys=True, allow_nan=False)
+    content: bytes = to_bytes(contiguous, metadata={_KEY: text})
     write_bytes(path, content)
     return content
 
@@ -324,22 +319,19 @@ def fit_names(
     if not expected or any(name in tensors for name in expected):
         return tensors
     first = next(iter(expected))
-    candidates = [
-        name.removesuffix(first) for name in tensors if name.endswith(f".{first}")
-    ]
-    prefixes = [
-        prefix
-        for prefix in candidates
-        if tensors.keys() >= set(map(prefix.__add__, expected))
-    ]
+    prefixes = []
+    for name in tensors:
+        prefix = name.removesuffix(first)
+        is_complete = all(prefix + other in tensors for other in expected)
+        if name.endswith(f".{first}") and is_complete:
+            prefixes.append(prefix)
     if len(prefixes) != 1:
         return tensors
-    prefix = prefixes[0]
-    fitting = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    (prefix,) = prefixes
+    fitting = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            fitting[name.removeprefix(prefix)] = tensor
     text = f"{path}: took the tensors whose names begin with {prefix!r}, without it"
     if len(fitting) < len(tensors):
         others = len(tensors) - len(fitting)
@@ -354,37 +346,44 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
     """
     for name in _NEEDED:
         if name not in tensors or tensors[name].dim() != 2:
-            widths = [
-                tensor.shape[-1]
-                for key, tensor in tensors.items()
-                if key.endswith("weight_ih_l0")
-            ]
-            raise FileFormatError(
-                f"{origin} has no matrix {name} (it has {', '.join([*tensors][:4])}),"
-                " so it is not an LSTM1; write a function build() in mynet.py that"
-                " returns the untrained module, then run: lstm-edge export mynet:build"
-                f" --weights {origin} --input"
-                f" x=N,L,{widths[0] if widths else 'FEATURES'} -o {origin.stem}.onnx"
-            )
+            raise _not_lstm1(name, tensors, origin)
     rows, columns = tensors["lstm.weight_hh_l0"].shape
+    hidden_size = rows // 4
     proj_size = columns if "lstm.weight_hr_l0" in tensors else 0
     bidirectional = "lstm.weight_ih_l0_reverse" in tensors
-    both = bidirectional and tensors["fc_1.weight"].shape[1] == 2 * (
-        proj_size or rows // 4
-    )
+    width = proj_size or hidden_size
+    reads_both = bidirectional and tensors["fc_1.weight"].shape[1] == 2 * width
+    inputs = [name for name in tensors if "weight_ih_l" in name]
+    layers = [name for name in inputs if "_reverse" not in name]
     return {
         "num_classes": tensors["fc.weight"].shape[0],
         "input_size": tensors["lstm.weight_ih_l0"].shape[1],
-        "hidden_size": rows // 4,
-        "num_layers": sum(
-            "weight_ih_l" in name and "_reverse" not in name for name in tensors
-        ),
+        "hidden_size": hidden_size,
+        "num_layers": len(layers),
         "seq_length": 1,
-        "readout": "last" if both else "stacked",
+        "readout": "last" if reads_both else "stacked",
         "bias": "lstm.bias_ih_l0" in tensors,
         "bidirectional": bidirectional,
         "proj_size": proj_size,
     }
+
+
+def _not_lstm1(
+    missing: str, tensors: Mapping[str, Tensor], origin: Path
+) -> FileFormatError:
+    """Return the error for a checkpoint of another network."""
+    names = ", ".join([*tensors][:4])
+    width = "FEATURES"
+    for name, tensor in tensors.items():
+        if name.endswith("weight_ih_l0"):
+            width = str(tensor.shape[-1])
+            break
+    return FileFormatError(
+        f"{origin} has no matrix {missing} (it has {names}), so it is not an LSTM1;"
+        " write a function build() in mynet.py that returns the untrained module, then"
+        f" run: lstm-edge export mynet:build --weights {origin} --input x=N,L,{width}"
+        f" -o {origin.stem}.onnx"
+    )
 
 
 def _build(
@@ -401,34 +400,30 @@ def _build(
             " dtype"
         )
     try:
-        more = {
-            name: options[name]
-            for name in ("seq_length", "readout", "added", "dropout")
-            if options
-        }
-        model = LSTM1(**{**sizes, **more}, device="meta")
-        sides = [side for side in "xy" if f"{side}_mean" in tensors]
-        pairs = {
-            side: (tensors[f"{side}_mean"], tensors[f"{side}_std"]) for side in sides
-        }
-        model.set_scales(**pairs).load_state_dict(dict(tensors), assign=True)
+        if options:
+            for name in ("seq_length", "readout", "added", "dropout"):
+                sizes[name] = options[name]
+        model = LSTM1(**sizes, device="meta")
+        scales = {}
+        for side in ("x", "y"):
+            if f"{side}_mean" in tensors:
+                scales[side] = (tensors[f"{side}_mean"], tensors[f"{side}_std"])
+        model.set_scales(**scales).load_state_dict(dict(tensors), assign=True)
     except (InputError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = first_line(
-            ValueError(str(error).split("\n\t")[-1])
-        )  # PyTorch gives one line per tensor
+        # PyTorch gives one line per tensor
+        last_line = str(error).split("\n\t")[-1]
+        reason = first_line(ValueError(last_line))
         raise FileFormatError(
             f"{origin} does not describe an LSTM1: {reason}"
         ) from error
-    if wrong := [
-        name for name, tensor in tensors.items() if not tensor.isfinite().all()
-    ]:
-        raise FileFormatError(
-            f"{origin}: {wrong[0]} has values that are not finite; train again"
-        )
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise FileFormatError(
+                f"{origin}: {name} has values that are not finite; train again"
+            )
     if model.added:
-        model.added_columns = torch.eye(model.lstm.input_size).to(model.fc.weight)[
-            :, list(model.added)
-        ]
+        columns = torch.eye(model.lstm.input_size).to(model.fc.weight)
+        model.added_columns = columns[:, list(model.added)]
     return model.eval()
 
 

@@ -131,25 +131,36 @@ def measure(run: Run, stream: Stream, held_out: Data) -> Result:
     """
     x = np.stack([record.x for record in held_out.series])
     y = np.stack([record.y for record in held_out.series])
+    recordings, length = x.shape[:2]
     steps = []
     nanoseconds = []
     for recording in x:
         for step, took in replay_recording(stream, recording):
             steps.append(step)
             nanoseconds.append(took)
-    logits = np.array(steps).reshape(*x.shape[:2], -1)  # (recordings, L, C)
-    with torch.no_grad(), one_thread():
-        prefixes = (torch.from_numpy(x[:, : end + 1]) for end in range(x.shape[1]))
-        expected = np.stack([run.model(prefix).numpy() for prefix in prefixes], axis=1)
-    order = np.random.default_rng(0).permutation(len(x))
-    labels = [
-        step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))
-    ]
+    logits = np.array(steps).reshape(recordings, length, -1)
+    difference = np.abs(logits - _logits_of_prefixes(run, x))
+    last_labels = logits[:, -1].argmax(axis=-1)
+    order = np.random.default_rng(0).permutation(recordings)
+    joined = replay_recording(stream, np.concatenate(x[order]))
+    labels = np.array([step.argmax() for step, _ in joined])
+    is_right = labels == np.concatenate(y[order])
     return Result(
-        recognized=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
-        recordings=len(y),
-        steps=logits.shape[0] * logits.shape[1],
-        largest_difference=float(np.abs(logits - expected).max()),
+        recognized=int((last_labels == y[:, -1]).sum()),
+        recordings=recordings,
+        steps=recordings * length,
+        largest_difference=float(difference.max()),
         microseconds_per_step=float(np.median(nanoseconds)) / 1e3,
-        stream_accuracy=float(np.mean(np.equal(labels, np.concatenate(y[order])))),
+        stream_accuracy=float(is_right.mean()),
     )
+
+
+@torch.no_grad()
+def _logits_of_prefixes(run: Run, x: Array) -> Array:
+    """Return PyTorch's logits ``(recordings, L, C)`` for the first 1, 2, ... samples."""
+    logits = []
+    with one_thread():
+        for end in range(1, x.shape[1] + 1):
+            prefix = torch.from_numpy(x[:, :end])
+            logits.append(run.model(prefix).numpy())
+    return np.stack(logits, axis=1)

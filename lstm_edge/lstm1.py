@@ -76,11 +76,8 @@ class LSTM1(nn.Module):
                 f"num_classes is {num_classes}, input_size {input_size}; expected at"
                 " least 1"
             )
-        fits = (
-            readout == "last"
-            and len(added) == num_classes
-            and set(added) <= set(range(input_size))
-        )
+        has_indices = len(added) == num_classes and set(added) <= {*range(input_size)}
+        fits = readout == "last" and has_indices
         if added and not fits:
             raise InputError(
                 f"added is {tuple(added)}, expected {num_classes} indices below"
@@ -114,9 +111,11 @@ class LSTM1(nn.Module):
         """The constructor's arguments that the parameters' shapes don't show, as plain
         values.
         """
-        names = ("seq_length", "readout", "added")
-        return {name: getattr(self, name) for name in names} | {
-            "dropout": self.lstm.dropout
+        return {
+            "seq_length": self.seq_length,
+            "readout": self.readout,
+            "added": self.added,
+            "dropout": self.lstm.dropout,
         }
 
     def forward(
@@ -153,15 +152,14 @@ class LSTM1(nn.Module):
         rows = h_n if self.readout == "stacked" else h_n[-self._directions :]
         if self.readout == "last" and self._directions == 2:
             rows = torch.cat([rows[0], rows[1]], dim=-1)
-        now = None
+        current = None
         if self.added:
-            now = x[:, -1]
+            current = x[:, -1]
             if lengths is not None:
-                last = (lengths.to(x.device) - 1)[:, None, None].expand(
-                    -1, 1, x.shape[2]
-                )
-                now = x.gather(1, last)[:, 0]
-        logits = self.outputs(rows.reshape(-1, self._row_width), now)
+                last = lengths.to(x.device) - 1
+                indices = last[:, None, None].expand(-1, 1, x.shape[2])
+                current = x.gather(1, indices)[:, 0]
+        logits = self.outputs(rows.reshape(-1, self._row_width), current)
         return logits if state is None else (logits, h_n, c_n)
 
     def hidden_at(
@@ -179,13 +177,13 @@ class LSTM1(nn.Module):
         """
         hidden, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:
-            return hidden[torch.arange(len(x))[:, None], steps], state_n
+            rows = torch.arange(len(x))[:, None]
+            return hidden[rows, steps], state_n
         first = hidden.batch_sizes.cumsum(0) - hidden.batch_sizes
-        steps = torch.minimum(steps.cpu(), lengths.cpu()[:, None] - 1)
-        return (
-            hidden.data[first[steps] + hidden.unsorted_indices.cpu()[:, None]],
-            state_n,
-        )
+        last_steps = lengths.cpu()[:, None] - 1
+        steps = torch.minimum(steps.cpu(), last_steps)
+        rows = hidden.unsorted_indices.cpu()[:, None]
+        return hidden.data[first[steps] + rows], state_n
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
         """Return logits or values in their own units from hidden states
@@ -194,10 +192,13 @@ class LSTM1(nn.Module):
         A network that predicts differences also takes the raw features ``x (..., I)``
         of the same steps.
         """
-        values: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
+        features = torch.relu(self.fc_1(torch.relu(hidden)))
+        values: Tensor = self.fc(features)
         if self.y_mean is not None and self.y_std is not None:
             values = values * self.y_std + self.y_mean
-        return values + self.now(x) if self.added and x is not None else values
+        if self.added and x is not None:
+            values = values + self.now(x)
+        return values
 
     def now(self, x: Tensor) -> Tensor:
         """Return the current values ``(..., C)`` of the forecast features, from raw
@@ -222,9 +223,11 @@ class LSTM1(nn.Module):
         if y is not None:
             _check_scale("y", y, self.num_classes)
         if x is not None:
-            self.x_mean, self.x_std = (values.to(self.fc.weight) for values in x)
+            self.x_mean = x[0].to(self.fc.weight)
+            self.x_std = x[1].to(self.fc.weight)
         if y is not None:
-            self.y_mean, self.y_std = (values.to(self.fc.weight) for values in y)
+            self.y_mean = y[0].to(self.fc.weight)
+            self.y_std = y[1].to(self.fc.weight)
         return self
 
     def _inputs(self, x: Tensor, lengths: Tensor | None) -> Tensor | PackedSequence:
@@ -234,22 +237,25 @@ class LSTM1(nn.Module):
             inputs = (x - self.x_mean) / self.x_std
         if lengths is None:
             return inputs
-        if (
-            not torch.compiler.is_compiling()
-        ):  # packing would read past the end of x, or drop rows
-            fits = (
-                x.dim() == 3
-                and lengths.shape == x.shape[:1]
-                and not lengths.is_floating_point()
-            )
-            if not fits or not ((lengths > 0) & (lengths <= x.shape[1])).all():
-                raise InputError(
-                    f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to"
-                    f" {x.shape[1]}"
-                )
+        if not torch.compiler.is_compiling():
+            _check_lengths(x, lengths)
         return pack_padded_sequence(
             inputs, lengths.cpu(), batch_first=True, enforce_sorted=False
         )
+
+
+def _check_lengths(x: Tensor, lengths: Tensor) -> None:
+    """Raise InputError for lengths with which packing would read past the end of ``x``,
+    or drop rows.
+    """
+    fits = x.dim() == 3 and lengths.shape == x.shape[:1]
+    if fits and not lengths.is_floating_point():
+        is_valid = (lengths > 0) & (lengths <= x.shape[1])
+        if is_valid.all():
+            return
+    raise InputError(
+        f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to {x.shape[1]}"
+    )
 
 
 def _check_scale(name: str, scale: tuple[Tensor, Tensor], width: int) -> None:
@@ -276,5 +282,5 @@ def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
     """
     std, mean = torch.std_mean(columns.double(), dim=0, correction=0)
     info = torch.finfo(torch.float32)
-    varies = std > (info.eps * mean.abs()).clamp(min=info.tiny)
-    return mean, torch.where(varies, std, 1.0)
+    rounding = (info.eps * mean.abs()).clamp(min=info.tiny)
+    return mean, torch.where(std > rounding, std, 1.0)

@@ -42,22 +42,21 @@ def _to_c(model: Path, output: Path, name: str | None) -> Output:
     check_c_folder(output, model, name)
     folder = to_c(model, name)
     header = folder.save(output) / "src" / f"{folder.name}.h"
+    notes = [
+        "self-test: passed here",
+        "bytes of flash: constants, and code; of RAM: state per source, and work per"
+        " call",
+        f"include {header}",
+    ]
     document = {
         "output": output,
         "bytes": {path: len(text.encode()) for path, text in folder.files.items()},
-        **{
-            name: getattr(folder, name)
-            for name in ("name", "constants", "state", "work")
-        },
+        "name": folder.name,
+        "constants": folder.constants,
+        "state": folder.state,
+        "work": folder.work,
         "largest_difference": folder.difference,
-        "notes": [
-            "self-test: passed here",
-            (
-                "bytes of flash: constants, and code; of RAM: state per source, and"
-                " work per call"
-            ),
-            f"include {header}",
-        ],
+        "notes": notes,
     }
     return Output(document)
 
@@ -115,8 +114,9 @@ def _recordings(model: Path) -> dict[str, Array]:
         demo = read_data(path)
     with load(model) as opened:
         fits = opened.manifest.signal.features == demo.signal.features
-    return (
-        {demo.classes[series.y[-1]]: series.x for series in demo.of("test")}
-        if fits
-        else {}
-    )
+    recordings: dict[str, Array] = {}
+    if fits:
+        for series in demo.of("test"):
+            label = demo.classes[series.y[-1]]
+            recordings[label] = series.x
+    return recordings

@@ -223,11 +223,11 @@ def _facts(artifact: "Artifact[Any]") -> dict[str, Any]:
     """Return the lines of the report."""
     manifest = artifact.manifest
     verified = artifact.verified
-    contract = {
-        name: getattr(manifest, name)
-        for name in ("inputs", "outputs", "states", "ranges")
-    }
-    return contract | {
+    return {
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs,
+        "states": manifest.states,
+        "ranges": manifest.ranges,
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
         "verification": {

@@ -35,24 +35,25 @@ def command(model: Path, *, operations: bool) -> Output:
     """  # noqa: D301
     with load(model) as opened:
         manifest = opened.manifest
-        golden = opened.manifest.golden
+        golden = manifest.golden
+        shapes = None
+        if golden is not None:
+            shapes = {name: list(array.shape) for name, array in golden.inputs.items()}
         states = [_state(spec) for spec in manifest.states]
         content = model.read_bytes()
+        file = {
+            "path": model,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
         document = {
-            "file": {
-                "path": model,
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            },
+            "file": file,
             "engine": opened.engine,
             **manifest._asdict(),
             "identity": opened.identity,
             "states": states,
             "state_bytes_per_stream": sum(state["bytes"] for state in states),
-            "golden": (
-                golden
-                and {name: list(array.shape) for name, array in golden.inputs.items()}
-            ),
+            "golden": shapes,
         }
     if operations:
         listed = _operations(model, content, document["engine"])

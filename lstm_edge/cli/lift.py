@@ -47,12 +47,10 @@ def command(model: Path, output: Path, config: LiftConfig) -> Output:
         "past steps": report.past,
         "existing": report.recognized,
     }
+    states = []
+    for origin, group in groups.items():
+        states += [json_value(state) | {"kind": origin} for state in group]
     figures = lifted.verified.figures()
-    states = [
-        json_value(state) | {"kind": origin}
-        for origin, group in groups.items()
-        for state in group
-    ]
     document = {
         "output": output,
         "states": states,

@@ -172,6 +172,10 @@ def output_of(result: "Report") -> Output:
         f"{result.count('passed')} passed, {result.count('failed')} failed,"
         f" {result.count('skipped')} skipped"
     )
+    skipped = {}
+    for group in result.groups:
+        if group.status == "skipped" and group.checks:
+            skipped[group.title] = group.checks[0].message
     failures = {}
     for group, check, more in result.headlines:
         others = f" (and {more} more in this group)" if more else ""
@@ -179,11 +183,7 @@ def output_of(result: "Report") -> Output:
     lines = {
         "checks": [_row(group) for group in result.groups],
         "FAILED": failures,
-        "skipped checks": {
-            group.title: group.checks[0].message
-            for group in result.groups
-            if group.status == "skipped" and group.checks
-        },
+        "skipped checks": skipped,
         "limits": f"{result.policy}; seed {result.seed}",
         "result": f"{'PASSED' if result.ok else 'FAILED'}: {counts}",
     }

@@ -4,6 +4,7 @@ sets.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -141,13 +142,13 @@ def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
             f"got {groups} series or groups for {folds} folds, expected more; reduce"
             " --folds"
         )
-    fold_of = _assign(series, {str(number): 1 / folds for number in range(folds)}, seed)
+    names_of_folds = [str(number) for number in range(folds)]
+    fold_of = _assign(series, dict.fromkeys(names_of_folds, 1 / folds), seed)
     splits = []
-    for number in map(str, range(folds)):
-        names = {
-            group: "test" if fold == number else "train"
-            for group, fold in fold_of.items()
-        }
+    for number in names_of_folds:
+        names = {}
+        for group, fold in fold_of.items():
+            names[group] = "test" if fold == number else "train"
         sets = tuple(replace(record, split=names[record.group]) for record in series)
         splits.append(split_series(replace(data, series=sets), config, seed))
     return splits
@@ -169,8 +170,10 @@ def _assign(
     """
     counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
-    missing = {name: np.ones(len(total)) for name in shares}  # fraction of each share
+    missing = {name: np.ones(len(total)) for name in shares}
+    """Fraction of its share that each set lacks, by class."""
     held = {name: np.zeros(len(total), bool) for name in shares}
+    """True for the classes of each set."""
     random = np.random.default_rng(seed).permutation(sorted(counts))
     by_class = {}
     for label in np.flatnonzero(total[:-1]).tolist():
@@ -181,10 +184,9 @@ def _assign(
             if group in sets:
                 continue
             empty = [name for name in shares if not held[name][label]]
+            candidates = empty[:1] or shares
             fraction = counts[group] / np.maximum(total, 1)
-            need = {
-                name: float(missing[name] @ fraction) for name in empty[:1] or shares
-            }
+            need = {name: float(missing[name] @ fraction) for name in candidates}
             name = sets[group] = max(need, key=lambda name: need[name])
             missing[name] -= fraction / shares[name]
             held[name] |= counts[group] > 0
@@ -195,26 +197,30 @@ def _class_steps(series: Sequence[Series]) -> dict[str, npt.NDArray[np.int64]]:
     """Return by group the steps of each class and, last, all steps, so that the sizes
     of the sets fit too.
     """
-    labels = [
-        record.y if record.y.ndim == 1 else np.zeros(len(record), np.int64)
-        for record in series
-    ]
+    labels = [_labels(record) for record in series]
     classes = 1 + max(int(y.max()) for y in labels)
     counts = {record.group: np.zeros(classes + 1, np.int64) for record in series}
     for record, y in zip(series, labels, strict=True):
-        counts[record.group] += np.append(
-            np.bincount(y, minlength=classes), len(record)
-        )
+        by_class = np.bincount(y, minlength=classes)
+        counts[record.group] += np.append(by_class, len(record))
     return counts
+
+
+def _labels(record: Series) -> npt.NDArray[np.int64]:
+    """Return the class of each step; one class for a series with values."""
+    if record.y.ndim == 1:
+        return record.y
+    return np.zeros(len(record), np.int64)
 
 
 def _in_time(record: Series, shares: Mapping[str, float]) -> Iterator[Series]:
     """Cut a series into consecutive parts, one per set, in proportion to the shares."""
     ends = np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(record)
     bounds = ends.round().astype(int).tolist()
-    for name, start, stop in zip(shares, bounds, bounds[1:], strict=False):
+    for name, (start, stop) in zip(shares, pairwise(bounds), strict=True):
         if stop > start:
-            yield replace(record.cut(start, stop, name), name=f"{record.name} ({name})")
+            part = record.cut(start, stop, name)
+            yield replace(part, name=f"{record.name} ({name})")
 
 
 def _notes(data: Data, *, are_defined: bool) -> Iterator[str]:

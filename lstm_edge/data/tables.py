@@ -29,6 +29,10 @@ from .config import suffix_of
 _GAPS = ("", "nan", "na", "null", "none")
 """Cells that are missing, in lower case."""
 _LARGEST = float(np.finfo(np.float32).max)
+_CHOOSE_COLUMNS = (
+    "; choose columns with --features; --series names an id, --order a time, --label a"
+    " class"
+)
 _WAV_INTEGERS = 1
 _WAV_FLOATS = 3
 _WAV_EXTENSIBLE = 0xFFFE
@@ -78,14 +82,10 @@ class Table:
         its column.
         """
         label = self.frame.index[row]
+        numbers = label if isinstance(label, tuple) else (label,)
         names = self.frame.index.names
-        numbers = zip(
-            names, label if isinstance(label, tuple) else (label,), strict=True
-        )
-        return (
-            f"{self.path} {', '.join(f'{key} {at}' for key, at in numbers)}, column"
-            f" {column!r} is"
-        )
+        where = [f"{name} {at}" for name, at in zip(names, numbers, strict=True)]
+        return f"{self.path} {', '.join(where)}, column {column!r} is"
 
     def require(self, names: Sequence[str | None], advice: str = "") -> None:
         """Raise InputError for the first column that does not exist; None is
@@ -93,20 +93,16 @@ class Table:
         """
         for name in names:
             if name and name not in self.frame:
-                text = (
-                    f"{self.path} has no column {name!r} (it has"
-                    f" {', '.join(self.frame)})"
-                )
-                raise InputError(
-                    "; ".join(
-                        filter(None, (text, did_you_mean(name, self.frame), advice))
-                    )
-                )
+                names_found = ", ".join(self.frame)
+                text = f"{self.path} has no column {name!r} (it has {names_found})"
+                hints = (text, did_you_mean(name, self.frame), advice)
+                raise InputError("; ".join(filter(None, hints)))
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column as text ``(rows,)``; raises InputError for an empty cell."""
-        column = self.frame[name].astype(object).fillna("").map(str).str.strip()
-        cells: npt.NDArray[Any] = column.to_numpy(dtype=object)
+        column = self.frame[name].astype(object).fillna("")
+        texts = column.map(str).str.strip()
+        cells: npt.NDArray[Any] = texts.to_numpy(dtype=object)
         if (empty := cells == "").any():
             raise InputError(f"{self.cell(int(empty.argmax()), name)} empty")
         return cells
@@ -122,25 +118,20 @@ class Table:
         """
         values = np.empty((len(self.frame), len(names)))
         for index, name in enumerate(names):
-            values[:, index] = _to_numbers(self.frame[name], comma=self.comma)
-            unusable = np.flatnonzero(~(np.abs(values[:, index]) <= _LARGEST))
-            for row, cell in zip(
-                unusable, self.frame[name].iloc[unusable], strict=True
-            ):
-                text = str(cell)
+            column = self.frame[name]
+            values[:, index] = _to_numbers(column, comma=self.comma)
+            is_usable = np.abs(values[:, index]) <= _LARGEST
+            for row in np.flatnonzero(~is_usable).tolist():
+                cell = column.iloc[row]
                 is_gap = _is_gap(cell)
-                if not is_gap:
-                    advice = (
-                        "; choose columns with --features; --series names an id,"
-                        " --order a time, --label a class"
-                    )
-                elif gaps:
+                if is_gap and gaps:
                     continue
-                text = (
-                    f"{self.cell(int(row), name)} {'' if is_gap else text!r}, expected"
-                    " a finite number"
+                text = "" if is_gap else str(cell)
+                if not is_gap:
+                    advice = _CHOOSE_COLUMNS
+                raise InputError(
+                    f"{self.cell(row, name)} {text!r}, expected a finite number{advice}"
                 )
-                raise InputError(text + advice)
         return values
 
     def order(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
@@ -148,9 +139,8 @@ class Table:
         raises InputError.
         """
         column = self.frame[name]
-        if _is_gap(column.iloc[0]) or not np.isnan(
-            _to_numbers(column.iloc[:1], comma=self.comma)[0]
-        ):
+        first = _to_numbers(column.iloc[:1], comma=self.comma)
+        if _is_gap(column.iloc[0]) or not np.isnan(first[0]):
             return self.numbers([name])[:, 0], False
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         if (wrong := times.isna()).any():
@@ -161,9 +151,8 @@ class Table:
             raise InputError(
                 f"{self.cell(row, name)} {str(column.iloc[row])!r}, {expected}"
             )
-        return (times - times.iloc[0]).dt.total_seconds().to_numpy(
-            dtype=np.float64
-        ), True
+        seconds = (times - times.iloc[0]).dt.total_seconds()
+        return seconds.to_numpy(dtype=np.float64), True
 
 
 def read_table(path: Path, encoding: str) -> Table:
@@ -178,9 +167,9 @@ def read_table(path: Path, encoding: str) -> Table:
 
 def _is_gap(cell: Any) -> bool:
     """Return True if a cell holds no value."""
-    return (
-        pd.isna(cell) is True or str(cell).strip().lower() in _GAPS
-    )  # a cell may be a list
+    if pd.isna(cell) is True:  # an array for a cell that is a list
+        return True
+    return str(cell).strip().lower() in _GAPS
 
 
 def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
@@ -189,10 +178,10 @@ def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
         return np.full(len(column), np.nan)
     if not pd.api.types.is_numeric_dtype(column):
         text = column.map(str).str.strip()  # cells may be bytes
-        text = text.str.replace(",", ".", regex=False) if comma else text
-        column = pd.to_numeric(
-            text.where(~text.str.contains("_", regex=False)), errors="coerce"
-        )
+        if comma:
+            text = text.str.replace(",", ".", regex=False)
+        has_underscore = text.str.contains("_", regex=False)
+        column = pd.to_numeric(text.where(~has_underscore), errors="coerce")
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
@@ -203,18 +192,17 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _read_csv(path: Path, encoding: str) -> Table:
     """Read a CSV file as text, with the line of each row."""
+    options: Any = {
+        "header": None,
+        "dtype": str,
+        "keep_default_na": False,
+        "skip_blank_lines": False,
+    }
+    codec = "utf-8-sig" if encoding == "utf-8" else encoding
     try:
-        with path.open(
-            newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding
-        ) as file:
+        with path.open(newline="", encoding=codec) as file:
             separator = max(";,\t", key=file.readline().count)
             file.seek(0)
-            options: Any = {
-                "header": None,
-                "dtype": str,
-                "keep_default_na": False,
-                "skip_blank_lines": False,
-            }
             frame = pd.read_csv(file, sep=separator, **options)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame([[""]])
@@ -238,7 +226,8 @@ def _read_csv(path: Path, encoding: str) -> Table:
             " columns"
         )
     frame = _rows(frame.set_axis(header.tolist(), axis=1)).iloc[1:]
-    table = Table(path, frame[~(frame == "").all(axis=1)], comma=separator != ",")
+    is_blank = (frame == "").all(axis=1)
+    table = Table(path, frame[~is_blank], comma=separator != ",")
     if table.comma:
         _check_decimal_marks(table)
     return table
@@ -357,9 +346,11 @@ def _wav_chunks(content: bytes) -> dict[bytes, bytes]:
     chunks = dict[bytes, bytes]()
     start = 12
     while content.startswith(b"RIFF") and start + 8 <= len(content):
+        name = content[start : start + 4]
         size = int.from_bytes(content[start + 4 : start + 8], "little")
-        chunks[content[start : start + 4]] = content[start + 8 : start + 8 + size]
-        start += 8 + size + size % 2
+        start += 8
+        chunks[name] = content[start : start + size]
+        start += size + size % 2
     return chunks
 
 
@@ -448,10 +439,10 @@ def _columns(
 ) -> list[tuple[str, Array]]:
     """Return the columns of an array with one row per sample."""
     dtype_kind = array.dtype.kind
-    if array.shape == (samples,) and dtype_kind in "fiubU":
-        return [
-            (name, array.astype(str).astype(object) if dtype_kind in "Ub" else array)
-        ]
+    if array.shape == (samples,) and dtype_kind in "Ub":
+        return [(name, array.astype(str).astype(object))]
+    if array.shape == (samples,) and dtype_kind in "fiu":
+        return [(name, array)]
     if array.ndim == 2 and len(array) == samples and dtype_kind == "f":
         return [(f"{name}{index}", column) for index, column in enumerate(array.T)]
     expected = (

@@ -84,7 +84,7 @@ def _add_legend(axes: Axes) -> None:
 def _draw_labels(
     axes: Axes, ends: Sequence[int], values: Array, task: Task | None
 ) -> None:
-    """Draw a colored span for each stretch of frames with one label."""
+    """Draw a colored span for consecutive frames with one label."""
     names = class_labels(task, values.shape[1])
     labels = values.argmax(axis=1)
     changes = np.flatnonzero(np.diff(labels)) + 1

@@ -39,13 +39,16 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
         curves = _curves(summary)
     loader = PackageLoader(__package__, ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("training.html.j2").render(
+    template = environment.get_template("training.html.j2")
+    scores = summary[name]
+    picture = base64.b64encode(curves).decode()
+    page = template.render(
         title=folder.absolute().name,
         summary=summary,
         sets=[(key, summary[key]) for key in ("validation", "test") if summary[key]],
         name=name,
-        shown=summary[name][summary[name]["shown"]],
-        curves=f"data:image/png;base64,{base64.b64encode(curves).decode()}",
+        shown=scores[scores["shown"]],
+        curves=f"data:image/png;base64,{picture}",
     )
     write_bytes(folder / CURVES, curves)
     write_bytes(folder / REPORT, page.encode())
@@ -75,9 +78,8 @@ def _curves(summary: Mapping[str, Any]) -> bytes:
 
 def _plot_known(axes: Axes, values: Sequence[float | None], label: str) -> None:
     """Plot values by epoch; epochs without a value are bridged."""
-    known = [
-        (epoch, value) for epoch, value in enumerate(values, 1) if value is not None
-    ]
+    by_epoch = enumerate(values, 1)
+    known = {epoch: value for epoch, value in by_epoch if value is not None}
     if known:
-        epochs, shown = zip(*known, strict=True)
-        axes.plot(epochs, shown, label=label, marker="." if len(known) < 40 else None)
+        marker = "." if len(known) < 40 else None
+        axes.plot([*known], [*known.values()], label=label, marker=marker)

@@ -151,20 +151,21 @@ def make_plan(
     earlier = _Earlier()
     if options.since:
         earlier = _read_earlier(options, opened.identity)
-    rows, types, skipped = _check_files(
-        _new_files(paths, earlier.files), options, earlier.types
-    )
+    new_files = _new_files(paths, earlier.files)
+    rows, types, skipped = _check_files(new_files, options, earlier.types)
+    groups = _groups(rows, 0 if options.skip_bad else ROWS)
+    work = output.resolve().with_name(f".{output.name}.partial")
     plan = Plan(
         options=options,
         model=str(model.resolve()),
         identity=opened.identity,
-        groups=tuple(_groups(rows, 0 if options.skip_bad else ROWS)),
+        groups=tuple(groups),
         files=tuple((path, *_mark(path), count) for path, count in rows.items()),
         known=earlier.files,
         results=results,
         labels=labels,
         types=types,
-        work=str(output.resolve().with_name(f".{output.name}.partial")),
+        work=str(work),
         partitions=options.partitions or _count_partitions(rows, options, types),
     )
     return plan, skipped

@@ -136,9 +136,9 @@ class Partition:
         self.total = sum(rows.values())
         self._pool = Pool(
             open_model(plan.model, plan.identity),
-            max(size, 1),
-            plan.options.reset_every,
-            plan.options.window,
+            size=max(size, 1),
+            reset_every=plan.options.reset_every,
+            window=plan.options.window,
         )
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
         self._first = np.cumsum(counts) - counts
@@ -201,16 +201,19 @@ class Partition:
         numbers = [self._numbers[name] for name in names.dictionary.to_pylist()]
         owners = np.array(numbers, np.int64)[names.indices.to_numpy()]
         order = _as_numbers(rows.column("order"))
-        is_first = ~self._known[owners] | self._seen[owners]
-        selected = np.flatnonzero(is_first | (order > self._spans.last[owners]))
-        selected = selected[np.argsort(owners[selected], kind="stable")]
-        features = [
-            rows.column(f"x{index}").to_numpy()[selected]
-            for index in range(len(self._plan.options.features))
-        ]
-        series, counts = np.unique(owners[selected], return_counts=True)
+        is_new = ~self._known[owners] | self._seen[owners]
+        is_later = order > self._spans.last[owners]
+        selected = np.flatnonzero(is_new | is_later)
+        by_owner = np.argsort(owners[selected], kind="stable")
+        selected = selected[by_owner]
+        owners = owners[selected]
+        features = []
+        for index in range(len(self._plan.options.features)):
+            column = rows.column(f"x{index}").to_numpy()
+            features.append(column[selected])
+        series, counts = np.unique(owners, return_counts=True)
         return _Batch(
-            owners=owners[selected],
+            owners=owners,
             order=order[selected],
             x=np.stack(features, axis=1),
             series=series,
@@ -232,16 +235,16 @@ class Partition:
         has_result = ~np.isnan(values[:, 0])
         if not has_result.any():
             return
-        series, counts = np.unique(batch.owners[has_result], return_counts=True)
-        self._ended.append(
-            self._spans.extend(
-                series=series,
-                counts=counts,
-                order=batch.order[has_result],
-                labels=values[has_result].argmax(axis=1),
-                hold=self._plan.options.hold,
-            )
+        owners = batch.owners[has_result]
+        series, counts = np.unique(owners, return_counts=True)
+        ended = self._spans.extend(
+            series=series,
+            counts=counts,
+            order=batch.order[has_result],
+            labels=values[has_result].argmax(axis=1),
+            hold=self._plan.options.hold,
         )
+        self._ended.append(ended)
 
     def write_results(self, target: Path) -> int:
         """Write the results, ordered by series and step; return their number."""
@@ -268,27 +271,25 @@ class Partition:
         owners = np.searchsorted(ends, at, side="right")
         at += (self._first - ends + self._done)[owners]
         values = self._values[at]
+        order = self._order[at, 0].view(self._spans.last.dtype)
         columns = {
             options.series: self._series(owners),
-            options.order: _as_orders(
-                self._order[at, 0].view(self._spans.last.dtype), self._order_type
-            ),
+            options.order: _as_orders(order, self._order_type),
         }
         if self._plan.labels:
-            labels = pa.array(values.argmax(axis=1), mask=np.isnan(values[:, 0]))
+            has_no_result = np.isnan(values[:, 0])
+            labels = pa.array(values.argmax(axis=1), mask=has_no_result)
             columns["label"] = pa.array(self._plan.labels).take(labels)
-        for name, column in zip(
-            self._plan.results, np.ascontiguousarray(values.T), strict=True
-        ):
+        by_column = np.ascontiguousarray(values.T)
+        for name, column in zip(self._plan.results, by_column, strict=True):
             columns[name] = pa.array(column, from_pandas=self._pool.delayed)
         return pa.table(columns)
 
     def _series(self, numbers: Array) -> pa.Array:
         """Return the names of series in the type of the data set."""
         series_type = pa.type_for_alias(self._plan.types.series)
-        return (
-            pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(series_type)
-        )
+        names = pa.array(self._names, pa.string())
+        return names.take(pa.array(numbers)).cast(series_type)
 
     def write(self) -> None:
         """Write the states of all series, and their events."""
@@ -318,7 +319,8 @@ class Partition:
         """Raise ``InputError`` if a series has one order twice."""
         order = batch.order
         is_same_series = batch.owners[1:] == batch.owners[:-1]
-        repeats = 1 + np.flatnonzero(is_same_series & (order[1:] == order[:-1]))
+        is_same_order = order[1:] == order[:-1]
+        repeats = 1 + np.flatnonzero(is_same_series & is_same_order)
         is_last = self._spans.last[batch.series] == order[batch.starts]
         repeats_last = batch.starts[self._seen[batch.series] & is_last]
         for row in (*repeats_last[:1], *repeats[:1]):
@@ -406,9 +408,8 @@ def _is_number(column_type: pa.DataType) -> bool:
 def _as_numbers(order: pa.Array) -> Array:
     """Return orders as int64, times in nanoseconds; or as float64."""
     if pa.types.is_temporal(order.type):
-        order = order.cast(pa.timestamp("ns", getattr(order.type, "tz", None))).cast(
-            pa.int64()
-        )
+        nanoseconds = pa.timestamp("ns", getattr(order.type, "tz", None))
+        order = order.cast(nanoseconds).cast(pa.int64())
     floats = pa.types.is_floating(order.type)
     numbers: Array = order.cast(pa.float64() if floats else pa.int64()).to_numpy()
     if floats and not np.isfinite(numbers).all():

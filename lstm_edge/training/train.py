@@ -165,13 +165,15 @@ def _cross_validate(
     scores: dict[str, list[float]] = {}
     for split in splits:
         training = Training(split, options, config)
-        test = training.finish(_run(training, None, on_epoch), "").summary["test"]
+        stopped = _run(training, None, on_epoch)
+        test = training.finish(stopped, "").summary["test"]
         shown = test[test["shown"]]
-        rmse = {
-            f"rmse of {target}": value
-            for target, value in shown.get("rmse", {}).items()
-        }
-        for name, value in (rmse or {"accuracy": shown["accuracy"]}).items():
+        figures = {}
+        for target, value in shown.get("rmse", {}).items():
+            figures[f"rmse of {target}"] = value
+        if not figures:
+            figures["accuracy"] = shown["accuracy"]
+        for name, value in figures.items():
             scores.setdefault(name, []).append(value)
     return {
         name: {"mean": mean(folds), "std": stdev(folds), "folds": folds}

@@ -294,22 +294,23 @@ class Training:
         config = self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
-        scores = {
-            name: score_set(
+        scores = {}
+        for name in SETS[1:]:
+            scores[name] = score_set(
                 self.net, data, name, loss=self.loss, options=options, config=config
             )
-            for name in SETS[1:]
-        }
         summary = self._summary(stopped, file, scores)
-        trained = {*map(len, data.of("train"))}
-        window = options.window or (min(trained) if len(trained) == 1 else None)
+        window = options.window
+        lengths = {len(record) for record in data.of("train")}
+        if window is None and len(lengths) == 1:
+            (window,) = lengths
         reset = 1 - _STREAMS if config.carries else 1.0
         return Run(
             self.net.to("cpu").eval(),
-            data.task._replace(units=options.units),
-            data.signal._replace(window=options.window),
-            Trained(carry=config.carries, window=window, reset=reset),
-            summary,
+            task=data.task._replace(units=options.units),
+            signal=data.signal._replace(window=options.window),
+            trained=Trained(carry=config.carries, window=window, reset=reset),
+            summary=summary,
         )
 
     def _summary(
@@ -319,6 +320,7 @@ class Training:
         data = self.split.data
         assert data.task is not None
         sizes = {name: len(data.of(name)) for name in SETS}
+        remarks = advice(data, self.options, self.config, scores)
         return {
             "task": data.task.kind,
             "parameters": sum(tensor.numel() for tensor in self.net.parameters()),
@@ -327,11 +329,7 @@ class Training:
             "stopped": stopped,
             "split": {"description": self.split.description, **sizes},
             "data": self._describe_data(file),
-            "notes": [
-                *data.notes,
-                *self.split.notes,
-                *advice(data, self.options, self.config, scores),
-            ],
+            "notes": [*data.notes, *self.split.notes, *remarks],
             **scores,
             "history": [asdict(epoch) for epoch in self.history],
             "config": asdict(self.config),

@@ -2,7 +2,7 @@
 over a long run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,24 +89,23 @@ def judge(
     manifest = before.manifest
     states = [spec.output for spec in manifest.states]
     carries = real and manifest.streamable and not manifest.from_reset
-    models = (before, after)
-    single = _gathered(lambda model: _run_cases(model, cases, carries=carries), models)
-    long = _gathered(lambda model: _long_run(model, cases), models)
-    labels = _labels(manifest, single) if real else None
-    accuracy = None
-    if labels is not None and targets is not None:
-        accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
-    return Judgement(
-        cases=len(cases),
-        agreement=None if labels is None else labels.agreement,
-        accuracy=accuracy,
-        change={
-            name: _changed(pairs + long[name])
-            for name, pairs in single.items()
-            if name not in states
-        },
-        drift={name: _drifted(long[name]) for name in states},
+    single = _pair_up(
+        _run_cases(before, cases, carries=carries),
+        _run_cases(after, cases, carries=carries),
     )
+    long = _pair_up(_long_run(before, cases), _long_run(after, cases))
+    change = {}
+    for name, pairs in single.items():
+        if name not in states:
+            change[name] = _changed(pairs + long[name])
+    drift = {name: _drifted(long[name]) for name in states}
+    labels = _labels(manifest, single) if real else None
+    if labels is None:
+        return Judgement(len(cases), None, None, change=change, drift=drift)
+    accuracy = None
+    if targets is not None:
+        accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
+    return Judgement(len(cases), labels.agreement, accuracy, change=change, drift=drift)
 
 
 @dataclass(frozen=True)
@@ -155,15 +154,17 @@ def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
             exceeded.append(
                 f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)"
             )
-    for what, of, shares, most in (
-        ("drifts", "size", judgement.drift, budget.drift),
-        ("changes", "range", judgement.change, budget.change),
-    ):
-        for name, share in shares.items():
-            if not share <= most:
-                exceeded.append(
-                    f"{name} {what} by {share:.4f} of its {of} (budget {most:g})"
-                )
+    for name, drift in judgement.drift.items():
+        if not drift <= budget.drift:
+            exceeded.append(
+                f"{name} drifts by {drift:.4f} of its size (budget {budget.drift:g})"
+            )
+    for name, change in judgement.change.items():
+        if not change <= budget.change:
+            exceeded.append(
+                f"{name} changes by {change:.4f} of its range (budget"
+                f" {budget.change:g})"
+            )
     return exceeded
 
 
@@ -185,12 +186,12 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     """
     manifest = model.manifest
     if manifest.sequence is None:
-        yield from _run_cases(
-            model, [cases[step % len(cases)] for step in range(STEPS)], carries=True
-        )
+        repeated = [cases[step % len(cases)] for step in range(STEPS)]
+        yield from _run_cases(model, repeated, carries=True)
         return
     unit = manifest.unit
-    steps = manifest.ranges.get(manifest.sequence, AxisRange()).nearest(STEPS * unit)
+    lengths = manifest.ranges.get(manifest.sequence, AxisRange())
+    steps = lengths.nearest(STEPS * unit)
     joined = join_samples(cases, manifest, steps)
     if manifest.lengths in joined:
         joined[manifest.lengths] = np.full_like(joined[manifest.lengths], steps)
@@ -198,12 +199,10 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     yield from run_chunks(runner(model), manifest, joined, sizes)
 
 
-def _gathered(
-    run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Model]
-) -> dict[str, list[Pair]]:
-    """Return both files' outputs of each call by name."""
+def _pair_up(before: Iterator[Feeds], after: Iterator[Feeds]) -> dict[str, list[Pair]]:
+    """Return the outputs of both files for each call, by name."""
     pairs: dict[str, list[Pair]] = {}
-    for left, right in zip(*map(run, models), strict=True):
+    for left, right in zip(before, after, strict=True):
         for name, array in left.items():
             pairs.setdefault(name, []).append((array, right[name]))
     return pairs
@@ -241,9 +240,8 @@ def _difference(left: Array, right: Array) -> float:
     """Return the largest difference; infinite for other shapes or non-finite values."""
     if left.shape != right.shape or not np.isfinite(right).all():
         return float("inf")
-    return float(
-        np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0.0)
-    )
+    difference = left.astype(np.float64) - right.astype(np.float64)
+    return float(np.abs(difference).max(initial=0.0))
 
 
 def _class_numbers(targets: Array, manifest: Manifest) -> Array:

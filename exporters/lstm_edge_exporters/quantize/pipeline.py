@@ -14,6 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
+    FileFormatError,
     InputError,
     MissingDependencyError,
     UnsupportedError,
@@ -127,7 +128,12 @@ def quantize_file(
             refusals.append(f"{candidate.description}: {error}")
             continue
         manifest = _with_judgement(
-            manifest, original.model, candidate, config, judgement, engines.values()
+            manifest,
+            original.model,
+            candidate=candidate,
+            config=config,
+            judgement=judgement,
+            models=engines.values(),
         )
         content = with_manifest(smaller, manifest)
         load(content).selftest().require()
@@ -277,6 +283,7 @@ def _reduce(proto: onnx.ModelProto, candidate: Candidate) -> onnx.ModelProto:
 def _with_judgement(
     manifest: Manifest,
     before: Model,
+    *,
     candidate: Candidate,
     config: QuantizeConfig,
     judgement: Judgement,
@@ -294,23 +301,23 @@ def _with_judgement(
         "target": _target(config),
         "weights_only": config.weights_only,
     }
-    versions = {
-        **manifest.provenance.get("versions", {}),
-        "onnxruntime": import_onnxruntime().__version__,
+    versions = dict(manifest.provenance.get("versions", {}))
+    versions["onnxruntime"] = import_onnxruntime().__version__
+    provenance = {
+        **manifest.provenance,
+        "float_sha256": before.identity,
+        "quantized": candidate.description,
+        "quantize": {"config": options, "candidate": candidate.description},
+        "versions": versions,
+    }
+    equivalence = {
+        "against": "the float file",
+        "budget": asdict(config.budget),
+        **asdict(judgement),
     }
     return manifest._replace(
-        provenance={
-            **manifest.provenance,
-            "float_sha256": before.identity,
-            "quantized": candidate.description,
-            "quantize": {"config": options, "candidate": candidate.description},
-            "versions": versions,
-        },
-        equivalence={
-            "against": "the float file",
-            "budget": asdict(config.budget),
-            **asdict(judgement),
-        },
+        provenance=provenance,
+        equivalence=equivalence,
         golden=first._replace(more=tuple(more)),
     )
 
@@ -373,11 +380,14 @@ def _has_lengths(node: onnx.NodeProto) -> bool:
 def _gains_from_native_int8(nodes: Collection[onnx.NodeProto], target: str) -> bool:
     """Return True if GRU and RNN layers are faster in int8 on the native engine."""
     layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
-    widths = [
-        attribute.i
-        for node in layers
-        for attribute in node.attribute
-        if attribute.name == "hidden_size"
-    ]
-    is_wide = min(widths, default=_FEWEST_UNITS) >= _FEWEST_UNITS
+    units = [_units(node) for node in layers]
+    is_wide = min(units, default=0) >= _FEWEST_UNITS
     return bool(layers) and (target == "arm" or is_wide)
+
+
+def _units(node: onnx.NodeProto) -> int:
+    """Return the number of units of a recurrent node."""
+    for attribute in node.attribute:
+        if attribute.name == "hidden_size":
+            return int(attribute.i)
+    raise FileFormatError(f"{node.op_type} {node.name!r} has no hidden_size")

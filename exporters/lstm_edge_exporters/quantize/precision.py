@@ -88,9 +88,9 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     store_int8(model, {"GRU", "RNN", "Gather"})
     NameFixPass()(model)  # products that are left out are named
     proto = ir.to_proto(model)
-    del proto.graph.value_info[
-        :
-    ]  # the quantizer turns Gemm's weights around and forgets their shapes
+    # the quantizer turns Gemm's weights around and forgets their shapes
+    del proto.graph.value_info[:]
+    excluded = _thick_products(proto.graph) if scheme.per_channel else []
     metadata = list(proto.metadata_props)
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     try:
@@ -100,9 +100,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
-                nodes_to_exclude=(
-                    _thick_products(proto.graph) if scheme.per_channel else []
-                ),
+                nodes_to_exclude=excluded,
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -146,8 +144,11 @@ def fp16_storage(model: ir.Model) -> onnx.ModelProto:
     A weight with a value beyond float16's range is unchanged.
     """
     for value in list(model.graph.initializers.values()):
-        if _is_large(value) and np.abs(_array(value)).max() <= _FP16_MAX:
-            _store(model.graph, value, _array(value).astype(np.float16))
+        if not _is_large(value):
+            continue
+        weight = _array(value)
+        if np.abs(weight).max() <= _FP16_MAX:
+            _store(model.graph, value, weight.astype(np.float16))
     return ir.to_proto(model)
 
 
@@ -172,32 +173,27 @@ def store_int8(model: ir.Model, operators: set[str]) -> None:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         is_in_loop = node.graph is not model.graph and node.op_type in _IN_LOOPS
         is_chosen = node.op_type in operators or is_in_loop
-        rows = _ROWS.get(node.op_type, {}) if is_chosen and node.domain == "" else {}
-        for index, axis in rows.items():
+        if not is_chosen or node.domain:
+            continue
+        is_transposed = bool(node.attributes.get_int("transB", 0))
+        for index, axis in _ROWS.get(node.op_type, {}).items():
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is not None and _is_large(value):
-                axes[value] = -1 if node.attributes.get_int("transB", 0) else axis
+                axes[value] = -1 if is_transposed else axis
     for value, axis in axes.items():
         weight = _array(value).astype(np.float64)
-        peak = np.abs(weight).max(axis=axis, keepdims=True)
-        scale = np.where(peak > 0, peak / 127, 1.0)
-        _store(
-            model.graph,
-            value,
-            np.rint(weight / scale).astype(np.int8),
-            scale.astype(np.float32),
-        )
+        largest = np.abs(weight).max(axis=axis, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1.0)
+        stored = np.rint(weight / scale).astype(np.int8)
+        _store(model.graph, value, stored, scale.astype(np.float32))
 
 
 def _is_large(value: ir.Value) -> bool:
     """Return True for float weights that are worth quantizing."""
     tensor = value.const_value
-    is_float = (
-        value.is_initializer()
-        and tensor is not None
-        and tensor.dtype == ir.DataType.FLOAT
-    )
-    return is_float and tensor is not None and tensor.size >= _SMALLEST
+    if not value.is_initializer() or tensor is None:
+        return False
+    return tensor.dtype == ir.DataType.FLOAT and tensor.size >= _SMALLEST
 
 
 def _array(value: ir.Value) -> Array:
@@ -242,9 +238,8 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
         elif node.op_type in OPERATORS or _is_float_loop(node):
             left.append(node)
     has_layers_left = any(node.op_type in OPERATORS for node in left)
-    if not counts or (
-        has_layers_left and not any(name.startswith(OPERATORS) for name in counts)
-    ):
+    has_smaller_layers = any(name.startswith(OPERATORS) for name in counts)
+    if not counts or (has_layers_left and not has_smaller_layers):
         raise CheckFailedError(_why_nothing(left, precision))
     return dict(counts) | ({"recurrent left float": len(left)} if left else {})
 
@@ -278,11 +273,10 @@ def _is_float_loop(node: ir.Node) -> bool:
 
 def _is_stored(value: ir.Value | None) -> bool:
     """Return True if a weight is stored small, seen through Cast and Mul."""
-    while (
-        value is not None
-        and (node := value.producer()) is not None
-        and node.op_type in ("Cast", "Mul")
-    ):
+    while value is not None:
+        node = value.producer()
+        if node is None or node.op_type not in ("Cast", "Mul"):
+            break
         value = node.inputs[0]
     return value is not None and value.is_initializer() and value.dtype in _STORED
 
@@ -293,6 +287,5 @@ def detect_target() -> str:
     """
     if platform.machine().lower() in _ARM:
         return "arm"
-    return (
-        "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"
-    )
+    facts = " ".join(read_cpuinfo().values()).split()
+    return "x86" if _VNNI.isdisjoint(facts) else "x86-vnni"

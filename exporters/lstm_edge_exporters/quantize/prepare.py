@@ -33,21 +33,12 @@ def _fold_weights(model: ir.Model) -> None:
     """Evaluate the nodes that only weights hang on (gate reorderings, transposes,
     casts).
     """
-    wanted: set[ir.Node | None] = set()
+    wanted: set[ir.Node] = set()
     for user in model.graph:
-        indices = [
-            index
-            for index in _WEIGHTS.get(user.op_type, ())
-            if index < len(user.inputs)
-        ]
-        for weight in (user.inputs[index] for index in indices):
-            above = [] if weight is None else list(walk([weight], operands))
-            if all(
-                value.is_initializer() or value.producer() is not None
-                for value in above
-            ):
-                wanted.update(value.producer() for value in above)
-    wanted.discard(None)
+        for index in _WEIGHTS.get(user.op_type, ()):
+            weight = user.inputs[index] if index < len(user.inputs) else None
+            if weight is not None:
+                wanted |= _nodes_of_weight(weight)
     if wanted:
         fold_constants(
             model,
@@ -58,17 +49,26 @@ def _fold_weights(model: ir.Model) -> None:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
+def _nodes_of_weight(weight: ir.Value) -> set[ir.Node]:
+    """Return the nodes that compute a weight; none if it depends on an input."""
+    nodes = set()
+    for value in walk([weight], operands):
+        node = value.producer()
+        if node is not None:
+            nodes.add(node)
+        elif not value.is_initializer():
+            return set()
+    return nodes
+
+
 def _copy_shared_weights(node: ir.Node) -> None:
     """Give a recurrent node its own copies of shared weights."""
     for index in (1, 2):
         weight = node.inputs[index]
-        if (
-            weight is None
-            or weight.const_value is None
-            or len(list(weight.uses())) == 1
-        ):
+        if weight is None or weight.const_value is None:
             continue
-        copied = Builder(node, str(weight.name)).constant(
-            weight.const_value.numpy(), "own"
-        )
-        node.replace_input_with(index, copied)
+        is_shared = len(list(weight.uses())) > 1
+        if is_shared:
+            build = Builder(node, str(weight.name))
+            copied = build.constant(weight.const_value.numpy(), "own")
+            node.replace_input_with(index, copied)

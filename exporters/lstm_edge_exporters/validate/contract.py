@@ -53,9 +53,11 @@ def check_form(file: ModelFile) -> Iterator[Check]:
 def _check_fields(file: ModelFile) -> Check:
     """Check that the manifest has the fields that it is written with, and no others."""
     texts = [entry.value for entry in file.proto.metadata_props if entry.key == KEY]
-    same = len(texts) == 1 and json.loads(texts[0]) == json.loads(
-        read_manifest(texts[0]).to_json()
-    )
+    same = False
+    if len(texts) == 1:
+        (text,) = texts
+        written = read_manifest(text).to_json()
+        same = json.loads(text) == json.loads(written)
     wrong = (
         "the manifest has unknown fields, or derived ones that contradict the others;"
         " export again"
@@ -107,18 +109,16 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
         if name in expected_fields or name not in _MEANING or expected.configured:
             yield _same(name, recorded.get(name), expected_fields.get(name))
     for axis in sorted({*manifest.ranges, *reference.ranges}):
-        narrower, wider = (
-            side.ranges.get(axis, AxisRange()) for side in (manifest, reference)
-        )
+        narrower = manifest.ranges.get(axis, AxisRange())
+        wider = reference.ranges.get(axis, AxisRange())
         if expected.configured or not _is_narrower(narrower, wider):
             yield _same(f"range of {axis}", str(narrower), str(wider))
     for role in ("input", "output"):
         names = _differing(file.proto, expected.proto, role)
-        wrong = (
-            f"{', '.join(names)} of the graph are not the reference's; export again"
-            if names
-            else ""
-        )
+        wrong = ""
+        if names:
+            differing = ", ".join(names)
+            wrong = f"{differing} of the graph are not the reference's; export again"
         yield passed_unless(f"{role}s of the graph", wrong)
 
 
@@ -153,7 +153,8 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     """Return the entries of a manifest, without ranges and fields that other checks
     compare.
     """
-    unknown = {name for name in _MEANING if getattr(manifest, name) in (None, Signal())}
+    no_meaning = (None, Signal())
+    unknown = {name for name in _MEANING if getattr(manifest, name) in no_meaning}
     bare = manifest._replace(golden=None, provenance={}, equivalence={}, ranges={})
     stated: dict[str, Any] = json.loads(bare.to_json())
     entries = {name: stated.pop(name) for name in ("inputs", "outputs", "states")}

@@ -17,7 +17,7 @@ from torch import nn
 
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..cast import widened
 from ..export import export
@@ -127,8 +127,10 @@ def _of_file(
     """Compare with a float file."""
     exact = widened(proto)
     graph = Graph64(exact)
-    golden = [side.golden.inputs for side in (file, manifest) if side and side.golden]
-    examples = {name: array for inputs in golden for name, array in inputs.items()}
+    examples: dict[str, Array] = {}
+    for side in (file, manifest):
+        if side is not None and side.golden is not None:
+            examples |= side.golden.inputs
     cases = CaseGenerator.of(
         manifest,
         examples,
@@ -194,16 +196,20 @@ def _config_of(file: ModelFile, call: Any, module: nn.Module) -> ExportConfig:
     """
     graph = file.graph_axes
     manifest = file.manifest
-    inputs = {
-        name: graph[name] for name in call.names if "?" not in graph.get(name, ("?",))
-    }
-    arguments = {s.input: s.output for s in manifest.states if s.input in call.names}
-    free = [state for state in manifest.states if state.input not in call.names]
+    inputs = {}
+    for name in call.names:
+        if name in graph and "?" not in graph[name]:
+            inputs[name] = graph[name]
+    has_all = len(inputs) == len(call.names)
+    arguments = {}
+    for state in manifest.states:
+        if state.input in call.names:
+            arguments[state.input] = state.output
     return ExportConfig(
-        inputs=inputs if {*inputs} == {*call.names} else {},
+        inputs=inputs if has_all else {},
         outputs=_returned(file, module, call),
         states=arguments or None,
-        stateless=not free and not manifest.states,
+        stateless=not manifest.states,
     )
 
 
@@ -212,9 +218,8 @@ def _returned(file: ModelFile, module: nn.Module, call: Any) -> tuple[str, ...]:
 
     A last state of a layer is named by ``export``, so its name is empty here.
     """
-    results = try_example(
-        copy.deepcopy(own_copy(module)), call.as_floats(torch.float32)
-    )
+    copied = copy.deepcopy(own_copy(module))
+    results = try_example(copied, call.as_floats(torch.float32))
     names = [output.name for output in file.proto.graph.output]
     if len(names) < len(results):
         return ()
@@ -226,11 +231,10 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:
     """Return the example of an export: the file's golden inputs by default."""
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
-    example = {
-        name: torch.from_numpy(np.array(arrays[name]))
-        for name in arrays
-        if name in parameters
-    }
+    example = {}
+    for name, array in arrays.items():
+        if name in parameters:
+            example[name] = torch.from_numpy(np.array(array))
     if not example:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of"

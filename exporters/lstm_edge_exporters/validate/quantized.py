@@ -54,8 +54,8 @@ def check_quantized(
         yield Check("quantized as recorded", "failed", first_line(error))
         return
     differences = compare_graphs(file.inlined, ir.from_proto(requantized))
-    first = [*differences.nodes, *differences.constants][:_SHOWN]
-    yield passed_unless("bit for bit", "; ".join(first))
+    texts = [*differences.nodes, *differences.constants]
+    yield passed_unless("bit for bit", "; ".join(texts[:_SHOWN]))
     manifest = expected.manifest._replace(golden=file.manifest.golden)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
@@ -64,10 +64,8 @@ def check_quantized(
         judgement = judge(
             load(path), load(file.path), cases, targets, real=config.data is not None
         )
-    yield passed_unless(
-        "within the budget",
-        "; ".join(over_budget(judgement, config.budget or Budget())),
-    )
+    exceeded = over_budget(judgement, config.budget or Budget())
+    yield passed_unless("within the budget", "; ".join(exceeded))
 
 
 def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
@@ -77,7 +75,6 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
     golden = file.manifest.golden
     assert golden is not None
     assert file.model is not None
-    graph = Graph64(expected.exact)
     cases = [golden._replace(more=()), *golden.more]
     models = [file.model]
     try:
@@ -87,28 +84,24 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
         native = None
     if native is not None:
         models.append(native)
-    for number, (case, needed) in enumerate(
-        zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
-    ):
-        exact = {
-            name: array
-            for name, array in graph(case.inputs).items()
-            if name in case.outputs
-        }
-        limits = {
-            name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR)
-            for name, array in exact.items()
-        }
-        yield within_limits(
-            f"golden case {number} is the reference's",
-            compare_all(case.outputs, exact, limits),
-        )
-        wide = [
-            name
-            for name, limit in case.limit.items()
-            if np.any(limit > SLACK * needed.limit[name])
-        ]
-        about = (
-            f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
-        )
+    graph = Graph64(expected.exact)
+    needed_cases = with_limits(file.manifest, cases, models)
+    pairs = zip(cases, needed_cases, strict=True)
+    for number, (case, needed) in enumerate(pairs, 1):
+        exact = {}
+        limits = {}
+        for name, array in graph(case.inputs).items():
+            if name in case.outputs:
+                largest = np.abs(array).max(initial=0.0)
+                exact[name] = array
+                limits[name] = np.asarray(_FLOAT * largest + FLOOR)
+        comparisons = compare_all(case.outputs, exact, limits)
+        yield within_limits(f"golden case {number} is the reference's", comparisons)
+        wide = []
+        for name, limit in case.limit.items():
+            if np.any(limit > SLACK * needed.limit[name]):
+                wide.append(name)
+        about = ""
+        if wide:
+            about = f"limits of {', '.join(wide)} are wider than the file needs"
         yield passed_unless(f"limits of golden case {number}", about)
