@@ -492,6 +492,11 @@ def _row_axes(manifest: Manifest, arrays: Feeds) -> Iterator[tuple[str, int]]:
                 break
 
 
+def has_rows(axes: Axes, batch: str | None) -> bool:
+    """Return True if an axis holds the rows of a batch, and nothing but rows."""
+    return any(row_factor(axis, batch) is not None for axis in axes)
+
+
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
     """Return a runner that runs ``count`` rows of a batch at a time and joins the
     outputs; see ``split_rows``.

@@ -3,7 +3,7 @@ near the graph.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,17 @@ from .cases import (
     Case,
     CaseGenerator,
     Feeds,
-    Procedure,
     case_size,
     fill_rows,
     full_length,
+    has_rows,
     in_chunks,
     random_sizes,
     row_by_row,
-    whole,
+    split_rows,
 )
 from .check import Check, within_limits
-from .compare import REFUSALS, Pair, compare_all
+from .compare import EQUAL, REFUSALS, Pair, compare_all
 
 _CHUNKED = 24
 """Steps that are fed in chunks, in addition to those that states of operators along
@@ -166,31 +166,77 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     the module has them.
     """
     manifest = pair.manifest
-    if (
-        manifest.batch is None
-        or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1
-    ):
+    if manifest.batch is None:
         return
-    feeds = full_length(
-        manifest, cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True).feeds
-    )
-    if case_size(manifest, feeds)[0] < 2 or refused(pair.reference, feeds):
+    least = _least_rows(manifest)
+    count = 3 if least == 1 else 2 * least
+    case = cases.case(count, 9, at_reset=False, offset=_ROWS_OFFSET, full=True)
+    feeds = full_length(manifest, case.feeds)
+    if case_size(manifest, feeds)[0] != count or refused(pair.reference, feeds):
         return
+    yield _rows_alone(pair, feeds, least)
+    row_of_nan = fill_rows(manifest, feeds, np.nan, [0])
+    try:
+        pair.reference(row_of_nan)
+    except REFUSALS:
+        return
+    yield within_limits("one row of NaN", pair.equal(row_of_nan))
 
-    def alone(run: Runner, feeds: Feeds) -> Feeds:
-        """Run each row by itself."""
-        return row_by_row(manifest, run)(feeds)
 
-    procedures: dict[str, tuple[Procedure, Feeds]] = {
-        "row by row": (alone, feeds),
-        "one row of NaN": (whole, fill_rows(manifest, feeds, np.nan, [0])),
+def _least_rows(manifest: Manifest) -> int:
+    """Return the smallest batch that a call takes."""
+    return manifest.ranges.get(manifest.batch or "", AxisRange()).nearest(1)
+
+
+def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
+    """Compare ``count`` rows at a time with the module on the whole batch.
+
+    Outputs without an axis of rows belong to the batch. Where rows and steps share an
+    axis, their order is unknown.
+    """
+    manifest = pair.manifest
+    alone = row_by_row(manifest, pair.graph, count)(feeds)
+    want = {
+        name: array
+        for name, array in pair.reference(feeds).items()
+        if has_rows(manifest.axes.get(name, ()), manifest.batch)
     }
-    for name, (procedure, case) in procedures.items():
-        try:
-            procedure(pair.reference, case)
-        except REFUSALS:
-            return
-        yield within_limits(name, pair.equal(case, procedure))
+    check = within_limits("row by row", pair.within(alone, want, feeds))
+    if check.status == "passed":
+        return check
+    first_rows = next(split_rows(manifest, feeds, count))
+    node = _node_across_rows(pair, feeds, first_rows)
+    message = (
+        f"rows of the batch {manifest.batch} depend on each other"
+        f"{f' ({node})' if node else ''}: {check.message}; compute over time or"
+        f" features instead, or give {manifest.batch} as a number with inputs="
+    )
+    return replace(check, message=message)
+
+
+def _node_across_rows(pair: Pair, feeds: Feeds, first_rows: Feeds) -> str:
+    """Return the first node whose results for a batch differ from those for its first
+    rows alone; empty if none is found.
+    """
+    batch = pair.graph.values(feeds)
+    alone = pair.graph.values(first_rows)
+    for node in pair.graph.model.graph:
+        for output in node.outputs:
+            name = str(output.name)
+            if name in alone and _differs(alone[name], batch[name]):
+                return f"{node.op_type} {node.name!r}"
+    return ""
+
+
+def _differs(rows: Any, batch: Any) -> bool:
+    """Return True if ``rows`` are not the first ones of ``batch``; both have a size of
+    their own on the axis of rows, and on no other axis.
+    """
+    if not isinstance(batch, np.ndarray) or batch.dtype.kind != "f":
+        return False
+    start = batch[tuple(map(slice, rows.shape))]
+    scale = EQUAL * np.abs(batch).max(initial=0.0)
+    return not np.allclose(start, rows, rtol=0, atol=scale, equal_nan=True)
 
 
 def find_streaming(
@@ -203,7 +249,12 @@ def find_streaming(
     chunks may differ.
     """
     manifest = pair.manifest
-    if manifest.unstreamable or not manifest.time_axes:
+    if manifest.unstreamable:
+        return manifest
+    if output := _output_of_batch(pair, cases):
+        reason = f"output {output} is computed from all rows of a batch"
+        return manifest._replace(unstreamable=reason)
+    if not manifest.time_axes:
         return manifest
     if reason := _why_no_chunks(manifest):
         return manifest._replace(unstreamable=cause or reason)
@@ -217,6 +268,27 @@ def find_streaming(
             unstreamable=cause or f"a chunk does not run: {first_line(error)}"
         )
     return manifest._replace(padded_states=states_stop_at_lengths(pair, cases))
+
+
+def _output_of_batch(pair: Pair, cases: CaseGenerator) -> str:
+    """Return the first output without an axis of rows that depends on all rows; empty
+    if there is none.
+    """
+    manifest = pair.manifest
+    of_batch = {
+        spec.name
+        for spec in manifest.outputs
+        if not has_rows(spec.axes, manifest.batch)
+    }
+    if manifest.batch is None or not of_batch or _least_rows(manifest) > 1:
+        return ""
+    case = cases.case(2, manifest.unit, at_reset=True, offset=_CHUNKS_OFFSET)
+    feeds = full_length(manifest, case.feeds)
+    batch = pair.graph(feeds)
+    alone = pair.graph(next(split_rows(manifest, feeds)))
+    want = {name: batch[name] for name in of_batch}
+    differing = [x.name for x in pair.within(alone, want, feeds) if not x.ok]
+    return differing[0] if differing else ""
 
 
 def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check]:

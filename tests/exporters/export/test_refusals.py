@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
 
 X = torch.randn(3, 6, 5)
 LENGTHS = torch.tensor([2, 6, 4])
@@ -288,7 +289,7 @@ def test_parameters_that_are_not_finite_are_refused_by_name():
 
 class Spread(Net):
     def forward(self, x):
-        return self.rnn((x - x.mean((0, 1))) / x.std((0, 1)))[0]
+        return self.rnn((x - x.mean(1, True)) / x.std(1, keepdim=True))[0]
 
 
 def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
@@ -298,7 +299,82 @@ def test_a_size_where_pytorch_gives_nan_is_noted_as_not_compared():
         for note in artifact.notes
         if "N=1, L=1" in note and "NaN in output" in note
     ]
-    assert len(artifact.manifest.equivalence["cases"]) == 6
+    assert len(artifact.manifest.equivalence["cases"]) == 5
+
+
+class Batched(Net):
+    """A network whose rows depend on each other by ``mix``."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.mix = mix
+        self.norm = nn.BatchNorm1d(6, track_running_stats=False)
+
+    def forward(self, x):
+        return self.mix(self, x, self.rnn(x)[0])
+
+
+class Centered(OwnStep):
+    """A loop whose steps center the batch."""
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6)
+        outputs = []
+        for t in range(x.size(1)):
+            h = self.step(x[:, t] - x[:, t].mean(0), h)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+def normalize_batch(net, x, y):
+    return net.norm(y.transpose(1, 2))
+
+
+ACROSS_ROWS = {
+    "mean": (lambda net, x, y: y - y.mean(0), "ReduceMean"),
+    "of the input": (lambda net, x, y: y + x.mean((0, 1, 2)), "ReduceMean"),
+    "batch norm in training": (normalize_batch, "ReduceMean"),
+    "softmax": (lambda net, x, y: y.softmax(0), "Softmax"),
+    "attention": (lambda net, x, y: y[:, -1] @ y[:, -1].T @ y[:, -1], "MatMul"),
+    "similarity": (lambda net, x, y: y[:, -1] @ y[:, -1].T, r"shape \(3, 1\), exp"),
+    "two rows or more": (
+        lambda net, x, y: y - y.mean(0) if len(x) > 1 else y,
+        "ReduceMean",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACROSS_ROWS)
+def test_rows_that_depend_on_each_other_are_refused_at_the_operator(name):
+    mix, where = ACROSS_ROWS[name]
+    module = Batched(mix).eval()
+    about = f"rows of the batch N depend on each other.*{where}.*N as a number"
+    with pytest.raises(CheckFailedError, match=about):
+        export(module, X)
+    if "similarity" not in name:
+        fixed = export(module, X, ExportConfig(inputs={"x": (3, "L", 5)}))
+        outputs, _ = load(fixed.model).run(X.numpy())
+        want = module(X).detach().numpy()
+        np.testing.assert_allclose(outputs["output"], want, atol=1e-5)
+
+
+def test_rows_that_depend_on_each_other_in_a_loop_are_refused():
+    with pytest.raises(CheckFailedError, match=r"depend on each other.*Scan"):
+        export(Centered().eval(), X)
+
+
+class Rate(OwnStep):
+    """A cell that also returns a number of the whole batch."""
+
+    def forward(self, x, h):
+        h = self.step(x, h)
+        return {"h": h, "rate": h.mean()}
+
+
+def test_a_result_of_the_whole_batch_is_no_stream():
+    example = {"x": X[:, 0], "h": torch.zeros(3, 6)}
+    manifest = export(Rate().eval(), example).manifest
+    assert manifest.unstreamable == "output rate is computed from all rows of a batch"
 
 
 class OfOneRow(nn.Module):
