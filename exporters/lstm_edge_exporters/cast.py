@@ -39,12 +39,11 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
 
 def _arrays(graph: Any) -> dict[str, Array]:
     """Return the stored initializers of a graph by name."""
-    values = graph.initializers.items()
-    return {
-        name: value.const_value.numpy()
-        for name, value in values
-        if value.const_value is not None
-    }
+    arrays = {}
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            arrays[name] = value.const_value.numpy()
+    return arrays
 
 
 def _convert(
@@ -75,12 +74,11 @@ def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) 
         if name in DTYPE_ATTRIBUTES and attribute.type is ir.AttributeType.INT:
             if attribute.as_int() in before:
                 node.attributes[name] = ir.AttrInt64(name, int(after))
-        elif (
-            attribute.type is ir.AttributeType.TENSOR
-            and attribute.as_tensor().dtype in before
-        ):
-            array = attribute.as_tensor().numpy().astype(after.numpy())
-            node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
+        elif attribute.type is ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            if tensor.dtype in before:
+                array = tensor.numpy().astype(after.numpy())
+                node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
 
 
 def _sizes(model: ir.Model) -> set[ir.Value]:
@@ -93,8 +91,11 @@ def _sizes(model: ir.Model) -> set[ir.Value]:
             if not _is_double(value) or value.shape != () or not is_data_free(value):
                 continue
             sizes.add(value)
-            read = [x for x in node.inputs if x is not None]
-            sizes |= {x for x in read if x.is_initializer() and _is_double(x)}
+            for operand in node.inputs:
+                if operand is None or not operand.is_initializer():
+                    continue
+                if _is_double(operand):
+                    sizes.add(operand)
     return sizes
 
 
@@ -162,5 +163,5 @@ def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
         elif attribute.type is ir.AttributeType.FLOAT and name in exact:
             number = exact[name].as_float()
-            same = np.float32(number) == np.float32(attribute.as_float())
-            node.attributes[name] = ir.AttrFloat32(name, number) if same else attribute
+            if np.float32(number) == np.float32(attribute.as_float()):
+                node.attributes[name] = ir.AttrFloat32(name, number)

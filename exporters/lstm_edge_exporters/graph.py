@@ -167,25 +167,21 @@ def _is_zero(node: ir.Node) -> bool:
 
 def behind_identity(value: ir.Value) -> ir.Value:
     """Return the original of ``value`` if it is a copy, else ``value``."""
-    node = value.producer()
-    while (
-        node is not None and node.op_type == "Identity" and node.inputs[0] is not None
-    ):
-        value = node.inputs[0]
+    while True:
         node = value.producer()
-    return value
+        if node is None or node.op_type != "Identity" or node.inputs[0] is None:
+            return value
+        value = node.inputs[0]
 
 
 def dynamic_axes(graph: ir.Graph) -> list[str]:
     """Return the names of the dynamic axes of the inputs, in order of appearance."""
-    return list(
-        dict.fromkeys(
-            axis
-            for value in data_inputs(graph)
-            for axis in axes_of(value)
-            if isinstance(axis, str)
-        )
-    )
+    names: dict[str, None] = {}
+    for value in data_inputs(graph):
+        for axis in axes_of(value):
+            if isinstance(axis, str):
+                names[axis] = None
+    return list(names)
 
 
 def forget_shapes(model: ir.Model) -> None:
@@ -319,17 +315,17 @@ class Builder:
     """Adds nodes to a graph, each with names of its own after ``prefix``."""
 
     def __init__(
-        self, place: ir.Node | ir.Graph, prefix: str, names: UniqueNames | None = None
+        self, before: ir.Node | ir.Graph, prefix: str, names: UniqueNames | None = None
     ) -> None:
-        """Add nodes before ``place``, or at the end of the graph ``place``.
+        """Add nodes before another node, or at the end of a graph.
 
         Args:
-            place: a node of a graph, or a graph.
+            before: the node, or the graph.
             prefix: first part of every name; empty for names without it.
             names: the names in use, from the graph if None.
         """
-        self._node = place if isinstance(place, ir.Node) else None
-        graph = place.graph if isinstance(place, ir.Node) else place
+        self._node = before if isinstance(before, ir.Node) else None
+        graph = before.graph if isinstance(before, ir.Node) else before
         assert isinstance(graph, ir.Graph)
         self._graph = graph
         self._prefix = prefix
@@ -351,21 +347,25 @@ class Builder:
         The outputs have the dtype of the first input, or dtype and shape of ``like``.
         """
         name = name or op
-        values = [
-            self.constant(x, f"{name}_in") if isinstance(x, np.ndarray) else x
-            for x in inputs
-        ]
+        values: list[ir.Value | None] = []
+        for value in inputs:
+            if isinstance(value, np.ndarray):
+                value = self.constant(value, f"{name}_in")
+            values.append(value)
         made = ir.node(
             op, values, attributes or {}, num_outputs=outputs, name=self.name(name)
         )
-        model = like or (values[0] if values else None)
-        for index, value in enumerate(made.outputs):
-            value.name = self.name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
-            if model is not None and model.dtype is not None:
+        typed = like
+        if typed is None and values:
+            typed = values[0]
+        for index, output in enumerate(made.outputs):
+            stem = f"{name}_{index}" if outputs > 1 else f"{name}_out"
+            output.name = self.name(stem)
+            if typed is not None and typed.dtype is not None:
                 # values that share a type share later changes of their dtype
-                value.type = ir.TensorType(model.dtype)
+                output.type = ir.TensorType(typed.dtype)
             if like is not None:
-                value.shape = like.shape
+                output.shape = like.shape
         self.insert(made)
         return made.outputs
 
@@ -386,7 +386,8 @@ class Builder:
     def weight(self, array: Array, name: str) -> ir.Value:
         """Add an initializer; a layer that is called again shares it."""
         shared = self._graph.initializers.get(f"{self._prefix}.{name}")
-        if shared is not None and np.array_equal(np.asarray(constant(shared)), array):
+        stored = constant(shared)
+        if shared is not None and stored is not None and np.array_equal(stored, array):
             return shared
         return self.constant(array, name)
 
@@ -397,8 +398,8 @@ class Builder:
         return out
 
     def replace(self, values: Sequence[ir.Value]) -> None:
-        """Replace the outputs of the node ``place`` by ``values`` and remove the
-        node.
+        """Replace the outputs of the node that nodes are added before by ``values``,
+        and remove it.
         """
         assert self._node is not None
         for old, new in zip(self._node.outputs, values, strict=False):

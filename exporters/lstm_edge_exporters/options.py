@@ -5,6 +5,7 @@ in Python.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,12 +50,13 @@ class Rule:
         if self.choices:
             return ", ".join(self.choices[:-1]) + f" or {self.choices[-1]}"
         bounds = (
-            (self.low, "{:,g} or more"), (self.above, "more than {:,g}"),
-            (self.high, "at most {:,g}"), (self.below, "less than {:,g}"),
-        )  # fmt: skip
-        return ", ".join(
-            text.format(bound) for bound, text in bounds if bound is not None
+            (self.low, "{:,g} or more"),
+            (self.above, "more than {:,g}"),
+            (self.high, "at most {:,g}"),
+            (self.below, "less than {:,g}"),
         )
+        texts = [text.format(bound) for bound, text in bounds if bound is not None]
+        return ", ".join(texts)
 
     def fits(self, value: Any) -> bool:
         """Return True if a value is in the range, or one of the choices."""
@@ -62,12 +64,13 @@ class Rule:
             return value in self.choices
         if not isinstance(value, int | float):
             return False
-        return (
-            (self.low is None or value >= self.low)
-            and (self.above is None or value > self.above)
-            and (self.high is None or value <= self.high)
-            and (self.below is None or value < self.below)
-        )
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not low <= value <= high:
+            return False
+        if self.above is not None and value <= self.above:
+            return False
+        return self.below is None or value < self.below
 
 
 def option(default: Any, text: str, /, **rule: Any) -> Any:
@@ -133,13 +136,13 @@ def parse_axes(text: str) -> tuple[int | str, ...]:
     Raises:
         InputError: one is neither.
     """
-    axes = [axis.strip() for axis in text.split(",")]
-    if wrong := [
-        axis
-        for axis in axes
-        if not (is_axis_name(axis) or (axis.isdecimal() and int(axis)))
-    ]:
-        raise InputError(
-            f"axis {wrong[0]!r} is neither a positive number nor a valid name"
-        )
-    return tuple(int(axis) if axis.isdecimal() else axis for axis in axes)
+    axes: list[int | str] = []
+    for part in text.split(","):
+        axis = part.strip()
+        is_size = axis.isdecimal() and int(axis) > 0
+        if not is_size and not is_axis_name(axis):
+            raise InputError(
+                f"axis {axis!r} is neither a positive number nor a valid name"
+            )
+        axes.append(int(axis) if is_size else axis)
+    return tuple(axes)

@@ -18,9 +18,8 @@ def in_turn(
     """Yield ``items``, each after saying that it is next; together they are the work
     from start to end.
     """
+    count = len(items)
     for index, item in enumerate(items):
-        show(
-            start + (end - start) * index / len(items),
-            f"{what} {index + 1}/{len(items)}: {item}",
-        )
+        done = start + (end - start) * index / count
+        show(done, f"{what} {index + 1}/{count}: {item}")
         yield item

@@ -66,12 +66,12 @@ def to_onnx_weights(
     """
     w = np.stack([_reorder(op, direction.w_ih) for direction in directions])
     r = np.stack([_reorder(op, direction.w_hh) for direction in directions])
-    rows = [
-        np.concatenate([_reorder(op, direction.b_ih), _reorder(op, direction.b_hh)])
-        for direction in directions
-        if direction.b_ih is not None and direction.b_hh is not None
-    ]
-    return w, r, np.stack(rows) if rows else None
+    biases = []
+    for direction in directions:
+        if direction.b_ih is not None and direction.b_hh is not None:
+            both = [_reorder(op, direction.b_ih), _reorder(op, direction.b_hh)]
+            biases.append(np.concatenate(both))
+    return w, r, np.stack(biases) if biases else None
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,17 @@ class Slot:
     @property
     def initial(self) -> ir.Value | None:
         """The initial state; None if the node has none."""
-        return (
-            self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
-        )
+        inputs = self.node.inputs
+        return inputs[self.input] if len(inputs) > self.input else None
 
 
 def is_recurrent(node: ir.Node) -> bool:
     """Return True if ``node`` is a standard ONNX LSTM, GRU or RNN, or onnxruntime's
     quantized LSTM.
     """
-    return (node.domain == "" and node.op_type in OPERATORS) or (
-        node.domain == "com.microsoft" and node.op_type == QUANTIZED
-    )
+    if node.domain == "com.microsoft":
+        return node.op_type == QUANTIZED
+    return node.domain == "" and node.op_type in OPERATORS
 
 
 def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -115,11 +114,12 @@ def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 def slots(node: ir.Node) -> tuple[Slot, ...]:
     """Return the node's states, ``h`` first."""
-    return tuple(
-        Slot(node, name, index + _FIRST_INITIAL, index)
-        for name, index in STATES.items()
-        if name == "h" or node.op_type.endswith("LSTM")
-    )
+    states = []
+    for letter, output in STATES.items():
+        if letter == "h" or node.op_type.endswith("LSTM"):
+            initial = output + _FIRST_INITIAL
+            states.append(Slot(node, letter, input=initial, output=output))
+    return tuple(states)
 
 
 def is_reversed(node: ir.Node) -> bool:
@@ -134,7 +134,8 @@ def label(node: ir.Node) -> str:
     """Return the node's operator and name for a message; its first output's name if it
     has no name.
     """
-    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    names = [node.name, *(value.name for value in node.outputs)]
+    name = next(filter(None, names), "")
     return f"{node.op_type} {name!r}"
 
 
@@ -148,11 +149,11 @@ def state_shape(node: ir.Node) -> tuple[int, int]:
     shape gives it.
     """
     directions = 2 if _direction(node) == "bidirectional" else 1
-    shape = None if node.inputs[2] is None else node.inputs[2].shape
-    width = node.attributes.get_int("hidden_size", 0) or (
-        0 if shape is None else shape[-1]
-    )
-    return directions, width if isinstance(width, int) else 0
+    hidden: int | ir.SymbolicDim = node.attributes.get_int("hidden_size", 0)
+    recurrent = node.inputs[2]
+    if not hidden and recurrent is not None and recurrent.shape is not None:
+        hidden = recurrent.shape[-1]
+    return directions, hidden if isinstance(hidden, int) else 0
 
 
 def _reorder(op: str, stacked: Array) -> Array:
@@ -187,6 +188,5 @@ def length_input(graph: ir.Graph) -> str | None:
 
 def _reaches_lengths(value: ir.Value) -> bool:
     """Return True if some recurrent node takes a value as ``sequence_lens``."""
-    return any(
-        is_recurrent(node) and index == LENGTHS for node, index in readers(value)
-    )
+    uses = readers(value)
+    return any(is_recurrent(node) and index == LENGTHS for node, index in uses)

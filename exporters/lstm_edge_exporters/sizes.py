@@ -88,6 +88,5 @@ def set_input_axes(graph: ir.Graph, sequence: str | None) -> None:
     """Record the time axes of the inputs: those called ``sequence``."""
     for value in graph.inputs:
         axes = enumerate(axes_of(value))
-        set_time_axes(
-            value, [TimeAxis(index) for index, axis in axes if axis == sequence]
-        )
+        time_axes = [TimeAxis(index) for index, axis in axes if axis == sequence]
+        set_time_axes(value, time_axes)

@@ -304,6 +304,11 @@ def _describe(
     inputs = [spec_of(value) for value in data_inputs(model.graph)]
     outputs = [spec_of(value) for value in model.graph.outputs]
     producer = f"{model.producer_name or ''} {model.producer_version or ''}".strip()
+    provenance = {
+        "opset": model.opset_imports[""],
+        "producer": producer,
+        "versions": versions("lstm-edge", "onnx", "onnx-ir"),
+    }
     return Manifest(
         inputs=tuple(spec for spec in inputs if spec.name not in entering),
         outputs=tuple(spec for spec in outputs if spec.name not in leaving),
@@ -311,11 +316,7 @@ def _describe(
         batch=axes.batch,
         sequence=axes.sequence,
         lengths=length_input(model.graph),
-        provenance={
-            "opset": model.opset_imports[""],
-            "producer": producer,
-            "versions": versions("lstm-edge", "onnx", "onnx-ir"),
-        },
+        provenance=provenance,
     )
 
 
@@ -326,8 +327,8 @@ def _declare_shapes(model: ir.Model, states: tuple[StateSpec, ...]) -> None:
     Raises:
         ContractError: states are float16 or float64.
     """
-    floats = [state.dtype for state in states if "float" in state.dtype]
-    if any(dtype != "float32" for dtype in floats):
+    floats = {state.dtype for state in states if "float" in state.dtype}
+    if floats - {"float32"}:
         raise ContractError(
             "its states are not float32; lift the file in float32, then quantize it"
         )

@@ -40,9 +40,8 @@ class Recurrence:
         elif self.node.op_type == "Scan":
             count = self.node.attributes["num_scan_inputs"].as_int()
             axes = self.node.attributes.get_ints("scan_input_axes", ()) or [0] * count
-            for value, axis in zip(
-                self.node.inputs[len(self.node.inputs) - count :], axes, strict=False
-            ):
+            scanned = self.node.inputs[len(self.node.inputs) - count :]
+            for value, axis in zip(scanned, axes, strict=False):
                 if value is not None:
                     yield value, axis
         elif self.node.inputs[0] is not None:
@@ -55,12 +54,14 @@ class Recurrence:
         if not self.looped and self.node.inputs[0] is not None:
             yield self.node.inputs[0], 1
         for slot in self.slots:
-            if slot.initial is not None:
-                rank = len(slot.initial.shape) if slot.initial.shape is not None else 0
-                yield from (
-                    (slot.initial, axis)
-                    for axis in (range(rank) if self.looped else (1,))
-                )
+            initial = slot.initial
+            if initial is None:
+                continue
+            if not self.looped:
+                yield initial, 1
+            elif initial.shape is not None:
+                for axis in range(len(initial.shape)):
+                    yield initial, axis
 
 
 def recurrences(model: ir.Model) -> list[Recurrence]:
@@ -73,13 +74,11 @@ def top_of(value: ir.Value) -> ir.Value:
     """Return the first input of the topmost layout operator above ``value``, or
     ``value``.
     """
-    while (
-        (node := value.producer()) is not None
-        and node.op_type in LAYOUT
-        and node.inputs[0] is not None
-    ):
+    while True:
+        node = value.producer()
+        if node is None or node.op_type not in LAYOUT or node.inputs[0] is None:
+            return value
         value = node.inputs[0]
-    return value
 
 
 def refuse_nested(model: ir.Model) -> None:
@@ -117,11 +116,9 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
         entering = body.inputs[index]
         leaving = behind_identity(body.outputs[index - first + loop])
         outer = node.inputs[index]
-        dtype = entering.dtype or (outer.dtype if outer is not None else None)
-        if (
-            dtype is not None
-            and dtype.is_floating_point()
-            and entering is not leaving
-            and entering.uses()
-        ):
+        dtype = entering.dtype
+        if dtype is None and outer is not None:
+            dtype = outer.dtype
+        is_float = dtype is not None and dtype.is_floating_point()
+        if is_float and entering is not leaving and entering.uses():
             yield index, index - first

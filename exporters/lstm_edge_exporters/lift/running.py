@@ -52,6 +52,8 @@ _LONGEST = (2, 1, 2, 1, 1)
 """Greatest length of a row in each run; no axis of the inputs has these sizes."""
 _OTHERS = 5
 """Size of the first axis that is neither batch nor time; the next ones are larger."""
+_STEP_INPUTS = {"Range": 2, "Slice": 4, "STFT": 1}
+"""Index of the input with the step or stride, by operator."""
 _MOST_STRIDES = 1 << 12
 _MOST_INTEGERS = 8
 """Elements of a small value: starts, ends, axes and pads."""
@@ -74,13 +76,9 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | Non
     if len(set(lengths)) == 1:
         return lengths[0]
     for name, size in cases[0].items():
-        times, rest = divmod(lengths[0], size)
-        pairs = zip(lengths, cases, strict=True)
-        if (
-            times
-            and not rest
-            and all(length == times * case[name] for length, case in pairs)
-        ):
+        times = lengths[0] // size
+        multiples = [times * case[name] for case in cases]
+        if times and multiples == list(lengths):
             return name if times == 1 else f"{times}*{name}"
     return None
 
@@ -104,12 +102,15 @@ def evaluate(
     reason = ""
     run = runner(subgraph, "a part of the file")
     manifest = Manifest(
-        tuple(map(spec_of, data_inputs(subgraph.graph))), (), (), None, None
+        inputs=tuple(map(spec_of, data_inputs(subgraph.graph))),
+        outputs=(),
+        batch=None,
+        sequence=None,
+        lengths=length_input(subgraph.graph),
     )
-    manifest = manifest._replace(lengths=length_input(subgraph.graph))
     for group in groups:
         runs: Runs = []
-        least = min((size for sizes in group for size in sizes.values()), default=1)
+        least = min((min(sizes.values(), default=1) for sizes in group), default=1)
         for sizes in group:
             longest = sizes.get(LONGEST, least)
             cases = case_generator(subgraph.graph, manifest, longest)
@@ -120,10 +121,10 @@ def evaluate(
                 if all_sizes or not runs:
                     break
             else:
-                arrays = (
-                    _small(results[str(twin.name)]) for twin in subgraph.graph.outputs
-                )
-                runs.append((sizes, dict(zip(values, arrays, strict=True))))
+                arrays = {}
+                for value, twin in zip(values, subgraph.graph.outputs, strict=True):
+                    arrays[value] = _small(results[str(twin.name)])
+                runs.append((sizes, arrays))
         if len(runs) == len(group) or (runs and not all_sizes):
             return runs
     raise FileFormatError(
@@ -144,10 +145,13 @@ def case_generator(
     """Draw data for the inputs of ``manifest``; lengths are at most ``steps`` if no
     axis is time.
     """
-    values = {
-        spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"
-    }
-    lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
+    values = {}
+    for spec in manifest.inputs:
+        if np.dtype(spec.dtype).kind in "iub":
+            values[spec.name] = 2
+    lengths = {}
+    if manifest.lengths is not None:
+        lengths[manifest.lengths] = np.array([steps])
     return CaseGenerator.of(
         manifest,
         lengths,
@@ -161,9 +165,10 @@ def _subgraph(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     """Return a graph of ``values`` in which no recurrent node starts from a state."""
     graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
     subgraph = ir.Model(graph, ir_version=model.ir_version)
-    for slot in (slot for node in recurrent_nodes(subgraph) for slot in slots(node)):
-        if slot.initial is not None:
-            slot.node.replace_input_with(slot.input, None)
+    for node in recurrent_nodes(subgraph):
+        for slot in slots(node):
+            if slot.initial is not None:
+                node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(subgraph)
     return subgraph
 
@@ -179,11 +184,9 @@ def _guard(model: ir.Model) -> ir.Model:
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
         build = Builder(node, "", names)
-        (same,) = build.node(
-            "Reshape",
-            [node.inputs[0], np.array([0, 0, -1])],
-            name=f"no step or row is left for {label(node)}",
-        )
+        operands = [node.inputs[0], np.array([0, 0, -1])]
+        name = f"no step or row is left for {label(node)}"
+        (same,) = build.node("Reshape", operands, name=name)
         node.replace_input_with(0, same)
     return model
 
@@ -304,44 +307,40 @@ class _Names:
         more_rows = lengths[len(_FURTHER)]
         is_merged = self.batch is not None and more_rows != lengths[0]
         rows = self.sizes[0][self.batch] if self.batch and is_merged else 1
-        points = [
-            (sizes[self.sequence], Fraction(length, rows))
-            for sizes, length in zip(self.sizes, by_steps, strict=False)
-        ]
+        points = []
+        for sizes, length in zip(self.sizes, by_steps, strict=False):
+            points.append((sizes[self.sequence], Fraction(length, rows)))
         return TimeAxis.through(index, points, is_merged=is_merged)
 
     def _name(self, lengths: Sequence[int]) -> int | str | None:
         """Name an axis whose length does not depend on the number of steps."""
         runs = [0, *range(len(_FURTHER), len(lengths))]
-        return name_axis(
-            [lengths[run] for run in runs], [self.sizes[run] for run in runs]
-        )
+        lengths = [lengths[run] for run in runs]
+        return name_axis(lengths, [self.sizes[run] for run in runs])
 
 
 def _cases(
     model: ir.Model, batch: str | None, sequence: str | None
 ) -> Iterator[list[dict[str, int]]]:
     """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
-    names = [
-        name for name in dynamic_axes(model.graph) if name not in (batch, sequence)
-    ]
-    rows = [batch] if batch else []
-    base = {name: _OTHERS + index for index, name in enumerate(names)} | dict.fromkeys(
-        rows, _ROWS[0]
-    )
-    larger = [
-        dict.fromkeys(rows, _ROWS[1]),
-        {name: base[name] + len(names) for name in names},
-    ]
+    axes = dynamic_axes(model.graph)
+    names = [name for name in axes if name not in (batch, sequence)]
+    base = {name: _OTHERS + index for index, name in enumerate(names)}
+    more_rows = {}
+    if batch:
+        base[batch] = _ROWS[0]
+        more_rows[batch] = _ROWS[1]
+    larger_axes = {name: base[name] + len(names) for name in names}
     if sequence is None:
-        yield [base] * len(_FURTHER) + [base | sizes for sizes in larger]
+        same = [base] * len(_FURTHER)
+        yield [*same, base | more_rows, base | larger_axes]
         return
     strides = _strides(model.graph)
     for least, times in _LENGTHS:
         multiple = lcm(strides, times)
-        first = -(-least // multiple) * multiple
-        lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
-        yield [*lengths, *(lengths[0] | sizes for sizes in larger)]
+        steps = -(-least // multiple) * multiple
+        lengths = [{**base, sequence: steps + more * multiple} for more in _FURTHER]
+        yield [*lengths, lengths[0] | more_rows, lengths[0] | larger_axes]
 
 
 def _with_longest(group: Sequence[Sizes]) -> list[Sizes]:
@@ -354,12 +353,17 @@ def _strides(graph: ir.Graph) -> int:
     """Return a multiple of the product of all strides, along any axis."""
     products: dict[ir.Value | None, int] = {}
     for node in graph:
-        strides = list(node.attributes.get_ints("strides", ()) or ())
-        index = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
-        if (steps := constant(next(iter(node.inputs[index:]), None))) is not None:
-            strides = steps.ravel().tolist()
-        product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(
-            1, *strides, 1
-        )
-        products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
+        before = lcm(*(products.get(value, 1) for value in node.inputs))
+        product = int(before * max([1, *_strides_of(node)]))
+        for value in node.outputs:
+            products[value] = min(product, _MOST_STRIDES)
     return lcm(1, *set(products.values()))
+
+
+def _strides_of(node: ir.Node) -> list[float]:
+    """Return the strides of a node, or the steps that it takes as an input."""
+    index = _STEP_INPUTS.get(node.op_type, len(node.inputs))
+    steps = constant(node.inputs[index]) if index < len(node.inputs) else None
+    if steps is not None:
+        return [*steps.ravel().tolist()]
+    return list(node.attributes.get_ints("strides", ()) or ())

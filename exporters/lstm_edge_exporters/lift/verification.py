@@ -69,9 +69,8 @@ def lifted_cases(
     seed: int,
 ) -> Cases:
     """Return cases; states that are not inputs of the original are at reset."""
-    added = {state.input for state in manifest.states} - {
-        value.name for value in original.inputs
-    }
+    states = {state.input for state in manifest.states}
+    added = states.difference(str(value.name) for value in original.inputs)
     return Cases(
         case_generator(lifted, manifest, axes.steps).inputs,
         manifest.batch,
@@ -139,11 +138,9 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
     manifest = find_streaming(pair, cases, reach, cause)
     if manifest.unstreamable and not cause:
         node = _first_node(pair, cases)
-        return (
-            manifest._replace(unstreamable=f"{node} sees more than its chunk")
-            if node
-            else manifest
-        )
+        if not node:
+            return manifest
+        return manifest._replace(unstreamable=f"{node} sees more than its chunk")
     if manifest.lengths is None or manifest.unstreamable or not manifest.time_axes:
         return manifest
     feeds = dict(cases.case(2, 24, at_reset=True).feeds)
@@ -151,15 +148,12 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
     got = in_chunks(manifest, (5, 12, 7))(pair.graph, feeds)
     full = pair.graph(feeds)
     want = {name: full[name] for name in got}
-    limits = {
-        name: _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29
-        for name, array in want.items()
-    }
-    if failed := [
-        str(difference)
-        for difference in compare_all(got, want, limits)
-        if not difference.ok
-    ]:
+    limits = {}
+    for name, array in want.items():
+        limits[name] = _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29
+    comparisons = compare_all(got, want, limits)
+    failed = [str(comparison) for comparison in comparisons if not comparison.ok]
+    if failed:
         reason = (
             "the graph reorders the batch in a way that could not be determined"
             f" ({'; '.join(failed)})"
@@ -180,12 +174,10 @@ def _first_node(pair: Pair, cases: Cases) -> str:
     except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
         return ""
     for node in pair.graph.model.graph:
-        for name in (str(value.name) for value in node.outputs):
-            if (
-                name in full
-                and name in chunk_values
-                and _starts_otherwise(full[name], chunk_values[name])
-            ):
+        for value in node.outputs:
+            name = str(value.name)
+            is_known = name in full and name in chunk_values
+            if is_known and _starts_otherwise(full[name], chunk_values[name]):
                 return f"{node.op_type} {node.name or name!r}"
     return ""
 
@@ -194,14 +186,12 @@ def _starts_otherwise(full: Any, chunk_value: Any) -> bool:
     """Return True if ``chunk_value`` is not the start of ``full`` along the axes in which they
     differ in size.
     """
-    if (
-        not isinstance(full, np.ndarray)
-        or full.dtype.kind != "f"
-        or full.ndim != np.ndim(chunk_value)
-    ):
+    is_float = isinstance(full, np.ndarray) and full.dtype.kind == "f"
+    if not is_float or full.ndim != np.ndim(chunk_value):
         return False
     start = full[tuple(map(slice, chunk_value.shape))]
-    scale = np.abs(full).max(initial=1e-300)
-    return full.shape != chunk_value.shape == start.shape and not np.allclose(
-        start, chunk_value, rtol=0, atol=1e-9 * scale
-    )
+    is_longer = full.shape != chunk_value.shape and start.shape == chunk_value.shape
+    if not is_longer:
+        return False
+    largest = np.abs(full).max(initial=1e-300)
+    return not np.allclose(start, chunk_value, rtol=0, atol=1e-9 * largest)

@@ -100,12 +100,19 @@ def judge(
             change[name] = _changed(pairs + long[name])
     drift = {name: _drifted(long[name]) for name in states}
     labels = _labels(manifest, single) if real else None
-    if labels is None:
-        return Judgement(len(cases), None, None, change=change, drift=drift)
+    agreement = None
     accuracy = None
-    if targets is not None:
-        accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
-    return Judgement(len(cases), labels.agreement, accuracy, change=change, drift=drift)
+    if labels is not None:
+        agreement = labels.agreement
+        if targets is not None:
+            accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
+    return Judgement(
+        cases=len(cases),
+        agreement=agreement,
+        accuracy=accuracy,
+        change=change,
+        drift=drift,
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
-    FileFormatError,
     InputError,
     MissingDependencyError,
     UnsupportedError,
@@ -380,14 +379,6 @@ def _has_lengths(node: onnx.NodeProto) -> bool:
 def _gains_from_native_int8(nodes: Collection[onnx.NodeProto], target: str) -> bool:
     """Return True if GRU and RNN layers are faster in int8 on the native engine."""
     layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
-    units = [_units(node) for node in layers]
+    units = [onnx.helper.get_node_attr_value(node, "hidden_size") for node in layers]
     is_wide = min(units, default=0) >= _FEWEST_UNITS
     return bool(layers) and (target == "arm" or is_wide)
-
-
-def _units(node: onnx.NodeProto) -> int:
-    """Return the number of units of a recurrent node."""
-    for attribute in node.attribute:
-        if attribute.name == "hidden_size":
-            return int(attribute.i)
-    raise FileFormatError(f"{node.op_type} {node.name!r} has no hidden_size")
