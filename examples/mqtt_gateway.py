@@ -281,7 +281,7 @@ class Gateway:
 def _has_one_float_frame(model: Model, output: str) -> bool:
     """Return True if the main output is floats, of at most one frame per sample."""
     dtypes = {spec.name: np.dtype(spec.dtype) for spec in model.outputs}
-    frames = model.manifest.frames_a_unit.get(output, 1)
+    frames = model.manifest.frames_per_unit.get(output, 1)
     return dtypes[output].kind == "f" and frames == 1
 
 

@@ -48,7 +48,7 @@ class MainFrames:
         manifest = model.manifest
         name = main_name(manifest)
         self._model = model
-        self._per_unit = manifest.frames_a_unit.get(name, 1)
+        self._per_unit = manifest.frames_per_unit.get(name, 1)
         self._unit = manifest.unit
         self._delay = manifest.delays.get(name, 0)
 
@@ -117,7 +117,7 @@ def pace(manifest: "Manifest") -> str:
     """
     unit = manifest.unit
     name = _latest_output(manifest)
-    frames = manifest.frames_a_unit.get(name, 1)
+    frames = manifest.frames_per_unit.get(name, 1)
     calls = gcd(frames, unit)
     text = "one frame" if frames == calls else f"{frames // calls} frames"
     text += " per step" if unit == calls else f" every {unit // calls} samples"
@@ -135,7 +135,7 @@ def pace(manifest: "Manifest") -> str:
 
 def _latest_output(manifest: "Manifest") -> str:
     """Return the name of the output with the longest delay in steps."""
-    frames = manifest.frames_a_unit
+    frames = manifest.frames_per_unit
     return max(
         frames,
         key=lambda name: manifest.delays.get(name, 0) / frames[name],

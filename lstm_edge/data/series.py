@@ -34,7 +34,7 @@ class Series:
         return len(self.x)
 
     def cut(self, start: int, stop: int, split: str = "") -> "Series":
-        """Return a stretch of the series, without a copy."""
+        """Return consecutive steps of the series, without a copy."""
         name = f"{self.name} [{start}:{stop}]"
         return replace(
             self,

@@ -276,7 +276,7 @@ class Manifest(NamedTuple):
         return bool(self.states) and not self.unstreamable
 
     @property
-    def frames_a_unit(self) -> dict[str, int]:
+    def frames_per_unit(self) -> dict[str, int]:
         """Frames of each output per unit; 1 for one without a time axis."""
         return {spec.name: self.frames_in_unit(spec.axes) for spec in self.outputs}
 
@@ -293,12 +293,12 @@ class Manifest(NamedTuple):
         """
         if self.unit > 1 or self.delays:
             return True
-        return any(frames > 1 for frames in self.frames_a_unit.values())
+        return any(frames > 1 for frames in self.frames_per_unit.values())
 
     @property
     def delay_steps(self) -> int:
         """Number of steps by which the outputs of a stream lag, rounded up."""
-        frames = self.frames_a_unit
+        frames = self.frames_per_unit
         steps = [
             -(-delay * self.unit // frames[name]) for name, delay in self.delays.items()
         ]

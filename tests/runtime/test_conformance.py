@@ -128,7 +128,7 @@ class Oracle:
                 0,
                 [axis for axis in spec.axes if axis != spec.axes[time]].index("N") + 1,
             )
-        fresh = manifest.frames_a_unit[spec.name]
+        fresh = manifest.frames_per_unit[spec.name]
         return frames[max(delay, (units - 1) * fresh) : units * fresh]
 
 

@@ -40,7 +40,7 @@ export function sampleOf(event, wanted, { acceleration, rotation }) {
 /**
  * Yield once for each sample that is due; a device that is too slow gets fewer.
  *
- * @param {number} rate samples a second
+ * @param {number} rate samples per second
  * @param {AbortSignal} signal
  */
 export async function* pace(rate, signal) {

@@ -16,15 +16,15 @@ export function svg(name, attributes, text) {
   return element;
 }
 
-/** Return the indices of names by the lane in which they are drawn: `acc_x acc_y gyr_x` are two lanes. @param {readonly string[]} names */
-export function lanesOf(names) {
+/** Return the indices of names by the panel in which they are drawn: `acc_x acc_y gyr_x` are two panels. @param {readonly string[]} names */
+export function panelsOf(names) {
   /** @type {Map<string, number[]>} */
-  const lanes = new Map();
+  const panels = new Map();
   names.forEach((name, index) => {
     const stem = name.replace(/[\s_.-]?([xyz]|\d+)$/i, "");
-    lanes.set(stem, [...(lanes.get(stem) ?? []), index]);
+    panels.set(stem, [...(panels.get(stem) ?? []), index]);
   });
-  return lanes.size <= 3 ? lanes : new Map([["", [...names.keys()]]]);
+  return panels.size <= 3 ? panels : new Map([["", [...names.keys()]]]);
 }
 
 /**
@@ -101,19 +101,19 @@ export class Plot {
       { names, labels, outputs } = this.#what,
       parts = [];
     let top = 0;
-    const lanes = (/** @type {readonly string[]} */ shown, /** @type {ValuesOf} */ of) => {
-      for (const [name, indices] of lanesOf(shown)) {
-        parts.push(...this.#lane(name, indices, of, top, width));
+    const panels = (/** @type {readonly string[]} */ shown, /** @type {ValuesOf} */ of) => {
+      for (const [name, indices] of panelsOf(shown)) {
+        parts.push(...this.#panel(name, indices, of, top, width));
         top += TOP + LANE + GAP;
       }
     };
-    lanes(names, ({ sample }) => sample);
+    panels(names, ({ sample }) => sample);
     if (labels.length) {
       parts.push(this.#band(top, width));
       top += BAND;
     }
     outputs.forEach((shown, output) => {
-      if (shown.length) lanes(shown, ({ results }) => results[output]);
+      if (shown.length) panels(shown, ({ results }) => results[output]);
     });
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${top}`);
     this.#svg.setAttribute("height", String(top));
@@ -121,7 +121,7 @@ export class Plot {
   }
 
   /** @param {string} name @param {number[]} indices @param {ValuesOf} of @param {number} top @param {number} width */
-  #lane(name, indices, of, top, width) {
+  #panel(name, indices, of, top, width) {
     const [low, high] = this.#range(indices, of);
     const span = high - low || 1;
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / span);

@@ -2,7 +2,7 @@
 
 import { framesOf, haveLabel, mainOutput } from "./lstm-edge/results.js";
 import { byId, chosen, element, milliseconds, rounded, say } from "./page.js";
-import { lanesOf, Plot, svg } from "./plot.js";
+import { panelsOf, Plot, svg } from "./plot.js";
 import { asSample, columnsOf } from "./recordings.js";
 
 /** @import { Model, Result, SlidingStream, Stream } from "./lstm-edge/index.js" */
@@ -178,7 +178,7 @@ export class View {
 
 /** Return an entry for each line. @param {readonly string[]} names */
 function legendOf(names) {
-  return [...lanesOf(names).values()].flat().map((index) => {
+  return [...panelsOf(names).values()].flat().map((index) => {
     const line = element("span", "");
     const swatch = svg("svg", { viewBox: "0 0 20 10", "aria-hidden": "true" });
     swatch.append(svg("line", { class: `s${index % 6}`, x1: 0, x2: 20, y1: 5, y2: 5, "stroke-width": 3 }));

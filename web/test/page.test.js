@@ -433,8 +433,8 @@ describe("the page", { skip }, () => {
     await visit("?model=strided.lep");
     await page.selectOption("#recording", { label: "a wave" });
     await play();
-    const lanes = await page.locator("#replay-plot > text").allTextContents();
-    assert.match(lanes.join("; "), /^a .*; last -?[\d.e-]+ to -?[\d.e-]+$/);
+    const texts = await page.locator("#replay-plot > text").allTextContents();
+    assert.match(texts.join("; "), /^a .*; last -?[\d.e-]+ to -?[\d.e-]+$/);
     assert.match(await text("replay-legend"), /last 0\s+last 1/);
     const second = await page.locator("#replay-plot polyline >> nth=-1").getAttribute("points");
     assert.equal(second?.split(" ").length, 8, "two results of four samples each, before the delay");

@@ -34,7 +34,7 @@ from ..options import is_axis_name
 from ..recurrent import label
 
 _OLDEST_OPSET = 7
-"""From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
+"""The first opset whose LSTM, GRU and RNN have the inputs of later ones."""
 _ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 """Operators of int8 files."""
 Source = str | os.PathLike[str] | bytes

@@ -212,7 +212,7 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
     units = sum(cuts[0])
     want = dict[str, Array]()
     frames = dict[str, tuple[slice, ...]]()
-    for name, per_unit in manifest.frames_a_unit.items():
+    for name, per_unit in manifest.frames_per_unit.items():
         axis = manifest.time_axes.get(name)
         want[name] = full[name]
         frames[name] = ()

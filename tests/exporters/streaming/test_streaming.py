@@ -95,7 +95,7 @@ def frames_of(kind, x):
     whole = outputs_of(
         module, x[: units * manifest.unit] if kind in WHOLE_UNITS else x
     )[0]
-    count = units * manifest.frames_a_unit[spec.name] - manifest.delays.get(
+    count = units * manifest.frames_per_unit[spec.name] - manifest.delays.get(
         spec.name, 0
     )
     return whole[: max(count, 0)]

@@ -250,7 +250,7 @@ class _Compiler:
             self._memory.row(value),
             every_step=time is not None,
             delay=manifest.delays.get(output.name, 0),
-            frames=manifest.frames_a_unit.get(output.name, 1),
+            frames=manifest.frames_per_unit.get(output.name, 1),
         )
 
     def _close_state(self, state: StateSpec) -> None:
