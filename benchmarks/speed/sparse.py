@@ -1,19 +1,13 @@
-"""Steps of networks with blocks of zeros next to dense ones, and scores by density.
+"""Steps of networks with blocks of zeros next to dense ones.
 
     taskset -c 1 python -m benchmarks.speed.sparse [--rounds N] [--sizes S M]
-    python -m benchmarks.speed.sparse --scores
 
 Times are minima over short turns that alternate in one process: microseconds of a step
 of an LSTM through ``lstm_edge_step``, with random blocks. Each instruction set is a run
-of its own, such as ``LSTM_EDGE_ISA=avx2``. ``--scores`` trains the demo's network and
-one on a larger set, a synthetic one of frequencies in noise, at each density; --seeds
-says how often.
+of its own, such as ``LSTM_EDGE_ISA=avx2``.
 """
 
-import tempfile
 import time
-from pathlib import Path
-from statistics import mean
 
 import numpy as np
 
@@ -26,8 +20,6 @@ DENSITIES = (1.0, 0.5, 0.2, 0.1)
 TURNS = {"S": 300, "M": 100, "L": 12, "XL": 3}
 """Steps in a turn, which takes less than a ms."""
 FUNCTIONS = [(Function.SIGMOID, 0.0, 0.0), *[(Function.TANH, 0.0, 0.0)] * 2]
-SCORED = {"demo": (32, 60), "frequencies": (64, 20)}
-"""Hidden size and epochs by data set."""
 
 
 def random_weights(
@@ -84,48 +76,6 @@ def step_times(size: str, rounds: int, *, int8: bool) -> tuple[list[float], list
     return best, [len(data) for data in programs]
 
 
-def save_frequencies(path: Path) -> None:
-    """Write 800 series of 100 steps: which of eight frequencies is in the noise."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 8, 800)
-    steps = np.arange(100)
-    phase = rng.uniform(0, 2 * np.pi, (800, 1, 4))
-    waves = np.sin(0.2 * (1 + y[:, None, None] / 8) * steps[None, :, None] + phase)
-    x = waves + 1.5 * rng.standard_normal(waves.shape)
-    np.savez(path, x=x.astype("float32"), y=y)
-
-
-def score(name: str, density: float, seed: int, folder: Path) -> float:
-    """Return the accuracy of streams on the test set."""
-    from lstm_edge import TrainConfig, train
-    from lstm_edge.demo import DATA, copy_recordings
-
-    data = folder / (DATA if name == "demo" else f"{name}.npz")
-    if not data.exists() and name == "demo":
-        copy_recordings(folder)
-    elif not data.exists():
-        save_frequencies(data)
-    hidden, epochs = SCORED[name]
-    config = TrainConfig(
-        hidden_size=hidden, epochs=epochs, patience=epochs, density=density, seed=seed
-    )
-    run = train(data, folder / "run", config=config, overwrite=True)
-    return float(run.summary["test"]["streams"]["accuracy"])
-
-
-def print_scores(seeds: int, names: list[str]) -> None:
-    """Train and print the table of scores."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            cells = []
-            for density in DENSITIES:
-                scores = [score(name, density, s, Path(folder)) for s in range(seeds)]
-                cells.append(f"{mean(scores):.3f} ({min(scores):.3f})")
-            rows.append([f"{name}, {SCORED[name][0]} units", *cells])
-    print(table(["accuracy, mean (lowest)", *DENSITIES], rows))
-
-
 def print_times(rounds: int, sizes: list[str]) -> None:
     """Time steps and print the table."""
     rows = []
@@ -142,18 +92,12 @@ def print_times(rounds: int, sizes: list[str]) -> None:
 
 
 def main() -> None:
-    """Print a table of times, or of scores."""
+    """Print a table of times."""
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=400)
     arguments.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
-    arguments.add_argument("--scores", action="store_true")
-    arguments.add_argument("--sets", nargs="*", choices=SCORED, default=list(SCORED))
-    arguments.add_argument("--seeds", type=int, default=3)
     options = arguments.parse_args()
-    if options.scores:
-        print_scores(options.seeds, options.sets)
-    else:
-        print_times(options.rounds, options.sizes)
+    print_times(options.rounds, options.sizes)
 
 
 if __name__ == "__main__":
