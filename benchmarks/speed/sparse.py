@@ -1,10 +1,12 @@
 """Steps of networks with blocks of zeros next to dense ones.
 
     taskset -c 1 python -m benchmarks.speed.sparse [--rounds N] [--sizes S M]
+    taskset -c 1 python -m benchmarks.speed.sparse --products
 
 Times are minima over short turns that alternate in one process: microseconds of a step
-of an LSTM through ``lstm_edge_step``, with random blocks. Each instruction set is a run
-of its own, such as ``LSTM_EDGE_ISA=avx2``.
+of an LSTM in ``lstm_edge_step``, with random blocks, less those of a call that computes
+nothing. Each instruction set is a run of its own, such as ``LSTM_EDGE_ISA=avx2``.
+``--products`` times a linear layer of the shape of R instead, less one of eight outputs.
 """
 
 import time
@@ -27,7 +29,9 @@ def random_weights(
 ) -> np.ndarray:
     """Return weights with zero blocks; whole numbers for int8."""
     rows, columns = INT8_SHAPE if int8 else SHAPE
-    mask = rng.random((shape[0] // rows, -(-shape[1] // columns))) < density
+    bands, width = shape[0] // rows, -(-shape[1] // columns)
+    order = rng.permutation(bands * width).reshape(bands, width)
+    mask = order < density * order.size
     spread = np.kron(mask, np.ones((rows, columns)))[:, : shape[1]]
     scale = 0.7 / np.sqrt(shape[1] * density)
     weights = rng.uniform(-scale, scale, shape) * spread
@@ -55,10 +59,34 @@ def program_of(size: str, density: float, *, int8: bool) -> bytes:
     return writer.to_bytes()
 
 
-def step_times(size: str, rounds: int, *, int8: bool) -> tuple[list[float], list[int]]:
-    """Return microseconds per step and bytes of the program at each density."""
+def product_of(size: str, density: float, *, int8: bool) -> bytes:
+    """Return a program of a linear layer with as many weights as a layer's R."""
+    _, hidden, _ = SIZES[size]
+    weights = random_weights(
+        np.random.default_rng(0), (4 * hidden, hidden), density, int8=int8
+    )
+    return linear(weights, int8=int8)
+
+
+def linear(weights: np.ndarray, *, int8: bool) -> bytes:
+    """Return a program of a linear layer."""
+    writer = ProgramWriter()
+    scales = np.full(len(weights), 0.005) if int8 else None
+    x = writer.input("x", weights.shape[1])
+    writer.output("y", writer.linear(x, weights, scales=scales), every_step=True)
+    return writer.to_bytes()
+
+
+def nothing() -> bytes:
+    """Return a program that computes nothing."""
+    writer = ProgramWriter()
+    writer.output("y", writer.input("x", 1), every_step=True)
+    return writer.to_bytes()
+
+
+def step_times(programs: list[bytes], turn: int, rounds: int) -> list[float]:
+    """Return microseconds per step of each program, less those of the last one."""
     opened = library()
-    programs = [program_of(size, density, int8=int8) for density in DENSITIES]
     handles = [opened.lstm_edge_load(data, len(data)) for data in programs]
     streams = [opened.lstm_edge_stream_new(handle) for handle in handles]
     best = [float("inf")] * len(streams)
@@ -66,24 +94,28 @@ def step_times(size: str, rounds: int, *, int8: bool) -> tuple[list[float], list
         for number, stream in enumerate(streams):
             opened.lstm_edge_step(stream)
             start = time.perf_counter()
-            for _ in range(TURNS[size]):
+            for _ in range(turn):
                 opened.lstm_edge_step(stream)
-            took = (time.perf_counter() - start) / TURNS[size]
+            took = (time.perf_counter() - start) / turn
             best[number] = min(best[number], took * 1e6)
     for stream, handle in zip(streams, handles, strict=True):
         opened.lstm_edge_stream_free(stream)
         opened.lstm_edge_free(handle)
-    return best, [len(data) for data in programs]
+    return [took - best[-1] for took in best[:-1]]
 
 
-def print_times(rounds: int, sizes: list[str]) -> None:
+def print_times(rounds: int, sizes: list[str], *, products: bool) -> None:
     """Time steps and print the table."""
     rows = []
     for int8 in (False, True):
         for size in sizes:
-            times, sizes_of = step_times(size, rounds, int8=int8)
+            make = product_of if products else program_of
+            programs = [make(size, density, int8=int8) for density in DENSITIES]
+            few = np.ones((8, SIZES[size][1]), "float32")
+            least = linear(few, int8=int8) if products else nothing()
+            times = step_times([*programs, least], TURNS[size], rounds)
             cells = [f"{took:.3g} ({took / times[0]:.2f})" for took in times]
-            share = sizes_of[DENSITIES.index(0.2)] / sizes_of[0]
+            share = len(programs[DENSITIES.index(0.2)]) / len(programs[0])
             kind = "int8" if int8 else "float32"
             rows.append([f"{size} {kind}", *cells, f"{share:.2f}"])
     print(f"{library().lstm_edge_isa().decode()}:")
@@ -96,8 +128,9 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=400)
     arguments.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    arguments.add_argument("--products", action="store_true")
     options = arguments.parse_args()
-    print_times(options.rounds, options.sizes)
+    print_times(options.rounds, options.sizes, products=options.products)
 
 
 if __name__ == "__main__":

@@ -730,13 +730,15 @@ INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t
 #define PIECE      (L < LE_INT8_BAND ? L : (size_t)LE_INT8_BAND)
 #define PIECES     (TEAM * L / PIECE)
 
-/* Add the products of vector i of a group's blocks, whose columns these are. */
-INLINE vi dot_blocks(vi total, const char *x, const uint16_t *column, const size_t i, const int8_t *w,
+/* Add the products of vector i of a group's blocks. Their columns are four per number: a processor has few
+   loads to spare. */
+INLINE vi dot_blocks(vi total, const char *x, const uint64_t *column, const size_t i, const int8_t *w,
                      const bool seven) {
     const size_t bytes = LE_INT8_COLUMNS * EACH_INPUT(seven);
-    const char *first = x + column[i * L / LE_INT8_BAND] * bytes;
+#define COLUMN(band) (column[(band) / 4] >> (band) % 4 * 16 & 0xFFFF)
+    const char *first = x + COLUMN(i * L / LE_INT8_BAND) * bytes;
 #if LE_LANES == 16
-    return dot_two(total, first, x + column[2 * i + 1] * bytes, true, w, seven);
+    return dot_two(total, first, x + COLUMN(2 * i + 1) * bytes, true, w, seven);
 #else
     return dot(total, first, w, seven);
 #endif
@@ -774,8 +776,10 @@ INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspac
     }
     for (size_t left = m->first[group + 1] - m->first[group]; left > 0; left--) {
         if (far) ask(w, V * each);
+        uint64_t columns[2] = {0};
+        memcpy(columns, column, TEAM_BANDS * sizeof *column);
         EACH(r, R) EACH(i, V) {
-            a[r * V + i] = dot_blocks(a[r * V + i], x[r], column, i, w + i * each, seven);
+            a[r * V + i] = dot_blocks(a[r * V + i], x[r], columns, i, w + i * each, seven);
         }
         column += TEAM_BANDS;
         w += V * each;
