@@ -64,12 +64,10 @@ class SourceOptions:
     @property
     def task(self) -> Task | None:
         """The task that the options describe; None if they don't."""
-        task_kind = "regression" if self.units else "classification"
-        return (
-            Task(task_kind, "", self.labels, self.units)
-            if self.units or self.labels
-            else None
-        )
+        if not self.units and not self.labels:
+            return None
+        kind = "regression" if self.units else "classification"
+        return Task(kind, labels=self.labels, units=self.units)
 
 
 @verb("export", extra="export")

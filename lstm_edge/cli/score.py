@@ -57,16 +57,18 @@ def command(
     from lstm_edge.score.workers import processes
 
     used = processes(workers or os.cpu_count() or 1)
-    report = score(
-        dataset, model, output, replace(config, reset_every=reset_every), used, show
-    )
-    late = (
-        "late rows came before the last one that was scored of their series, and were"
-        " left out"
-    )
+    config = replace(config, reset_every=reset_every)
+    report = score(dataset, model, output, config, workers=used, show=show)
+    notes = []
+    if report.late:
+        notes.append(
+            "late rows came before the last one that was scored of their series, and"
+            " were left out"
+        )
     document = {
         "output": output,
         **asdict(report),
         "rows_per_second": report.rows / report.seconds,
+        "notes": notes,
     }
-    return Output(document | {"notes": [late] if report.late else []})
+    return Output(document)

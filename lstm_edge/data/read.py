@@ -88,6 +88,70 @@ class _Rows:
     """Cells of the columns ``series``, ``group`` and ``split`` that exist, ``(R,)``."""
 
 
+@dataclass(frozen=True)
+class _SeriesRows:
+    """The rows of one series in a table."""
+
+    table: Table
+    """The table."""
+    rows: _Rows
+    """All rows of it."""
+    key: str
+    """Name of the series in the table."""
+    indices: Array
+    """Index of each row, sorted by its position in the series."""
+
+    @property
+    def order(self) -> npt.NDArray[np.float64]:
+        """Position of each row in the series."""
+        return self.rows.order[self.indices]
+
+    def check_order(self, column: str) -> None:
+        """Raise InputError if two rows have one position."""
+        same = np.flatnonzero(np.diff(self.order) == 0)
+        if same.size:
+            second = self.indices[same[0] + 1]
+            where = self.table.cell(int(second), column)
+            raise InputError(f"{where} twice in series {self.key!r}")
+
+    def only_value(self, column: str) -> str:
+        """Return the only value of a column; empty without that column."""
+        if column not in self.rows.texts:
+            return ""
+        cells = self.rows.texts[column][self.indices]
+        values = list(dict.fromkeys(cells))
+        if len(values) > 1:
+            raise InputError(
+                f"{self.table.path}: {column} of series {self.key!r} is both"
+                f" {values[0]!r} and {values[1]!r}"
+            )
+        return str(values[0])
+
+    def series(self, name: str, split: str) -> Series:
+        """Return the series, of a table ``name`` in the set ``split``."""
+        full_name = self.key
+        if name not in ("", self.key):
+            full_name = f"{name}: {self.key}"
+        group = self.only_value("group") or full_name
+        given_split = self.only_value("split")
+        if given_split and (split or given_split not in SETS):
+            expected = ", ".join(SETS)
+            if split:
+                expected = "no split next to --validation-data or --test-data"
+            raise InputError(
+                f"{self.table.path}: split of series {self.key!r} is {given_split!r},"
+                f" expected {expected}"
+            )
+        suffix = f" ({split})" if split else ""
+        return Series(
+            name=full_name + suffix,
+            group=group + suffix,
+            split=split or given_split,
+            x=self.rows.x[self.indices],
+            y=self.rows.y[self.indices],
+        )
+
+
 def read_data(
     path: Path,
     config: ReadConfig | None = None,
@@ -180,14 +244,17 @@ class _Reader:
             self.columns = columns
         _check_same_kind(table, columns, self.first, self.columns)
         rows = self._read_rows(table, columns, folder)
-        keys = rows.texts.get("series", np.full(len(rows.x), name or "0", dtype=object))
+        keys = np.full(len(rows.x), name or "0", dtype=object)
+        if "series" in rows.texts:
+            keys = rows.texts["series"]
         groups = pd.Series(np.arange(len(rows.x))).groupby(keys, sort=False)
-        for key, positions in groups:
-            at = positions.to_numpy()
-            at = at[np.argsort(rows.order[at], kind="stable")]
-            self._check_order(table, rows, str(key), at)
-            record = _make_series(table.path, rows, str(key), at, name, split)
-            self.series.append(self._finish(table.path, record, rows, at))
+        for key, members in groups:
+            indices = members.to_numpy()
+            by_order = np.argsort(rows.order[indices], kind="stable")
+            series_rows = _SeriesRows(table, rows, str(key), indices=indices[by_order])
+            series_rows.check_order(self.config.order)
+            record = series_rows.series(name, split)
+            self.series.append(self._finish(series_rows, record))
 
     def _find_columns(self, table: Table, *, has_folder: bool) -> _Columns:
         """Return the columns of a table by what the options name, or else by their
@@ -275,33 +342,24 @@ class _Reader:
         elif table.rate:
             order = order / table.rate
             is_timed = True
-        texts = {
-            key: table.texts(column)
-            for key, column in special.items()
-            if key != "order"
-        }
+        texts = {}
+        for key, column in special.items():
+            if key != "order":
+                texts[key] = table.texts(column)
         y = _read_targets(table, columns, folder, config)
-        return _Rows(x, y, order, is_timed, texts)
+        return _Rows(x=x, y=y, order=order, is_timed=is_timed, texts=texts)
 
-    def _check_order(self, table: Table, rows: _Rows, key: str, at: Array) -> None:
-        """Raise InputError if two rows of a series, in order ``at``, have one
-        position.
-        """
-        same = np.flatnonzero(np.diff(rows.order[at]) == 0)
-        if same.size:
-            where = table.cell(int(at[same[0] + 1]), self.config.order)
-            raise InputError(f"{where} twice in series {key!r}")
-
-    def _finish(self, path: Path, record: Series, rows: _Rows, at: Array) -> Series:
+    def _finish(self, series_rows: _SeriesRows, record: Series) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of
         a forecast.
         """
         assert self.columns is not None
-        order = rows.order[at]
+        path = series_rows.table.path
+        order = series_rows.order
         x = self._fill_gaps(path, record, order)
         self._count_growth(x)
         y = record.y
-        if rows.is_timed and len(order) > 1:
+        if series_rows.rows.is_timed and len(order) > 1:
             target_rate = self._measure_rate(record.name, order)
             if target_rate:
                 _check_duration(path, record, order, target_rate)
@@ -496,34 +554,6 @@ def _read_targets(
     return table.numbers(columns.values, gaps=False)
 
 
-def _make_series(
-    path: Path, rows: _Rows, key: str, at: Array, name: str, split: str
-) -> Series:
-    """Return the series ``key`` with the rows ``at``, of a table ``name`` in the set
-    ``split``.
-    """
-    full_name = key
-    if name not in ("", key):
-        full_name = f"{name}: {key}"
-    group = _only_value(path, "group", key, rows, at) or full_name
-    given_split = _only_value(path, "split", key, rows, at)
-    if given_split and (split or given_split not in SETS):
-        expected = ", ".join(SETS)
-        if split:
-            expected = "no split next to --validation-data or --test-data"
-        raise InputError(
-            f"{path}: split of series {key!r} is {given_split!r}, expected {expected}"
-        )
-    suffix = f" ({split})" if split else ""
-    return Series(
-        name=full_name + suffix,
-        group=group + suffix,
-        split=split or given_split,
-        x=rows.x[at],
-        y=rows.y[at],
-    )
-
-
 def _check_duration(
     path: Path, record: Series, times: npt.NDArray[np.float64], rate: float
 ) -> None:
@@ -535,19 +565,6 @@ def _check_duration(
             f" {times[-1] - times[0]:.4g} seconds, which would be {steps:.3g} steps at"
             f" {rate:g} Hz; correct its times"
         )
-
-
-def _only_value(path: Path, column: str, key: str, rows: _Rows, at: Array) -> str:
-    """Return the only value of a column in a series, empty without that column."""
-    if column not in rows.texts:
-        return ""
-    values = list(dict.fromkeys(rows.texts[column][at]))
-    if len(values) > 1:
-        raise InputError(
-            f"{path}: {column} of series {key!r} is both {values[0]!r} and"
-            f" {values[1]!r}"
-        )
-    return str(values[0])
 
 
 def _class_names(series: Sequence[Series]) -> tuple[str, ...]:

@@ -62,11 +62,9 @@ def score(
     begun = time.monotonic()
     exists = output.exists() or output.is_symlink()
     if exists or not output.parent.is_dir():
-        why = (
-            "exists; remove it"
-            if exists
-            else "is in a folder that does not exist; create that"
-        )
+        why = "is in a folder that does not exist; create that"
+        if exists:
+            why = "exists; remove it"
         raise InputError(f"{output} {why}, or name another output")
     if is_in_dataset(dataset, output / "part-00000.parquet"):
         raise InputError(

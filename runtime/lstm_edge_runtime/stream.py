@@ -301,10 +301,15 @@ class Stream:
             call = self._states.bind(samples.sizes)
             cell = None
             if len(inputs) == 1 and not self._reader.checks_values:
-                cell = for_caller(call.inputs[inputs[0].name], inputs[0], step=False)[0]
-            result = copier(call.outputs, self._engine.outputs, step=False, row=0)
+                array = call.inputs[inputs[0].name]
+                cell = for_caller(array, inputs[0], step=False)[0]
             bound = _Chunk(
-                call.sizes, samples.steps, call.inputs, call.run, result, cell
+                sizes=call.sizes,
+                steps=samples.steps,
+                inputs=call.inputs,
+                run=call.run,
+                result=copier(call.outputs, self._engine.outputs, step=False, row=0),
+                cell=cell,
             )
         for name, array in samples.arrays.items():
             bound.inputs[name][...] = array

@@ -12,6 +12,7 @@ from lstm_edge_runtime.manifest import StateSpec, TensorSpec
 
 from ..graph import data_inputs, describe_value, spec_of, walk
 from ..pairing import pair_states
+from ..recurrent import Slot
 from .recurrences import LAYOUT, recurrences, top_of
 
 _CONVENTIONS = (
@@ -105,19 +106,23 @@ def _pair_by_recurrences(
         if slot.initial is None:
             continue
         name = str(top_of(slot.initial).name)
-        last = slot.node.outputs[slot.output : slot.output + 1]
-        reached = [value for value in walk(last, _laid_out) if value.is_graph_output()]
-        candidates = {
-            str(value.name)
-            for value in reached
-            if _may_continue(inputs.get(name), outputs.get(str(value.name)))
-        }
-        if (
-            name not in pairs
-            and len(candidates) == 1
-            and candidates.isdisjoint(pairs.values())
-        ):
-            pairs[name] = candidates.pop()
+        candidates = [
+            output
+            for output in _outputs_of(slot)
+            if _may_continue(inputs.get(name), outputs.get(output))
+        ]
+        if name in pairs or len(candidates) != 1:
+            continue
+        (output,) = candidates
+        if output not in pairs.values():
+            pairs[name] = output
+
+
+def _outputs_of(slot: Slot) -> list[str]:
+    """Return the outputs of the graph that show the last value of a state."""
+    last = slot.node.outputs[slot.output : slot.output + 1]
+    values = walk(last, _laid_out)
+    return [str(value.name) for value in values if value.is_graph_output()]
 
 
 def _laid_out(value: ir.Value) -> Iterator[ir.Value]:

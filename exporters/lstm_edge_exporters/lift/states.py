@@ -186,7 +186,13 @@ def _write(
         last.name = names.unique(f"{title}{slot.letter}_n")
         graph.outputs.append(last)
     spec = spec_of(value)
-    return StateSpec(spec.name, str(last.name), spec.dtype, spec.axes, initial.reset)
+    return StateSpec(
+        input=spec.name,
+        output=str(last.name),
+        dtype=spec.dtype,
+        axes=spec.axes,
+        reset=initial.reset,
+    )
 
 
 def _layer_name(node: ir.Node) -> str:

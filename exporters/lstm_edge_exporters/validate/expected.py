@@ -121,8 +121,9 @@ def _of_file(
     about: str,
     manifest: Manifest,
     proto: onnx.ModelProto,
+    *,
     file: Manifest | None,
-    sha256: str,
+    sha256: str = "",
 ) -> Expected:
     """Compare with a float file."""
     exact = widened(proto)
@@ -137,7 +138,15 @@ def _of_file(
         index_values(exact.graph),
         fractions=fraction_inputs(exact.graph),
     )
-    return Expected(about, manifest, exact, proto, graph, cases, sha256=sha256)
+    return Expected(
+        about=about,
+        manifest=manifest,
+        exact=exact,
+        proto=proto,
+        reference=graph,
+        cases=cases,
+        sha256=sha256,
+    )
 
 
 def against_file(path: str | os.PathLike[str], file: ModelFile) -> Expected:
@@ -170,7 +179,9 @@ def against_file(path: str | os.PathLike[str], file: ModelFile) -> Expected:
         )
     sha256 = str(other.manifest.provenance.get("checkpoint_sha256") or "")
     title = f"{other.path.name} (ONNX)"
-    expected = _of_file(title, other.manifest, other.proto, manifest, sha256)
+    expected = _of_file(
+        title, other.manifest, other.proto, file=manifest, sha256=sha256
+    )
     return replace(expected, configured=True)
 
 
@@ -186,7 +197,7 @@ def _against_original(
     lifted = lift(path, config)
     proto = onnx.load_from_string(lifted.model)
     title = f"{Path(path).name}, lifted again"
-    expected = _of_file(title, lifted.manifest, proto, file.manifest, "")
+    expected = _of_file(title, lifted.manifest, proto, file=file.manifest)
     return replace(expected, configured=True)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
@@ -70,17 +71,9 @@ class _Comparison:
 
     def differences(self) -> GraphDifferences:
         """Compare all pairs."""
-        self._position = {
-            node: i for i, node in enumerate(self.model.graph.all_nodes())
-        }
-        opsets = self.model.opset_imports, self.expected.opset_imports
-        for domain in sorted({*opsets[0], *opsets[1]}):
-            version, expected_version = (imports.get(domain) for imports in opsets)
-            if version != expected_version:
-                name = domain or "ai.onnx"
-                self._nodes.append(
-                    (-1, f"opset {version} of {name}, expected {expected_version}")
-                )
+        nodes = self.model.graph.all_nodes()
+        self._position = {node: index for index, node in enumerate(nodes)}
+        self._compare_opsets()
         outputs = {str(value.name): value for value in self.expected.graph.outputs}
         for value in self.model.graph.outputs:
             if value.name in outputs:
@@ -90,10 +83,21 @@ class _Comparison:
         while self._waiting:
             self._compare(self._waiting.pop())
         by_position = sorted(self._nodes, key=lambda entry: entry[0])
+        texts = dict.fromkeys(text for _, text in by_position)
         constants = sorted(self._constants, key=lambda text: self._constants[text])
-        return GraphDifferences(
-            tuple(dict.fromkeys(text for _, text in by_position)), tuple(constants)
-        )
+        return GraphDifferences(tuple(texts), tuple(constants))
+
+    def _compare_opsets(self) -> None:
+        """Report the domains whose operators have another version."""
+        imports = self.model.opset_imports
+        expected = self.expected.opset_imports
+        for domain in sorted({*imports, *expected}):
+            version = imports.get(domain)
+            expected_version = expected.get(domain)
+            if version != expected_version:
+                name = domain or "ai.onnx"
+                text = f"opset {version} of {name}, expected {expected_version}"
+                self._nodes.append((-1, text))
 
     def _compare(self, pair: _Pair) -> None:
         """Compare two values, and what computes them."""
@@ -243,6 +247,12 @@ def _trimmed(values: Sequence[ir.Value | None]) -> list[ir.Value | None]:
     return trimmed
 
 
+def _bytes_of(array: Array) -> npt.NDArray[np.uint8]:
+    """Return the bytes of each element, on a last axis."""
+    flat = np.frombuffer(array.tobytes(), np.uint8)
+    return flat.reshape(*array.shape, array.dtype.itemsize)
+
+
 def _unequal(array: Array | None, expected: Array | None) -> str:
     """Return how a constant differs from the expected one; empty if it does not."""
     if array is None or expected is None:
@@ -254,12 +264,8 @@ def _unequal(array: Array | None, expected: Array | None) -> str:
         )
     if array.tobytes() == expected.tobytes():
         return ""
-    size = array.dtype.itemsize
-    shape = (*array.shape, size)
-    byte_arrays = (
-        np.frombuffer(x.tobytes(), np.uint8).reshape(shape) for x in (array, expected)
-    )
-    differing = np.argwhere(np.not_equal(*byte_arrays).any(-1))
+    is_different = _bytes_of(array) != _bytes_of(expected)
+    differing = np.argwhere(is_different.any(-1))
     index = tuple(map(int, differing[0]))
     more = f" and at {len(differing) - 1} more" if len(differing) > 1 else ""
     return f"is {array[index]!s} at {list(index)}{more}, expected {expected[index]!s}"
