@@ -73,7 +73,7 @@ def expose_loop_states(
         name = str(dtype.numpy().name).replace("float64", "float32")
         axes = state.axes
         reset = resets[state.initial]
-        if not np.isfinite(reset).all():
+        if not (np.abs(reset) <= np.finfo(np.float32).max).all():
             line = state.loop.line.removesuffix(":")
             raise UnsupportedError(
                 f"the state {state.variable} of a loop ({line}) starts from infinity or"

@@ -9,7 +9,6 @@ rounding) -> ``verify`` -> golden case and bytes.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import onnx
@@ -21,7 +20,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
-from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.ort import open_session
 
 from ..artifact import Artifact
 from ..cast import to_float32
@@ -32,6 +31,7 @@ from ..streaming.rewrite import NotStreamableError, UndecidedError
 from ..streaming.stream import Streamed, stream
 from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
+from ..verify.engine import engine_of
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
 from ..verify.indices import fraction_inputs, index_values
@@ -273,7 +273,7 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
     bare = with_manifest(built.file, built.manifest)
     try:
         onnx.checker.check_model(bare, full_check=True)
-        engine = partial(run_by_name, open_session(bare))
+        engine = engine_of(open_session(bare))
     except Exception as error:
         raise CheckFailedError(f"the file is not valid: {first_line(error)}") from error
     if differing := differing_constants(built.file, dict(constants_of(built.exact))):

@@ -69,6 +69,5 @@ def _replace_traced_calls(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
 
 def _reset_value(row: Array) -> float | Array:
     """Return the number that all elements of ``row`` equal, else ``row``."""
-    row = row.astype(np.float32) if row.dtype.kind == "f" else row
     number = row.flat[0]
     return float(number) if (row == number).all() else row

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import LONGEST, Array, Manifest
-from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.ort import open_session
 
 from ..graph import (
     Builder,
@@ -35,6 +35,7 @@ from ..recurrent import (
 )
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ..verify.cases import CaseGenerator
+from ..verify.engine import engine_of
 from ..verify.indices import fraction_inputs, index_values
 
 Sizes = Mapping[str, int]
@@ -66,7 +67,8 @@ def runner(model: ir.Model, name: str) -> Runner:
     """
     session = open_session(to_bytes(_guard(model.clone())), name=name)
     names = [entry.name for entry in session.get_inputs()]
-    return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
+    run = engine_of(session)
+    return lambda feeds: run({name: feeds[name] for name in names})
 
 
 def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.ort import open_session
 
 from ..cast import widened
 from ..graph import forget_shapes, to_bytes, to_proto
@@ -26,6 +26,7 @@ from ..verify.cases import (
     remember,
 )
 from ..verify.compare import FLOOR, Pair, compare_all
+from ..verify.engine import engine_of
 from ..verify.float64 import Graph64
 from ..verify.verify import Verified, find_streaming, row_checks, verify
 from .axes import NamedAxes
@@ -90,7 +91,7 @@ def pair_up(
     graph = Graph64(widened(to_proto(lifted)))
     exact = Graph64(widened(to_proto(original)))
     float32 = runner(original, "the original")
-    engine = open_session(to_bytes(lifted))
+    engine = engine_of(open_session(to_bytes(lifted)))
 
     def reference(feeds: Feeds) -> Mapping[str, Array]:
         """Run the original in float64, after onnxruntime has checked the sizes."""
@@ -101,9 +102,7 @@ def pair_up(
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
-    return Pair(
-        manifest, graph, remember(reference), lambda feeds: run_by_name(engine, feeds)
-    )
+    return Pair(manifest, graph, remember(reference), engine)
 
 
 def verify_lifted(pair: Pair, cases: Cases) -> Verified:

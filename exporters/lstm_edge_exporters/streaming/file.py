@@ -7,7 +7,6 @@ onnxruntime is within an engine's limits.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import lcm
 
 import numpy as np
@@ -17,7 +16,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest
-from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.ort import open_session
 
 from ..cast import widened
 from ..graph import Builder
@@ -30,6 +29,7 @@ from ..verify.cases import (
     random_sizes,
 )
 from ..verify.compare import Pair, compare_all
+from ..verify.engine import engine_of
 from ..verify.float64 import Graph64
 from ..verify.golden import golden_case, is_finite
 from ..verify.verify import require
@@ -101,7 +101,7 @@ def stream_file(
         contract,
         graph,
         Graph64(widened(ir.to_proto(reference))),
-        partial(run_by_name, open_session(content)),
+        engine_of(open_session(content)),
     )
     cases = _cases(cases, contract, full.manifest)
     _verify_all(pair, cases, streamed.reach)

@@ -328,9 +328,12 @@ def _lengths(
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
-    """Return a state at its reset value."""
-    reset: Array = np.broadcast_to(np.asarray(spec.reset, spec.dtype), shape).copy()
-    return reset
+    """Return a state at its reset value; floats are not rounded to the file's dtype."""
+    reset = np.asarray(spec.reset)
+    if reset.dtype.kind != "f" or np.dtype(spec.dtype).kind != "f":
+        reset = reset.astype(spec.dtype)
+    rows: Array = np.broadcast_to(reset, shape).copy()
+    return rows
 
 
 def _state(

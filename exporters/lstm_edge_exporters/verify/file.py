@@ -5,7 +5,6 @@ arrays.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +21,11 @@ from lstm_edge_runtime.errors import (
     ManifestError,
 )
 from lstm_edge_runtime.files import refuse_program
-from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
-from lstm_edge_runtime.ort import CPU, open_session, run_by_name
+from lstm_edge_runtime.manifest import KEY, Axes, Manifest
+from lstm_edge_runtime.ort import CPU, open_session
 
 from ..graph import data_inputs
+from .engine import engine_of
 
 _INT8_ARITHMETIC = re.compile(
     r"DynamicQuantize|(MatMul|Conv)Integer|Q(Linear|Gemm)|QuantizeLinear"
@@ -126,28 +126,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_session(str(self.path), providers, threads)
-        dtypes = {
-            "tensor(float)": "float32",
-            "tensor(double)": "float64",
-            "tensor(float16)": "float16",
-        }
-        floats = {
-            arg.name: dtypes[arg.type]
-            for arg in session.get_inputs()
-            if arg.type in dtypes
-        }
-
-        def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            """Convert floats to the file's type and run."""
-            # floats may be wider or narrower than the file's
-            converted = {
-                name: array.astype(floats.get(name, array.dtype))
-                for name, array in feeds.items()
-            }
-            return run_by_name(session, converted)
-
-        return run
+        return engine_of(open_session(str(self.path), providers, threads))
 
 
 def _is_half_operand(value: ir.Value) -> bool:

@@ -54,17 +54,22 @@ def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 
 
 def golden_case(pair: Pair, case: Case) -> Golden:
-    """Return a case as files keep it: outputs in the file's dtypes, and their
-    limits.
+    """Return a case as files keep it: states and outputs in the file's dtypes, and
+    the limits of outputs.
     """
-    exact = pair.exact(case.feeds)
-    limits = pair.limits(case.feeds)
-    dtypes = {spec.name: spec.dtype for spec in pair.manifest.outputs}
-    dtypes |= {state.output: state.dtype for state in pair.manifest.states}
+    manifest = pair.manifest
+    states = {state.input: state.dtype for state in manifest.states}
+    inputs = {}
+    for name, array in case.feeds.items():
+        inputs[name] = array.astype(states.get(name, array.dtype))
+    exact = pair.exact(inputs)
+    limits = pair.limits(inputs)
+    dtypes = {spec.name: spec.dtype for spec in manifest.outputs}
+    dtypes |= {state.output: state.dtype for state in manifest.states}
     outputs = {}
     for name, array in exact.items():
         outputs[name] = np.asarray(array.astype(dtypes[name]))
-    return Golden(case.feeds, outputs, limits=limits)
+    return Golden(inputs, outputs, limits=limits)
 
 
 def is_finite(case: Golden) -> bool:

@@ -9,8 +9,9 @@ import torch
 from compared import export_and_compare as export
 from torch import nn
 
-from lstm_edge_exporters import ExportConfig
+from lstm_edge_exporters import ExportConfig, validate
 from lstm_edge_exporters import export as export_only
+from lstm_edge_exporters.validate import ValidateConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
@@ -106,6 +107,57 @@ def test_a_learned_state_is_the_reset_value_in_the_contract():
     artifact = export(module, X)
     (state,) = artifact.manifest.states
     np.testing.assert_array_equal(state.reset, module.start.detach().numpy())
+
+
+class Started(nn.Module):
+    """A GRU that starts from what ``start`` returns for a number of rows."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.rnn = nn.GRU(5, 6, batch_first=True)
+        self.start = start
+
+    def forward(self, x):
+        return self.rnn(x, self.start(x.size(0)))[0]
+
+
+class StartedLoop(Started):
+    def forward(self, x):
+        h = self.start(x.size(0))[0]
+        outputs = []
+        for t in range(x.size(1)):
+            h = torch.tanh(h + x[:, t, :1])
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+UNEVEN = torch.linspace(0.1, 0.7, 6)
+STARTS = {
+    "a constant": lambda n: torch.full((1, n, 6), 0.1),
+    "a fraction": lambda n: torch.ones(1, n, 6) / 3,
+    "a value per unit": lambda n: torch.tanh(UNEVEN).repeat(1, n, 1),
+    "a scaled learned value": lambda n: (UNEVEN * 0.3).repeat(1, n, 1),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize("kind", [Started, StartedLoop])
+def test_a_state_may_start_from_numbers_that_float32_rounds(tmp_path, kind, start):
+    torch.manual_seed(3)
+    module = kind(start).eval()
+    artifact = export(module, X)
+    assert len(artifact.manifest.states) == 1
+    model = load(artifact.model)
+    model.selftest()
+    want = module(X).detach().numpy()
+    outputs, _ = model.run(X.numpy())
+    np.testing.assert_allclose(outputs["output"], want, atol=1e-6)
+    stream = model.stream()
+    steps = [stream.step(sample) for sample in X[0].numpy()]
+    np.testing.assert_allclose(steps, want[0], atol=1e-6)
+    artifact.save(tmp_path / "started.onnx")
+    quick = ValidateConfig(quick=True)
+    validate(tmp_path / "started.onnx", module, quick).require()
     model = load(artifact.model)
     x = np.random.default_rng(0).standard_normal((4, 7, 5)).astype(np.float32)
     with torch.no_grad():
