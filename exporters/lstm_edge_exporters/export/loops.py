@@ -86,6 +86,8 @@ class _Tag:
     """The loop that made the tensor."""
     iteration: int
     """Index of the iteration."""
+    is_changed: bool = False
+    """True if a later iteration has changed the tensor in place."""
 
 
 @dataclass
@@ -271,7 +273,11 @@ class Loops:
 
     def _tag(self, tensor: Tensor, loop: Loop, iteration: int) -> _Tag:
         """Remember which iteration made a tensor."""
-        self._tags[id(tensor)] = tag = _Tag(tensor, loop, iteration)
+        earlier = self._tags.get(id(tensor))
+        is_changed = earlier is not None and (
+            earlier.is_changed or earlier.iteration != iteration
+        )
+        self._tags[id(tensor)] = tag = _Tag(tensor, loop, iteration, is_changed)
         return tag
 
     def _runs(self, tensors: Sequence[Any]) -> Iterator[Loop | Tensor]:
@@ -448,6 +454,7 @@ class Loops:
         """
         if not isinstance(tensors, tuple | list):
             return None
+        self._refuse_same(tensors)
         runs = [*self._runs(tensors)]
         if not any(isinstance(run, Loop) for run in runs):
             return None
@@ -462,6 +469,21 @@ class Loops:
                 parts.append(run.unsqueeze(axis))
                 position += 1
         return parts
+
+    def _refuse_same(self, tensors: Sequence[Any]) -> None:
+        """Refuse a list that holds one tensor several times, which steps change in
+        place.
+        """
+        seen = set[int]()
+        for tensor in tensors:
+            tag = self._tags.get(id(tensor))
+            if tag is not None and tag.is_changed and id(tensor) in seen:
+                raise UnsupportedError(
+                    "forward appends the same tensor at every step and changes it in"
+                    f" place ({tag.loop.line}), so that all results are the last one;"
+                    " append a copy, h.clone()"
+                )
+            seen.add(id(tensor))
 
     def unbind(self, tensor: Tensor, dim: int = 0) -> Any:
         """Return the steps along a traced axis."""

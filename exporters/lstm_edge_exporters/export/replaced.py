@@ -264,13 +264,25 @@ def _is_single(size: Any) -> bool:
     return is_single
 
 
+def _as_float(number: Any) -> Any:
+    """Return an ``int`` as a ``float``; a traced size stays as it is."""
+    return float(number) if type(number) is int else number
+
+
 def _arange(*args: Any, **kwargs: Any) -> Tensor:
-    """Make a range whose ``tolist()`` gives numbers if its ends are numbers."""
-    tensor = torch.arange(*args, **kwargs)
+    """Make a range whose ``tolist()`` gives numbers if its ends are numbers; all ends
+    are floats if one is.
+    """
     names = ("start", "end", "step")
+    ends = [*args, *(kwargs[name] for name in names if name in kwargs)]
+    if any(isinstance(end, float) for end in ends):
+        args = tuple(map(_as_float, args))
+        named = {name: _as_float(kwargs[name]) for name in names if name in kwargs}
+        kwargs = kwargs | named
+    tensor = torch.arange(*args, **kwargs)
     positions = names if len(args) > 1 else ("end",)
-    ends = {"start": 0, "step": 1} | dict(zip(positions, args, strict=False)) | kwargs
-    numbers = [ends[name] for name in names]
+    given = {"start": 0, "step": 1} | dict(zip(positions, args, strict=False)) | kwargs
+    numbers = [given[name] for name in names]
     if all(type(number) is int for number in numbers):
         tensor.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
     return tensor

@@ -525,7 +525,7 @@ class _Rolled:
         """Return the steps of ``source`` from ``start`` on, with the time axis first."""
         axes = [*axes_of(source)]
         value = source
-        if start or axes[axis] != self.steps:
+        if start or axes[axis] != self._count_text():
             first = np.array([start])
             (end,) = self.build.node("Add", [self._length(), first])
             (value,) = self.build.node("Slice", [value, first, end, np.array([axis])])

@@ -185,7 +185,10 @@ class Evenly(float):
             UnsupportedError: later steps answer differently.
         """
         if isinstance(other, _SIZES):
-            return compare(plain_number(self), other)
+            raise _refusal(
+                "compares the number of a step with a length",
+                "torch.where with a mask of all steps, and read its element t",
+            )
         if not isinstance(other, int | float):
             return NotImplemented
         second = other.at(1) if isinstance(other, Evenly) else other

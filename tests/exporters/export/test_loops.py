@@ -522,3 +522,95 @@ def test_a_cell_that_decodes_several_steps_has_one_note():
     artifact = export_and_compare(OwnFeedback().eval(), example)
     notes = [note for note in artifact.notes if "layer 'cell'" in note]
     assert notes == ["layer 'cell': its state h stays in the graph"]
+
+
+class ReadsBefore(nn.Module):
+    """A loop whose steps read the input at ``where(t)``."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.line = nn.Linear(7, 4)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outputs = []
+        for t in range(x.size(1)):
+            read = x[:, self.where(t)]
+            h = torch.tanh(self.line(torch.cat([read, h], 1)))
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [lambda t: t - 1, lambda t: max(t - 1, 0), lambda t: 0 if t == 0 else t - 1],
+    ids=["wrapped", "clamped", "by a condition"],
+)
+def test_a_first_step_may_read_another_frame(where):
+    torch.manual_seed(1)
+    module = ReadsBefore(where).eval()
+    model = load(export(module, torch.randn(2, 5, 3)).model)
+    for steps in range(2, 9):
+        x = torch.randn(3, steps, 3)
+        outputs, _ = model.run(x.numpy())
+        want = module(x).detach().numpy()
+        np.testing.assert_allclose(outputs["output"], want, atol=1e-6)
+
+
+class ComparesWithTheLength(nn.Module):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3)
+        for t in range(x.size(1)):
+            h = h * 0.5 + x[:, t] * (1 if t < x.size(1) - 1 else 5)
+        return h
+
+
+class AppendsOneTensor(nn.Module):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3)
+        outputs = []
+        for t in range(x.size(1)):
+            h.mul_(0.5).add_(x[:, t])
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (ComparesWithTheLength, "compares the number of a step with a length"),
+        (AppendsOneTensor, "appends the same tensor at every step.*h.clone"),
+    ],
+)
+def test_steps_that_look_like_others_and_are_not_are_refused(kind, message):
+    with pytest.raises(UnsupportedError, match=message):
+        export(kind().eval(), torch.randn(2, 5, 3))
+
+
+class Backwards(nn.Module):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3)
+        for t in range(x.size(1)):
+            h = torch.tanh(h + x[:, x.size(1) - 1 - t])
+        return h
+
+
+def test_a_batch_that_the_loop_fixes_is_noted():
+    artifact = export(Backwards().eval(), torch.randn(2, 5, 3))
+    assert artifact.manifest.inputs[0].axes == (2, "L", 3)
+    assert any("axis 0 of x is fixed at 2" in note for note in artifact.notes)
+    named = export(Backwards().eval(), torch.randn(2, 5, 3), ExportConfig(inputs=X))
+    assert not any("fixed" in note for note in named.notes)
+
+
+class Ramp(nn.Module):
+    def forward(self, x):
+        return x * torch.arange(1, 4.0)
+
+
+def test_a_range_is_of_floats_if_one_end_is():
+    x = torch.randn(2, 5, 3)
+    config = ExportConfig(inputs=X)
+    outputs, _ = load(export(Ramp(), x, config).model).run(x.numpy())
+    np.testing.assert_allclose(outputs["output"], Ramp()(x).numpy(), atol=1e-6)
