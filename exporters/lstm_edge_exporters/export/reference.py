@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array
 
 from ..verify.cases import Feeds
@@ -37,7 +38,14 @@ class TorchReference:
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Return every output by name; raises what the module raises."""
         tensors = [torch.from_numpy(np.array(feeds[name])) for name in self._call.names]
-        outputs = zip(self._titles, self.tensors(tensors), strict=True)
+        results = self.tensors(tensors)
+        if len(results) != len(self._titles):
+            raise CheckFailedError(
+                f"forward returned {len(results)} tensors, expected"
+                f" {len(self._titles)} as for the example; return the same tensors in"
+                " every call"
+            )
+        outputs = zip(self._titles, results, strict=True)
         return {
             name: tensor.detach().cpu().numpy()
             for names, tensor in outputs

@@ -149,13 +149,14 @@ STATE_OR_DRAW = "keeps a state in the module, or draws random numbers; take the 
 class ReturnsLess(nn.Module):
     """The second call returns one tensor less."""
 
-    def __init__(self):
+    def __init__(self, least=2):
         super().__init__()
         self.calls = 0
+        self.least = least
 
     def forward(self, x):
         self.calls += 1
-        return (x, x * 2) if self.calls < 2 else (x,)
+        return (x, x * 2) if self.calls < self.least else (x,)
 
 
 REFUSED = [
@@ -196,6 +197,12 @@ REFUSED = [
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
+
+
+@pytest.mark.parametrize("least", [3, 5])
+def test_a_module_that_returns_fewer_tensors_after_some_calls_is_refused(least):
+    with pytest.raises(CheckFailedError, match="returned 1 tensors, expected 2"):
+        export(ReturnsLess(least).eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
 def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():

@@ -94,7 +94,9 @@ def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
 def _value(operand: In) -> Value:
     """Return the operand as a value of the run time; refuse constants."""
     if not isinstance(operand, Value):
-        raise UnsupportedError("expected a runtime value, got a constant")
+        raise UnsupportedError(
+            "an input that is a constant, expected one that is computed of the samples"
+        )
     return operand
 
 
