@@ -264,7 +264,7 @@ def _need(manifest: Manifest) -> str:
     elif delay:
         reason = f"looks {counted(manifest.delay_steps, 'step')} ahead"
     else:
-        reason = "has strides"
+        reason = "does not return one frame per step"
     properties = []
     if unit > 1:
         properties.append(f"whose calls take a multiple of {unit} steps")

@@ -168,7 +168,7 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     manifest = pair.manifest
     if manifest.batch is None:
         return
-    least = _least_rows(manifest)
+    least = manifest.ranges.get(manifest.batch, AxisRange()).nearest(1)
     count = 3 if least == 1 else 2 * least
     case = cases.case(count, 9, at_reset=False, offset=_ROWS_OFFSET, full=True)
     feeds = full_length(manifest, case.feeds)
@@ -181,11 +181,6 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     except REFUSALS:
         return
     yield within_limits("one row of NaN", pair.equal(row_of_nan))
-
-
-def _least_rows(manifest: Manifest) -> int:
-    """Return the smallest batch that a call takes."""
-    return manifest.ranges.get(manifest.batch or "", AxisRange()).nearest(1)
 
 
 def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
@@ -204,8 +199,8 @@ def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
     check = within_limits("row by row", pair.within(alone, want, feeds))
     if check.status == "passed":
         return check
-    first_rows = next(split_rows(manifest, feeds, count))
-    node = _node_across_rows(pair, feeds, first_rows)
+    *_, last_rows = split_rows(manifest, feeds, count)
+    node = _node_across_rows(pair, feeds, last_rows)
     message = (
         f"rows of the batch {manifest.batch} depend on each other"
         f"{f' ({node})' if node else ''}: {check.message}; compute over time or"
@@ -214,12 +209,12 @@ def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
     return replace(check, message=message)
 
 
-def _node_across_rows(pair: Pair, feeds: Feeds, first_rows: Feeds) -> str:
-    """Return the first node whose results for a batch differ from those for its first
+def _node_across_rows(pair: Pair, feeds: Feeds, last_rows: Feeds) -> str:
+    """Return the first node whose results for a batch differ from those for its last
     rows alone; empty if none is found.
     """
     batch = pair.graph.values(feeds)
-    alone = pair.graph.values(first_rows)
+    alone = pair.graph.values(last_rows)
     for node in pair.graph.model.graph:
         for output in node.outputs:
             name = str(output.name)
@@ -229,14 +224,15 @@ def _node_across_rows(pair: Pair, feeds: Feeds, first_rows: Feeds) -> str:
 
 
 def _differs(rows: Any, batch: Any) -> bool:
-    """Return True if ``rows`` are not the first ones of ``batch``; both have a size of
+    """Return True if ``rows`` are not the last ones of ``batch``; both have a size of
     their own on the axis of rows, and on no other axis.
     """
     if not isinstance(batch, np.ndarray) or batch.dtype.kind != "f":
         return False
-    start = batch[tuple(map(slice, rows.shape))]
+    sizes = zip(batch.shape, rows.shape, strict=True)
+    end = batch[tuple(slice(size - count, None) for size, count in sizes)]
     scale = EQUAL * np.abs(batch).max(initial=0.0)
-    return not np.allclose(start, rows, rtol=0, atol=scale, equal_nan=True)
+    return not np.allclose(end, rows, rtol=0, atol=scale, equal_nan=True)
 
 
 def find_streaming(
@@ -249,12 +245,7 @@ def find_streaming(
     chunks may differ.
     """
     manifest = pair.manifest
-    if manifest.unstreamable:
-        return manifest
-    if output := _output_of_batch(pair, cases):
-        reason = f"output {output} is computed from all rows of a batch"
-        return manifest._replace(unstreamable=reason)
-    if not manifest.time_axes:
+    if manifest.unstreamable or not manifest.time_axes:
         return manifest
     if reason := _why_no_chunks(manifest):
         return manifest._replace(unstreamable=cause or reason)
@@ -268,27 +259,6 @@ def find_streaming(
             unstreamable=cause or f"a chunk does not run: {first_line(error)}"
         )
     return manifest._replace(padded_states=states_stop_at_lengths(pair, cases))
-
-
-def _output_of_batch(pair: Pair, cases: CaseGenerator) -> str:
-    """Return the first output without an axis of rows that depends on all rows; empty
-    if there is none.
-    """
-    manifest = pair.manifest
-    of_batch = {
-        spec.name
-        for spec in manifest.outputs
-        if not has_rows(spec.axes, manifest.batch)
-    }
-    if manifest.batch is None or not of_batch or _least_rows(manifest) > 1:
-        return ""
-    case = cases.case(2, manifest.unit, at_reset=True, offset=_CHUNKS_OFFSET)
-    feeds = full_length(manifest, case.feeds)
-    batch = pair.graph(feeds)
-    alone = pair.graph(next(split_rows(manifest, feeds)))
-    want = {name: batch[name] for name in of_batch}
-    differing = [x.name for x in pair.within(alone, want, feeds) if not x.ok]
-    return differing[0] if differing else ""
 
 
 def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check]:

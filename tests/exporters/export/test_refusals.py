@@ -10,7 +10,12 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    InputError,
+    UnsupportedError,
+)
 
 X = torch.randn(3, 6, 5)
 LENGTHS = torch.tensor([2, 6, 4])
@@ -378,10 +383,12 @@ class Rate(OwnStep):
         return {"h": h, "rate": h.mean()}
 
 
-def test_a_result_of_the_whole_batch_is_no_stream():
+def test_a_result_of_the_whole_batch_is_for_one_stream_alone():
     example = {"x": X[:, 0], "h": torch.zeros(3, 6)}
-    manifest = export(Rate().eval(), example).manifest
-    assert manifest.unstreamable == "output rate is computed from all rows of a batch"
+    model = load(export(Rate().eval(), example).model)
+    assert model.stream().step(X[0, 0].numpy()).shape == ()
+    with pytest.raises(ContractError, match="rate"):
+        model.streams(3)
 
 
 class OfOneRow(nn.Module):

@@ -431,3 +431,18 @@ def test_a_stream_of_fixed_axes_asks_for_their_names():
         InputError, match=r"no axis of input \(2,3,9\) is known as time"
     ):
         export(module, torch.zeros(2, 3, 9), config)
+
+
+class OneFrameMore(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 2, 2, padding=1)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+def test_a_network_with_more_frames_than_steps_is_said_to_have_them():
+    x = torch.from_numpy(X[:1])
+    manifest = export(OneFrameMore().eval(), x, ExportConfig(inputs=AXES)).manifest
+    assert manifest.unstreamable.startswith("does not return one frame per step")
