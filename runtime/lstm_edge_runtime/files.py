@@ -231,7 +231,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
 
 
 def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:

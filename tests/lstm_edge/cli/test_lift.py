@@ -75,6 +75,23 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
     )
 
 
+def test_an_input_that_selects_a_branch_gets_its_number(invoke, tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 3] x, float[N, 3] h, int64 sr) => (float[N, 3] y, float[N, 3] h_n)
+        <int64 fast = {16000}> {
+        go = Equal(sr, fast)
+        y = Add(x, h)
+        h_n = If (go) <then_branch = a () => (float[N, 3] p) { p = Tanh(y) },
+                       else_branch = b () => (float[N, 3] q) { q = Neg(y) }> }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "two.onnx")
+    lifted = tmp_path / "lifted.onnx"
+    arguments = ("lift", tmp_path / "two.onnx", "--state", "h=h_n", "-o", lifted)
+    assert invoke(*arguments, "--branch", "sr=16000")[0] == 0
+    assert [spec.name for spec in load(lifted).manifest.inputs] == ["x"]
+    code, _, err = invoke(*arguments, "--branch", "sr=fast")
+    assert (code, "sr=fast" in err.splitlines()[-1]) == (2, True)
+
+
 def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     (tmp_path / "out.onnx").write_bytes(b"old")
     code, _, err = invoke("lift", gru("bidirectional"), "-o", tmp_path / "out.onnx")

@@ -253,6 +253,22 @@ def test_nights_equal_one_long_run(har, tmp_path, folders):
     assert closed.sort_by(by).equals(events(tmp_path / "whole"))
 
 
+def test_progress_grows_to_the_whole(har, tmp_path):
+    table = samples(np.random.default_rng(3), [9, 4, 7])
+    write(table, tmp_path / "in" / "0.parquet")
+    shown = []
+    score(
+        str(tmp_path / "in"),
+        har.path,
+        tmp_path / "out",
+        ScoreConfig(),
+        processes(1),
+        lambda share, _: shown.append(share),
+    )
+    assert shown == sorted(set(shown))
+    assert 0 < shown[0] < shown[-1] == pytest.approx(1)
+
+
 def test_late_rows_are_left_out_and_counted(invoke, har, tmp_path):
     table = by_series(samples(np.random.default_rng(5), [20, 30]))
     order = table["order"].to_numpy()

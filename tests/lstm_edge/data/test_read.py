@@ -335,6 +335,12 @@ def test_a_line_is_a_line_at_any_rate(rate, gaps):
     np.testing.assert_allclose(x[:, 0], 3 * np.arange(len(x)) / rate + 1, atol=1e-9)
 
 
+def test_a_class_holds_from_its_sample_to_the_next():
+    times = np.array([0.0, 1, 2, 3])
+    _, y = resample(times[:, None], np.array([4, 5, 6, 7]), times, 2)
+    assert y.tolist() == [4, 4, 5, 5, 6, 6, 7]
+
+
 def test_a_wrong_time_is_refused_instead_of_a_huge_series(tmp_path):
     lines = timed(50, 20).splitlines()
     lines[-1] = lines[-1].replace("2026", "2926")

@@ -14,8 +14,8 @@ import torch
 from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.data.series import Series
 from lstm_edge.run_files import METRICS, MODEL, RESUME
-from lstm_edge.training.batches import chunk_batches
-from lstm_edge.training.epoch import evaluate, run_batches
+from lstm_edge.training.batches import Batch, chunk_batches
+from lstm_edge.training.epoch import _training_steps, evaluate, run_batches
 from lstm_edge.training.metrics import score_classes
 from lstm_edge.training.scoring import advice
 from lstm_edge.training.train import read_split
@@ -40,6 +40,23 @@ def save_classes(path, *, lengths=False, count=40, steps=20, seed=0, **more):
         arrays["lengths"] = rng.integers(steps // 2, steps + 1, count)
     np.savez(path, **arrays)
     return path
+
+
+def test_the_last_step_has_half_of_the_weight_of_a_row():
+    reset = torch.tensor([True, True, True])
+    batch = Batch(
+        torch.zeros(3, 12, 2),
+        torch.zeros(3, 12, dtype=torch.int64),
+        lengths=torch.tensor([12, 5, 0]),
+        offset=torch.tensor([0, 0, 0]),
+        sample_length=torch.tensor([12, 12, 12]),
+        starts_stream=reset,
+    )
+    drawn = _training_steps(batch, reset, max_steps=4)
+    is_last = drawn.steps == batch.last_step
+    last = (drawn.weights * is_last).sum(1)
+    assert last.tolist() == [0.5, 0.5, 0]
+    np.testing.assert_allclose((drawn.weights * ~is_last).sum(1)[:2], 0.5, rtol=1e-6)
 
 
 def save_waves(path, *, walk=False, series=10, steps=60):
