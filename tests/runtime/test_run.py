@@ -40,12 +40,13 @@ def test_a_reset_value_other_than_zero_is_where_a_stream_starts(opened):
     )
 
 
-def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened):
+@pytest.mark.parametrize("lengths", [(6, 1, 4), (5, 1, 4)])
+def test_rows_with_lengths_equal_each_row_cut_to_its_length(opened, lengths):
     gru = opened("gru")
     x = samples(6, 3, 3)
     gain = samples(6, 3, 1)
-    outputs, state = gru.run({"x": x, "gain": gain}, lengths=[6, 1, 4])
-    for row, length in enumerate((6, 1, 4)):
+    outputs, state = gru.run({"x": x, "gain": gain}, lengths=[*lengths])
+    for row, length in enumerate(lengths):
         alone, end = gru.run(
             {"x": x[:length, row : row + 1], "gain": gain[:length, row : row + 1]}
         )

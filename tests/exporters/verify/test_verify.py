@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from lstm_edge_exporters.progress import ignore
+from lstm_edge_exporters.progress import ignore, in_turn
 from lstm_edge_exporters.verify.cases import CaseGenerator
 from lstm_edge_exporters.verify.compare import Pair
 from lstm_edge_exporters.verify.float64 import Graph64
@@ -144,3 +144,10 @@ def test_lengths_are_drawn_in_falling_order_if_wanted_and_a_graph_that_ignores_t
         assert lengths[0] == 40
     found = find_streaming(replace(pair(), manifest=manifest), cases, 0)
     assert (found.unstreamable, found.padded_states) == ("", False)
+
+
+def test_the_cases_of_a_verification_share_its_progress():
+    shown = []
+    items = [*in_turn("abcd", lambda share, _: shown.append(share), "case", 0.3, 0.7)]
+    assert items == [*"abcd"]
+    np.testing.assert_allclose(shown, [0.3, 0.4, 0.5, 0.6])
