@@ -614,3 +614,25 @@ def test_a_range_is_of_floats_if_one_end_is():
     config = ExportConfig(inputs=X)
     outputs, _ = load(export(Ramp(), x, config).model).run(x.numpy())
     np.testing.assert_allclose(outputs["output"], Ramp()(x).numpy(), atol=1e-6)
+
+
+class WritesBehindTheFirst(Linears):
+    """A loop that writes a part of the features, from the second frame on."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        out = x.new_ones(x.size(0), x.size(1) + 1, 6)
+        for t in range(x.size(1)):
+            h = torch.tanh(self.w(x[:, t]) + self.u(h))
+            out[:, t + 1, 1:5] = h
+        return out
+
+
+def test_a_part_of_a_buffer_may_be_written_behind_its_first_frame():
+    torch.manual_seed(6)
+    export_and_compare(
+        WritesBehindTheFirst().eval(), (torch.randn(2, 6, 3),), ExportConfig(inputs=X)
+    )
