@@ -34,7 +34,7 @@ from ..verify.compare import Pair
 from ..verify.engine import engine_of
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
-from ..verify.indices import fraction_inputs, index_values
+from ..verify.indices import cases_of
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import IR_VERSION, MAKERS, OPSET, versions
 from .call import Call, note_on_dtype, own_copy, try_example
@@ -120,13 +120,7 @@ def build(
         name: tensor.numpy()
         for name, tensor in zip(call.names, call32.example, strict=True)
     }
-    cases = CaseGenerator.of(
-        manifest,
-        arrays,
-        index_values(exact.graph),
-        config.seed,
-        fractions=fraction_inputs(exact.graph),
-    )
+    cases = cases_of(exact.graph, manifest, arrays, seed=config.seed)
     # the module starts at reset, unless it takes the state
     held = frozenset(state.input for state in manifest.states) - {*call.names}
     steps = LOOP_STEPS if program.loops else ()

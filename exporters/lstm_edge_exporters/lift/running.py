@@ -36,7 +36,7 @@ from ..recurrent import (
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ..verify.cases import CaseGenerator
 from ..verify.engine import engine_of
-from ..verify.indices import fraction_inputs, index_values
+from ..verify.indices import cases_of
 
 Sizes = Mapping[str, int]
 """A size for every dynamic axis."""
@@ -154,13 +154,7 @@ def case_generator(
     lengths = {}
     if manifest.lengths is not None:
         lengths[manifest.lengths] = np.array([steps])
-    return CaseGenerator.of(
-        manifest,
-        lengths,
-        values | index_values(graph),
-        seed,
-        fractions=fraction_inputs(graph),
-    )
+    return cases_of(graph, manifest, lengths, values=values, seed=seed)
 
 
 def _subgraph(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:

@@ -29,7 +29,7 @@ from ..lift.config import LiftConfig
 from ..verify.cases import CaseGenerator
 from ..verify.file import ModelFile, open_file
 from ..verify.float64 import Graph64
-from ..verify.indices import fraction_inputs, index_values
+from ..verify.indices import cases_of
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,7 @@ def _of_file(
     for side in (file, manifest):
         if side is not None and side.golden is not None:
             examples |= side.golden.inputs
-    cases = CaseGenerator.of(
-        manifest,
-        examples,
-        index_values(exact.graph),
-        fractions=fraction_inputs(exact.graph),
-    )
+    cases = cases_of(exact.graph, manifest, examples)
     return Expected(
         about=about,
         manifest=manifest,

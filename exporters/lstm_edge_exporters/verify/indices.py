@@ -1,16 +1,44 @@
 """Valid values of inputs, read off the graph: indices of tables, fractions of a length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..graph import KEEPING, constant, data_inputs, is_data_free, readers
+from .cases import CaseGenerator
 
 _CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
 """Operators that pass an index on under a mask or a bound, by operand."""
 _LOOKUPS = frozenset({"Gather", "GatherElements"})
+
+
+def cases_of(
+    graph: ir.Graph,
+    manifest: Manifest,
+    examples: Mapping[str, Array],
+    *,
+    values: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> CaseGenerator:
+    """Return the generator of cases that draws the indices and fractions of ``graph``
+    among their valid values.
+
+    Args:
+        graph: the graph.
+        manifest: its contract.
+        examples: typical values by input.
+        values: number of valid values of integers that are no index.
+        seed: of all random numbers.
+    """
+    return CaseGenerator.of(
+        manifest,
+        examples,
+        {**(values or {}), **index_values(graph)},
+        seed,
+        fraction_inputs(graph),
+    )
 
 
 def index_values(graph: ir.Graph) -> dict[str, int]:
