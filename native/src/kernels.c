@@ -724,11 +724,11 @@ INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t
 }
 
 /* Quantized inputs: a group is some bands side by side, each with as many blocks, so that a tile's sums fill
- * TEAM vectors. A vector of sixteen lanes is two bands, one of four half a band. */
-#define TEAM       ((size_t)4)
-#define TEAM_BANDS (TEAM * L / LE_INT8_BAND)
-#define PIECE      (L < LE_INT8_BAND ? L : (size_t)LE_INT8_BAND)
-#define PIECES     (TEAM * L / PIECE)
+ * GROUP_VECTORS vectors. A vector of sixteen lanes is two bands, one of four half a band. */
+#define GROUP_VECTORS ((size_t)4)
+#define GROUP_BANDS   (GROUP_VECTORS * L / LE_INT8_BAND)
+#define SEGMENT       (L < LE_INT8_BAND ? L : (size_t)LE_INT8_BAND)
+#define SEGMENTS      (GROUP_VECTORS * L / SEGMENT)
 
 /* Add the products of vector i of a group's blocks. Their columns are four per number: a processor has few
    loads to spare. */
@@ -744,8 +744,8 @@ INLINE vi dot_blocks(vi total, const char *x, const uint64_t *column, const size
 #endif
 }
 
-/* Load and store a vector whose pieces lie apart. */
-INLINE vf load_pieces(const float *p, const uint32_t *place) {
+/* Load and store a vector whose segments lie apart. */
+INLINE vf load_segments(const float *p, const uint32_t *place) {
 #if LE_LANES == 16
     const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(p + place[0]));
     return (vf)_mm512_insertf32x8(low, _mm256_loadu_ps(p + place[1]), 1);
@@ -753,7 +753,7 @@ INLINE vf load_pieces(const float *p, const uint32_t *place) {
     return load(p + place[0]);
 #endif
 }
-INLINE void store_pieces(float *p, const uint32_t *place, vf v) {
+INLINE void store_segments(float *p, const uint32_t *place, vf v) {
 #if LE_LANES == 16
     _mm256_storeu_ps(p + place[0], _mm512_castps512_ps256((__m512)v));
     _mm256_storeu_ps(p + place[1], _mm512_extractf32x8_ps((__m512)v, 1));
@@ -765,10 +765,10 @@ INLINE void store_pieces(float *p, const uint32_t *place, vf v) {
 /* One tile: R rows of one group. */
 INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row,
                          size_t group, const size_t R, const bool far, const bool seven) {
-    const size_t V = TEAM, each = LE_INT8_COLUMNS * L;
-    const uint16_t *column = m->column + m->first[group] * TEAM_BANDS;
+    const size_t V = GROUP_VECTORS, each = LE_INT8_COLUMNS * L;
+    const uint16_t *column = m->column + m->first[group] * GROUP_BANDS;
     const int8_t *w = (const int8_t *)m->weights + m->first[group] * V * each;
-    vi a[LE_ROWS * TEAM];
+    vi a[LE_ROWS * GROUP_VECTORS];
     const char *x[LE_ROWS];
     EACH(r, R) {
         x[r] = (const char *)ws->quantized + (row + r) * m->units * LE_INT8_COLUMNS * EACH_INPUT(seven);
@@ -777,11 +777,11 @@ INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspac
     for (size_t left = m->first[group + 1] - m->first[group]; left > 0; left--) {
         if (far) ask(w, V * each);
         uint64_t columns[2] = {0};
-        memcpy(columns, column, TEAM_BANDS * sizeof *column);
+        memcpy(columns, column, GROUP_BANDS * sizeof *column);
         EACH(r, R) EACH(i, V) {
             a[r * V + i] = dot_blocks(a[r * V + i], x[r], columns, i, w + i * each, seven);
         }
-        column += TEAM_BANDS;
+        column += GROUP_BANDS;
         w += V * each;
     }
     const int32_t *sums = m->sums + group * V * L;
@@ -792,9 +792,9 @@ INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspac
         const float *start = p->start + (row + r) * p->start_stride;
         float *y = p->y + (row + r) * p->y_stride;
         EACH(i, V) {
-            const uint32_t *place = m->place + (group * V + i) * PIECES / V;
+            const uint32_t *place = m->place + (group * V + i) * SEGMENTS / V;
             const vf whole = __builtin_convertvector(a[r * V + i] - *(const vi *)(sums + i * L) * zero, vf);
-            store_pieces(y, place, load_pieces(start, place) + whole * (load(scales + i * L) * scale));
+            store_segments(y, place, load_segments(start, place) + whole * (load(scales + i * L) * scale));
         }
     }
 }
@@ -985,10 +985,10 @@ static void place_block8(le_matrix *matrix, const le_weights *given, size_t from
                          int32_t *sums) {
     const size_t size = LE_INT8_BAND * LE_INT8_COLUMNS;
     const int8_t *weight = (const int8_t *)given->numbers + from * size;
-    int8_t *team = (int8_t *)matrix->weights + to * TEAM_BANDS * size;
+    int8_t *group = (int8_t *)matrix->weights + to * GROUP_BANDS * size;
     for (size_t i = 0; i < size; i++) {
         const size_t output = i / LE_INT8_COLUMNS, lane = band * LE_INT8_BAND + output;
-        int8_t *vector = team + lane / L * L * LE_INT8_COLUMNS;
+        int8_t *vector = group + lane / L * L * LE_INT8_COLUMNS;
         vector[int8_place(lane % L, i % LE_INT8_COLUMNS, L, matrix->seven)] = weight[i];
         sums[output] += weight[i];
     }
@@ -1015,7 +1015,7 @@ static counted_band *sorted_bands(const uint32_t *first, size_t bands) {
     return sorted;
 }
 
-/* Take memory for the blocks of so many bands and their lists. */
+/* Allocate the weights and the lists of a matrix in blocks. */
 static bool take_blocks(le_arena *arena, le_matrix *matrix, size_t blocks, size_t bytes, size_t places) {
     matrix->weights = le_arena_take(arena, blocks, bytes);
     matrix->first = le_arena_take(arena, matrix->bands + 1, sizeof(uint32_t));
@@ -1052,24 +1052,24 @@ static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const pla
 static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const places *p, const le_weights *given,
                          const counted_band *sorted) {
     const uint32_t *first = given->blocks.first;
-    const size_t bands = given->m / LE_INT8_BAND, groups = (bands + TEAM_BANDS - 1) / TEAM_BANDS;
+    const size_t bands = given->m / LE_INT8_BAND, groups = (bands + GROUP_BANDS - 1) / GROUP_BANDS;
     size_t blocks = 0;
-    for (size_t g = 0; g < groups; g++) blocks += sorted[least((g + 1) * TEAM_BANDS, bands) - 1].blocks;
+    for (size_t g = 0; g < groups; g++) blocks += sorted[least((g + 1) * GROUP_BANDS, bands) - 1].blocks;
     matrix->bands = groups;
-    if (!take_blocks(arena, matrix, blocks * TEAM_BANDS, LE_INT8_BAND * LE_INT8_COLUMNS, groups * PIECES))
+    if (!take_blocks(arena, matrix, blocks * GROUP_BANDS, LE_INT8_BAND * LE_INT8_COLUMNS, groups * SEGMENTS))
         return false;
-    for (size_t i = 0; i < groups * TEAM_BANDS; i++) {
-        const size_t g = i / TEAM_BANDS, at = least(i, bands - 1), row = sorted[at].band * LE_INT8_BAND;
+    for (size_t i = 0; i < groups * GROUP_BANDS; i++) {
+        const size_t g = i / GROUP_BANDS, at = least(i, bands - 1), row = sorted[at].band * LE_INT8_BAND;
         int32_t *sums = matrix->sums + i * LE_INT8_BAND;
         memcpy(matrix->scales + i * LE_INT8_BAND, given->scales + row, LE_INT8_BAND * sizeof(float));
-        for (size_t j = 0; j < LE_INT8_BAND; j += PIECE)
-            matrix->place[(i * LE_INT8_BAND + j) / PIECE] = (uint32_t)place_of(p, row + j);
+        for (size_t j = 0; j < LE_INT8_BAND; j += SEGMENT)
+            matrix->place[(i * LE_INT8_BAND + j) / SEGMENT] = (uint32_t)place_of(p, row + j);
         const size_t start = first[sorted[at].band] - first[0];
         for (size_t j = 0; j < sorted[at].blocks; j++) {
             const size_t to = matrix->first[g] + j;
-            matrix->column[to * TEAM_BANDS + i % TEAM_BANDS] =
+            matrix->column[to * GROUP_BANDS + i % GROUP_BANDS] =
                 (uint16_t)(given->blocks.column[start + j] / LE_INT8_COLUMNS);
-            place_block8(matrix, given, start + j, to, i % TEAM_BANDS, sums);
+            place_block8(matrix, given, start + j, to, i % GROUP_BANDS, sums);
         }
         matrix->first[g + 1] = matrix->first[g] + sorted[at].blocks;
     }
@@ -1083,7 +1083,7 @@ static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
     const bool scaled = narrow || quantized;
     const places p = spread(m, given->gates);
     const size_t units = quantized ? (k + 3) / 4 : k, padded = p.groups * p.group * L;
-    const size_t lanes = padded + (sparse ? TEAM * L : 0);
+    const size_t lanes = padded + (sparse ? GROUP_VECTORS * L : 0);
     *matrix =
         (le_matrix){.k = k, .m = m, .tail = p.tail, .units = units, .groups = p.groups, .padded = padded};
     matrix->bias = le_zeros(padded, sizeof(float));
