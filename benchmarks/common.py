@@ -70,6 +70,12 @@ def interleave(
     return times
 
 
+def spread(times: Iterable[float]) -> str:
+    """Return minimum, median and maximum of seconds, in microseconds."""
+    quantiles = np.quantile([*times], (0, 0.5, 1)) * 1e6
+    return " / ".join(f"{value:.3g}" for value in quantiles)
+
+
 def table(columns: Iterable[object], rows: Iterable[Iterable[object]] = ()) -> str:
     """Return a table in Markdown."""
     head = list(columns)

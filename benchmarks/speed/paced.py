@@ -15,7 +15,15 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Call, interleave, parser, print_machine, repeat, table
+from benchmarks.common import (
+    Call,
+    interleave,
+    parser,
+    print_machine,
+    repeat,
+    spread,
+    table,
+)
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import Model, load
@@ -128,9 +136,7 @@ def main() -> None:
         for stride in NETWORKS.values():
             times = measure(stride, Path(folder), options.repeats)
             for key, values in times.items():
-                least, median, most = np.quantile(values, (0, 0.5, 1)) * 1e6
-                cell = f"{least:.3g} / {median:.3g} / {most:.3g}"
-                rows.setdefault(key, []).append(cell)
+                rows.setdefault(key, []).append(spread(values))
     head = ["us per step and source, min / median / max", *NETWORKS]
     lines = ([f"{kind}, {name}", *cells] for (kind, name), cells in rows.items())
     print(table(head, lines))

@@ -12,6 +12,7 @@ dataset's authors have it; 5 to 9 are the validation set.
 import tempfile
 import wave
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -28,6 +29,7 @@ HOP = 128
 BANDS = 20
 
 
+@cache
 def mel_bands() -> np.ndarray:
     """Return the weight of each bin of the spectrum in each band."""
     mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)

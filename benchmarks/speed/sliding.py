@@ -21,6 +21,7 @@ from benchmarks.common import (
     parser,
     print_machine,
     repeat,
+    spread,
     table,
 )
 from benchmarks.speed.stream import LOOP, NATIVE, ONNXRUNTIME, write_files
@@ -64,8 +65,7 @@ def measure(size: str, folder: Path, repeats: int) -> dict[tuple[str, int], str]
             stream.process(x)
             calls[name] = repeat(stream.step, x[0])
         for name, times in interleave(calls, COUNTS[size], repeats).items():
-            values = np.quantile(times, (0, 0.5, 1)) * 1e6
-            cells[name, window] = " / ".join(f"{value:.3g}" for value in values)
+            cells[name, window] = spread(times)
     return cells
 
 

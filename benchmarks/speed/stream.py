@@ -22,6 +22,7 @@ from benchmarks.common import (
     parser,
     print_machine,
     repeat,
+    spread,
     table,
 )
 from lstm_edge import LSTM1
@@ -117,11 +118,7 @@ def main() -> None:
         for size in options.sizes:
             for kind, times in measure(size, Path(folder), options.repeats).items():
                 for name in times:
-                    least, median, most = (
-                        value * 1e6 for value in np.quantile(times[name], (0, 0.5, 1))
-                    )
-                    cell = f"{least:.3g} / {median:.3g} / {most:.3g}"
-                    rows.setdefault((kind, name), []).append(cell)
+                    rows.setdefault((kind, name), []).append(spread(times[name]))
     head = ["us, min / median / max", *options.sizes]
     print(
         table(
