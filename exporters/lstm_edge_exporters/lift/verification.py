@@ -168,17 +168,13 @@ def _first_node(pair: Pair, cases: Cases) -> str:
     feeds = full_length(pair.manifest, cases.case(2, 30, at_reset=True).feeds)
     chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))
     try:
-        full = pair.graph.values(feeds)
-        chunk_values = pair.graph.values(chunk)
-    except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
+        found = pair.graph.first_difference(feeds, chunk, _starts_otherwise)
+    except RuntimeError:
         return ""
-    for node in pair.graph.model.graph:
-        for value in node.outputs:
-            name = str(value.name)
-            is_known = name in full and name in chunk_values
-            if is_known and _starts_otherwise(full[name], chunk_values[name]):
-                return f"{node.op_type} {node.name or name!r}"
-    return ""
+    if found is None:
+        return ""
+    node, name = found
+    return f"{node.op_type} {node.name or name!r}"
 
 
 def _starts_otherwise(full: Any, chunk_value: Any) -> bool:

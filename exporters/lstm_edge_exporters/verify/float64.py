@@ -100,6 +100,22 @@ class Graph64:
         except Exception as error:  # the evaluator's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
+    def first_difference(
+        self, feeds: Feeds, others: Feeds, differs: Callable[[Any, Any], bool]
+    ) -> tuple[ir.Node, str] | None:
+        """Return the first node with a value for which ``differs(value, other)`` is
+        True, and the value's name; None if there is none. Raises as a call.
+        """
+        values = self.values(feeds)
+        other_values = self.values(others)
+        for node in self.model.graph:
+            for output in node.outputs:
+                name = str(output.name)
+                is_known = name in values and name in other_values
+                if is_known and differs(values[name], other_values[name]):
+                    return node, name
+        return None
+
     def moved(self, seed: int, ulp: float) -> Runner:
         """Return the graph with constants and inputs moved up or down at random by
         ``ulp`` of themselves.

@@ -213,17 +213,14 @@ def _node_across_rows(pair: Pair, feeds: Feeds, last_rows: Feeds) -> str:
     """Return the first node whose results for a batch differ from those for its last
     rows alone; empty if none is found.
     """
-    batch = pair.graph.values(feeds)
-    alone = pair.graph.values(last_rows)
-    for node in pair.graph.model.graph:
-        for output in node.outputs:
-            name = str(output.name)
-            if name in alone and _differs(alone[name], batch[name]):
-                return f"{node.op_type} {node.name!r}"
-    return ""
+    found = pair.graph.first_difference(feeds, last_rows, _differs)
+    if found is None:
+        return ""
+    node, _ = found
+    return f"{node.op_type} {node.name!r}"
 
 
-def _differs(rows: Any, batch: Any) -> bool:
+def _differs(batch: Any, rows: Any) -> bool:
     """Return True if ``rows`` are not the last ones of ``batch``; both have a size of
     their own on the axis of rows, and on no other axis.
     """
