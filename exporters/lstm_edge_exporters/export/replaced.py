@@ -274,15 +274,13 @@ def _arange(*args: Any, **kwargs: Any) -> Tensor:
     are floats if one is.
     """
     names = ("start", "end", "step")
-    ends = [*args, *(kwargs[name] for name in names if name in kwargs)]
-    if any(isinstance(end, float) for end in ends):
-        args = tuple(map(_as_float, args))
-        named = {name: _as_float(kwargs[name]) for name in names if name in kwargs}
-        kwargs = kwargs | named
-    tensor = torch.arange(*args, **kwargs)
     positions = names if len(args) > 1 else ("end",)
-    given = {"start": 0, "step": 1} | dict(zip(positions, args, strict=False)) | kwargs
-    numbers = [given[name] for name in names]
+    options = dict(zip(positions, args, strict=False)) | kwargs
+    if any(isinstance(options.get(name), float) for name in names):
+        for name in filter(options.__contains__, names):
+            options[name] = _as_float(options[name])
+    tensor = torch.arange(**options)
+    numbers = [({"start": 0, "step": 1} | options)[name] for name in names]
     if all(type(number) is int for number in numbers):
         tensor.tolist = lambda: list(range(*numbers))  # type: ignore[method-assign]
     return tensor

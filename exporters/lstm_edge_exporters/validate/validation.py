@@ -121,7 +121,7 @@ _CHANGES: Mapping[str, Callable[[Array], Array]] = {
     "saturated gates": _saturating,
     "one spike": _spike,
 }
-"""What is done to float inputs, in words."""
+"""Changes of float inputs, by name."""
 
 
 def validate_file(

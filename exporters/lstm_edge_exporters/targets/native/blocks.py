@@ -15,7 +15,7 @@ LIST_START = 2
 _MOST_STORED = 0.5
 """Largest fraction of blocks that are not zero in a matrix that is stored in blocks."""
 BAND_COST = 6
-"""What a band of a product in blocks takes in addition, in blocks."""
+"""Time of a band besides its blocks, as a number of blocks."""
 _BLOCK_COST = 1 / 0.6
 """Time of a block in a long band, in units of the same weights' time in a dense product."""
 _MOST_COLUMNS = 1 << 15
