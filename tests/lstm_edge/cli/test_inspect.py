@@ -73,11 +73,11 @@ def test_operations_of_a_program_are_listed(invoke, har, program):
     layer, head = (row for row in document["operations"] if row["weights"])
     assert layer["operation"] == "LSTM"
     assert layer["weights"] == ["w (32, 3) float32", "r (32, 8) float32"]
-    assert layer["multiplications"] == 4 * H * (3 + H)
-    assert head["share_of_multiplications"] == 24 / (24 + layer["multiplications"])
+    assert layer["macs"] == 4 * H * (3 + H)
+    assert head["share"] == 24 / (24 + layer["macs"])
     assert document["engine"] == "native"
     out = invoke("inspect", program, "--operations")[1]
-    assert "share of multiplications" in out
+    assert "share" in out
     assert "x (3), h_0 (8), c_0 (8)" in out
     code, _, err = invoke("inspect", har.path, "--operations")
     assert code == 2

@@ -58,10 +58,10 @@ class ListedOperation:
     """Each matrix of weights with its shape, its type, and its density in blocks."""
     bytes: int
     """Bytes of constants that no earlier operation reads."""
-    multiplications: int
-    """Multiplications by stored weights per step, or per unit."""
-    share_of_multiplications: float
-    """The same as a fraction of those of the program."""
+    macs: int
+    """Multiply-accumulates with stored weights per step, or per unit."""
+    share: float
+    """Fraction of the program's multiply-accumulates."""
 
 
 class ProgramFile:
@@ -157,8 +157,8 @@ class ProgramFile:
         density = self._stored(number) / (constant.rows * constant.columns)
         return f"{text}, density {density:.2f}"
 
-    def _multiplications(self, operation: Operation) -> int:
-        """Return the multiplications of a row by stored weights."""
+    def _macs(self, operation: Operation) -> int:
+        """Return the multiply-accumulates of a row with stored weights."""
         if operation.code not in _PRODUCTS:
             return 0
         matrices = self._matrices(operation)
@@ -170,7 +170,7 @@ class ProgramFile:
 
     def listed(self) -> list[ListedOperation]:
         """Return every operation, in the order in which they run."""
-        products = list(map(self._multiplications, self.operations))
+        products = list(map(self._macs, self.operations))
         total = max(1, sum(products))
         names = self._names_read()
         seen = set[int]()
@@ -192,8 +192,8 @@ class ProgramFile:
                         for matrix in self._matrices(operation).items()
                     ),
                     bytes=sum(map(self._bytes, new)),
-                    multiplications=products[number],
-                    share_of_multiplications=products[number] / total,
+                    macs=products[number],
+                    share=products[number] / total,
                 )
             )
             names |= dict.fromkeys(operation.writes, f"#{number}")

@@ -172,14 +172,14 @@ def test_int8_is_refused(folder, tmp_path):
 def test_operations_are_listed_with_weights_and_names(folder):
     listed = ProgramFile((folder / "front.lep").read_bytes()).listed()
     layers = [row for row in listed if row.operation == "LSTM"]
-    assert [row.multiplications for row in layers] == [64 * (6 + 16), 64 * (18 + 16)]
-    assert layers[0].bytes == 4 * (layers[0].multiplications + 64)
+    assert [row.macs for row in layers] == [64 * (6 + 16), 64 * (18 + 16)]
+    assert layers[0].bytes == 4 * (layers[0].macs + 64)
     assert layers[0].writes == ("new h_0[0] (16)", "new c_0[0] (16)")
     assert listed[0].reads[0] == "x (6)"
     assert [row.writes for row in listed if row.operation == "LINEAR"][-1] == (
         "logits (2)",
     )
-    assert sum(row.share_of_multiplications for row in listed) == pytest.approx(1)
+    assert sum(row.share for row in listed) == pytest.approx(1)
     assert [row.number for row in listed] == list(range(len(listed)))
 
 
@@ -196,6 +196,6 @@ def test_blocks_of_zeros_count_as_what_is_stored(tmp_path):
         for row in ProgramFile(to_native(tmp_path / "gru.onnx")).listed()
         if row.operation == "GRU"
     ]
-    assert row.multiplications == 96 * (32 + 32) // 4
+    assert row.macs == 96 * (32 + 32) // 4
     assert all("density 0.25" in text for text in row.weights)
     assert row.bytes < 4 * 96 * (32 + 32) // 2
