@@ -8,13 +8,17 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from lstm_edge_runtime.errors import counted, printable, shortened
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class Output:
 Show = Callable[[float, str], None]
 """Called with the fraction of the work done, and a description of the current step."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
+_bar: ContextVar["Progress | None"] = ContextVar("_bar", default=None)
+"""The line of a terminal that shows progress."""
+_LONGEST_WORD = 12
+"""Characters of a word in a table that is never broken."""
+_NARROWEST = 80
+"""Columns that a table may fill in a narrower terminal, too."""
 
 
 def print_output(output: Output, *, as_json: bool) -> None:
@@ -95,7 +105,7 @@ def _print_text(output: Output) -> None:
     if not isinstance(entries, dict):
         entries = {output.title: entries}
     if output.title and output.title not in entries:
-        echo(output.title)
+        _echo_wrapped(output.title)
     for key, value in entries.items():
         if value not in _EMPTY:
             _print_entry(key, value)
@@ -110,13 +120,13 @@ def _print_entry(key: str, value: Any) -> None:
         _print_table(name, value)
     elif key == "notes":
         for item in value:
-            echo(f"note: {to_text(item)}")
+            _echo_wrapped(f"note: {to_text(item)}")
     elif isinstance(value, dict) and not all(map(_is_number, value.values())):
         for label, entry in value.items():
             if entry not in _EMPTY:
-                echo(f"{name} {label}: {to_text(entry)}")
+                _echo_wrapped(f"{name} {label}: {to_text(entry)}")
     else:
-        echo(f"{name}: {to_text(value)}")
+        _echo_wrapped(f"{name}: {to_text(value)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -152,18 +162,25 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = _used_columns(rows)
+    columns: list[list[str]] = []
     table = Table(
         title=printable(title),
         title_justify="left",
         title_style="bold",
         header_style="bold",
     )
-    for name in names:
-        table.add_column(printable(name.replace("_", " ")), overflow="fold")
-    for row in rows:
-        table.add_row(*(printable(to_text(row.get(name))) for name in names))
-    width = None if sys.stdout.isatty() else 500  # not wrapped in a pipe
+    for name in _used_columns(rows):
+        header = printable(name.replace("_", " "))
+        cells = [printable(to_text(row.get(name))) for row in rows]
+        is_word = all(" " not in text for text in [header, *cells])
+        is_short = max(map(len, [header, *cells])) <= _LONGEST_WORD
+        table.add_column(header, overflow="fold", no_wrap=is_word and is_short)
+        columns.append(cells)
+    for row_cells in zip(*columns, strict=True):
+        table.add_row(*row_cells)
+    width = 500  # not wrapped in a pipe
+    if sys.stdout.isatty():
+        width = max(_NARROWEST, shutil.get_terminal_size().columns)
     screen = Console(highlight=False, markup=False, emoji=False, width=width)
     with screen.capture() as captured:
         screen.print(table)
@@ -181,22 +198,37 @@ def _used_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line on standard output or standard error, with escape sequences
-    escaped.
+    escaped, above the line that shows progress.
     """
+    bar = _bar.get()
+    if bar is not None:
+        bar.stop()
     click.echo(printable(text), err=err)
+    if bar is not None:
+        bar.start()
+
+
+def _echo_wrapped(text: str) -> None:
+    """Print an entry on standard output."""
+    echo(_wrapped(printable(text), sys.stdout))
 
 
 def echo_prose(text: str) -> None:
-    """Print a note or an error on standard error, as one line in a pipe, wrapped at
-    spaces on a terminal.
-    """
+    """Print a note or an error on standard error."""
     text = shortened(printable(" ".join(str(text).split())))
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        text = textwrap.fill(
-            text, width, break_long_words=False, break_on_hyphens=False
-        )
-    click.echo(text, err=True)
+    echo(_wrapped(text, sys.stderr), err=True)
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    """Return a line wrapped at spaces for a terminal, unchanged for a pipe."""
+    if not stream.isatty():
+        return text
+    return textwrap.fill(
+        text,
+        shutil.get_terminal_size().columns,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def note(text: str) -> None:
@@ -229,6 +261,10 @@ def progress(*, quiet: bool = False) -> Iterator[Show]:
     columns = "{task.percentage:3.0f} %", "{task.description}", TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(
-            task, completed=done, description=escape(printable(what))
-        )
+        previous = _bar.set(bar)
+        try:
+            yield lambda done, what: bar.update(
+                task, completed=done, description=escape(printable(what))
+            )
+        finally:
+            _bar.reset(previous)

@@ -68,8 +68,8 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Output:
         stream = model.stream(reset_every="never")  # reset before each recording
         say("run     one sample at a time, without torch")
         say(
-            "        above: strength of the motion; below: initials of the activity"
-            " recognized so far"
+            "        above: strength of the motion; below: initials of activities"
+            " recognized"
         )
         for activity in range(len(held_out.classes)):
             say(_play(stream, held_out, activity))

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from lstm_edge.cli._lines import ResultLines
-from lstm_edge.cli._output import echo_prose, progress, to_text
+from lstm_edge.cli._output import (
+    Output,
+    echo,
+    echo_prose,
+    print_output,
+    progress,
+    to_text,
+)
 from lstm_edge_runtime.manifest import Task
 
 
@@ -82,6 +89,45 @@ def test_a_terminal_shows_one_line_with_the_remaining_time(monkeypatch):
         show(0.5, "epoch [1/2] \x1b[2J")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert " 50 % epoch [1/2] \\x1b[2J -:--:--" in shown
+
+
+def test_a_line_printed_during_progress_erases_the_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress() as show:
+        show(0.5, "half")
+        echo("a result")
+    before, _, after = terminal.getvalue().partition("a result\n")
+    assert before.endswith("\x1b[2K")  # erases the line
+    assert "half" in after
+    assert "half" not in re.split(r"\x1b\[2K", terminal.getvalue())[-1]
+
+
+def test_a_terminal_of_80_columns_breaks_no_word(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    operation = {
+        "number": 0,
+        "operation": "LINEAR",
+        "reads": "h_0 (16) and x (4)",
+        "weights": "w (48, 4) float32, r (48, 16) float32, density 0.25",
+        "bytes": 123_456,
+        "macs": 123_456,
+        "share": 0.0476,
+    }
+    document = {"versions": ["twelve-words"] * 12, "operations": [operation] * 2}
+    command = ["inspect", "a-file-with-a-long-name.onnx", "--operations"] * 2
+    print_output(Output(document, next=[command]), as_json=False)
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    *shown, last = printed.splitlines()
+    assert max(map(len, shown)) <= 80
+    words = {word for line in shown for word in re.findall(r"[\w.-]+", line)}
+    assert {"123,456"} | words >= {"operation", "float32", "0.0476", "twelve-words"}
+    assert not words & {"oper", "operati", "floa", "weight"}
+    assert last.endswith("--operations")  # a command stays one line
 
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan])
