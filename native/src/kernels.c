@@ -229,12 +229,35 @@ INLINE vf vtanh(vf x) {
 }
 #endif
 
-NOINLINE vf by_lane(vf x, float (*f)(float)) {
+static float softplus(float x) { return log1pf(expf(-fabsf(x))) + (x > 0.f ? x : isnan(x) ? x : 0.f); }
+
+/* The functions that are computed one number after the other. */
+typedef float number_function(float);
+static number_function *const BY_LANE[LE_FUNCTIONS] = {
+    [LE_SOFTPLUS] = softplus, [LE_LOG] = logf,    [LE_ERF] = erff, [LE_FLOOR] = floorf,
+    [LE_CEIL] = ceilf,        [LE_ROUND] = rintf, [LE_SIN] = sinf, [LE_COS] = cosf,
+};
+
+NOINLINE vf by_lane(vf x, number_function *f) {
     for (size_t i = 0; i < L; i++) x[i] = f(x[i]);
     return x;
 }
 
-static float softplus(float x) { return log1pf(expf(-fabsf(x))) + (x > 0.f ? x : isnan(x) ? x : 0.f); }
+/* Apply a function without coefficients. */
+NOINLINE vf apply_plain(le_function kind, vf x) {
+    switch (kind) {
+    case LE_SOFTSIGN: return x / (1.f + largest(x, -x));
+    case LE_GELU: return 0.5f * x * (1.f + by_lane(x * 0.70710678118654752f, erff));
+    case LE_GELU_TANH: return x * sigmoid(1.5957691216057308f * madd(0.044715f * x * x, x, x));
+    case LE_ABS: return (vf)((vu)x & 0x7FFFFFFFu);
+    case LE_NEGATE: return -x;
+    case LE_EXP: return vexp(x);
+    case LE_SQRT: return root(x);
+    case LE_RECIPROCAL: return 1.f / x;
+    case LE_IDENTITY: return x;
+    default: return by_lane(x, BY_LANE[kind]);
+    }
+}
 
 NOINLINE vf apply(const le_activation *a, vf x) {
     const vf alpha = set1(a->alpha), beta = set1(a->beta), zero = {0};
@@ -248,25 +271,9 @@ NOINLINE vf apply(const le_activation *a, vf x) {
     case LE_SCALED_TANH: return alpha * vtanh(beta * x);
     case LE_HARD_SIGMOID: return smallest(set1(1.f), largest(zero, madd(alpha, x, beta)));
     case LE_ELU: return blend(x < zero, alpha * (vexp(x) - 1.f), x);
-    case LE_SOFTSIGN: return x / (1.f + largest(x, -x));
-    case LE_SOFTPLUS: return by_lane(x, softplus);
     case LE_SELU: return beta * blend(x < zero, alpha * (vexp(x) - 1.f), x);
     case LE_CLIP: return smallest(beta, largest(alpha, x));
-    case LE_GELU: return 0.5f * x * (1.f + by_lane(x * 0.70710678118654752f, erff));
-    case LE_ABS: return (vf)((vu)x & 0x7FFFFFFFu);
-    case LE_NEGATE: return -x;
-    case LE_EXP: return vexp(x);
-    case LE_LOG: return by_lane(x, logf);
-    case LE_SQRT: return root(x);
-    case LE_RECIPROCAL: return 1.f / x;
-    case LE_ERF: return by_lane(x, erff);
-    case LE_GELU_TANH: return x * sigmoid(1.5957691216057308f * madd(0.044715f * x * x, x, x));
-    case LE_FLOOR: return by_lane(x, floorf);
-    case LE_CEIL: return by_lane(x, ceilf);
-    case LE_ROUND: return by_lane(x, rintf);
-    case LE_SIN: return by_lane(x, sinf);
-    case LE_COS: return by_lane(x, cosf);
-    default: return x;
+    default: return apply_plain(a->kind, x);
     }
 }
 
@@ -429,40 +436,58 @@ INLINE void range_of(vf v, vf *low, vf *high, vf *odd) {
     *odd += v * 0.f;
 }
 
+/* How the numbers of a row become bytes: x / scale + zero; all are 0 where one is not `finite`. */
+typedef struct {
+    float scale, zero;
+    bool finite;
+} levels;
+
+INLINE levels levels_of(const float *x, size_t k) {
+    const size_t whole = k / L * L;
+    vf low = {0}, high = {0}, odd = {0};
+    for (size_t i = 0; i < whole; i += L) range_of(load(x + i), &low, &high, &odd);
+    if (whole < k) range_of(load_some(x + whole, k - whole, 0.f), &low, &high, &odd);
+    const float least = -largest_of(-low), most = largest_of(high);
+    float scale = most / 255.f - least / 255.f, exact = (most - least) / 255.f;
+    scale = isinf(exact) ? scale : exact;
+    scale = scale == 0.f ? 1.f : scale;
+    if (sum(odd) != 0.f) return (levels){.scale = NAN};
+    const float level = -least / scale;
+    return (levels){scale, rintf(level < 255.f ? level : 255.f), true};
+}
+
+INLINE vi to_levels(vf v, const levels *is, int32_t shift) {
+    /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
+    const vf magic = set1(12582912.f), bottom = magic - is->zero, top = bottom + 255.f;
+    const vi start = (vi){0} + (0x4B400000 - (int32_t)is->zero + shift);
+    const vf rounded = smallest(top, largest(bottom, v / is->scale + magic));
+    return ((vi)rounded - start) & -(int32_t)is->finite;
+}
+
+/* Store a row of k numbers as levels less `shift`, `padded` of them, each in a byte or in two. */
+INLINE void store_levels(const float *x, size_t k, char *to, size_t padded, const levels *is, int32_t shift,
+                         const bool bytes) {
+    const size_t whole = k / L * L, size = bytes ? 1 : 2;
+    size_t i = 0;
+    for (; i < whole; i += L) store_whole(to + size * i, to_levels(load(x + i), is, shift), bytes);
+    for (; i < padded; i += L) {
+        const vf v = load_some(x + i, i < k ? k - i : 0, 0.f);
+        store_whole(to + size * i, to_levels(v, is, shift), bytes);
+    }
+}
+
 /* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
 NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows,
                        const le_workspace *w) {
-    const size_t bytes = EACH_INPUT(m->seven), whole = m->k / L * L, padded = m->units * 4;
+    const size_t bytes = EACH_INPUT(m->seven), padded = m->units * 4;
     for (size_t row = 0; row < rows; row++, x += stride) {
         char *to = (char *)w->quantized + row * padded * bytes;
-        vf low = {0}, high = {0}, odd = {0};
-        for (size_t k = 0; k < whole; k += L) range_of(load(x + k), &low, &high, &odd);
-        if (whole < m->k) range_of(load_some(x + whole, m->k - whole, 0.f), &low, &high, &odd);
-        const float least = -largest_of(-low), most = largest_of(high);
-        float scale = most / 255.f - least / 255.f, exact = (most - least) / 255.f;
-        scale = isinf(exact) ? scale : exact;
-        scale = scale == 0.f ? 1.f : scale;
-        const bool finite = sum(odd) == 0.f;
-        scale = finite ? scale : NAN;
-        const float level = -least / scale, zero = finite ? rintf(level < 255.f ? level : 255.f) : 0.f;
-        w->row_scale[row] = scale;
-        const int32_t shift = bytes == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
-        w->row_zero[row] = (int32_t)zero - shift;
-        /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
-        const vf magic = set1(12582912.f), bottom = magic - zero, top = bottom + 255.f;
-        const vi start = (vi){0} + (0x4B400000 - (int32_t)zero + shift), keep = (vi){0} - (int32_t)finite;
-#define LEVELS(v) (((vi)smallest(top, largest(bottom, (v) / scale + magic)) - start) & keep)
-        size_t k = 0;
-        if (bytes == 1) {
-            for (; k < whole; k += L) store_whole(to + k, LEVELS(load(x + k)), true);
-            for (; k < padded; k += L)
-                store_whole(to + k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), true);
-        } else {
-            for (; k < whole; k += L) store_whole(to + 2 * k, LEVELS(load(x + k)), false);
-            for (; k < padded; k += L)
-                store_whole(to + 2 * k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), false);
-        }
-#undef LEVELS
+        const levels is = levels_of(x, m->k);
+        const int32_t shift = bytes == 1 ? OFFSET : (int32_t)is.zero; /* what is taken off right here */
+        w->row_scale[row] = is.scale;
+        w->row_zero[row] = (int32_t)is.zero - shift;
+        if (bytes == 1) store_levels(x, m->k, to, padded, &is, shift, true);
+        else store_levels(x, m->k, to, padded, &is, shift, false);
     }
 }
 
@@ -572,20 +597,24 @@ typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
     (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, S, kind == WIDENED ? 1 : 4, far)                     \
                       : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
 
-/* `split`: a matrix of one group, or of two groups of five vectors. */
-INLINE void one_row(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws,
-                    const form kind, const size_t G, const bool split) {
-    const size_t J = 8 / G, S = G == 3 || G == 5 ? 2 : 8 / G;
+/* A row of a matrix of one group, or of two groups of five vectors. */
+INLINE void split_row(const le_matrix *m, const float *x, const float *start, float *y,
+                      const le_workspace *ws, const form kind, const size_t G) {
+    const size_t S = G == 3 || G == 5 ? 2 : 8 / G;
     const le_rows p = {.x = x, .start = start, .y = y};
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
-    if (split) {
-        if (G < 5 || m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
-        else TILE(&p, 0, 0, 1, 2, 1, false);
-        return;
-    }
+    if (G < 5 || m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
+    else TILE(&p, 0, 0, 1, 2, 1, false);
+}
+
+/* A row of a matrix of several groups: as many at once as hide the latency of an addition, then the rest. */
+INLINE void one_row(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws,
+                    const form kind, const size_t G) {
+    const size_t J = 8 / G, whole = m->groups / J, rest = m->groups % J;
+    const le_rows p = {.x = x, .start = start, .y = y};
+    if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     const bool backward = ws->backward;
     const bool far = G >= 3 && (ws->far || m->padded * m->units * (kind == WIDENED ? 1 : 4) > LE_FAR);
-    const size_t whole = m->groups / J, rest = m->groups % J;
     if (backward) {
         for (size_t i = rest; i-- > 0;) TILE(&p, 0, whole * J + i, 1, 1, 1, false);
     }
@@ -634,12 +663,12 @@ static void one_output(const le_matrix *m, const float *x, const float *start, f
 #define SPLIT(F, G)                                                                                          \
     NOINLINE void split_##F##G(const le_matrix *m, const float *x, const float *start, float *y,             \
                                const le_workspace *ws) {                                                     \
-        one_row(m, x, start, y, ws, F, G, true);                                                             \
+        split_row(m, x, start, y, ws, F, G);                                                                 \
     }
 #define PRODUCTS(F, G)                                                                                       \
     NOINLINE void one_##F##G(const le_matrix *m, const float *x, const float *start, float *y,               \
                              const le_workspace *ws) {                                                       \
-        one_row(m, x, start, y, ws, F, G, false);                                                            \
+        one_row(m, x, start, y, ws, F, G);                                                                   \
     }                                                                                                        \
     NOINLINE void many_##F##G(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {   \
         many_rows(m, p, ws, rows, F, G);                                                                     \
@@ -1076,36 +1105,58 @@ static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const places *p, co
     return true;
 }
 
-static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
-    const size_t k = given->k, m = given->m;
-    const bool quantized = given->quantized, sparse = given->blocks.first != NULL;
-    const bool narrow = given->scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
-    const bool scaled = narrow || quantized;
-    const places p = spread(m, given->gates);
-    const size_t units = quantized ? (k + 3) / 4 : k, padded = p.groups * p.group * L;
-    const size_t lanes = padded + (sparse ? GROUP_VECTORS * L : 0);
-    *matrix =
-        (le_matrix){.k = k, .m = m, .tail = p.tail, .units = units, .groups = p.groups, .padded = padded};
-    matrix->bias = le_zeros(padded, sizeof(float));
+/* Choose the form of some weights. int8 ones whose inputs are in float32 stay as they are where floats would
+   not fit the cache. */
+static form form_of(const le_arena *arena, const le_weights *given) {
+    if (given->quantized) return SEVEN && fit_seven_bits(given) ? SEVEN_BITS : QUANTIZED;
+    const bool narrow = given->scales != NULL && KEEPS_INT8 && arena->size >= LE_FAR / 4;
+    return narrow ? WIDENED : FLOATS;
+}
+
+/* Place the biases of a matrix, and the scales that are not those of blocks of quantized inputs. */
+static bool pack_vectors(le_matrix *matrix, form kind, const places *p, const le_weights *given) {
+    const bool sparse = given->blocks.first != NULL, scaled = kind != FLOATS, quantized = kind >= QUANTIZED;
+    const size_t lanes = matrix->padded + (sparse ? GROUP_VECTORS * L : 0);
+    matrix->bias = le_zeros(matrix->padded, sizeof(float));
     matrix->scales = scaled ? le_zeros(lanes, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(lanes, sizeof(int32_t)) : NULL;
     if (matrix->bias == NULL || (scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL))
         return false;
-    for (size_t j = 0; j < m; j++) {
-        const size_t index = place_of(&p, j);
+    for (size_t j = 0; j < given->m; j++) {
+        const size_t index = place_of(p, j);
         if (given->bias != NULL) matrix->bias[index] = given->bias[j];
         if (scaled && !(quantized && sparse)) matrix->scales[index] = given->scales[j];
     }
-    matrix->seven = SEVEN && quantized && fit_seven_bits(given);
-    const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
-    if (!sparse) return pack_all(arena, matrix, kind, &p, given);
+    return true;
+}
+
+/* Lay out the weights of a matrix in blocks. */
+static bool pack_sparse(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+                        const le_weights *given) {
     matrix->one = BLOCK_PRODUCT[kind].one;
     matrix->many = BLOCK_PRODUCT[kind].many;
-    counted_band *sorted = sorted_bands(given->blocks.first, m / (quantized ? LE_INT8_BAND : LE_BAND));
-    const bool done = sorted != NULL && (quantized ? pack_blocks8(arena, matrix, &p, given, sorted)
-                                                   : pack_blocks(arena, matrix, kind, &p, given, sorted));
+    const size_t band = kind >= QUANTIZED ? LE_INT8_BAND : LE_BAND;
+    counted_band *sorted = sorted_bands(given->blocks.first, given->m / band);
+    if (sorted == NULL) return false;
+    const bool done = kind >= QUANTIZED ? pack_blocks8(arena, matrix, p, given, sorted)
+                                        : pack_blocks(arena, matrix, kind, p, given, sorted);
     free(sorted);
     return done;
+}
+
+static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
+    const form kind = form_of(arena, given);
+    const places p = spread(given->m, given->gates);
+    *matrix = (le_matrix){.k = given->k,
+                          .m = given->m,
+                          .tail = p.tail,
+                          .units = kind >= QUANTIZED ? (given->k + 3) / 4 : given->k,
+                          .groups = p.groups,
+                          .padded = p.groups * p.group * L,
+                          .seven = kind == SEVEN_BITS};
+    if (!pack_vectors(matrix, kind, &p, given)) return false;
+    if (given->blocks.first == NULL) return pack_all(arena, matrix, kind, &p, given);
+    return pack_sparse(arena, matrix, kind, &p, given);
 }
 
 /* --- Cells ------------------------------------------------------------------------------------------ */
@@ -1278,41 +1329,62 @@ static void look_ahead(const lstm_edge_program *program, const le_workspace *ws)
     recur(program, op, ws, rows_from(program, ws, op->h, 0), ws->ahead, 1);
 }
 
+/* The rows of a layer's step: gates' sums over x and over h, old states and new ones, and how far apart the
+   rows of each lie. */
+typedef struct {
+    const float *g;
+    float *s;
+    const float *h, *c;
+    float *new_h, *new_c; /* c and new_c: of an LSTM */
+    size_t width, r_width, stride;
+} cells;
+
+/* Take a step of some rows from the gates' sums to the new states. */
+INLINE void end_step(const le_op *op, const le_workspace *ws, const cells *all, const size_t rows) {
+    const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 1);
+    for (size_t r = 0; r < rows; r++) {
+        const size_t at = r * all->stride;
+        const float *g = all->g + r * all->width, *h = all->h + at;
+        float *s = all->s + r * all->r_width, *new_h = all->new_h + at;
+        if (lstm) (op->usual ? lstm_usual : lstm_other)(op, g, s, all->c + at, new_h, all->new_c + at);
+        else if (op->code == LE_RNN) rnn_row(op, g, s, new_h);
+        else if (wait) gru_other(op, g, s, h, ws->hidden + at);
+        else (op->usual ? gru_usual : gru_other)(op, g, s, h, new_h);
+    }
+    if (wait) gru_end(op, ws, all->g, all->s, all->h, all->new_h, all->stride, rows);
+}
+
 INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first,
                       const size_t rows, const size_t steps) {
-    const size_t width = op->w.padded, r_width = op->r.padded, stride = stride_of(program, op->out);
-    const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 1);
-    const le_rows all = {
-        rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
-    const float *h = rows_from(program, ws, op->h, first),
-                *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
-    float *new_h = rows_from(program, ws, op->out, first),
-          *new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL;
-    const float *g = ws->gates;
-    const bool ahead = ws->is_ahead && op == program->last_recurrent;
-    float *sums = ahead ? ws->ahead : ws->more_gates;
+    const bool lstm = op->code == LE_LSTM, ahead = ws->is_ahead && op == program->last_recurrent;
     const bool before = ws->backward && !ahead;
-    if (before) recur(program, op, ws, h, sums, rows);
-    product(&op->w, &all, ws, rows * steps);
+    cells all = {.g = ws->gates,
+                 .s = ahead ? ws->ahead : ws->more_gates,
+                 .h = rows_from(program, ws, op->h, first),
+                 .c = lstm ? rows_from(program, ws, op->c, first) : NULL,
+                 .new_h = rows_from(program, ws, op->out, first),
+                 .new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL,
+                 .width = op->w.padded,
+                 .r_width = op->r.padded,
+                 .stride = stride_of(program, op->out)};
+    const le_rows x = {rows_from(program, ws, op->in, first),
+                       stride_of(program, op->in),
+                       op->w.bias,
+                       0,
+                       ws->gates,
+                       all.width};
+    if (before) recur(program, op, ws, all.h, all.s, rows);
+    product(&op->w, &x, ws, rows * steps);
     for (size_t step = 0; step < steps; step++) {
         if (step > 0) ws->backward = !program->near && !ws->backward;
-        if (step > 0 || !(before || ahead)) recur(program, op, ws, h, sums, rows);
-        for (size_t r = 0; r < rows; r++) {
-            const float *old = h + r * stride, *gates = g + r * width;
-            float *s = sums + r * r_width, *to = new_h + r * stride;
-            if (lstm)
-                (op->usual ? lstm_usual : lstm_other)(op, gates, s, c + r * stride, to, new_c + r * stride);
-            else if (op->code == LE_RNN) rnn_row(op, gates, s, to);
-            else if (wait) gru_other(op, gates, s, old, ws->hidden + r * stride);
-            else (op->usual ? gru_usual : gru_other)(op, gates, s, old, to);
-        }
-        if (wait) gru_end(op, ws, g, sums, h, new_h, stride, rows);
-        g += rows * width;
-        h = new_h;
-        new_h += rows * stride;
+        if (step > 0 || !(before || ahead)) recur(program, op, ws, all.h, all.s, rows);
+        end_step(op, ws, &all, rows);
+        all.g += rows * all.width;
+        all.h = all.new_h;
+        all.new_h += rows * all.stride;
         if (lstm) {
-            c = new_c;
-            new_c += rows * stride;
+            all.c = all.new_c;
+            all.new_c += rows * all.stride;
         }
     }
 }

@@ -442,34 +442,38 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     return true;
 }
 
+/* Read the second operand of a binary operation: a buffer, or a constant. */
+static bool read_second(reader *r, uint32_t index, bool whole, le_op *op, size_t *count) {
+    if (op->h != LE_NONE) {
+        if (!reads(r, op->h, whole)) return false;
+        if (whole && !is_whole(r, op->h)) return REFUSE_OPERATION(r, "operands of two types");
+        *count = width(r, op->h);
+        return true;
+    }
+    if (!expect(r, index, whole ? LSTM_EDGE_INT64 : LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
+    *count = constant(r, index).columns;
+    if (!whole) return vector(r, index, 1, *count, &op->first);
+    op->first = copy(r, index, 0);
+    return op->first != NULL;
+}
+
 static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->h = arg[1];
     op->out = arg[3];
     const bool whole = is_whole(r, op->in);
     if (!reads(r, op->in, whole) || !(whole ? writes_whole(r, op->out) : writes(r, op->out))) return false;
-    const size_t out = width(r, op->out);
-    size_t width_b;
-    if (op->h != LE_NONE) {
-        if (!reads(r, op->h, whole)) return false;
-        if (whole && !is_whole(r, op->h)) return REFUSE_OPERATION(r, "operands of two types");
-        width_b = width(r, op->h);
-    } else {
-        if (!expect(r, arg[2], whole ? LSTM_EDGE_INT64 : LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
-        width_b = constant(r, arg[2]).columns;
-        if (whole && (op->first = copy(r, arg[2], 0)) == NULL) return false;
-        if (!whole && !vector(r, arg[2], 1, width_b, &op->first)) return false;
-    }
-    if ((width(r, op->in) != out && width(r, op->in) != 1) || (width_b != out && width_b != 1)) {
+    const size_t out = width(r, op->out), left = width(r, op->in);
+    size_t right;
+    if (!read_second(r, arg[2], whole, op, &right)) return false;
+    if ((left != out && left != 1) || (right != out && right != 1))
         return REFUSE_OPERATION(r, "operands of unequal widths");
-    }
     if (arg[4] >= LE_BINARIES) return REFUSE_OPERATION(r, "an unknown function");
-    if (whole && (arg[4] == LE_PRELU || arg[4] == LE_POWER)) {
+    if (whole && (arg[4] == LE_PRELU || arg[4] == LE_POWER))
         return REFUSE_OPERATION(r, "a function of numbers of another type");
-    }
     op->size[0] = arg[4];
-    op->size[1] = width(r, op->in) == out;
-    op->size[2] = width_b == out;
+    op->size[1] = left == out;
+    op->size[2] = right == out;
     op->flags = arg[5];
     return true;
 }
@@ -650,21 +654,26 @@ static bool read_operation(reader *r, le_op *op) {
     }
 }
 
+/* Read by how much each number of an output or state may differ from the golden case. */
+static bool read_tolerance(reader *r, uint32_t index, size_t rows, le_io *io) {
+    if (!expect(r, index, LSTM_EDGE_FLOAT32, rows, width(r, io->buffer), "the golden case")) return false;
+    if (io->per_unit != 0 && (size_t)r->header.golden_steps * io->per_unit <= io->delay)
+        return REFUSE("%s: a golden case shorter than its delay", io->name);
+    io->tolerance = copy(r, index, 0);
+    return io->tolerance != NULL;
+}
+
 static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
     const uint32_t steps = r->header.golden_steps;
     const le_span *span = &r->program->spans[io->buffer];
-    if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
+    const bool is_input = kind == LSTM_EDGE_INPUT;
+    if (steps == 0 || (port->golden == LE_NONE && !is_input)) return true;
     if (kind == LSTM_EDGE_STATE && span->type == LSTM_EDGE_INT64)
         return REFUSE("%s: a golden case of whole numbers", io->name);
-    const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
+    const size_t rows = is_input || io->every_step ? steps : 1;
     if (!expect(r, port->golden, span->type, rows, span->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
-    if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
-    if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, span->width, "the golden case")) return false;
-    if (io->per_unit != 0 && (size_t)steps * io->per_unit <= io->delay)
-        return REFUSE("%s: a golden case shorter than its delay", io->name);
-    io->tolerance = copy(r, port->tolerance, 0);
-    return io->tolerance != NULL;
+    return io->golden != NULL && (is_input || read_tolerance(r, port->tolerance, rows, io));
 }
 
 /* Read the delay and the frames of an input, output or state. */
@@ -713,7 +722,7 @@ static int compare_names(const void *a, const void *b) {
 }
 
 /* Check that no two inputs, outputs or states have one name: a saved state finds them by it. */
-static bool names_differ(const lstm_edge_program *p, int kind) {
+static bool names_differ(const lstm_edge_program *p, lstm_edge_kind kind) {
     const size_t count = p->count[kind];
     const le_io **sorted = le_zeros(count, sizeof *sorted);
     if (sorted == NULL) return no_memory();
@@ -729,43 +738,60 @@ static bool names_differ(const lstm_edge_program *p, int kind) {
     return twice == NULL;
 }
 
+/* Note that a step begins with the values of an input or a state. */
+static bool fill(reader *r, const le_io *io) {
+    uint8_t *written = r->written + r->start[io->buffer];
+    const size_t count = width(r, io->buffer);
+    if (memchr(written, 1, count) != NULL) return REFUSE("%s: a buffer of another input or state", io->name);
+    memset(written, 1, count);
+    return true;
+}
+
+/* Check that an output is float32, and a state float32 or int64. */
+static bool fits_kind(const reader *r, lstm_edge_kind kind, const le_io *io) {
+    const lstm_edge_type type = r->program->spans[io->buffer].type;
+    if (kind == LSTM_EDGE_INPUT || type == LSTM_EDGE_FLOAT32) return true;
+    if (kind == LSTM_EDGE_STATE && type == LSTM_EDGE_INT64) return true;
+    return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64", io->name);
+}
+
+/* Read the name and the buffer of an input, output or state, and the option of an output. */
+static bool read_port(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
+    if (!expect(r, port->name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
+    if (port->buffer >= r->program->buffers)
+        return REFUSE("an input, output or state names a buffer that is not there");
+    io->name = copy(r, port->name, 1);
+    if (io->name == NULL) return false;
+    io->buffer = port->buffer;
+    io->next = port->next;
+    if (!fits_kind(r, kind, io)) return false;
+    if (kind != LSTM_EDGE_OUTPUT) return fill(r, io);
+    if (port->option > 1) return REFUSE("%s: an unknown option", io->name);
+    io->every_step = port->option == 1;
+    return true;
+}
+
 /* Read the inputs, outputs and states; what the outputs and states end in is checked after the operations. */
 static bool read_ports(reader *r) {
     lstm_edge_program *p = r->program;
     const char *from = r->ports;
-    for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
+    for (lstm_edge_kind kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
         for (size_t i = 0; i < p->count[kind]; i++, from += sizeof(le_port)) {
             le_port port = {0};
             memcpy(&port, from, sizeof port);
             le_io *io = &p->io[kind][i];
-            if (!expect(r, port.name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
-            if (port.buffer >= p->buffers)
-                return REFUSE("an input, output or state names a buffer that is not there");
-            io->name = copy(r, port.name, 1);
-            if (io->name == NULL) return false;
-            io->buffer = port.buffer;
-            io->next = port.next;
-            const bool whole = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
-            if (kind != LSTM_EDGE_INPUT && p->spans[io->buffer].type != LSTM_EDGE_FLOAT32 && !whole) {
-                return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64",
-                              io->name);
-            }
-            if (kind == LSTM_EDGE_OUTPUT) {
-                if (port.option > 1) return REFUSE("%s: an unknown option", io->name);
-                io->every_step = port.option == 1;
-            } else {
-                if (memchr(r->written + r->start[io->buffer], 1, width(r, io->buffer)) != NULL) {
-                    return REFUSE("%s: a buffer of another input or state", io->name);
-                }
-                memset(r->written + r->start[io->buffer], 1, width(r, io->buffer));
-            }
+            if (!read_port(r, kind, &port, io)) return false;
             if (kind == LSTM_EDGE_STATE && !read_state(r, &port, io)) return false;
-            if (!read_pace(r, (lstm_edge_kind)kind, &port, io) ||
-                !read_golden(r, (lstm_edge_kind)kind, &port, io))
-                return false;
+            if (!read_pace(r, kind, &port, io) || !read_golden(r, kind, &port, io)) return false;
         }
         if (!names_differ(p, kind)) return false;
     }
+    return true;
+}
+
+/* Place the buffers in working memory, and the pasts in a stream's. */
+static bool place_buffers(reader *r) {
+    lstm_edge_program *p = r->program;
     for (size_t b = 0; b < p->buffers; b++) {
         le_span *span = &p->spans[b];
         size_t *bytes = span->past != 0 ? &p->past_bytes : &p->row_bytes;
@@ -942,7 +968,7 @@ static bool finish(reader *r) {
     return done;
 }
 
-static bool read_tables(reader *r) {
+static bool check_header(const reader *r) {
     const le_header *h = &r->header;
     const uint32_t counts[] = {h->constants, h->buffers, h->inputs, h->outputs, h->states, h->operations};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
@@ -951,6 +977,28 @@ static bool read_tables(reader *r) {
     }
     if (h->unit == 0 || h->unit > LE_MAX_WIDTH) return REFUSE("a unit of %u steps", (unsigned)h->unit);
     if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
+    return true;
+}
+
+/* Check that the constants are within the file; how many blocks of one are stored is checked where it is
+   taken. */
+static bool check_constants(const reader *r) {
+    for (uint32_t i = 0; i < r->header.constants; i++) {
+        const le_constant c = constant(r, i);
+        const size_t size = le_size_of(c.type);
+        if (size == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
+            (c.blocks == 0 && (uint64_t)c.rows * c.columns > (r->size - c.offset) / size)) {
+            return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file",
+                          (unsigned)i);
+        }
+    }
+    return true;
+}
+
+/* Find the tables of the file. */
+static bool read_tables(reader *r) {
+    const le_header *h = &r->header;
+    if (!check_header(r)) return false;
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
     const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer),
                             ports * sizeof(le_port), h->operations * sizeof(le_operation)};
@@ -961,16 +1009,7 @@ static bool read_tables(reader *r) {
         at += sizes[i];
     }
     if (at > r->size) return REFUSE("the file ends within its tables");
-    for (uint32_t i = 0; i < h->constants; i++) {
-        const le_constant c = constant(r, i);
-        const size_t size = le_size_of(c.type);
-        if (size == 0 || c.rows == 0 || c.columns == 0 || c.offset % 8 != 0 || c.offset > r->size ||
-            (c.blocks == 0 && (uint64_t)c.rows * c.columns > (r->size - c.offset) / size)) {
-            return REFUSE("constant %u: an unknown type, nothing in it, or beyond the end of the file",
-                          (unsigned)i);
-        }
-    }
-    return true;
+    return check_constants(r);
 }
 
 static bool read_buffers(reader *r) {
@@ -992,10 +1031,10 @@ static bool read_buffers(reader *r) {
     return r->written != NULL || no_memory();
 }
 
-static bool read_all(reader *r) {
+/* Take the header's counts, and memory for as many. */
+static bool take_counts(reader *r) {
     const le_header *h = &r->header;
     lstm_edge_program *p = r->program;
-    if (!read_tables(r)) return false;
     p->buffers = h->buffers;
     p->ops = h->operations;
     p->count[LSTM_EDGE_INPUT] = h->inputs;
@@ -1007,20 +1046,32 @@ static bool read_all(reader *r) {
     p->op = calloc(p->ops + 1, sizeof *p->op);
     r->start = calloc(p->buffers + 1, sizeof *r->start);
     r->packed = calloc((size_t)h->constants + 1, sizeof *r->packed);
-    for (int kind = 0; kind < 3; kind++) p->io[kind] = calloc(p->count[kind] + 1, sizeof *p->io[kind]);
-    if (p->spans == NULL || p->op == NULL || r->start == NULL || r->packed == NULL || p->io[0] == NULL ||
-        p->io[1] == NULL || p->io[2] == NULL) {
-        return no_memory();
+    bool complete = p->spans != NULL && p->op != NULL && r->start != NULL && r->packed != NULL;
+    for (int kind = 0; kind < 3; kind++) {
+        p->io[kind] = calloc(p->count[kind] + 1, sizeof *p->io[kind]);
+        complete = complete && p->io[kind] != NULL;
     }
-    if (!read_buffers(r) || !read_ports(r)) return false;
-    for (r->at = 0; r->at < p->ops; r->at++) {
-        if (!read_operation(r, &p->op[r->at])) return false;
+    return complete || no_memory();
+}
+
+static bool read_operations(reader *r) {
+    for (r->at = 0; r->at < r->program->ops; r->at++) {
+        if (!read_operation(r, &r->program->op[r->at])) return false;
     }
-    if (!finish(r)) return false;
-    if (h->manifest == LE_NONE) return true;
-    if (!expect(r, h->manifest, LSTM_EDGE_UINT8, 1, 0, "the manifest")) return false;
-    p->manifest = copy(r, h->manifest, 1);
-    return p->manifest != NULL;
+    return true;
+}
+
+static bool read_manifest(reader *r) {
+    const uint32_t index = r->header.manifest;
+    if (index == LE_NONE) return true;
+    if (!expect(r, index, LSTM_EDGE_UINT8, 1, 0, "the manifest")) return false;
+    r->program->manifest = copy(r, index, 1);
+    return r->program->manifest != NULL;
+}
+
+static bool read_all(reader *r) {
+    return read_tables(r) && take_counts(r) && read_buffers(r) && read_ports(r) && place_buffers(r) &&
+           read_operations(r) && finish(r) && read_manifest(r);
 }
 
 void le_program_free(lstm_edge_program *p) {

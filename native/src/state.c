@@ -62,7 +62,16 @@ static const char *string_end(const char *text) {
     return text;
 }
 
-/* Return the value of the manifest's own field "identity", IDENTITY characters; NULL if it has none. */
+/* Return the string of LE_IDENTITY_SIZE characters that a field's value is, `at` the end of its key; NULL if
+   it is not one. */
+static const char *identity_after(const char *at) {
+    do at++;
+    while (*at == ':' || *at == ' ');
+    if (*at != '"') return NULL;
+    return string_end(at + 1) - at - 1 == LE_IDENTITY_SIZE ? at + 1 : NULL;
+}
+
+/* Return the value of the manifest's own field "identity"; NULL if it has none. */
 static const char *identity_of(const char *manifest) {
     static const char key[] = "identity";
     size_t depth = 0;
@@ -74,13 +83,8 @@ static const char *identity_of(const char *manifest) {
         if (*end == '\0') return NULL;
         const bool is_key =
             depth == 1 && (size_t)(end - at) == sizeof key && memcmp(at + 1, key, sizeof key - 1) == 0;
+        if (is_key) return identity_after(end);
         at = end;
-        if (!is_key) continue;
-        do at++;
-        while (*at == ':' || *at == ' ');
-        if (*at != '"') return NULL;
-        end = string_end(at + 1);
-        return end - at - 1 == LE_IDENTITY_SIZE ? at + 1 : NULL;
     }
     return NULL;
 }

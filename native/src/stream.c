@@ -32,6 +32,8 @@ static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
     return (char *)rows->data + row * rows->row_stride + step * rows->step_stride;
 }
 
+static size_t row_bytes(const le_span *span) { return span->width * le_size_of(span->type); }
+
 /* Copy `rows` rows between the caller's memory and a buffer. */
 static void copy_rows(const call *c, const le_span *span, size_t bytes, char *buffer,
                       const lstm_edge_rows *view, bool slots, size_t first, size_t step, size_t rows,
@@ -84,7 +86,7 @@ static void compute_traced(const call *c, le_workspace *w, size_t first, size_t 
     for (size_t i = 0; i < p->buffers; i++) {
         const le_span *span = &p->spans[i];
         if (c->values[i].data == NULL || span->past != 0) continue;
-        const size_t bytes = span->width * le_size_of(span->type);
+        const size_t bytes = row_bytes(span);
         for (size_t s = 0; s < now; s++) {
             char *from = w->buffer[i] + s * rows * span->bytes;
             copy_rows(c, span, bytes, from, &c->values[i], false, first, step + s, rows, true);
@@ -92,59 +94,87 @@ static void compute_traced(const call *c, le_workspace *w, size_t first, size_t 
     }
 }
 
-/* Run rows `first` to `first + rows` for all steps. */
-static void run_block(const call *c, le_workspace *w, size_t first, size_t rows) {
+/* Copy the old states of some rows to working memory; of a past, say where each row lies. */
+static void begin_states(const call *c, le_workspace *w, size_t first, size_t rows) {
     const lstm_edge_program *p = c->program;
-    const size_t most = p->chunked ? w->capacity / rows : 1;
-    const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT],
-                *states = p->io[LSTM_EDGE_STATE];
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_span *span = &p->spans[states[i].buffer];
+        const uint32_t buffer = p->io[LSTM_EDGE_STATE][i].buffer;
+        const le_span *span = &p->spans[buffer];
+        const lstm_edge_rows *state = &c->states[i];
         if (span->past == 0) {
-            const size_t bytes = span->width * le_size_of(span->type);
-            copy_rows(c, span, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows,
-                      false);
+            copy_rows(c, span, row_bytes(span), w->buffer[buffer], state, true, first, 0, rows, false);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
             const size_t slot = c->slots != NULL ? c->slots[first + r] : first + r;
-            w->past[(span->past - 1) * w->capacity + r] = (float *)(void *)row_at(&c->states[i], slot, 0);
+            w->past[(span->past - 1) * w->capacity + r] = (float *)(void *)row_at(state, slot, 0);
         }
     }
+}
+
+/* Copy the inputs of `now` steps from step `step` on, and number the counters' later steps. */
+static void begin_steps(const call *c, le_workspace *w, size_t first, size_t rows, size_t step, size_t now) {
+    const lstm_edge_program *p = c->program;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+        const uint32_t buffer = p->io[LSTM_EDGE_INPUT][i].buffer;
+        const le_span *span = &p->spans[buffer];
+        const size_t bytes = row_bytes(span);
+        for (size_t s = 0; s < now; s++) {
+            char *to = w->buffer[buffer] + s * rows * span->bytes;
+            copy_rows(c, span, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
+        }
+    }
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        if (state->counts) count(p, state, w->buffer[state->buffer], rows, now - 1);
+    }
+}
+
+/* Copy the outputs of `now` steps from step `step` on; of the call's last step alone where there is none for
+   every step. */
+static void end_steps(const call *c, le_workspace *w, size_t first, size_t rows, size_t step, size_t now) {
+    const lstm_edge_program *p = c->program;
+    const bool last = step + now == c->steps;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
+        if (c->outputs[i].data == NULL || !(output->every_step || last)) continue;
+        const le_span *span = &p->spans[output->buffer];
+        const size_t bytes = row_bytes(span);
+        for (size_t s = output->every_step ? 0 : now - 1; s < now; s++) {
+            char *from = w->buffer[output->buffer] + s * rows * span->bytes;
+            const size_t at = output->every_step ? step + s : 0;
+            copy_rows(c, span, bytes, from, &c->outputs[i], false, first, at, rows, true);
+        }
+    }
+}
+
+/* Copy the new states of `now` steps: to the caller's memory after the `last` ones, else to the old states.
+ */
+static void end_states(const call *c, le_workspace *w, size_t first, size_t rows, size_t now, bool last) {
+    const lstm_edge_program *p = c->program;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        const le_span *span = &p->spans[state->next];
+        if (span->past != 0) continue;
+        char *from = w->buffer[state->next] + (now - 1) * rows * span->bytes;
+        if (last) copy_rows(c, span, row_bytes(span), from, &c->states[i], true, first, 0, rows, true);
+        else memcpy(w->buffer[state->buffer], from, rows * span->bytes);
+    }
+}
+
+/* Run rows `first` to `first + rows` for all steps. */
+static void run_block(const call *c, le_workspace *w, size_t first, size_t rows) {
+    const lstm_edge_program *p = c->program;
+    const size_t most = p->chunked ? w->capacity / rows : 1;
+    begin_states(c, w, first, rows);
     for (size_t step = 0, now; step < c->steps; step += now) {
         now = c->steps - step < most ? c->steps - step : most;
         const bool last = step + now == c->steps;
-        for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
-            const le_span *span = &p->spans[inputs[i].buffer];
-            const size_t bytes = span->width * le_size_of(span->type);
-            for (size_t s = 0; s < now; s++) {
-                char *to = w->buffer[inputs[i].buffer] + s * rows * span->bytes;
-                copy_rows(c, span, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
-            }
-        }
-        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-            if (states[i].counts) count(p, &states[i], w->buffer[states[i].buffer], rows, now - 1);
-        }
+        begin_steps(c, w, first, rows, step, now);
         if (c->values == NULL) compute(p, w, rows, now, last);
         else compute_traced(c, w, first, rows, step, now);
-        for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
-            if (c->outputs[i].data == NULL || !(outputs[i].every_step || last)) continue;
-            const le_span *span = &p->spans[outputs[i].buffer];
-            for (size_t s = outputs[i].every_step ? 0 : now - 1; s < now; s++) {
-                char *from = w->buffer[outputs[i].buffer] + s * rows * span->bytes;
-                const size_t at = outputs[i].every_step ? step + s : 0;
-                copy_rows(c, span, span->width * 4, from, &c->outputs[i], false, first, at, rows, true);
-            }
-        }
-        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-            const le_span *span = &p->spans[states[i].next];
-            if (span->past != 0) continue;
-            char *from = w->buffer[states[i].next] + (now - 1) * rows * span->bytes,
-                 *to = w->buffer[states[i].buffer];
-            const size_t bytes = span->width * le_size_of(span->type);
-            if (last) copy_rows(c, span, bytes, from, &c->states[i], true, first, 0, rows, true);
-            else memcpy(to, from, rows * span->bytes);
-        }
+        end_steps(c, w, first, rows, step, now);
+        end_states(c, w, first, rows, now, last);
     }
 }
 
@@ -515,56 +545,88 @@ static void finish_unit(lstm_edge_stream *stream) {
     move_states(p, w);
 }
 
-/* Take steps after the kept ones: whole units at once where every frame counts, else one by one. */
-static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
+/* Check the indices among some samples of a chunk. */
+static lstm_edge_status check_chunk(const lstm_edge_stream *stream, size_t steps) {
     const lstm_edge_program *p = stream->program;
-    const size_t inputs = p->count[LSTM_EDGE_INPUT], outputs = p->count[LSTM_EDGE_OUTPUT], unit = p->unit;
-    lstm_edge_rows *from = stream->chunk, *to = stream->chunk + inputs;
-    for (size_t i = 0; i < inputs; i++) {
+    for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
-        const lstm_edge_status status =
-            le_check_elements(p, input, from[i].data, steps * (p->spans[input->buffer].width / unit));
+        const size_t count = steps * (p->spans[input->buffer].width / p->unit);
+        const lstm_edge_status status = le_check_elements(p, input, stream->chunk[i].data, count);
         if (status != LSTM_EDGE_OK) return status;
     }
-    for (size_t i = 0; i < outputs; i++) {
+    return LSTM_EDGE_OK;
+}
+
+/* Run whole units of a chunk at once, of which every frame counts. */
+static void take_units(lstm_edge_stream *stream, size_t units) {
+    const lstm_edge_program *p = stream->program;
+    lstm_edge_rows *to = stream->chunk + p->count[LSTM_EDGE_INPUT];
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
+        if (!output->every_step) {
+            stream->frames[i] = 1;
+            continue;
+        }
+        const size_t width = p->spans[output->buffer].width / output->per_unit;
+        if (to[i].data != NULL) to[i].data = stream->targets[i] + stream->frames[i] * width;
+        stream->frames[i] += units * output->per_unit;
+    }
+    const call c = {.program = p,
+                    .rows = 1,
+                    .steps = units,
+                    .inputs = stream->chunk,
+                    .states = stream->rows[LSTM_EDGE_STATE],
+                    .outputs = to};
+    run_block(&c, stream->many, 0, 1);
+}
+
+/* Keep `count` samples of a chunk after the `kept` ones of their unit. */
+static void keep(lstm_edge_stream *stream, size_t kept, size_t count) {
+    const lstm_edge_program *p = stream->program;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+        const size_t row = le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
+        char *rest = (char *)lstm_edge_rest(stream, i) + kept * row;
+        if (rest != stream->chunk[i].data) memcpy(rest, stream->chunk[i].data, count * row);
+    }
+}
+
+/* Take as many steps of a chunk as run at once: whole units where every frame counts, else samples up to the
+   end of a unit. Return how many these are. */
+static size_t take_some(lstm_edge_stream *stream, size_t steps) {
+    const size_t unit = stream->program->unit, kept = (size_t)(stream->age % unit), units = steps / unit;
+    const bool settled = stream->age / unit >= stream->program->settled;
+    if (kept == 0 && units > 1 && stream->many != NULL && settled) {
+        take_units(stream, units);
+        stream->age += units * unit;
+        return units * unit;
+    }
+    const size_t taken = unit - kept < steps ? unit - kept : steps;
+    keep(stream, kept, taken);
+    stream->age += taken;
+    if (kept + taken == unit) finish_unit(stream);
+    return taken;
+}
+
+/* Take the steps of a chunk after the kept ones. */
+static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
+    const lstm_edge_program *p = stream->program;
+    const lstm_edge_status status = check_chunk(stream, steps);
+    if (status != LSTM_EDGE_OK) return status;
+    const lstm_edge_rows *to = stream->chunk + p->count[LSTM_EDGE_INPUT];
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         stream->frames[i] = 0;
         stream->targets[i] = to[i].data;
     }
     stream->last = 0;
     const le_mode mode = le_enter();
     while (steps > 0) {
-        const size_t kept = (size_t)(stream->age % unit), units = steps / unit;
-        size_t taken = unit - kept < steps ? unit - kept : steps;
-        const bool together =
-            kept == 0 && units > 1 && stream->many != NULL && stream->age / unit >= p->settled;
-        if (together) {
-            for (size_t i = 0; i < outputs; i++) {
-                const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
-                if (output->every_step && to[i].data != NULL) {
-                    to[i].data = stream->targets[i] +
-                                 stream->frames[i] * (p->spans[output->buffer].width / output->per_unit);
-                }
-                stream->frames[i] = output->every_step ? stream->frames[i] + units * output->per_unit : 1;
-            }
-            const call c = {.program = p,
-                            .rows = 1,
-                            .steps = units,
-                            .inputs = from,
-                            .states = stream->rows[LSTM_EDGE_STATE],
-                            .outputs = to};
-            run_block(&c, stream->many, 0, 1);
-            taken = units * unit;
+        const size_t taken = take_some(stream, steps);
+        for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+            lstm_edge_rows *from = &stream->chunk[i];
+            from->data = (char *)from->data + taken * le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
         }
-        for (size_t i = 0; i < inputs; i++) {
-            const size_t row = le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
-            char *rest = (char *)lstm_edge_rest(stream, i) + kept * row;
-            if (!together && rest != from[i].data) memcpy(rest, from[i].data, taken * row);
-            from[i].data = (char *)from[i].data + taken * row;
-        }
-        stream->age += taken;
         steps -= taken;
-        if (!together && kept + taken == unit) finish_unit(stream);
     }
     le_leave(mode);
     return LSTM_EDGE_OK;
@@ -679,44 +741,70 @@ static double compare(const le_io *io, const float *got, size_t first, size_t co
     return worst;
 }
 
-lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst) {
-    if (program == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
-    const size_t steps = program->golden_steps, *count = program->count;
-    if (steps == 0) return le_fail(LSTM_EDGE_NO_GOLDEN, "the program carries no golden case");
-    lstm_edge_stream *stream = lstm_edge_stream_new((lstm_edge_program *)program);
-    if (stream == NULL) return LSTM_EDGE_NO_MEMORY;
-    const void **inputs = calloc(count[LSTM_EDGE_INPUT] + 1, sizeof *inputs);
-    float **outputs = calloc(count[LSTM_EDGE_OUTPUT] + 1, sizeof *outputs);
-    bool memory = inputs != NULL && outputs != NULL;
-    for (size_t i = 0; memory && i < count[LSTM_EDGE_INPUT]; i++)
-        inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
-    for (size_t i = 0; memory && i < count[LSTM_EDGE_OUTPUT]; i++) {
+/* The pointers of lstm_edge_chunk. */
+typedef struct {
+    const void **inputs;
+    float **outputs; /* NULL for those that are not compared, so may be of any size */
+} golden_case;
+
+static void golden_free(golden_case *g, const lstm_edge_program *program) {
+    for (size_t i = 0; g->outputs != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) free(g->outputs[i]);
+    free(g->outputs);
+    free(g->inputs);
+}
+
+/* Take the inputs of the golden case, and memory for its outputs. False if there is none. */
+static bool golden_take(golden_case *g, const lstm_edge_program *program) {
+    const size_t *count = program->count;
+    g->inputs = calloc(count[LSTM_EDGE_INPUT] + 1, sizeof *g->inputs);
+    g->outputs = calloc(count[LSTM_EDGE_OUTPUT] + 1, sizeof *g->outputs);
+    if (g->inputs == NULL || g->outputs == NULL) return false;
+    for (size_t i = 0; i < count[LSTM_EDGE_INPUT]; i++) g->inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
+    for (size_t i = 0; i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        if (output->tolerance == NULL) continue; /* not compared, so it may be of any size */
-        outputs[i] =
-            le_zeros(output->every_step ? steps : 1, program->spans[output->buffer].width * sizeof(float));
-        memory = outputs[i] != NULL;
+        if (output->tolerance == NULL) continue;
+        const size_t rows = output->every_step ? program->golden_steps : 1;
+        g->outputs[i] = le_zeros(rows, program->spans[output->buffer].width * sizeof(float));
+        if (g->outputs[i] == NULL) return false;
     }
-    lstm_edge_status status = LSTM_EDGE_NO_MEMORY;
-    if (memory) status = lstm_edge_chunk(stream, inputs, steps * program->unit, outputs);
-    else le_fail(status, "no memory for the golden case");
+    return true;
+}
+
+/* Compare the frames of all outputs and the states after the last step. */
+static double golden_compare(const golden_case *g, lstm_edge_stream *stream) {
+    const lstm_edge_program *program = stream->program;
     double most = 0;
-    for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
+    for (size_t i = 0; i < program->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t new = output->per_unit == 0 ? 1 : output->per_unit,
-                     frames = output->every_step ? steps * new - output->delay : 1;
-        const size_t width = program->spans[output->buffer].width / new;
-        most =
-            compare(output, outputs[i], output->every_step ? output->delay * width : 0, frames * width, most);
+        const size_t width = program->spans[output->buffer].width;
+        if (!output->every_step) {
+            most = compare(output, g->outputs[i], 0, width, most);
+            continue;
+        }
+        const size_t delayed = output->delay * (width / output->per_unit);
+        most = compare(output, g->outputs[i], delayed, program->golden_steps * width - delayed, most);
     }
-    for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
+    for (size_t i = 0; i < program->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];
         most = compare(state, lstm_edge_state(stream, i), 0, program->spans[state->buffer].width, most);
     }
+    return most;
+}
+
+lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst) {
+    if (program == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    const size_t steps = program->golden_steps;
+    if (steps == 0) return le_fail(LSTM_EDGE_NO_GOLDEN, "the program carries no golden case");
+    lstm_edge_stream *stream = lstm_edge_stream_new((lstm_edge_program *)program);
+    if (stream == NULL) return LSTM_EDGE_NO_MEMORY;
+    golden_case golden = {0};
+    const lstm_edge_status status =
+        golden_take(&golden, program)
+            ? lstm_edge_chunk(stream, golden.inputs, steps * program->unit, golden.outputs)
+            : le_fail(LSTM_EDGE_NO_MEMORY, "no memory for the golden case");
+    const double most = status == LSTM_EDGE_OK ? golden_compare(&golden, stream) : 0;
     if (worst != NULL) *worst = most;
-    for (size_t i = 0; outputs != NULL && i < count[LSTM_EDGE_OUTPUT]; i++) free(outputs[i]);
-    free(outputs);
-    free(inputs);
+    golden_free(&golden, program);
     lstm_edge_stream_free(stream);
     return status;
 }

@@ -16,38 +16,49 @@ void le_drop(le_workspace *w) {
     free(w);
 }
 
-le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool with_pasts) {
-    le_workspace *w = calloc(1, sizeof *w);
-    if (w == NULL) return NULL;
-    w->capacity = capacity;
-    const size_t rows = capacity * p->row_bytes, more = with_pasts ? p->past_bytes + p->port_bytes : 0;
-    w->base = le_zeros(1, rows + more);
+/* Allocate the areas of working memory. */
+static bool take_areas(const lstm_edge_program *p, le_workspace *w, size_t bytes) {
+    const size_t capacity = w->capacity;
+    const bool looks_ahead = capacity == 1 && p->last_recurrent != NULL;
+    w->base = le_zeros(1, bytes);
     w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
     w->past = calloc(capacity * p->pasts + 1, sizeof *w->past);
     w->gates = le_zeros(capacity * p->gates, sizeof(float));
     w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
     w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
-    if (capacity == 1 && p->last_recurrent != NULL)
-        w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
+    if (looks_ahead) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
     w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
     w->row_scale = le_zeros(capacity, sizeof(float));
     w->row_zero = le_zeros(capacity, sizeof(int32_t));
-    if (w->base == NULL || w->buffer == NULL || w->past == NULL || w->gates == NULL ||
-        w->more_gates == NULL || w->hidden == NULL || w->quantized == NULL || w->row_scale == NULL ||
-        w->row_zero == NULL || (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
-        le_drop(w);
-        return NULL;
-    }
+    return w->base != NULL && w->buffer != NULL && w->past != NULL && w->gates != NULL &&
+           w->more_gates != NULL && w->hidden != NULL && (w->ahead != NULL || !looks_ahead) &&
+           w->quantized != NULL && w->row_scale != NULL && w->row_zero != NULL;
+}
+
+/* Say where each buffer lies; the pasts, if they belong to this memory, behind the rows. */
+static void place_buffers(const lstm_edge_program *p, le_workspace *w, bool with_pasts) {
+    char *pasts = w->base + w->capacity * p->row_bytes;
     for (size_t i = 0; i < p->buffers; i++) {
         const le_span *span = &p->spans[i];
-        if (span->past == 0) w->buffer[i] = w->base + span->offset * capacity;
-        else if (with_pasts)
-            w->past[span->past - 1] = (float *)(w->buffer[i] = w->base + rows + span->offset);
+        if (span->past == 0) w->buffer[i] = w->base + span->offset * w->capacity;
+        else if (with_pasts) w->past[span->past - 1] = (float *)(w->buffer[i] = pasts + span->offset);
     }
     for (size_t i = 0; with_pasts && i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
         if (state->in_place) w->buffer[state->next] = w->buffer[state->buffer];
     }
+}
+
+le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool with_pasts) {
+    le_workspace *w = calloc(1, sizeof *w);
+    if (w == NULL) return NULL;
+    w->capacity = capacity;
+    const size_t more = with_pasts ? p->past_bytes + p->port_bytes : 0;
+    if (!take_areas(p, w, capacity * p->row_bytes + more)) {
+        le_drop(w);
+        return NULL;
+    }
+    place_buffers(p, w, with_pasts);
     return w;
 }
 
