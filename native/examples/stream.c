@@ -15,6 +15,16 @@ static int fail(const char *what) {
     return 2;
 }
 
+/* Replay the golden case; return the status to end with if it fails, else 0. */
+static int check_golden(const lstm_edge_program *program) {
+    double worst;
+    const lstm_edge_status golden = lstm_edge_selftest(program, &worst);
+    if (golden == LSTM_EDGE_NO_GOLDEN) return 0;
+    if (golden != LSTM_EDGE_OK) return fail("selftest");
+    fprintf(stderr, "%s: golden case at %.3g of its limit\n", lstm_edge_isa(), worst);
+    return worst > 1;
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "usage: stream PROGRAM.lep < samples\n");
@@ -22,14 +32,8 @@ int main(int argc, char **argv) {
     }
     lstm_edge_program *program = lstm_edge_open(argv[1]);
     if (program == NULL) return fail(argv[1]);
-    double worst;
-    const lstm_edge_status golden = lstm_edge_selftest(program, &worst);
-    if (golden == LSTM_EDGE_OK) {
-        fprintf(stderr, "%s: golden case at %.3g of its limit\n", lstm_edge_isa(), worst);
-        if (worst > 1) return 1;
-    } else if (golden != LSTM_EDGE_NO_GOLDEN) {
-        return fail("selftest");
-    }
+    const int failed = check_golden(program);
+    if (failed != 0) return failed;
     lstm_edge_port input, output;
     if (lstm_edge_describe(program, LSTM_EDGE_INPUT, 0, &input) != LSTM_EDGE_OK ||
         lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &output) != LSTM_EDGE_OK) {

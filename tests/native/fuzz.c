@@ -3,6 +3,7 @@
  * Built with the sanitizers, so that a bad access ends it. Checksums are made good again, so that the damage
  * reaches the code after them.
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,65 +95,95 @@ static void use_saved(lstm_edge_stream *stream) {
     free(damaged);
 }
 
-/* Use a program in every way. Memory is made to fit what the program says of itself. */
-static void use(lstm_edge_program *program) {
-    enum { ROWS = 7, STEPS = 9 };
-    void *arrays[3][64];
-    lstm_edge_rows rows[3][64];
+enum { ROWS = 7, STEPS = 9, PORTS = 64 };
+
+/* Arrays for the inputs, outputs and states of a program. */
+typedef struct {
+    void *arrays[3][PORTS];
+    lstm_edge_rows rows[3][PORTS];
+} memory;
+
+/* Return whether arrays for all ports would be small. */
+static bool is_small(const lstm_edge_program *program) {
     for (int kind = 0; kind < 3; kind++) {
         const size_t count = lstm_edge_count(program, (lstm_edge_kind)kind);
-        if (count > 64) return;
+        if (count > PORTS) return false;
         for (size_t i = 0; i < count; i++) {
             lstm_edge_port port;
             if (lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port) != LSTM_EDGE_OK) abort();
-            if (row_of(program, kind, &port) > 100000) return;
+            if (row_of(program, kind, &port) > 100000) return false;
         }
     }
+    return true;
+}
+
+static void take_memory(const lstm_edge_program *program, memory *m) {
     for (int kind = 0; kind < 3; kind++) {
         const size_t count = lstm_edge_count(program, (lstm_edge_kind)kind);
         for (size_t i = 0; i < count; i++) {
             lstm_edge_port port;
             lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port);
             const size_t size = row_of(program, kind, &port) * (port.type == LSTM_EDGE_INT64 ? 8 : 4);
-            arrays[kind][i] = calloc(ROWS * STEPS, size);
-            rows[kind][i] = (lstm_edge_rows){arrays[kind][i], STEPS * size, size};
+            m->arrays[kind][i] = calloc(ROWS * STEPS, size);
+            m->rows[kind][i] = (lstm_edge_rows){m->arrays[kind][i], STEPS * size, size};
             (void)strlen(port.name);
         }
     }
-    lstm_edge_run(program, ROWS, STEPS, NULL, rows[0], rows[2], rows[1]);
-    lstm_edge_stream *stream = lstm_edge_stream_new(program);
-    if (stream != NULL) {
-        for (int i = 0; i < STEPS; i++) {
-            lstm_edge_step(stream);
-            lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
-        }
-        for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_OUTPUT); i++) {
-            lstm_edge_port port;
-            lstm_edge_describe(program, LSTM_EDGE_OUTPUT, i, &port);
-            if (lstm_edge_frames(stream, i) >
-                (STEPS / lstm_edge_unit(program) + 1) * (port.frames > 0 ? port.frames : 1))
-                abort();
-        }
-        lstm_edge_set_age(stream, (uint64_t)draw(100) << draw(50));
-        for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_STATE); i++) {
-            lstm_edge_port port;
-            lstm_edge_describe(program, LSTM_EDGE_STATE, i, &port);
-            if (port.type == LSTM_EDGE_INT64)
-                *(int64_t *)(void *)lstm_edge_state(stream, i) =
-                    (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
-        }
-        lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
-        use_saved(stream);
-        lstm_edge_reset(stream);
-        lstm_edge_chunk(stream, (const void *const *)arrays[0], ROWS * STEPS, (float *const *)arrays[1]);
+}
+
+static void check_frames(const lstm_edge_program *program, const lstm_edge_stream *stream) {
+    for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_OUTPUT); i++) {
+        lstm_edge_port port;
+        lstm_edge_describe(program, LSTM_EDGE_OUTPUT, i, &port);
+        const size_t per_unit = port.frames > 0 ? port.frames : 1;
+        if (lstm_edge_frames(stream, i) > (STEPS / lstm_edge_unit(program) + 1) * per_unit) abort();
     }
+}
+
+/* Write any values to the states of whole numbers. */
+static void set_counters(const lstm_edge_program *program, lstm_edge_stream *stream) {
+    for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_STATE); i++) {
+        lstm_edge_port port;
+        lstm_edge_describe(program, LSTM_EDGE_STATE, i, &port);
+        if (port.type == LSTM_EDGE_INT64)
+            *(int64_t *)(void *)lstm_edge_state(stream, i) =
+                (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
+    }
+}
+
+static void use_stream(lstm_edge_program *program, memory *m) {
+    lstm_edge_stream *stream = lstm_edge_stream_new(program);
+    if (stream == NULL) return;
+    const void *const *inputs = (const void *const *)m->arrays[LSTM_EDGE_INPUT];
+    float *const *outputs = (float *const *)m->arrays[LSTM_EDGE_OUTPUT];
+    for (int i = 0; i < STEPS; i++) {
+        lstm_edge_step(stream);
+        lstm_edge_chunk(stream, inputs, STEPS, outputs);
+    }
+    check_frames(program, stream);
+    lstm_edge_set_age(stream, (uint64_t)draw(100) << draw(50));
+    set_counters(program, stream);
+    lstm_edge_chunk(stream, inputs, STEPS, outputs);
+    use_saved(stream);
+    lstm_edge_reset(stream);
+    lstm_edge_chunk(stream, inputs, ROWS * STEPS, outputs);
     lstm_edge_stream_free(stream);
+}
+
+/* Use a program in every way. Memory is made to fit what the program says of itself. */
+static void use(lstm_edge_program *program) {
+    if (!is_small(program)) return;
+    memory m;
+    take_memory(program, &m);
+    lstm_edge_run(program, ROWS, STEPS, NULL, m.rows[LSTM_EDGE_INPUT], m.rows[LSTM_EDGE_STATE],
+                  m.rows[LSTM_EDGE_OUTPUT]);
+    use_stream(program, &m);
     double worst;
     lstm_edge_selftest(program, &worst);
     const char *manifest = lstm_edge_manifest(program);
     if (manifest != NULL) (void)strlen(manifest);
     for (int kind = 0; kind < 3; kind++) {
-        for (size_t i = 0; i < lstm_edge_count(program, (lstm_edge_kind)kind); i++) free(arrays[kind][i]);
+        for (size_t i = 0; i < lstm_edge_count(program, (lstm_edge_kind)kind); i++) free(m.arrays[kind][i]);
     }
 }
 
