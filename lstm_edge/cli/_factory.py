@@ -73,6 +73,8 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
     """Call the factory and load the weights; return the module in eval mode and the
     sha256 of the weights.
+
+    Without weights, those that torch draws are the same in every call.
     """
     path, _, name = source.partition(":")
     if path.endswith(".py"):
@@ -82,6 +84,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
+    torch.manual_seed(0)
     try:
         imported = importlib.import_module(path)
         result = getattr(imported, name, None)

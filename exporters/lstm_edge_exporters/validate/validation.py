@@ -65,7 +65,7 @@ _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _NATIVE = "native engine"
 _NODES = "node by node"
-_SEED = "a factory that draws weights needs a seed (torch.manual_seed) or --weights"
+_SEED = "weights that differ in every call need --weights, or a seed in the factory"
 _SHOWN = 3
 """Differences of one kind that a message names."""
 _SMALLER = ("int8", "fp16")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -135,6 +136,20 @@ def test_a_factory_is_a_reference_and_its_lifted_states_are_found(
     assert (code, document["failed"]) == (0, 0)
     states = next(group for group in document["groups"] if group["key"] == "states")
     assert states["status"] == "passed"
+
+
+def test_weights_that_a_factory_draws_are_the_same_in_every_call(
+    invoke, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawn_weights.py").write_text(FACTORY)
+    source = "drawn_weights:Net"
+    for name in ("a.onnx", "b.onnx"):
+        torch.rand(3)  # a caller that draws numbers of its own
+        code, _, err = invoke("export", source, "--input", "x=N,L,3", "-o", name)
+        assert code == 0, err
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+    assert invoke("validate", "a.onnx", "--against", source, *SHORT)[0] == 0
 
 
 def test_samples_of_data_are_compared(job, invoke):
