@@ -30,7 +30,7 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
     sizes = _sizes(rounded)
     for node in list(rounded.graph):
         _cast_sizes(node, sizes)
-    _convert(rounded, (ir.DataType.DOUBLE,), ir.DataType.FLOAT, sizes)
+    _convert(rounded, (ir.DataType.DOUBLE,), after=ir.DataType.FLOAT, unchanged=sizes)
     common.RemoveUnusedNodesPass()(rounded)
     proto = to_proto(rounded)
     proto.ir_version = IR_VERSION

@@ -47,7 +47,13 @@ class TimeAxis:
         is_affine = all(y == rate * x + offset for x, y in points)
         if not is_affine or offset.denominator > 1:
             return cls(index, rate=None, is_merged=is_merged)
-        return cls(index, rate, int(offset), rate.denominator, is_merged)
+        return cls(
+            index=index,
+            rate=rate,
+            offset=int(offset),
+            period=rate.denominator,
+            is_merged=is_merged,
+        )
 
     @classmethod
     def of(

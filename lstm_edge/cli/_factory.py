@@ -219,7 +219,9 @@ def _to_draw(spec: TensorSpec, words: int) -> InputSpec:
     if not spec.dtype or "float" in spec.dtype:
         return InputSpec(spec.name, "float32", spec.axes)
     role = "lengths" if len(spec.axes) == 1 and spec.dtype != "bool" else "signal"
-    return InputSpec(spec.name, spec.dtype, spec.axes, role, values=words)
+    return InputSpec(
+        name=spec.name, dtype=spec.dtype, axes=spec.axes, role=role, values=words
+    )
 
 
 def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:

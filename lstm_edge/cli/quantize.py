@@ -52,7 +52,7 @@ def command(
         from lstm_edge.data.sample_input import read_samples
         from lstm_edge_runtime import load
 
-        samples = read_samples(data, load(model), reading, note)
+        samples = read_samples(data, load(model), config=reading, tell=note)
     quantized = quantize(
         model, replace(config, budget=budget), samples, on_progress=show
     )

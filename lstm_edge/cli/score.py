@@ -58,7 +58,9 @@ def command(
 
     used = processes(workers or os.cpu_count() or 1)
     config = replace(config, reset_every=reset_every)
-    report = score(dataset, model, output, config, workers=used, show=show)
+    report = score(
+        dataset, model, output=output, options=config, workers=used, show=show
+    )
     notes = []
     if report.late:
         notes.append(

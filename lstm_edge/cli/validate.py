@@ -84,7 +84,7 @@ def command(
         with needing("report", "validate --html"):
             from lstm_edge_exporters.validate.html import to_html
     try:
-        result = _validate(model, options, reading, config, show)
+        result = _validate(model, options, reading=reading, config=config, show=show)
     except Exception as error:
         if options.junit is not None:
             write_bytes(options.junit, error_to_junit(model.name, error))
@@ -116,7 +116,7 @@ def _validate(
     if options.data is not None and file.model is not None:
         from lstm_edge.data.sample_input import read_samples
 
-        samples = read_samples(options.data, file.model, reading, note)
+        samples = read_samples(options.data, file.model, config=reading, tell=note)
         config = replace(config, data=samples)
     return validate(file, reference, config, on_progress=show)
 

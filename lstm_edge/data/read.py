@@ -242,7 +242,7 @@ class _Reader:
         if self.first is None or self.columns is None:
             self.first = table
             self.columns = columns
-        _check_same_kind(table, columns, self.first, self.columns)
+        _check_same_kind(table, columns, first=self.first, expected=self.columns)
         rows = self._read_rows(table, columns, folder)
         keys = np.full(len(rows.x), name or "0", dtype=object)
         if "series" in rows.texts:
@@ -346,7 +346,7 @@ class _Reader:
         for key, column in special.items():
             if key != "order":
                 texts[key] = table.texts(column)
-        y = _read_targets(table, columns, folder, config)
+        y = _read_targets(table, columns, folder=folder, config=config)
         return _Rows(x=x, y=y, order=order, is_timed=is_timed, texts=texts)
 
     def _finish(self, series_rows: _SeriesRows, record: Series) -> Series:
@@ -362,8 +362,8 @@ class _Reader:
         if series_rows.rows.is_timed and len(order) > 1:
             target_rate = self._measure_rate(record.name, order)
             if target_rate:
-                _check_duration(path, record, order, target_rate)
-                x, y = resample(x, y, order, target_rate)
+                _check_duration(path, record, times=order, rate=target_rate)
+                x, y = resample(x, y, times=order, rate=target_rate)
         if self.config.forecast and self.columns.values:
             if len(x) < 2:
                 raise InputError(
@@ -440,7 +440,7 @@ class _Reader:
             full_scale=self.first.full_scale,
         )
         notes = filter(None, (missing, self._describe_intervals()))
-        return Data(tuple(series), task, signal, tuple(notes))
+        return Data(series=tuple(series), task=task, signal=signal, notes=tuple(notes))
 
     def _check_growth(self, path: Path, columns: _Columns) -> None:
         """Raise InputError if one of several columns that were not chosen as features

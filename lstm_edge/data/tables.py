@@ -359,7 +359,7 @@ def _wav_format(chunk: bytes) -> _WavFormat:
     tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == _WAV_EXTENSIBLE:
         (tag,) = struct.unpack_from("<H", chunk, 24)
-    return _WavFormat(tag, channels, rate, bits)
+    return _WavFormat(tag=tag, channels=channels, rate=rate, bits=bits)
 
 
 def _read_arrays(path: Path) -> Table:
@@ -370,11 +370,14 @@ def _read_arrays(path: Path) -> Table:
     ``.npy`` file has ``x``.
     """
     arrays = read_arrays(
-        path, "can't be read", "save plain arrays with numpy.savez", ["x"]
+        path,
+        wrong="can't be read",
+        advice="save plain arrays with numpy.savez",
+        needed=["x"],
     )
     x = _take_x(path, arrays)
     samples, longest, width = x.shape
-    lengths = _take_lengths(path, arrays, samples, longest)
+    lengths = _take_lengths(path, arrays, samples=samples, longest=longest)
     rate = _take_rate(path, arrays)
     names = arrays.pop("features", None)
     if names is None:
@@ -389,7 +392,7 @@ def _read_arrays(path: Path) -> Table:
     columns = [*zip(features, x[sample, step].T, strict=True)]
     columns.append(("series", sample.astype(str)))
     for name, array in arrays.items():
-        for key, column in _columns(path, name, array, samples):
+        for key, column in _columns(path, name, array=array, samples=samples):
             columns.append((key, column[sample]))
     index = pd.MultiIndex.from_arrays([sample, step], names=["sample", "step"])
     frame = pd.DataFrame(dict(enumerate(column for _, column in columns)), index)

@@ -46,9 +46,9 @@ def _draw_series(axes: Axes, series: PredictedSeries, task: Task | None) -> None
     values = np.array([frame.values for frame in series.frames])
     ends = [frame.step for frame in series.frames]
     if is_classification(task):
-        _draw_labels(axes, ends, values, task)
+        _draw_labels(axes, ends, values=values, task=task)
     else:
-        _draw_values(axes, ends, values, task)
+        _draw_values(axes, ends, values=values, task=task)
     axes.set(xlim=(0, len(series.x) + 1))
     _write_name(axes, series.name)
     _add_legend(axes)

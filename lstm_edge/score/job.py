@@ -71,7 +71,7 @@ def score(
             f"{output} would be read as a part of {dataset} by the next run; name an"
             " output outside of it"
         )
-    plan, skipped = make_plan(dataset, model, output, options)
+    plan, skipped = make_plan(dataset, model, output=output, options=options)
     with _working(plan):
         work = Path(plan.work)
         rows = 0

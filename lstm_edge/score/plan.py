@@ -143,7 +143,7 @@ def make_plan(
     opened = open_model(str(model.resolve()), None)
     options = _resolve(options, opened)
     task = opened.manifest.task
-    width = Pool(opened, 1, "never", options.window).width
+    width = Pool(model=opened, size=1, reset_every="never", window=options.window).width
     results = tuple(result_names(task, width))
     labels = class_labels(task, width)
     _check_output_columns(options, results, labels)
@@ -369,7 +369,7 @@ def _check_columns(
     expected = {options.series: _NAMES, options.order: _NUMBERS_OR_TIMES}
     expected |= dict.fromkeys(options.features, _NUMBERS)
     for name, expected_type in expected.items():
-        _check_column(path, name, expected_type, names, types)
+        _check_column(path, name, expected=expected_type, names=names, types=types)
     series = types[options.series]
     column_types = ColumnTypes(
         series="string" if _is_any(series, _TEXT) else str(series),

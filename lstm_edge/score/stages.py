@@ -47,8 +47,8 @@ def read_group(plan: Plan, group: int) -> int:
         sql.write_partitions(
             folder / "rows",
             plan.groups[group],
-            names,
-            plan.partitions,
+            names=names,
+            partitions=plan.partitions,
             order_type=plan.types.order,
             key=plan.types.series_is_key,
         )

@@ -91,7 +91,7 @@ def train(
         if folds and run.summary["stopped"] != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):
                 run.summary["cross_validation"] = _cross_validate(
-                    folds, data_config, config, on_epoch
+                    folds, data_config, config=config, on_epoch=on_epoch
                 )
         write_bytes(
             folder / METRICS,

@@ -87,8 +87,10 @@ class Training:
         self.patience = config.patience or math.ceil(_PATIENCE * self.epochs)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.net = new_network(split.data, train, options, config).to(config.device)
-        self.loss = loss_of(self.net, split.data, train, config)
+            self.net = new_network(
+                split.data, train, options=options, config=config
+            ).to(config.device)
+        self.loss = loss_of(self.net, split.data, train=train, config=config)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(),
             lr=config.learning_rate,
@@ -150,7 +152,13 @@ class Training:
         """Prune the network as scheduled after an epoch."""
         config = self.config
         if config.is_pruned:
-            prune(self.net, config.density, number, self.epochs, block=config.block)
+            prune(
+                self.net,
+                config.density,
+                epoch=number,
+                epochs=self.epochs,
+                block=config.block,
+            )
 
     def _has_final_density(self, number: int) -> bool:
         """True if the network has its final density after an epoch."""
@@ -170,7 +178,7 @@ class Training:
             series = windows_of(series, window, options.stride)
             segment = None  # a window is a series of its own
         random = np.random.default_rng((config.seed, number))
-        order = shuffled_segments(series, segment, STREAM_WINDOWS, random)
+        order = shuffled_segments(series, segment, size=STREAM_WINDOWS, rng=random)
         joined = are_joined(self.split.data.series, window)
         return chunk_batches(
             order,
@@ -320,7 +328,7 @@ class Training:
         data = self.split.data
         assert data.task is not None
         sizes = {name: len(data.of(name)) for name in SETS}
-        remarks = advice(data, self.options, self.config, scores)
+        remarks = advice(data, self.options, config=self.config, sets=scores)
         return {
             "task": data.task.kind,
             "parameters": sum(tensor.numel() for tensor in self.net.parameters()),

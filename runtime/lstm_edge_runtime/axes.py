@@ -248,14 +248,16 @@ def layouts(
     specs: Iterable[TensorSpec | StateSpec], manifest: Manifest
 ) -> tuple[Layout, ...]:
     """Return the layouts of inputs, outputs or states."""
-    return tuple(layout(spec[0], spec.dtype, spec.axes, manifest) for spec in specs)
+    return tuple(
+        layout(spec[0], spec.dtype, axes=spec.axes, manifest=manifest) for spec in specs
+    )
 
 
 def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     """Return the layout of a tensor with these axes."""
     batch = _batch_index(axes, manifest.batch)
     factor = 0 if batch is None else row_factor(axes[batch], manifest.batch) or 0
-    split = _split_rows(axes, batch, factor, manifest.batch or "N")
+    split = _split_rows(axes, batch, factor=factor, name=manifest.batch or "N")
     time = manifest.time_axis(split.axes)
     front = (split.rows,) if time is None else (split.rows, time)
     indices = range(len(split.axes))

@@ -133,7 +133,9 @@ class StreamBatch:
             if count:
                 for name, stored in self._incomplete.items():
                     samples[name] = stored[slots[0], :count]
-            return State(arrays, self._identity, age, samples)
+            return State(
+                arrays=arrays, identity=self._identity, age=age, samples=samples
+            )
 
     def restore(self, source: int, state: State) -> None:
         """Continue one source from the ``state`` of any stream; ``StateError`` as for
@@ -141,7 +143,7 @@ class StreamBatch:
         """
         with self._entry:
             slots = self._slots([source])
-            arrays = check_state(state, self._manifest, self._identity, 1)
+            arrays = check_state(state, self._manifest, identity=self._identity, rows=1)
             samples = check_samples(state, self._manifest)
             self._states.write(slots, arrays)
             self._age[slots] = state.age
@@ -299,7 +301,14 @@ class StreamBatch:
                 inputs[layout.name] = array[:, :taken] if layout.timed else array
             sizes = {**samples.sizes, **self._manifest.axis_sizes(steps=taken)}
             outputs = self._states.run(slots[rows], inputs, sizes)
-            completed.add(_Units(rows, number, ages[rows] // self._unit, outputs))
+            completed.add(
+                _Units(
+                    rows=rows,
+                    units=number,
+                    units_before=ages[rows] // self._unit,
+                    outputs=outputs,
+                )
+            )
         row_numbers = np.arange(len(slots))[:, None]
         last = (units * self._unit)[:, None] + np.arange(self._unit)
         for name, stored in self._incomplete.items():

@@ -28,7 +28,7 @@ def run_chunks(
     start = 0
     for size in sizes:
         stop = start + size
-        chunk = take_steps(manifest.time_axes, feeds, start, stop)
+        chunk = take_steps(manifest.time_axes, feeds, start=start, stop=stop)
         if manifest.lengths is not None and manifest.lengths in feeds:
             lengths = feeds[manifest.lengths]
             remaining = np.minimum(lengths - start, size)

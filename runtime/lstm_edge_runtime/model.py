@@ -212,7 +212,11 @@ class Model:
             refuse_not_finite(feeds, "clean the samples first")
         for spec in manifest.data_inputs:
             learn_sizes(
-                spec.name, spec.axes, feeds[spec.name].shape, sizes, manifest.ranges
+                spec.name,
+                spec.axes,
+                shape=feeds[spec.name].shape,
+                sizes=sizes,
+                ranges=manifest.ranges,
             )
         valid = as_lengths(lengths, manifest, sizes)
         if manifest.lengths is not None and valid is not None:
@@ -221,7 +225,7 @@ class Model:
         if state is None:
             feeds |= reset_states(manifest, rows)
         else:
-            feeds |= check_state(state, manifest, self.identity, rows)
+            feeds |= check_state(state, manifest, identity=self.identity, rows=rows)
             if state.samples:
                 raise StateError(
                     "the state has samples of an incomplete unit; restore it in a"

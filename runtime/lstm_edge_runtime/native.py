@@ -252,7 +252,7 @@ class NativeEngine(Engine):
         if lengths is None or (lengths == steps).all():
             outputs = states.run(rows, inputs, sizes)
         else:
-            outputs = self._run_by_length(states, inputs, lengths, sizes)
+            outputs = self._run_by_length(states, inputs, lengths=lengths, sizes=sizes)
         last_states = states.read(rows)
         results = {}
         for tensor in self.outputs:
@@ -339,12 +339,12 @@ class NativeEngine(Engine):
     ) -> _ProgramState:
         """Return the layer of ``spec`` that a state of the program holds."""
         axes = spec.axes if layer is None else spec.axes[1:]
-        tensor = layout(spec.input, spec.dtype, axes, self.manifest)
+        tensor = layout(spec.input, spec.dtype, axes=axes, manifest=self.manifest)
         numbers = port.frames * port.groups
         past = None
         if numbers:
             past = Past(port.groups, port.frames, (port.width - 1) // numbers)
-        return _ProgramState(tensor, layer, port.width, past)
+        return _ProgramState(layout=tensor, layer=layer, width=port.width, past=past)
 
     def _fits_manifest(self) -> bool:
         """Return False if the program would read or write other memory than its
@@ -464,7 +464,7 @@ class NativeStates:
         inputs = stream.views(INPUT, engine.inputs)
         outputs = stream.views(OUTPUT, engine.outputs)
         run = MethodType(engine.step, stream.handle)  # smaller than a partial
-        return self._call(inputs, run, outputs, sizes)
+        return self._call(inputs, run, outputs=outputs, sizes=sizes)
 
     def _bind_run(self, units: int, sizes: Mapping[str, int]) -> Call:
         """Bind a call of some units of all sources."""
@@ -483,7 +483,7 @@ class NativeStates:
             _rows(states),
             _views(engine.outputs, outputs),
         )
-        return self._call(inputs, run, outputs, sizes)
+        return self._call(inputs, run, outputs=outputs, sizes=sizes)
 
     def _call(
         self,

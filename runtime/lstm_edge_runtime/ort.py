@@ -333,7 +333,7 @@ class OrtStates:
         run = self._bound_run(feeds, outputs)
         inputs = _in_engine_order(engine.inputs, feeds)
         results = _in_engine_order(engine.outputs, outputs)
-        return Call(inputs, run, results, sizes)
+        return Call(inputs=inputs, run=run, outputs=results, sizes=sizes)
 
     def _new_arrays(
         self, sizes: Mapping[str, int], steps: int

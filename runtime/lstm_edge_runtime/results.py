@@ -147,7 +147,9 @@ def predict(values: Array, manifest: Manifest, task: Task) -> Prediction:
         )
     names = class_names(values, task)
     labels = most_likely(values.reshape(-1, len(names)), names)
-    return Prediction(task.kind, values, labels, softmax(values))
+    return Prediction(
+        kind=task.kind, values=values, labels=labels, probabilities=softmax(values)
+    )
 
 
 def most_likely(logits: Array, names: tuple[str, ...]) -> tuple[str, ...]:

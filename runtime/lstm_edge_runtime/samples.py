@@ -118,7 +118,9 @@ class SampleReader:
             bare = tuple(axis for axis in axes if axis != 1)
             is_bare = len(shape) == len(bare)
             expected = bare if is_bare else axes
-            learn_sizes(layout.name, expected, shape, sizes, self._ranges)
+            learn_sizes(
+                layout.name, expected, shape=shape, sizes=sizes, ranges=self._ranges
+            )
         full = {
             layout.name: (rows, *(resolve(layout.caller_axes[1:], sizes) or ()))
             for layout in inputs

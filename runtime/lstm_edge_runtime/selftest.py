@@ -106,7 +106,9 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
         comparisons = []
         for name, expected in case.outputs.items():
             limits = golden_limits(case, name)
-            comparisons.append(compare(name, outputs[name], expected, limits))
+            comparisons.append(
+                compare(name, outputs[name], expected=expected, limits=limits)
+            )
         cases.append(tuple(comparisons))
     return SelfTest(tuple(cases))
 
@@ -125,13 +127,15 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
 def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]:
     """Return the outputs of a case, run in chunks with states carried."""
     sizes = _chunk_sizes(manifest, golden)
-    chunks = list(run_chunks(run, manifest, golden.inputs, sizes))
+    chunks = list(run_chunks(run, manifest, feeds=golden.inputs, sizes=sizes))
     is_one_call = len(chunks) == 1
     outputs = dict(chunks[0]) if is_one_call else join_chunks(manifest, chunks)
     lengths = manifest.lengths_in(golden.inputs)
     if lengths is None:
         return outputs
-    return _without_padding(manifest, golden, outputs, lengths.reshape(-1, 1))
+    return _without_padding(
+        manifest, golden, outputs=outputs, lengths=lengths.reshape(-1, 1)
+    )
 
 
 def _chunk_sizes(manifest: Manifest, golden: Golden) -> list[int]:

@@ -158,7 +158,9 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
         entry, position = _read_entry(content, position)
         arrays.setdefault(entry.section, {})[entry.name] = entry.array
     text = identity.rstrip(b"\0").decode("ascii")
-    return State(arrays[_STATE], text, age, arrays[_SAMPLES]), arrays[_OTHER]
+    return State(
+        arrays=arrays[_STATE], identity=text, age=age, samples=arrays[_SAMPLES]
+    ), arrays[_OTHER]
 
 
 class _Entry(NamedTuple):

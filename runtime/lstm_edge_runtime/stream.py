@@ -94,7 +94,12 @@ class Stream:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
         with self._entry:
             arrays = self._states.read(_ROW)
-            return State(arrays, self._identity, self._age, self._samples())
+            return State(
+                arrays=arrays,
+                identity=self._identity,
+                age=self._age,
+                samples=self._samples(),
+            )
 
     def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
@@ -178,7 +183,7 @@ class Stream:
         stream keeps its own.
         """
         with self._entry:
-            arrays = check_state(state, self._manifest, self._identity, 1)
+            arrays = check_state(state, self._manifest, identity=self._identity, rows=1)
             samples = check_samples(state, self._manifest)
             if samples:
                 self._put_samples(samples)
@@ -231,7 +236,9 @@ class Stream:
         call = self._bound_unit
         frames: dict[str, Any] = {}
         for output in self._engine.outputs:
-            valid = _without_delay(call.outputs[output.name][0], output, units, 1)
+            valid = _without_delay(
+                call.outputs[output.name][0], output, units_before=units, units=1
+            )
             if valid is not None and len(valid):
                 frames[output.name] = _frames_for_caller(valid, output, step=True)
         return only(frames, len(self._engine.outputs))
@@ -372,7 +379,9 @@ class Stream:
             for output in self._engine.outputs if outputs else ():
                 units = (position + steps) // unit
                 array = np.array(outputs[output.name][0])
-                valid = _without_delay(array, output, age // unit, units)
+                valid = _without_delay(
+                    array, output, units_before=age // unit, units=units
+                )
                 if valid is not None:
                     collected[output.name].append(valid if output.timed else valid[-1])
             self._begin(self._seen_steps + steps, age + steps)

@@ -55,4 +55,6 @@ def export(
         )
     config = config or ExportConfig()
     show = on_progress or ignore
-    return finish(build(module, example, config, show), show, stream=config.stream)
+    return finish(
+        build(module, example, config=config, show=show), show, stream=config.stream
+    )

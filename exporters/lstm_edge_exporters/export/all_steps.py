@@ -70,7 +70,7 @@ def apply(
     for index, value in enumerate(operands):
         inner = node.inputs[index]
         if value is not None and inner is not None and timed[index]:
-            value = _extended(build, value, change.rank, inner)
+            value = _extended(build, value, rank=change.rank, inner=inner)
         inputs.append(change.constants.get(index, value))
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return build.node(

@@ -67,7 +67,7 @@ class Call:
                 " network"
             )
         leaves = tuple(leaf for _, leaf in flat)
-        call = cls(signature, tuple(paths), leaves, spec)
+        call = cls(signature=signature, paths=tuple(paths), leaves=leaves, spec=spec)
         repeated = [name for name, count in Counter(call.names).items() if count > 1]
         if repeated:
             raise InputError(

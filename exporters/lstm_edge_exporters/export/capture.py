@@ -128,7 +128,9 @@ def _trace(module: nn.Module, call: Call, given: Mapping[str, Axes]) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
-    return _Sizes(exported, recorder, call, given).program()
+    return _Sizes(
+        exported=exported, recorder=recorder, call=call, given=given
+    ).program()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def expand_cell(node: ir.Node, line: str) -> None:
     lasts = []
     for layer, weights in enumerate(_weights_of_layers(node, layers)):
         before = [row[layer] for row in rows]
-        last = _step(build, options, y, before, weights)
+        last = _step(build, options, x=y, states=before, weights=weights)
         for value, row in zip(last, before, strict=True):
             value.shape = row.shape
         lasts.append(last)
@@ -85,9 +85,9 @@ def _step(
     b_ih, b_hh = others[:2] if options["biased"] else (None, None)
     w_hr = others[-1] if len(others) % 2 else None
     if options["op"] == "GRU":
-        return [_gru(build, x, states[0], (w, r, b_ih, b_hh))]
-    z = _linear(build, x, w, b_ih)
-    recurrent = _linear(build, states[0], r, b_hh)
+        return [_gru(build, x, h=states[0], weights=(w, r, b_ih, b_hh))]
+    z = _linear(build, x, weight=w, bias=b_ih)
+    recurrent = _linear(build, states[0], weight=r, bias=b_hh)
     (z,) = build.node("Add", [z, recurrent])
     if options["op"] == "RNN":
         return build.node(options["activation"], [z])
@@ -96,7 +96,7 @@ def _step(
     added = _product(build, _apply(build, "Sigmoid", i), _apply(build, "Tanh", g))
     (c,) = build.node("Add", [kept, added])
     h = _product(build, _apply(build, "Sigmoid", o), _apply(build, "Tanh", c))
-    return [h if w_hr is None else _linear(build, h, w_hr, None), c]
+    return [h if w_hr is None else _linear(build, h, weight=w_hr, bias=None), c]
 
 
 def _gru(
@@ -105,8 +105,12 @@ def _gru(
     """Expand a GRU cell, with gates in PyTorch's order ``r z n``."""
     w, r, b_ih, b_hh = weights
     three = {"axis": -1, "num_outputs": 3}
-    of_x = build.node("Split", [_linear(build, x, w, b_ih)], three, outputs=3)
-    of_h = build.node("Split", [_linear(build, h, r, b_hh)], three, outputs=3)
+    of_x = build.node(
+        "Split", [_linear(build, x, weight=w, bias=b_ih)], three, outputs=3
+    )
+    of_h = build.node(
+        "Split", [_linear(build, h, weight=r, bias=b_hh)], three, outputs=3
+    )
     (z_r,) = build.node("Add", [of_x[0], of_h[0]])
     (z_z,) = build.node("Add", [of_x[1], of_h[1]])
     inner = _product(build, _apply(build, "Sigmoid", z_r), of_h[2])

@@ -51,7 +51,14 @@ def _convolve(
         "group": groups,
         "dilations": dilations,
     }
-    return _node("Conv", x, weight, bias, [weight.shape[0], *sizes], attributes)
+    return _node(
+        op="Conv",
+        x=x,
+        weight=weight,
+        bias=bias,
+        shape=[weight.shape[0], *sizes],
+        attributes=attributes,
+    )
 
 
 def _convolve_transposed(
@@ -85,7 +92,14 @@ def _convolve_transposed(
         "output_padding": added,
     }
     shape = [weight.shape[1] * groups, *sizes]
-    return _node("ConvTranspose", x, weight, bias, shape, attributes)
+    return _node(
+        op="ConvTranspose",
+        x=x,
+        weight=weight,
+        bias=bias,
+        shape=shape,
+        attributes=attributes,
+    )
 
 
 def _per_axis(value: Any, rank: int) -> list[int]:

@@ -124,7 +124,7 @@ class _Scan:
             parts = _joined_parts(node)
             leaving = [part in outside for part in parts]
             if any(leaving) and not all(leaving):
-                self._split(node, parts, leaving, products)
+                self._split(node, parts, leaving=leaving, products=products)
                 changed = True
         return changed
 
@@ -145,7 +145,9 @@ class _Scan:
             bias = node.inputs[2:] if is_leaving else []
             key = (*node.inputs[1:2], *bias, None, *(parts[at] for at in chosen))
             if key not in products:
-                products[key] = self._product(build, node, parts, chosen, bias)
+                products[key] = self._product(
+                    build, node, parts=parts, chosen=chosen, bias=bias
+                )
             summands.append(products[key])
         (total,) = build.node("Add", summands)
         total.shape = node.outputs[0].shape
@@ -371,7 +373,7 @@ class _Scan:
         """Write an operator for all steps."""
         timed = [value in self.outer for value in node.inputs]
         operands = [self.outer.get(x, x) if x else None for x in node.inputs]
-        made = apply(self.build, node, change, operands, timed)
+        made = apply(self.build, node, change=change, operands=operands, timed=timed)
         for value, inner in zip(made, node.outputs, strict=True):
             self._describe(value, inner)
             self.outer[inner] = value

@@ -79,10 +79,12 @@ def expose_loop_states(
                 f"the state {state.variable} of a loop ({line}) starts from infinity or"
                 " NaN, expected numbers: start from torch.finfo(x.dtype).min or .max"
             )
-        specs[state.last] = StateSpec(entering, leaving, name, axes, reset)
+        specs[state.last] = StateSpec(
+            input=entering, output=leaving, dtype=name, axes=axes, reset=reset
+        )
         graph.inputs.append(ir.val(entering, dtype, axes))
         state.node.replace_input_with(state.slot.input, graph.inputs[-1])
-    return_states(graph, program, config.outputs, specs)
+    return_states(graph, program, output_names=config.outputs, states=specs)
     return [*specs.values()]
 
 
@@ -115,7 +117,7 @@ def _states(graph: ir.Graph) -> Iterator[LoopState]:
             for slot in loop.states:
                 initial = node.inputs[slot.input]
                 assert initial is not None
-                yield LoopState(node, loop, slot, initial)
+                yield LoopState(node=node, loop=loop, slot=slot, initial=initial)
 
 
 def _continues(state: LoopState, program: Program) -> bool:

@@ -152,7 +152,7 @@ class _TensorSteps(Steps):
         super().__init__(
             loops,
             tensor.shape[axis],
-            lambda index: loops.read(tensor, axis, index, width),
+            lambda index: loops.read(tensor, axis, index=index, width=width),
         )
         self._tensor = tensor
         self._axis = axis
@@ -277,7 +277,9 @@ class Loops:
         is_changed = earlier is not None and (
             earlier.is_changed or earlier.iteration != iteration
         )
-        self._tags[id(tensor)] = tag = _Tag(tensor, loop, iteration, is_changed)
+        self._tags[id(tensor)] = tag = _Tag(
+            tensor=tensor, loop=loop, iteration=iteration, is_changed=is_changed
+        )
         return tag
 
     def _runs(self, tensors: Sequence[Any]) -> Iterator[Loop | Tensor]:
@@ -333,7 +335,12 @@ class Loops:
         if steps is None:
             return builtins.enumerate(iterable, start)
         return Steps(
-            self, steps.length, lambda k: (evenly(start, 1, k, self), steps.item(k))
+            self,
+            steps.length,
+            lambda k: (
+                evenly(start, slope=1, iteration=k, results=self),
+                steps.item(k),
+            ),
         )
 
     def _steps_of(self, iterable: Any) -> Steps | None:
@@ -343,7 +350,7 @@ class Loops:
         if isinstance(iterable, Steps):
             return iterable
         if isinstance(iterable, Tensor) and iterable.dim() and _is_traced(iterable, 0):
-            return _TensorSteps(self, iterable, 0, 0)
+            return _TensorSteps(loops=self, tensor=iterable, axis=0, width=0)
         if isinstance(iterable, list | tuple):
             parts = [*self._runs(iterable)]
             if len(parts) == 1 and isinstance(parts[0], Loop):
@@ -488,7 +495,7 @@ class Loops:
     def unbind(self, tensor: Tensor, dim: int = 0) -> Any:
         """Return the steps along a traced axis."""
         return (
-            _TensorSteps(self, tensor, dim, 0)
+            _TensorSteps(loops=self, tensor=tensor, axis=dim, width=0)
             if _is_traced(tensor, dim)
             else NotImplemented
         )
@@ -501,7 +508,7 @@ class Loops:
         is_single = type(size) is int and size == 1
         if not is_single or not _is_traced(tensor, dim):
             return NotImplemented
-        return _TensorSteps(self, tensor, dim, 1)
+        return _TensorSteps(loops=self, tensor=tensor, axis=dim, width=1)
 
     def chunk(self, tensor: Tensor, chunks: Any, dim: int = 0) -> Any:
         """Return the steps along a traced axis of ``chunks`` steps."""
@@ -509,7 +516,7 @@ class Loops:
             return NotImplemented
         if _expression(chunks) != _expression(tensor.shape[dim]):
             return NotImplemented
-        return _TensorSteps(self, tensor, dim, 1)
+        return _TensorSteps(loops=self, tensor=tensor, axis=dim, width=1)
 
     def log_cum_sum_exp(self, tensor: Tensor, dim: int) -> Tensor:
         """Return ``tensor.logcumsumexp(dim)``; the largest number is taken out at each
@@ -576,7 +583,9 @@ class Loops:
             return NotImplemented
         write = self._writes.get(id(buffer))
         if write is None:
-            write = _Write(buffer, step.index, step.place, step.position)
+            write = _Write(
+                buffer=buffer, index=step.index, place=step.place, first=step.position
+            )
             self._writes[id(buffer)] = write
         position = write.first + len(write.values)
         in_order = len(write.values) == loop.iteration and step.position == position
@@ -600,7 +609,10 @@ class Loops:
         for write in writes:
             if len(write.values) < STEPS:
                 raise self.refusal("writes its buffer in some steps only")
-            step = _StepIndex.of(write.buffer, _placed(write, evenly(0, 1, 0, self)))
+            step = _StepIndex.of(
+                write.buffer,
+                _placed(write, evenly(base=0, slope=1, iteration=0, results=self)),
+            )
             assert step is not None
             collected = self._collect(write.values, step.result_axis, loop)
             end = write.first + loop.steps
@@ -657,7 +669,7 @@ class _Range(type):
         return Steps(
             cls.loops,
             stop - start if start else stop,
-            lambda k: evenly(int(start), 1, k, cls.loops),
+            lambda k: evenly(int(start), slope=1, iteration=k, results=cls.loops),
         )
 
 
@@ -699,7 +711,15 @@ class _StepIndex:
             axis += rest
             result += rest - 1
         blank = (*parts[:place], slice(None), *parts[place + 1 :])
-        return cls(tensor, blank, place, axis, result, position, width)
+        return cls(
+            tensor=tensor,
+            index=blank,
+            place=place,
+            axis=axis,
+            result_axis=result,
+            position=position,
+            width=width,
+        )
 
     @property
     def is_plain(self) -> bool:
@@ -712,7 +732,7 @@ class _StepIndex:
 
     def read(self, loops: Loops) -> Tensor:
         """Return the step, then what the rest of the index selects of it."""
-        made = loops.read(self.tensor, self.axis, self.position, self.width)
+        made = loops.read(self.tensor, self.axis, index=self.position, width=self.width)
         if self.is_plain:
             return made
         left = () if not self.width else (slice(None),)

@@ -93,7 +93,9 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             _name_axes(model, traced)
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.shape = ir.Shape(program.axes[name])
-            ranges = roll(model, program.ranges, program.loops, program.batch)
+            ranges = roll(
+                model, program.ranges, loops=program.loops, batch=program.batch
+            )
             _simplify(model)
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.name = name

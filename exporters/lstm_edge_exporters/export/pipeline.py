@@ -125,7 +125,9 @@ def build(
     held = frozenset(state.input for state in manifest.states) - {*call.names}
     steps = LOOP_STEPS if program.loops else ()
     cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
-    reference32 = TorchReference(module32, call, exposed.titles, torch.float32)
+    reference32 = TorchReference(
+        module=module32, call=call, titles=exposed.titles, dtype=torch.float32
+    )
     notes = [
         *filter(None, [note_on_dtype(module)]),
         *(
@@ -274,16 +276,26 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         raise CheckFailedError(
             f"constants are not the rounded ones of float64: {', '.join(differing[:3])}"
         )
-    pair = Pair(built.manifest, Graph64(built.exact), built.module64, engine)
-    verified = verify(pair, built.cases, built.module32, show)
+    pair = Pair(
+        manifest=built.manifest,
+        graph=Graph64(built.exact),
+        reference=built.module64,
+        engine=engine,
+    )
+    verified = verify(pair, built.cases, module32=built.module32, show=show)
     show(0.8, "feeding chunks")
     along_time = built.along_time
-    manifest = find_streaming(pair, built.cases, along_time.reach, along_time.undecided)
+    manifest = find_streaming(
+        pair, built.cases, reach=along_time.reach, cause=along_time.undecided
+    )
     manifest = manifest._replace(equivalence=verified.figures())
     if stream:
         manifest = _with_reset_interval(manifest)
         full = FullSequence(
-            built.exact, manifest, along_time.streamed, along_time.reason
+            model=built.exact,
+            manifest=manifest,
+            streamed=along_time.streamed,
+            reason=along_time.reason,
         )
         content, manifest = stream_file(full, built.cases, _write)
     else:

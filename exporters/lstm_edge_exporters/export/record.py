@@ -257,7 +257,12 @@ class Recorder(TorchFunctionMode):
         }
         states = hx if kind[0] == "LSTM" else (hx,)
         y, *states = self._node(
-            kind, x.transpose(0, 1) if by_row else x, states, lengths, weights, options
+            kind,
+            x.transpose(0, 1) if by_row else x,
+            states=states,
+            lengths=lengths,
+            weights=weights,
+            options=options,
         )
         y = y.transpose(0, 1) if by_row else y
         return (y if packed is None else y.flatten(0, 1), *states)
@@ -270,7 +275,13 @@ class Recorder(TorchFunctionMode):
         options = {"layers": 1, "directions": 1, "biased": int(len(present) == 4)}
         states = [state.unsqueeze(0) for state in (hx if kind[0] == "LSTM" else (hx,))]
         _, *last = self._node(
-            kind, x.unsqueeze(0), states, None, present, options, cell=True
+            kind,
+            x.unsqueeze(0),
+            states=states,
+            lengths=None,
+            weights=present,
+            options=options,
+            cell=True,
         )
         return (
             tuple(state.squeeze(0) for state in last)
@@ -305,7 +316,13 @@ class Recorder(TorchFunctionMode):
             "call": len(self.calls),
         }
         self.calls.append(
-            RecurrentCall(self._path, cell, steps, rows, lengths is not None)
+            RecurrentCall(
+                path=self._path,
+                cell=cell,
+                steps=steps,
+                rows=rows,
+                lengths=lengths is not None,
+            )
         )
         shapes = [
             [steps, rows, states[0].shape[-1] * options["directions"]],

@@ -158,7 +158,7 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
         channel = F.pad(channel, padding, mode=options.pad_mode)
     scale = np.sqrt(n_fft) if options.normalized else 1.0
     waves = _waves(n_fft) / scale
-    window = _window(n_fft, options.win_length, options.window, x.dtype)
+    window = _window(n_fft, options.win_length, window=options.window, dtype=x.dtype)
     basis = torch.tensor(waves.tolist(), dtype=x.dtype) * window
     frames = F.conv1d(channel, basis[:, None], stride=hop)
     real, imaginary = frames.chunk(2, 1)
@@ -189,7 +189,9 @@ def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor
     spectrum = torch.view_as_real(x if has_rows else x[None])[:, :bins]
     real = spectrum[..., 0]
     imaginary = spectrum[..., 1]
-    window = _window(n_fft, options.win_length, options.window, spectrum.dtype)
+    window = _window(
+        n_fft, options.win_length, window=options.window, dtype=spectrum.dtype
+    )
     waves = _inverse_waves(n_fft, normalized=bool(options.normalized))
     basis = torch.tensor(waves.tolist(), dtype=spectrum.dtype) * window
     of_signal = torch.stack([basis, torch.zeros_like(basis)], 1)

@@ -101,7 +101,7 @@ def roll(
     for number in reversed(numbers):  # a loop may read the results of earlier ones
         unrolled = Unrolled(model.graph, number)
         try:
-            ranges = _roll(model, unrolled, ranges, loops, batch)
+            ranges = _roll(model, unrolled, ranges=ranges, loops=loops, batch=batch)
         except UnlikeError as error:
             raise unrolled.refusal(error) from error
     _write_reads(model)
@@ -120,12 +120,16 @@ def _roll(
     """
     cells = [node for node in unrolled.nodes if is_cell(node)]
     if cells:
-        if _Rolled(model, unrolled, loops, batch).write_layers():
+        if _Rolled(
+            model=model, unrolled=unrolled, loops=loops, batch=batch
+        ).write_layers():
             return ranges
         for cell in cells:
             expand_cell(cell, unrolled.line)
         unrolled = Unrolled(model.graph, unrolled.number)
-    return _Rolled(model, unrolled, loops, batch).write_scan(ranges)
+    return _Rolled(model=model, unrolled=unrolled, loops=loops, batch=batch).write_scan(
+        ranges
+    )
 
 
 def _write_reads(model: ir.Model) -> None:
@@ -232,7 +236,11 @@ class _Rolled:
         assert layer is not None
         slots = [LoopSlot(state.name, at, at) for at, state in states.items()]
         layer.meta[ROLLED] = RolledLoop(
-            self.unrolled.line, tuple(slots), self.steps, self._rest, peeled=False
+            line=self.unrolled.line,
+            states=tuple(slots),
+            steps=self.steps,
+            rest=self._rest,
+            peeled=False,
         )
 
     @property
@@ -400,7 +408,11 @@ class _Rolled:
             at = len(slots)
             slots.append(LoopSlot(VARIABLE, at, at, is_counter=True))
         return RolledLoop(
-            self.unrolled.line, tuple(slots), self.steps, self._rest, self.peeled
+            line=self.unrolled.line,
+            states=tuple(slots),
+            steps=self.steps,
+            rest=self._rest,
+            peeled=self.peeled,
         )
 
     def _start_counter(self, results: Sequence[Family]) -> None:
@@ -449,7 +461,7 @@ class _Rolled:
                 continue
             reader = families[node][0]
             operands = [self._operand(one, reader) for one in reader.operands]
-            copy = copied_node(node, operands, self.build.name, node.op_type)
+            copy = copied_node(node, operands, name=self.build.name, title=node.op_type)
             self.nodes.append(copy)
             for family in families[node]:
                 self.inner[family] = copy.outputs[family.value.index() or 0]

@@ -55,7 +55,7 @@ def _linear(compute: Method) -> Method:
         slope = values[1] - values[0]
         if abs(values[2] - values[1] - slope) > _TOLERANCE * abs(slope):
             return self.refuse()
-        return evenly(values[0], slope, self.iteration, self.results)
+        return evenly(values[0], slope, iteration=self.iteration, results=self.results)
 
     return method
 
@@ -174,8 +174,8 @@ class Evenly(float):
         return evenly(
             number_type(self.base),
             number_type(self.slope),
-            self.iteration,
-            self.results,
+            iteration=self.iteration,
+            results=self.results,
         )
 
     def compared(self, compare: Method, other: Any) -> Any:
@@ -223,7 +223,11 @@ class Evenly(float):
 
 def evenly(base: float, slope: float, iteration: int, results: Results) -> Any:
     """Return the number ``base + slope * iteration`` that remembers how it grows."""
-    return Evenly(base, slope, iteration, results) if slope else base
+    return (
+        Evenly(base=base, slope=slope, iteration=iteration, results=results)
+        if slope
+        else base
+    )
 
 
 def plain_numbers(args: Any) -> Any:

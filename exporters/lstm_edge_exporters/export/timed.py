@@ -263,7 +263,9 @@ class TimedGraph:
                 for operand in family.operands
             ]
             change = self._plan.changes[family]
-            self._made[node] = apply(self._build, node, change, operands, timed)
+            self._made[node] = apply(
+                self._build, node, change=change, operands=operands, timed=timed
+            )
         return self._made[node]
 
     def _view(self, node: ir.Node, value: ir.Value) -> ir.Value:

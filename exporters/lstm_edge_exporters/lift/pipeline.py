@@ -74,18 +74,20 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     cases = lifted_cases(
         along_time.model.graph,
         original.graph,
-        manifest,
-        axes,
+        manifest=manifest,
+        axes=axes,
         declared=declared_sizes,
         seed=config.seed,
     )
-    pair = pair_up(manifest, original, along_time.model, constants)
+    pair = pair_up(manifest, original, lifted=along_time.model, constants=constants)
     verified = verify_lifted(pair, cases)
     unstreamable = along_time.unstreamable or _why_window(axes, to_free)
     if unstreamable:
         manifest = manifest._replace(unstreamable=unstreamable)
     else:
-        manifest = find_chunks(pair, cases, along_time.reach, along_time.undecided)
+        manifest = find_chunks(
+            pair, cases, reach=along_time.reach, cause=along_time.undecided
+        )
     cases = replace(cases, held=frozenset())
     manifest = _with_records(manifest, pair, cases, verified=verified, config=config)
     if config.stream:
@@ -137,14 +139,21 @@ def _find_states(
     refuse_nested(model)
     recognized = recognize(model, config.states, axes.sequence)
     question = recognized.question
-    lifted = lift_states(model, _forward_layers(axes), axes, recognized.states)
+    lifted = lift_states(
+        model, _forward_layers(axes), axes=axes, recognized=recognized.states
+    )
     known = (*recognized.states, *lifted)
     if not known and not axes.sequence:
         raise ContractError(
             f"there is no state to lift: {question or _no_state(model, to_free)}"
         )
     along_time = _stream_operators(model, axes, known)
-    states = _States(recognized.states, tuple(lifted), along_time, question)
+    states = _States(
+        recognized=recognized.states,
+        lifted=tuple(lifted),
+        along_time=along_time,
+        question=question,
+    )
     has_stream = config.stream and along_time.has_stream
     if not states.all and not has_stream:
         reason = question or along_time.unstreamable or along_time.undecided
@@ -161,10 +170,10 @@ def _stream_file(
     if manifest.unstreamable and not along_time.unstreamable:
         raise ContractError(f"the network does not stream: {manifest.unstreamable}")
     full = FullSequence(
-        along_time.full,
-        manifest,
-        along_time.streamed,
-        along_time.unstreamable or along_time.undecided,
+        model=along_time.full,
+        manifest=manifest,
+        streamed=along_time.streamed,
+        reason=along_time.unstreamable or along_time.undecided,
     )
     return stream_file(full, cases, _write)
 

@@ -54,13 +54,15 @@ def recognize(
     graph = model.graph
     inputs = {spec.name: spec for spec in map(spec_of, data_inputs(graph))}
     outputs = {spec.name: spec for spec in map(spec_of, graph.outputs)}
-    _check_named(graph, named, inputs, outputs)
+    _check_named(graph, named, inputs=inputs, outputs=outputs)
     pairs = dict(named)
     _pair_by_conventions(pairs, inputs, outputs)
-    _pair_by_recurrences(pairs, model, inputs, outputs)
+    _pair_by_recurrences(pairs, model, inputs=inputs, outputs=outputs)
     pairing = pair_states(graph, pairs, sequence)
     states = tuple(
-        StateSpec(name, output, inputs[name].dtype, inputs[name].axes)
+        StateSpec(
+            input=name, output=output, dtype=inputs[name].dtype, axes=inputs[name].axes
+        )
         for name, output in pairing.pairs.items()
     )
     return Recognized(states, pairing.question)

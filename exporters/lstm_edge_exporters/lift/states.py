@@ -69,7 +69,9 @@ def lift_states(
             continue
         if initial is not None:
             title = "" if len(layers) == 1 else f"{_layer_name(slot.node)}_"
-            specs.append(_write(model.graph, slot, initial, title, names))
+            specs.append(
+                _write(model.graph, slot, initial=initial, title=title, names=names)
+            )
     if reason and not specs and not recognized:
         raise ContractError(reason)
     RemoveUnusedNodesPass()(model)
@@ -117,7 +119,7 @@ def _constant(slot: Slot, initial: ir.Value, axes: NamedAxes) -> _Initial:
         raise ContractError(
             "its initial value can't be computed at any size that was tried"
         )
-    batch_axis = _batch_axis(slot, initial, arrays[0].ndim, axes)
+    batch_axis = _batch_axis(slot, initial, rank=arrays[0].ndim, axes=axes)
     rows = arrays
     if batch_axis is not None:
         rows = [array.take([0], batch_axis) for array in arrays]

@@ -102,7 +102,9 @@ def pair_up(
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
-    return Pair(manifest, graph, remember(reference), engine)
+    return Pair(
+        manifest=manifest, graph=graph, reference=remember(reference), engine=engine
+    )
 
 
 def verify_lifted(pair: Pair, cases: Cases) -> Verified:
@@ -112,7 +114,7 @@ def verify_lifted(pair: Pair, cases: Cases) -> Verified:
     Raises:
         CheckFailedError: it does not.
     """
-    verified = verify(pair, cases, None, ignore)
+    verified = verify(pair, cases, module32=None, show=ignore)
     if verified.largest > _STRICT:  # allowed where the effect of rounding is as large
         raise CheckFailedError(
             f"it differs from the original by {verified.largest:.2g} of the largest"
@@ -134,7 +136,7 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
     take.
     """
     pair = replace(pair, reference=pair.graph)
-    manifest = find_streaming(pair, cases, reach, cause)
+    manifest = find_streaming(pair, cases, reach=reach, cause=cause)
     if manifest.unstreamable and not cause:
         node = _first_node(pair, cases)
         if not node:
@@ -166,7 +168,9 @@ def _first_node(pair: Pair, cases: Cases) -> str:
     the full sequence.
     """
     feeds = full_length(pair.manifest, cases.case(2, 30, at_reset=True).feeds)
-    chunk = full_length(pair.manifest, take_steps(pair.manifest.time_axes, feeds, 0, 5))
+    chunk = full_length(
+        pair.manifest, take_steps(pair.manifest.time_axes, feeds, start=0, stop=5)
+    )
     try:
         found = pair.graph.first_difference(feeds, chunk, _starts_otherwise)
     except RuntimeError:

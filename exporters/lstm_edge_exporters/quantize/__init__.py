@@ -47,7 +47,7 @@ def quantize(
     from .pipeline import quantize_file
 
     return quantize_file(
-        source, config or QuantizeConfig(), samples, on_progress or ignore
+        source, config or QuantizeConfig(), samples=samples, show=on_progress or ignore
     )
 
 

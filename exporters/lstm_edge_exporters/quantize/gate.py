@@ -203,7 +203,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     if manifest.lengths in joined:
         joined[manifest.lengths] = np.full_like(joined[manifest.lengths], steps)
     sizes = [unit] * (steps // unit) if manifest.streamable else [steps]
-    yield from run_chunks(runner(model), manifest, joined, sizes)
+    yield from run_chunks(runner(model), manifest, feeds=joined, sizes=sizes)
 
 
 def _pair_up(before: Iterator[Feeds], after: Iterator[Feeds]) -> dict[str, list[Pair]]:

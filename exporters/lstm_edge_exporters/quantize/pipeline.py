@@ -122,7 +122,9 @@ def quantize_file(
             engines = _open_engines(with_manifest(smaller, manifest))
             if candidate.arithmetic == "int8-native" and _NATIVE not in engines:
                 continue
-            judgement = _judge_engines(original, candidate, engines, config.budget)
+            judgement = _judge_engines(
+                original, candidate, engines=engines, budget=config.budget
+            )
         except CheckFailedError as error:
             refusals.append(f"{candidate.description}: {error}")
             continue
@@ -208,8 +210,8 @@ def _judge_engines(
         judgements[name] = judge(
             original.model,
             model,
-            original.cases,
-            original.targets,
+            cases=original.cases,
+            targets=original.targets,
             real=original.is_real,
         )
         if exceeded := over_budget(judgements[name], budget):

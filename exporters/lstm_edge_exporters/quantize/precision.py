@@ -185,7 +185,7 @@ def store_int8(model: ir.Model, operators: set[str]) -> None:
         largest = np.abs(weight).max(axis=axis, keepdims=True)
         scale = np.where(largest > 0, largest / 127, 1.0)
         stored = np.rint(weight / scale).astype(np.int8)
-        _store(model.graph, value, stored, scale.astype(np.float32))
+        _store(model.graph, value, stored=stored, scale=scale.astype(np.float32))
 
 
 def _is_large(value: ir.Value) -> bool:

@@ -98,10 +98,10 @@ def stream_file(
     graph = Graph64(widened(onnx.load_from_string(content), streamed.model))
     reference = _take_ahead(full.model, streamed.ahead)
     pair = Pair(
-        contract,
-        graph,
-        Graph64(widened(ir.to_proto(reference))),
-        engine_of(open_session(content)),
+        manifest=contract,
+        graph=graph,
+        reference=Graph64(widened(ir.to_proto(reference))),
+        engine=engine_of(open_session(content)),
     )
     cases = _cases(cases, contract, full.manifest)
     _verify_all(pair, cases, streamed.reach)
@@ -196,7 +196,7 @@ def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGene
         )
     inputs = [spec for spec in cases.inputs if spec.role != "state"]
     inputs += [
-        InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset)
+        InputSpec(name=s.input, dtype=s.dtype, axes=s.axes, role="state", reset=s.reset)
         for s in streamed.states
     ]
     ranges = {**streamed.ranges, str(full.sequence): sizes}
@@ -226,7 +226,10 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
         procedure = _in_units(manifest, sizes, frames)
         got = procedure(pair.graph, feeds)
         about = f"chunks of up to {max(sizes) * manifest.unit} steps"
-        require(f"a stream in {about}", pair.within(got, want, feeds, procedure))
+        require(
+            f"a stream in {about}",
+            pair.within(got, want, feeds=feeds, procedure=procedure),
+        )
     require(
         "a stream on onnxruntime",
         compare_all(procedure(pair.engine, feeds), got, pair.limits(feeds, procedure)),

@@ -34,7 +34,7 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
     number = fill_of(value)
     if number is not None and value.dtype is not None:
         return work.constant(number, value.dtype.numpy())
-    counter = _Counter(work, partner, flow, offset)
+    counter = _Counter(work=work, partner=partner, flow=flow, offset=offset)
     result = counter.value(value, is_moved=False)
     if counter.has_frames:
         work.flows[result] = flow
@@ -56,12 +56,12 @@ def spread(
     sizes = []
     for index, axis in enumerate(axes_of(value)):
         if index == time.index:
-            sizes.append(work.cut(shape, 0, flow.axis, flow.axis + 1))
+            sizes.append(work.cut(shape, axis=0, start=flow.axis, end=flow.axis + 1))
         elif isinstance(axis, int):
             sizes.append(work.constant([axis]))
         elif axis in partner_axes:
             place = partner_axes.index(axis)
-            sizes.append(work.cut(shape, 0, place, place + 1))
+            sizes.append(work.cut(shape, axis=0, start=place, end=place + 1))
         else:
             raise work.refusal(f"combines frames with {value.name}, of other sizes")
     wide = work.add("Expand", result, work.add("Concat", *sizes, axis=0), like=value)

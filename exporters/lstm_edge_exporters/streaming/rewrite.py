@@ -192,6 +192,7 @@ class Rewriter:
         self,
         value: ir.Value,
         axis: int,
+        *,
         start: int,
         end: int = END,
         like: Operand = None,
@@ -201,7 +202,7 @@ class Rewriter:
         return self.add("Slice", value, *bounds, like=like)
 
     def state(
-        self, prefix: str, axes: Axes, dtype: ir.DataType | None, reset: float
+        self, prefix: str, axes: Axes, *, dtype: ir.DataType | None, reset: float
     ) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
         if named := next(
@@ -218,7 +219,13 @@ class Rewriter:
         self.graph.inputs.append(ir.val(name, dtype, axes))
         output = self.names.unique(f"{name}_n")
         self.states.append(
-            StateSpec(name, output, str(dtype.numpy().name), axes, reset)
+            StateSpec(
+                input=name,
+                output=output,
+                dtype=str(dtype.numpy().name),
+                axes=axes,
+                reset=reset,
+            )
         )
         return self.graph.inputs[-1]
 
@@ -239,12 +246,15 @@ class Rewriter:
         key: tuple[Any, ...] = (value, frames, reset, flow.repeats_first)
         if key not in self._made:
             past = self.state(
-                "past", with_frames(value, flow, frames), value.dtype, reset
+                "past",
+                axes=with_frames(value, flow, frames),
+                dtype=value.dtype,
+                reset=reset,
             )
             if flow.repeats_first:
                 past = self._first_or(past, value, flow)
             self._made[key] = joined = self.add("Concat", past, value, axis=flow.axis)
-            self.end_state(self.cut(joined, flow.axis, -frames))
+            self.end_state(self.cut(joined, flow.axis, start=-frames))
             self.reach += ceil(frames / flow.rate)
         return self._made[key]
 
@@ -254,11 +264,15 @@ class Rewriter:
         position = self.position(value, flow)
         self.states.append(state)
         is_start = self.add(
-            "Less", self.cut(position, flow.axis, 0, 1), self.constant(1)
+            "Less", self.cut(position, flow.axis, start=0, end=1), self.constant(1)
         )
         is_start.dtype = ir.DataType.BOOL
         return self.add(
-            "Where", is_start, self.cut(value, flow.axis, 0, 1), past, like=past
+            "Where",
+            is_start,
+            self.cut(value, flow.axis, start=0, end=1),
+            past,
+            like=past,
         )
 
     def wait(self, value: ir.Value, flow: Flow, frames: int) -> tuple[ir.Value, Flow]:
@@ -266,7 +280,7 @@ class Rewriter:
         if not frames:
             return value, flow
         delayed = self.cut(
-            self.past(value, flow, frames), flow.axis, 0, -frames, like=value
+            self.past(value, flow, frames), flow.axis, start=0, end=-frames, like=value
         )
         delay = flow.delay + frames
         return delayed, replace(
@@ -323,7 +337,7 @@ class Rewriter:
         """Return ``value`` after the past frames that windows of ``taps`` read, and
         their flow.
         """
-        value, flow = self.shift(value, flow, front, fill)
+        value, flow = self.shift(value, flow, frames=front, fill=fill)
         least = taps - stride
         past_frames = (
             least + -(flow.delay + least) % stride
@@ -335,7 +349,7 @@ class Rewriter:
             value = (
                 self.past(value, flow, past_frames)
                 if past_frames > 0
-                else self.cut(value, flow.axis, -past_frames)
+                else self.cut(value, flow.axis, start=-past_frames)
             )
         return value, replace(
             flow,
@@ -368,11 +382,14 @@ class Rewriter:
             raise self.refusal("lags where rows are merged with time")
         if (key := ("count", flow.rate)) not in self._made:
             count = self.state(
-                "count", (*filter(None, [self.batch]), 1), ir.DataType.INT64, 0.0
+                "count",
+                axes=(*filter(None, [self.batch]), 1),
+                dtype=ir.DataType.INT64,
+                reset=0.0,
             )
             shape = self.add("Shape", value)
             shape.dtype = ir.DataType.INT64
-            frames = self.cut(shape, 0, flow.axis, flow.axis + 1)
+            frames = self.cut(shape, axis=0, start=flow.axis, end=flow.axis + 1)
             self.end_state(self.add("Add", count, frames))
             steps = self.add(
                 "Range", self.constant(0), self.add("Squeeze", frames), self.constant(1)

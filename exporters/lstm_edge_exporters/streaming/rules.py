@@ -46,7 +46,12 @@ def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     )
     fill = float(np.finfo(np.float32).min) if node.op_type == "MaxPool" else 0.0
     joined, flow = work.look_back(
-        value, flow, (kernel[dim] - 1) * dilation + 1, stride, pads[dim], fill
+        value,
+        flow,
+        taps=(kernel[dim] - 1) * dilation + 1,
+        stride=stride,
+        front=pads[dim],
+        fill=fill,
     )
     pads[dim] = pads[dim + len(kernel)] = 0
     node.attributes.pop("ceil_mode", None)
@@ -83,7 +88,7 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     last one are not needed.
     """
     rank = len(axes_of(value))
-    axes = numbers(work, node, 3, range(rank))
+    axes = numbers(work, node, index=3, default=range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
     pads_by_axis = zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True)
     widths = {axis % rank: (before, after) for axis, before, after in pads_by_axis}
@@ -102,8 +107,8 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     if front and mode != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
-    fill = float(numbers(work, node, 2, [0])[0])
-    hand_on(work, node, *work.shift(value, flow, front, fill))
+    fill = float(numbers(work, node, index=2, default=[0])[0])
+    hand_on(work, node, *work.shift(value, flow, frames=front, fill=fill))
 
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -125,7 +130,7 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if any(map(work.is_from_state, before)):
         raise work.undecided("puts a state in front of the frames")
     frames, fill = _constant_frames(work, before, flow.axis)
-    hand_on(work, node, *work.shift(value, flow, frames, fill))
+    hand_on(work, node, *work.shift(value, flow, frames=frames, fill=fill))
 
 
 def _constant_frames(
@@ -158,7 +163,9 @@ def _spread_operands(work: Rewriter, node: ir.Node) -> None:
         if value is None or value in work.flows or work.time_of(value) is None:
             continue
         result = count_on(work, value, partner)
-        node.replace_input_with(index, spread(work, result, value, partner))
+        node.replace_input_with(
+            index, spread(work, result, value=value, partner=partner)
+        )
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -167,14 +174,16 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """
     rank = len(axes_of(value))
     starts = numbers(work, node, 1)
-    axes = [axis % rank for axis in numbers(work, node, 3, range(len(starts)))]
+    axes = [
+        axis % rank for axis in numbers(work, node, index=3, default=range(len(starts)))
+    ]
     if flow.axis not in axes:
         per_frame(work, node, value, flow)
         return
     if len(axes) > 1:
         raise work.refusal("cuts time and another axis at once")
     start = starts[0]
-    step = numbers(work, node, 4, [1])[0]
+    step = numbers(work, node, index=4, default=[1])[0]
     end = elements(node.inputs[2], 1)[0]
     has_end = end is not None and end < 2**31 - 1
     keeps_time = work.time_of(node.outputs[0]) is not None
@@ -182,13 +191,13 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if (start, end, step) == (0, 1, 1):
         work.first[node.outputs[0]] = value
     elif start < 0 and step == 1 and to_the_end:
-        last_frames(work, node, value, flow, -start)
+        last_frames(work, node, value=value, flow=flow, frames=-start)
     elif start < 0 or step < 1:
         raise work.refusal("selects frames from the end")
     elif step == 1:
         hand_on(work, node, *work.shift(value, flow, -start))
     else:
-        every_frame(work, node, value, flow, start, step)
+        every_frame(work, node, value=value, flow=flow, start=start, step=step)
 
 
 def every_frame(
@@ -201,7 +210,7 @@ def every_frame(
 ) -> None:
     """Let a Slice take every ``step``-th frame."""
     late = replace(flow, delay=flow.delay + start)
-    joined, flow = work.look_back(value, late, 1, step)
+    joined, flow = work.look_back(value, late, taps=1, stride=step)
     node.replace_input_with(0, joined)
     node.replace_input_with(1, work.constant([0]))
     node.replace_input_with(2, work.constant([END]))
@@ -223,7 +232,7 @@ def last_frames(
     padded, flow = work.pad_front(value, flow)
     source = work.past(padded, flow, frames - 1) if frames > 1 else padded
     node.replace_input_with(0, source)
-    work.take_last(node.outputs, value, flow, frames)
+    work.take_last(node.outputs, value, flow=flow, frames=frames)
 
 
 def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -236,7 +245,7 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     index = constant(node.inputs[1])
     if index is None or index.size != 1 or int(index.flat[0]) != -1:
         raise work.refusal("selects frames")
-    last_frames(work, node, value, flow, 1)
+    last_frames(work, node, value=value, flow=flow, frames=1)
 
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -260,12 +269,12 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     attributes = {**node.attributes, "pads": pads, "output_padding": extra}
     spread = work.add("ConvTranspose", value, node.inputs[1], like=result, **attributes)
     span = (kernel[dim] - 1) * dilation + 1
-    summed = overlap_add(work, spread, spread_flow, span - stride)
+    summed = overlap_add(work, spread, flow=spread_flow, overlap=span - stride)
     if bias is not None:
         spatial = work.constant([*range(1, rank + 1)])
         per_channel = work.add("Unsqueeze", bias, spatial)
         summed = work.add("Add", summed, per_channel)
-    hand_on(work, node, summed, spread_flow)
+    hand_on(work, node, value=summed, flow=spread_flow)
 
 
 def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
@@ -277,11 +286,13 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
         pads[len(pads) // 2 + flow.axis] = -overlap
         return work.add("Pad", spread, work.constant(pads)) if overlap else spread
     axis = flow.axis
-    state = work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
-    begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
-    joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
-    work.end_state(work.cut(joined, axis, -overlap))
-    return work.cut(joined, axis, 0, -overlap)
+    state = work.state(
+        "overlap", with_frames(spread, flow, overlap), dtype=spread.dtype, reset=0.0
+    )
+    begun = work.add("Add", work.cut(spread, axis, start=0, end=overlap), state)
+    joined = work.add("Concat", begun, work.cut(spread, axis, start=overlap), axis=axis)
+    work.end_state(work.cut(joined, axis, start=-overlap))
+    return work.cut(joined, axis, start=0, end=-overlap)
 
 
 def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -314,11 +325,13 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
         raise work.refusal("sums backwards, or without the frame itself")
     value, flow = work.pad_front(*work.clean(value, flow, 0.0))
-    state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
+    state = work.state(
+        "total", with_frames(value, flow, 1), dtype=value.dtype, reset=0.0
+    )
     of_call = work.add("CumSum", value, node.inputs[1])
     total = work.add("Add", of_call, state, like=value)
-    work.end_state(work.cut(total, flow.axis, -1))
-    hand_on(work, node, total, replace(flow, fill=None))
+    work.end_state(work.cut(total, flow.axis, start=-1))
+    hand_on(work, node, value=total, flow=replace(flow, fill=None))
 
 
 def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -337,10 +350,10 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
         raise work.refusal(f"is {direction} and reads time backwards")
     padded, flow = work.pad_front(value, flow)
     if flow.delay > 0:
-        padded = hold(work, node, padded, flow)
+        padded = hold(work, node, value=padded, flow=flow)
     node.replace_input_with(0, padded)
     work.set(node.outputs[0], replace(flow, fill=None))
-    work.take_last(node.outputs[1:], value, flow, 1)
+    work.take_last(node.outputs[1:], value, flow=flow, frames=1)
 
 
 def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
@@ -354,13 +367,15 @@ def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
     read = work.flows[value]
     axes = ints(node, "scan_input_axes") or [0] * (len(node.inputs) - first)
     for index, axis in enumerate(axes, first):
-        node.replace_input_with(index, _scanned(work, node.inputs[index], axis, read))
+        node.replace_input_with(
+            index, _scanned(work, node.inputs[index], axis=axis, read=read)
+        )
     if is_reversed(node) or any(ints(node, "scan_output_directions")):
         raise work.refusal("reads time backwards")
     for result in node.outputs[first:]:
         time = work.time_of(result)
         work.set(result, Flow(0 if time is None else time.index, rate=read.rate))
-    work.take_last(node.outputs[:first], value, replace(read, delay=0), 1)
+    work.take_last(node.outputs[:first], value, flow=replace(read, delay=0), frames=1)
 
 
 def _check_captured(work: Rewriter, node: ir.Node) -> None:
@@ -483,7 +498,7 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         elif isinstance(size, int):
             shape.append(work.constant([size]))
         else:
-            shape.append(work.cut(sizes, 0, index, index + 1))
+            shape.append(work.cut(sizes, axis=0, start=index, end=index + 1))
     node.replace_input_with(0, value)
     node.replace_input_with(1, work.add("Concat", *shape, axis=0))
     work.set(result, replace(flow, axis=axis))

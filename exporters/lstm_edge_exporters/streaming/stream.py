@@ -84,12 +84,14 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
     if sequence is None or all(
         sequence not in axes_of(value) for value in data_inputs(model.graph)
     ):
-        return Streamed(model, manifest, 0, {}, "")
+        return Streamed(model=model, manifest=manifest, reach=0, ahead={}, need="")
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
         raise UndecidedError(
             f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later"
         )
-    work = Rewriter(model, manifest.states, manifest.batch, sequence)
+    work = Rewriter(
+        model=model, states=manifest.states, batch=manifest.batch, sequence=sequence
+    )
     _refuse_branches(work)
     for node in list(model.graph):
         _visit(work, node)
@@ -120,7 +122,7 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
     slowest = max(moving, key=lambda value: work.flows[value].delay)
     for index, value in enumerate(node.inputs):
         if value is not None and value not in work.flows:
-            _check_operand(work, node, index, slowest)
+            _check_operand(work, node, index=index, partner=slowest)
     rule(work, node, moving[0], work.flows[moving[0]])
 
 
@@ -213,7 +215,13 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     )
     are_ordinary = all(output.is_ordinary for output in outputs.values())
     need = "" if unit == 1 and are_ordinary else _need(manifest)
-    return Streamed(work.model, manifest, work.reach, work.ahead, need)
+    return Streamed(
+        model=work.model,
+        manifest=manifest,
+        reach=work.reach,
+        ahead=work.ahead,
+        need=need,
+    )
 
 
 def _finish_output(work: Rewriter, index: int, value: ir.Value) -> _Output:

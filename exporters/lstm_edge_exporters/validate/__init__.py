@@ -47,7 +47,7 @@ def validate(
     from .validation import validate_file
 
     return validate_file(
-        file, against, config or ValidateConfig(), on_progress or ignore
+        file, against, config=config or ValidateConfig(), show=on_progress or ignore
     )
 
 

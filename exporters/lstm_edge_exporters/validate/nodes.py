@@ -144,7 +144,9 @@ class _Comparison:
             wanted_bodies = _bodies(wanted_attribute)
             if bodies and len(bodies) == len(wanted_bodies):
                 for body, wanted_body in zip(bodies, wanted_bodies, strict=True):
-                    self._enter(body, wanted_body, f"{name} of {title}", node)
+                    self._enter(
+                        body, wanted_body, where=f"{name} of {title}", node=node
+                    )
             elif _written(attribute) != _written(wanted_attribute):
                 shown = f"{_shown(attribute)}, expected {_shown(wanted_attribute)}"
                 self._nodes.append((position, f"{title}: {name} is {shown}"))
@@ -154,7 +156,9 @@ class _Comparison:
             value = inputs[index] if index < len(inputs) else None
             expected = wanted_inputs[index] if index < len(wanted_inputs) else None
             where = f"{title}: operand {index}"
-            self._waiting.append(_Pair(value, expected, where, node))
+            self._waiting.append(
+                _Pair(value=value, expected=expected, role=where, reader=node)
+            )
 
     def _enter(
         self, body: ir.Graph, expected: ir.Graph, where: str, node: ir.Node
@@ -168,7 +172,9 @@ class _Comparison:
             return
         self._formal |= dict(zip(body.inputs, expected.inputs, strict=True))
         for value, wanted_value in zip(body.outputs, expected.outputs, strict=True):
-            self._waiting.append(_Pair(value, wanted_value, where, node))
+            self._waiting.append(
+                _Pair(value=value, expected=wanted_value, role=where, reader=node)
+            )
 
     def _compare_constants(
         self, pair: _Pair, value: ir.Value, expected: ir.Value

@@ -62,7 +62,11 @@ def check_quantized(
         path.write_bytes(with_manifest(expected.proto, manifest))
         cases, targets = evidence(manifest, config.data)
         judgement = judge(
-            load(path), load(file.path), cases, targets, real=config.data is not None
+            load(path),
+            load(file.path),
+            cases=cases,
+            targets=targets,
+            real=config.data is not None,
         )
     exceeded = over_budget(judgement, config.budget or Budget())
     yield passed_unless("within the budget", "; ".join(exceeded))

@@ -141,7 +141,9 @@ def validate_file(
         against = None
     elif against is not None and not isinstance(against, Expected):
         against = against_module(against, file)
-    return Validation(file, against, config, show).report()
+    return Validation(
+        file=file, against=against, config=config, on_progress=show
+    ).report()
 
 
 @dataclass
@@ -187,7 +189,7 @@ class Validation:
         for number, (key, check) in enumerate(stages.items()):
             title, advice = _GROUPS[key]
             self.on_progress(number / len(stages), f"checking: {title}")
-            group = Group(key, title, tuple(check()), advice)
+            group = Group(key=key, title=title, checks=tuple(check()), advice=advice)
             yield group
             if key == "contract" and group.failed:
                 return
@@ -239,7 +241,10 @@ class Validation:
         """The expected graph and the reference."""
         graph = Graph64(self.expected.exact)
         return Pair(
-            self.expected.manifest, graph, self.expected.reference, self.file.runner()
+            manifest=self.expected.manifest,
+            graph=graph,
+            reference=self.expected.reference,
+            engine=self.file.runner(),
         )
 
     @cached_property
@@ -379,7 +384,9 @@ class Validation:
             yield self._equal(f"lengths, {about}", case)
         reference = self.expected.reference
         for garbage in (np.nan, 1e30):
-            padded = fill_rows(self.expected.manifest, feeds, garbage, lengths)
+            padded = fill_rows(
+                self.expected.manifest, feeds, value=garbage, starts=lengths
+            )
             with contextlib.suppress(*REFUSALS):
                 reference(padded)
                 about = f"padding of {garbage:g}"

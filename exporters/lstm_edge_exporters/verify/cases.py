@@ -160,7 +160,7 @@ class CaseGenerator:
             yield example
         sizes = {} if example is None else example.sizes
         for number, (rows, steps) in enumerate(GRID):
-            yield self._grid_case(number, rows, steps, sizes)
+            yield self._grid_case(number, rows, steps=steps, example=sizes)
         longest = max(steps for _, steps in GRID)
         others = [size for name, size in sizes.items() if name != self.batch]
         if any(_BEYOND * size > longest for size in others):
@@ -227,7 +227,7 @@ class CaseGenerator:
         for name in self._names():
             is_known = name in known_sizes
             sizes[name] = known_sizes[name] if is_known else 2 + int(rng.integers(9))
-        return self._draw(sizes, rng, at_reset, full)
+        return self._draw(sizes, rng, at_reset=at_reset, full=full)
 
     def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
         """Generate one case from the reset states, with full rows, at a size for every
@@ -248,7 +248,9 @@ class CaseGenerator:
         try:
             for spec in sums_last:
                 if spec.example is not None:
-                    learn_sizes(spec.name, spec.axes, spec.example.shape, sizes)
+                    learn_sizes(
+                        spec.name, spec.axes, shape=spec.example.shape, sizes=sizes
+                    )
                     feeds[spec.name] = np.asarray(spec.example, spec.dtype)
         except InputError:
             return None
@@ -311,9 +313,9 @@ class CaseGenerator:
                 feeds[spec.name] = lengths.astype(spec.dtype)
             elif spec.role == "state":
                 is_reset = at_reset or spec.name in self.held
-                feeds[spec.name] = _state(spec, shape, rng, is_reset)
+                feeds[spec.name] = _state(spec, shape, rng=rng, at_reset=is_reset)
             else:
-                feeds[spec.name] = _signal(spec, shape, rng, full, steps)
+                feeds[spec.name] = _signal(spec, shape, rng=rng, full=full, steps=steps)
         return Case(sizes, feeds, at_reset)
 
 
@@ -453,7 +455,7 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Feeds:
         """Run the chunks one after the other."""
-        chunks = run_chunks(run, manifest, feeds, sizes)
+        chunks = run_chunks(run, manifest, feeds=feeds, sizes=sizes)
         return join_chunks(manifest, list(chunks))
 
     return procedure

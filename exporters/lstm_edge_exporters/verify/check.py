@@ -43,4 +43,6 @@ def within_limits(name: str, records: Sequence[Comparison]) -> Check:
     """Return the check that every output is within its limit."""
     failed = "; ".join(str(record) for record in records if not record.ok)
     worst = max(records, key=lambda record: record.ratio, default=None)
-    return Check(name, "failed" if failed else "passed", failed, worst)
+    return Check(
+        name=name, status="failed" if failed else "passed", message=failed, worst=worst
+    )

@@ -86,7 +86,9 @@ class Pair:
         """Compare the graph with its reference, both in float64, run by a procedure."""
         want = procedure(self.reference, feeds)
         got = self._run(feeds, procedure)
-        return self.within(got, want, feeds, procedure, self.reference)
+        return self.within(
+            got, want, feeds=feeds, procedure=procedure, reference=self.reference
+        )
 
     def within(
         self,
@@ -113,7 +115,9 @@ class Pair:
             for comparison in comparisons
         ):
             return comparisons
-        for name, moved in self._moves64(want, feeds, procedure, reference).items():
+        for name, moved in self._moves64(
+            want, feeds, procedure=procedure, reference=reference
+        ).items():
             largest = self.largest(name, want[name])
             moved = 2 * MOVES * moved
             wild = moved > CHAOTIC * largest
@@ -240,9 +244,11 @@ def compare_all(
     for name, array in want.items():
         if name in got:
             limit = limits.get(name, np.zeros(()))
-            comparisons.append(compare(name, got[name], array, limit))
+            comparisons.append(compare(name, got[name], expected=array, limits=limit))
         else:
-            missing = Comparison(name, np.inf, np.inf, (), problem="is missing")
+            missing = Comparison(
+                name=name, max_abs=np.inf, ratio=np.inf, where=(), problem="is missing"
+            )
             comparisons.append(missing)
     return tuple(comparisons)
 

@@ -169,4 +169,9 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         model = load(path)
     except (ContractError, ManifestError) as error:
         broken = str(error)
-    return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), model, broken)
+    return ModelFile(
+        path=path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        model=model,
+        broken=broken,
+    )

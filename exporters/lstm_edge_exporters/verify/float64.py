@@ -353,7 +353,13 @@ def _recurrent(
         chosen = list(activations or ())[first : first + len(usual)]
         biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
         w_bias, r_bias = np.split(biases, 2)
-        layer = _Direction(op_type, chosen or usual, r[number].T, r_bias, options)
+        layer = _Direction(
+            op_type=op_type,
+            names=chosen or usual,
+            r=r[number].T,
+            bias=r_bias,
+            options=options,
+        )
         if peepholes is not None:
             by_gate = peepholes[number].reshape(3, -1)
             layer.peepholes = np.pad(by_gate, ((0, 1), (0, 0)))

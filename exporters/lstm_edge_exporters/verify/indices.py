@@ -35,9 +35,9 @@ def cases_of(
     return CaseGenerator.of(
         manifest,
         examples,
-        {**(values or {}), **index_values(graph)},
-        seed,
-        fraction_inputs(graph),
+        values={**(values or {}), **index_values(graph)},
+        seed=seed,
+        fractions=fraction_inputs(graph),
     )
 
 

@@ -52,7 +52,7 @@ def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array
     if samples.lengths is not None:
         steps = int(samples.lengths[index])
     whole_units = steps // manifest.unit * manifest.unit
-    return take_steps(manifest.time_axes, feeds, 0, whole_units)
+    return take_steps(manifest.time_axes, feeds, start=0, stop=whole_units)
 
 
 def join_samples(

@@ -100,7 +100,9 @@ def verify(
     largest = 0.0
     engine = list[Comparison]()
     skipped = list[str]()
-    for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
+    for case in in_turn(
+        list(cases.cases()), show, what="verifying", start=0.3, end=0.7
+    ):
         if reason := refused(pair.reference, case.feeds):
             skipped.append(f"{case}: {reason}")
             continue
@@ -133,7 +135,12 @@ def verify(
     for check in row_checks(pair, cases):
         if check.status == "failed":
             raise CheckFailedError(f"{check.name}: {check.message}")
-    return Verified(tuple(map(str, compared)), largest, tuple(engine), tuple(skipped))
+    return Verified(
+        cases=tuple(map(str, compared)),
+        largest=largest,
+        engine=tuple(engine),
+        skipped=tuple(skipped),
+    )
 
 
 def require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
@@ -175,7 +182,7 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     if case_size(manifest, feeds)[0] != count or refused(pair.reference, feeds):
         return
     yield _rows_alone(pair, feeds, least)
-    row_of_nan = fill_rows(manifest, feeds, np.nan, [0])
+    row_of_nan = fill_rows(manifest, feeds, value=np.nan, starts=[0])
     try:
         pair.reference(row_of_nan)
     except REFUSALS:
@@ -313,7 +320,7 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
         ).feeds
     )
     lengths = {manifest.lengths: np.full_like(feeds[manifest.lengths], _SHORT)}
-    cut = {**take_steps(manifest.time_axes, feeds, 0, _SHORT), **lengths}
+    cut = {**take_steps(manifest.time_axes, feeds, start=0, stop=_SHORT), **lengths}
     try:
         padded = pair.graph({**feeds, **lengths})
         alone = pair.graph(cut)

@@ -119,7 +119,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         delay = max(port.delay for port in compiled.writer.ports("outputs"))
         record(model, compiled, (_CALLS + delay) * model.manifest.unit)
     table = Table(compiled.writer)
-    files = _render(name, model.manifest, compiled, table)
+    files = _render(name, model.manifest, compiled=compiled, table=table)
     for file in _CORE:
         files[f"src/{file}"] = (_core() / file).read_text(encoding="utf-8")
     return CFolder(
@@ -156,7 +156,9 @@ def _render(
         "name": name,
         "upper": name.upper(),
         "labels": ", ".join(map(c_string, labels)),
-        **_header_values(name.upper(), manifest, compiled, inputs, outputs),
+        **_header_values(
+            name.upper(), manifest, compiled=compiled, inputs=inputs, outputs=outputs
+        ),
         **_state_values(compiled, table),
         **_table_values(table),
         **_self_test_values(compiled.writer, inputs, outputs),
@@ -183,7 +185,9 @@ def _header_values(
     bases += [f"{{.to = {port.symbol}}}" for port in outputs]
     unit = compiled.writer.unit
     return {
-        "macros": "\n".join(_macros(upper, unit, inputs, outputs, manifest)),
+        "macros": "\n".join(
+            _macros(upper, unit, inputs=inputs, outputs=outputs, manifest=manifest)
+        ),
         "parameters": ", ".join(parameters),
         "bases": ", ".join(bases),
         "forward": ", ".join(port.symbol for port in (*inputs, *outputs)),

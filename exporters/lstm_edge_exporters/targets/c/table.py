@@ -356,15 +356,18 @@ class Table:
         }
 
     def _copy_op(
-        self, source: str, target: str, length: int, count: int = 1, *steps: int
+        self,
+        source: str,
+        target: str,
+        length: int,
+        count: int = 1,
+        steps: Fields | None = None,
     ) -> None:
-        """Add a copy of ``count`` runs of ``length`` numbers."""
+        """Add a copy of ``count`` runs of ``length`` numbers; ``steps`` are from run to
+        run.
+        """
         fields = {"x": source, "y": target, "length": length, "count": count}
-        self._add(
-            "lc_copy",
-            "lc_copy_op",
-            fields | dict(zip(("step_x", "step_y"), steps, strict=False)),
-        )
+        self._add("lc_copy", "lc_copy_op", {**fields, **(steps or {})})
 
     # operations
 
@@ -378,10 +381,12 @@ class Table:
         count = self._writer.width(arguments["y"]) // rows
         start = self._operand(arguments["bias"], rows)
         x = self._refs[arguments["x"]]
-        self._product(weights, start, x, self._refs[arguments["y"]], count)
+        self._product(
+            weights, start=start, x=x, y=self._refs[arguments["y"]], count=count
+        )
 
     def _product(
-        self, weights: Weights, start: str, x: str, y: str, count: int = 1
+        self, weights: Weights, *, start: str, x: str, y: str, count: int = 1
     ) -> None:
         """Add y = start + weights * x."""
         fields: Fields = {
@@ -401,8 +406,8 @@ class Table:
         cell.function(0, i, 3)
         cell.function(1, z)
         self._mix("mix", cell.hidden, cell.new_c, a=forget, b=cell.c, c=i, d=z)
-        self._map(cell.functions[2], cell.new_c, z, cell.hidden)
-        self._pair("multiply", o, z, cell.new_h, cell.hidden)
+        self._map(cell.functions[2], x=cell.new_c, y=z, n=cell.hidden)
+        self._pair("multiply", a=o, b=z, y=cell.new_h, n=cell.hidden)
 
     def _gru(self, operation: Operation) -> None:
         """Add the operations of a GRU."""
@@ -416,15 +421,15 @@ class Table:
         cell.products(bias, 2)
         if cell.resets_last:
             start = _ref("LC_FLOATS", self.floats.offset(both[1, last]))
-            self._product(cell.r.rows(last), start, cell.h, through)
+            self._product(cell.r.rows(last), start=start, x=cell.h, y=through)
         cell.function(0, update, 2)
         if cell.resets_last:
             self._mix(
                 "accumulate", cell.hidden, candidate, a=reset, b=through, d=candidate
             )
         else:
-            self._pair("multiply", reset, cell.h, through, cell.hidden)
-            self._product(cell.r.rows(last), candidate, through, candidate)
+            self._pair("multiply", a=reset, b=cell.h, y=through, n=cell.hidden)
+            self._product(cell.r.rows(last), start=candidate, x=through, y=candidate)
         cell.function(1, candidate)
         self._mix("blend", cell.hidden, cell.new_h, a=update, b=cell.h, d=candidate)
 
@@ -432,15 +437,24 @@ class Table:
         """Translate one step of an RNN."""
         cell = _Cell(self, operation)
         cell.products(cell.bias)
-        self._map(cell.functions[0], cell.gate(0), cell.new_h, cell.hidden)
+        self._map(cell.functions[0], x=cell.gate(0), y=cell.new_h, n=cell.hidden)
 
-    def _map(self, function: Fields, x: str, y: str, n: int) -> None:
+    def _map(self, function: Fields, *, x: str, y: str, n: int) -> None:
         """Apply a function of one number to each of ``n`` numbers."""
         self._add("lc_unary", "lc_unary_op", {"x": x, "y": y, "n": n, "f": function})
 
-    def _pair(self, function: str, a: str, b: str, y: str, n: int, *many: int) -> None:
+    def _pair(
+        self,
+        function: str,
+        *,
+        a: str,
+        b: str,
+        y: str,
+        n: int,
+        many: tuple[int, int] = (1, 1),
+    ) -> None:
         """Apply a function of two numbers, elementwise."""
-        many_a, many_b = many or (1, 1)
+        many_a, many_b = many
         fields = {
             "a": a,
             "b": b,
@@ -463,7 +477,7 @@ class Table:
         )
         y = arguments["y"]
         width = self._writer.width(y)
-        self._map(function, self._refs[arguments["x"]], self._refs[y], width)
+        self._map(function, x=self._refs[arguments["x"]], y=self._refs[y], n=width)
 
     def _binary(self, operation: Operation) -> None:
         """Add a function of two operands, element by element."""
@@ -487,7 +501,12 @@ class Table:
         width = self._writer.width(y)
         if self._writer.dtype(a) != "int64":
             self._pair(
-                Binary(function).name.lower(), left, right, self._refs[y], width, *many
+                Binary(function).name.lower(),
+                a=left,
+                b=right,
+                y=self._refs[y],
+                n=width,
+                many=many,
             )
             return
         fields = {
@@ -512,7 +531,13 @@ class Table:
         """Translate a softmax along the last axis."""
         arguments = operation.named
         kernel = "lc_log_softmax" if arguments["logarithm"] else "lc_softmax"
-        self._in_rows(kernel, arguments["x"], arguments["y"], arguments["length"], {})
+        self._in_rows(
+            kernel,
+            x=arguments["x"],
+            y=arguments["y"],
+            length=arguments["length"],
+            extra={},
+        )
 
     def _normalize(self, operation: Operation) -> None:
         """Translate a normalization along the last axis."""
@@ -523,10 +548,16 @@ class Table:
             "epsilon": _float(arguments["epsilon"]),
         }
         self._in_rows(
-            "lc_normalize", arguments["x"], arguments["y"], arguments["length"], extra
+            "lc_normalize",
+            x=arguments["x"],
+            y=arguments["y"],
+            length=arguments["length"],
+            extra=extra,
         )
 
-    def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
+    def _in_rows(
+        self, kernel: str, *, x: int, y: int, length: int, extra: Fields
+    ) -> None:
         """Add an operation on rows of ``length`` numbers."""
         count = self._writer.width(x) // length
         fields = {
@@ -569,10 +600,9 @@ class Table:
         self._copy_op(
             source,
             target,
-            arguments["length"],
-            arguments["count"],
-            arguments["step_x"],
-            arguments["step_y"],
+            length=arguments["length"],
+            count=arguments["count"],
+            steps={name: arguments[name] for name in ("step_x", "step_y")},
         )
 
     def _window(self, operation: Operation) -> None:
@@ -585,16 +615,30 @@ class Table:
             "dilation": arguments["dilation"],
             "count": arguments["count"],
         }
-        self._ring("lc_window", arguments["x"], arguments["past"], width, fields)
+        self._ring(
+            "lc_window",
+            x=arguments["x"],
+            past=arguments["past"],
+            width=width,
+            extra=fields,
+        )
 
     def _push(self, operation: Operation) -> None:
         """Translate the storing of new frames in a ring."""
         x = operation.argument("x")
         past = operation.argument("past")
         width = (self._writer.width(past) - 1) // operation.argument("frames")
-        self._ring("lc_push", x, past, width, {"count": self._writer.width(x) // width})
+        self._ring(
+            "lc_push",
+            x=x,
+            past=past,
+            width=width,
+            extra={"count": self._writer.width(x) // width},
+        )
 
-    def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
+    def _ring(
+        self, kernel: str, *, x: int, past: int, width: int, extra: Fields
+    ) -> None:
         """Add an operation on a ring of past frames of ``width`` numbers."""
         frames = (self._writer.width(past) - 1) // width
         fields = {
@@ -690,15 +734,16 @@ class _Cell:
         """
         table = self._table
         sums = self.gate(0)
+        offset = table.floats.offset(bias[: len(self.w.numbers)])
         table._product(
             self.w,
-            _ref("LC_FLOATS", table.floats.offset(bias[: len(self.w.numbers)])),
-            self.x,
-            sums,
+            start=_ref("LC_FLOATS", offset),
+            x=self.x,
+            y=sums,
         )
         hidden = self.r if gates is None else self.r.rows(slice(gates * self.hidden))
-        table._product(hidden, sums, self.h, sums)
+        table._product(hidden, start=sums, x=self.h, y=sums)
 
     def function(self, number: int, ref: str, gates: int = 1) -> None:
         """Add a function of some gates, in place."""
-        self._table._map(self.functions[number], ref, ref, gates * self.hidden)
+        self._table._map(self.functions[number], x=ref, y=ref, n=gates * self.hidden)

@@ -62,4 +62,9 @@ def find_blocks(
     if not stored.any() or stored.mean() > _MOST_STORED or in_blocks > dense:
         return None
     numbers = blocks[stored].reshape(-1, rows * columns)
-    return Blocks(numbers, stored.sum(1), stored.nonzero()[1] * columns, shape)
+    return Blocks(
+        numbers=numbers,
+        counts=stored.sum(1),
+        columns=stored.nonzero()[1] * columns,
+        shape=shape,
+    )

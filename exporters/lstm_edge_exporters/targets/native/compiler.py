@@ -366,7 +366,7 @@ class _Compiler:
         source = self._get(_name(node.inputs[1]))
         if not isinstance(source, Value) or source.dtype != "float32":
             raise UnsupportedError("a past takes in frames that are not computed")
-        return [Value(self._memory.with_past(buffer, ring, source, axis))]
+        return [Value(self._memory.with_past(buffer, ring, source=source, axis=axis))]
 
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
         """Return a value with moved elements, by moving their places."""

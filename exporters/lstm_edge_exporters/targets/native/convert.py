@@ -67,7 +67,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     if model.manifest.golden is not None:
         record(model, compiled)
     program, native = open_program(model, compiled)
-    _verify(model, native, program, proto)
+    _verify(model, native, program=program, proto=proto)
     return program
 
 
@@ -132,11 +132,13 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
         steps = _first_row_steps(manifest, golden)
     calls = steps // manifest.unit
     feeds = {
-        spec.name: _first_row(manifest, spec, golden.inputs[spec.name], steps)
+        spec.name: _first_row(
+            manifest, spec, array=golden.inputs[spec.name], steps=steps
+        )
         for spec in manifest.data_inputs
     }
     rows = {
-        spec.name: _in_calls(manifest, spec, feeds[spec.name], calls)
+        spec.name: _in_calls(manifest, spec, row=feeds[spec.name], calls=calls)
         for spec in manifest.data_inputs
     }
     case = _Recorded(
@@ -264,7 +266,9 @@ def _pair_of(model: Model, proto: onnx.ModelProto) -> Pair:
         UnsupportedError: it can't be evaluated.
     """
     graph = Graph64(widened(proto))
-    pair = Pair(model.manifest, graph, graph, runner(model))
+    pair = Pair(
+        manifest=model.manifest, graph=graph, reference=graph, engine=runner(model)
+    )
     try:
         pair.exact(_draw(model.manifest, 1, 1))
     except RuntimeError as error:

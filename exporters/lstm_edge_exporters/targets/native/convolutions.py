@@ -101,7 +101,7 @@ def _conv(
     outputs = places.shape[2 : 2 + len(kernel)]
     shape = (places.shape[0], weights.shape[0], *outputs)
     if weights.shape[1] == 1 and groups > 1:
-        return _depthwise_conv(memory, places, weights, bias, shape)
+        return _depthwise_conv(memory, places, weights=weights, bias=bias, shape=shape)
     spread = np.moveaxis(places, 1, 1 + len(kernel))  # (N, *outputs, C, *kernel)
     taps = spread.reshape(prod(shape) // shape[1], groups, -1)
     outputs_of_groups = []
@@ -132,7 +132,7 @@ def _sums(
     row = memory.row(Value(taps[:, order]), fill)
     weights = None if weights is None else weights[:, order]
     bias = None if bias is None else bias[order]
-    sums = memory.writer.depthwise(row, len(order), weights, bias)
+    sums = memory.writer.depthwise(row, len(order), weights=weights, bias=bias)
     places = np.empty(len(order), np.int64)
     places[order] = memory.at(sums)
     return places
@@ -163,7 +163,7 @@ def _depthwise_conv(
     sums_of_groups = []
     for index, kernel in enumerate(kernels):
         start = None if starts is None else spread(starts[index])
-        sums = _sums(memory, taps, spread(kernel), start)
+        sums = _sums(memory, taps, weights=spread(kernel), bias=start)
         sums_of_groups.append(sums.reshape(rows, channels, size))
     return Value(np.stack(sums_of_groups, 2).reshape(shape))
 
@@ -177,12 +177,14 @@ def _pool(memory: Memory, node: ir.Node, operand: In) -> Out:
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
     if node.op_type == "MaxPool":
-        return Value(_sums(memory, taps, None, None, -np.inf).reshape(shape))
+        return Value(
+            _sums(memory, taps, weights=None, bias=None, fill=-np.inf).reshape(shape)
+        )
     counted = taps != PADDING
     if attribute(node, "count_include_pad", 0):
         counted = np.ones(taps.shape, bool)
     weights = (counted / counted.sum(0)).astype("float32")
-    return Value(_sums(memory, taps, weights, None).reshape(shape))
+    return Value(_sums(memory, taps, weights=weights, bias=None).reshape(shape))
 
 
 @lowers("ConvTranspose")
@@ -227,6 +229,6 @@ def _conv_transpose(
     taps = laid.reshape(most, -1)
     places = taps[0]
     if most > 1:
-        places = _sums(memory, taps, np.ones(taps.shape, "float32"), None)
+        places = _sums(memory, taps, weights=np.ones(taps.shape, "float32"), bias=None)
     by_output = places.reshape(1, *outputs, groups * out_channels)
     return Value(np.moveaxis(by_output, -1, 1))

@@ -74,7 +74,13 @@ class ProgramFile:
         self._content = content
         self._at = HEADER.size
         self._constants = [
-            _Constant(offset, rows, columns, TYPES[kind], blocks)
+            _Constant(
+                offset=offset,
+                rows=rows,
+                columns=columns,
+                dtype=TYPES[kind],
+                blocks=blocks,
+            )
             for offset, rows, columns, kind, blocks in self._table(CONSTANT, constants)
         ]
         self.buffers = [

@@ -137,7 +137,9 @@ class Memory:
         row = self.row(Value(np.moveaxis(source.places, axis, 0)))
         frames = ring.frames + new
         size = ring.groups * ring.inner
-        start = self._add(_Region(past, frames * size, size, row, new))
+        start = self._add(
+            _Region(buffer=past, width=frames * size, frame=size, source=row, new=new)
+        )
         places = start + np.arange(frames * size).reshape(
             frames, ring.groups, ring.inner
         )

@@ -156,7 +156,7 @@ def _unary(memory: Memory, node: ir.Node, operand: In) -> Out:
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return _map(memory, floats(operand), function, alpha, beta)
+    return _map(memory, floats(operand), function=function, alpha=alpha, beta=beta)
 
 
 def _map(
@@ -169,7 +169,9 @@ def _map(
 ) -> Value:
     """Apply a function of one number to each element."""
     return memory.map(
-        value, lambda buffer: memory.writer.unary(buffer, function, alpha, beta), dtype
+        value,
+        lambda buffer: memory.writer.unary(buffer, function, alpha=alpha, beta=beta),
+        dtype,
     )
 
 
@@ -182,15 +184,15 @@ def _clip(
     high = np.inf if most is None else as_array(most, "a limit").item()
     low = float(attribute(node, "min", low))
     high = float(attribute(node, "max", high))
-    return _map(memory, floats(operand), Function.CLIP, low, high)
+    return _map(memory, floats(operand), function=Function.CLIP, alpha=low, beta=high)
 
 
 @lowers("HardSwish")
 def _hard_swish(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower HardSwish to ``x * hard_sigmoid(x)``."""
     value = floats(operand)
-    share = _map(memory, value, Function.HARD_SIGMOID, 1 / 6, 0.5)
-    return _combine(memory, Binary.MULTIPLY, value, share)
+    share = _map(memory, value, function=Function.HARD_SIGMOID, alpha=1 / 6, beta=0.5)
+    return _combine(memory, Binary.MULTIPLY, (value, share))
 
 
 @lowers(*_BINARY)
@@ -200,14 +202,15 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
         return next(input_ for input_ in inputs if isinstance(input_, Value))
     first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
     for operand in rest:
-        first = _combine(memory, _BINARY[node.op_type], first, operand)
+        first = _combine(memory, _BINARY[node.op_type], (first, operand))
     return _value(first)
 
 
-def _combine(memory: Memory, function: Binary, a: In, b: In) -> Value:
+def _combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
     """Return a function of two values of float32, or of whole numbers; one of them may
     be stored.
     """
+    a, b = operands
     pair = _Pair(a, b) if isinstance(a, Value) else _Pair(_value(b), a, swap=True)
     pair.check(function)
     if function is Binary.ADD and pair.adds_nothing():
@@ -234,15 +237,15 @@ def _remainder(memory: Memory, node: ir.Node, *operands: In) -> Out:
     result = _truncated_remainder(memory, a, b)
     if attribute(node, "fmod", 0):
         return result
-    moved = _combine(memory, Binary.ADD, result, b)
+    moved = _combine(memory, Binary.ADD, (result, b))
     return _truncated_remainder(memory, moved, b)
 
 
 def _truncated_remainder(memory: Memory, a: In, b: In) -> Value:
     """Return the remainder of whole numbers with the sign of ``a``."""
-    quotient = _combine(memory, Binary.DIVIDE, a, b)
-    product = _combine(memory, Binary.MULTIPLY, quotient, b)
-    return _combine(memory, Binary.SUBTRACT, a, product)
+    quotient = _combine(memory, Binary.DIVIDE, (a, b))
+    product = _combine(memory, Binary.MULTIPLY, (quotient, b))
+    return _combine(memory, Binary.SUBTRACT, (a, product))
 
 
 class _Pair(NamedTuple):
@@ -299,11 +302,11 @@ def _add_binary(memory: Memory, function: Binary, pair: _Pair) -> Value:
     order = np.arange(size)
     lying = memory.lying(lead) if lead.size == size else None
     if lying is None:
-        row = _spread(memory, lead, shape, order)
+        row = _spread(memory, lead, shape=shape, order=order)
     else:
         row, order = lying
     if isinstance(other, Value):
-        operand = _spread(memory, other, shape, order)
+        operand = _spread(memory, other, shape=shape, order=order)
         out = memory.writer.binary(function, row, operand, swap=swap)
     else:
         stored = np.broadcast_to(np.asarray(other, lead.dtype), shape)
@@ -329,7 +332,14 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Not to ``1 - x``."""
-    return _map(memory, _filled(memory, operand), Function.AFFINE, -1.0, 1.0, "bool")
+    return _map(
+        memory,
+        _filled(memory, operand),
+        function=Function.AFFINE,
+        alpha=-1.0,
+        beta=1.0,
+        dtype="bool",
+    )
 
 
 @lowers("Where")
@@ -352,8 +362,8 @@ def _batch_norm(memory: Memory, node: ir.Node, operand: In, *parameters: In) -> 
     )
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
-    scaled = _combine(memory, Binary.MULTIPLY, value, factor.reshape(shape))
-    return _combine(memory, Binary.ADD, scaled, (bias - mean * factor).reshape(shape))
+    scaled = _combine(memory, Binary.MULTIPLY, (value, factor.reshape(shape)))
+    return _combine(memory, Binary.ADD, (scaled, (bias - mean * factor).reshape(shape)))
 
 
 @lowers("Cast")
@@ -389,7 +399,7 @@ def _product(
     product adds to it.
     """
     bias = _fuse_bias(memory, node.outputs[0], len(weights))
-    row = memory.writer.linear(memory.row(source), weights, bias, scales)
+    row = memory.writer.linear(memory.row(source), weights, bias=bias, scales=scales)
     return memory.value(row, (*source.shape[:-1], len(weights)))
 
 
@@ -427,14 +437,14 @@ def _gemm(
     row = memory.writer.linear(memory.row(source), weights, bias)
     product = memory.value(row, (source.shape[0], len(weights)))
     if isinstance(addend, Value):
-        return _combine(memory, Binary.ADD, product, addend)
+        return _combine(memory, Binary.ADD, (product, addend))
     return product
 
 
 @lowers("MatMul")
 def _matmul(memory: Memory, node: ir.Node, operand: In, matrix: In) -> Out:
     """Lower a product with a constant matrix."""
-    return _product(memory, node, floats(operand), _matrix(matrix).T)
+    return _product(memory, node, source=floats(operand), weights=_matrix(matrix).T)
 
 
 def _matrix(operand: In) -> Array:
@@ -482,7 +492,7 @@ def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
         raise UnsupportedError("noop_with_empty_axes")
     reduced = _reduced_axes(node, axes, len(value.shape))
     if node.op_type in ("ReduceL2", "ReduceSumSquare"):
-        value = _combine(memory, Binary.MULTIPLY, value, value)
+        value = _combine(memory, Binary.MULTIPLY, (value, value))
     total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
     if not attribute(node, "keepdims", 1):
         total = total._replace(places=total.places.squeeze(tuple(reduced)))
@@ -525,7 +535,7 @@ def _cumulative_sum(memory: Memory, node: ir.Node, operand: In, along: In) -> Ou
     total = Value(first)
     totals = [first]
     for frame in frames:
-        total = _combine(memory, Binary.ADD, total, Value(frame))
+        total = _combine(memory, Binary.ADD, (total, Value(frame)))
         totals.append(total.places)
     return Value(np.moveaxis(np.stack(totals), 0, axis))
 
@@ -683,9 +693,9 @@ def _layer(
     news = memory.writer.recurrent(
         Code[op_type],
         rows[0],
-        [memory.row(floats(state)) for state in states[:count]],
-        [weight[0] for weight in weights],
-        _bias(op_type, optional(bias, "a bias")),
+        states=[memory.row(floats(state)) for state in states[:count]],
+        weights=[weight[0] for weight in weights],
+        bias=_bias(op_type, optional(bias, "a bias")),
         scales=scales,
         flags=int(bool(attribute(node, "linear_before_reset", 0))),
         functions=_activations(op_type, node),
@@ -746,7 +756,9 @@ def _int8_matmul(
     """
     weights = _shift(_matrix(matrix), zero).T
     scales = _vector(as_array(scale, "a scale"), len(weights))
-    return _product(memory, node, floats(operand), weights, scales)
+    return _product(
+        memory, node, source=floats(operand), weights=weights, scales=scales
+    )
 
 
 def _shift(raw: Array, zero: In) -> Array:

@@ -57,7 +57,7 @@ def _rewrite(node: ir.Node) -> None:
     letters = result + summed
     build = Builder(node, node.name or node.op_type)
     a, b = (
-        _spread(build, value, letters_of_input, letters)
+        _spread(build, value, letters_of_value=letters_of_input, letters=letters)
         for value, letters_of_input in zip(node.inputs, (left, right), strict=True)
     )
     (product,) = build.node("Mul", [a, b])

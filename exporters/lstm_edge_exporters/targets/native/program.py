@@ -346,7 +346,7 @@ class ProgramWriter:
             layer[f"kind_{number}"] = int(function)
             layer[f"alpha_{number}"] = float(alpha)
             layer[f"beta_{number}"] = float(beta)
-        return self._layer(code, x, states, layer)
+        return self._layer(code, x, states=states, layer=layer)
 
     def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
         """Add the layer of operation ``number`` once more, for the next frame; return
@@ -354,7 +354,7 @@ class ProgramWriter:
         """
         operation = self.operations[number]
         layer = operation.named | {"w_stored": 0, "r_stored": 0, "shared": number + 1}
-        return self._layer(operation.code, x, states, layer)
+        return self._layer(operation.code, x, states=states, layer=layer)
 
     def _layer(
         self, code: Code, x: int, states: Sequence[int], layer: Mapping[str, float]

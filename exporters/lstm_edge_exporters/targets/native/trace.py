@@ -122,7 +122,7 @@ def trace(program: str | os.PathLike[str], source: str | os.PathLike[str]) -> Tr
                 f"{name} was written by another version of lstm-edge; convert {source}"
                 " again"
             )
-        return _Tracer(engine, file, compiled, pair).trace()
+        return _Tracer(engine=engine, file=file, compiled=compiled, pair=pair).trace()
 
 
 def _pair(manifest: Manifest, compiled: Compiled) -> Pair:
@@ -143,7 +143,7 @@ def _pair(manifest: Manifest, compiled: Compiled) -> Pair:
     graph = Graph64(model)
     # without axes, so that all of a value is one channel
     bare = manifest._replace(inputs=(), outputs=(), states=())
-    return Pair(bare, graph, graph, graph)
+    return Pair(manifest=bare, graph=graph, reference=graph, engine=graph)
 
 
 class _Row(NamedTuple):
@@ -205,8 +205,10 @@ class _Tracer:
                 beyond = np.argwhere(shares > 1)
                 if first is None and len(beyond):
                     unit, index = beyond[0].tolist()
-                    first = self._difference(row, unit, index, compared)
-        return Trace(count, int(compared.sum()), worst, first)
+                    first = self._difference(row, unit, number=index, compared=compared)
+        return Trace(
+            operations=count, compared=int(compared.sum()), worst=worst, first=first
+        )
 
     # both sides
 
@@ -228,7 +230,7 @@ class _Tracer:
     def _cut(self, feeds: Feeds) -> Feeds:
         """Return a row's inputs up to its length."""
         length = int(feeds[self._manifest.lengths or ""].reshape(-1)[0])
-        return take_steps(self._manifest.time_axes, feeds, 0, length)
+        return take_steps(self._manifest.time_axes, feeds, start=0, stop=length)
 
     def _run(self, feeds: Feeds) -> list[Array]:
         """Return the values ``(rows, units, width)`` of each buffer on this machine."""
@@ -240,7 +242,7 @@ class _Tracer:
         cuts = [0, unit, steps] if steps > unit else [0, steps]
         pieces = []
         for start, stop in pairwise(cuts):
-            piece = take_steps(manifest.time_axes, feeds, start, stop)
+            piece = take_steps(manifest.time_axes, feeds, start=start, stop=stop)
             inputs = {
                 layout.name: layout.from_file(piece[layout.name])
                 for layout in engine.inputs
@@ -262,7 +264,7 @@ class _Tracer:
 
         def unit_by_unit(run: Runner, feeds: Feeds) -> Feeds:
             """Run one unit after the other, with states carried."""
-            units = list(run_chunks(run, self._manifest, feeds, sizes))
+            units = list(run_chunks(run, self._manifest, feeds=feeds, sizes=sizes))
             values = {}
             for name in self._values:
                 values[name] = np.stack([unit[name] for unit in units])
