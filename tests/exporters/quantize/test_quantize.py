@@ -192,7 +192,7 @@ def test_a_native_program_that_computes_something_else_is_refused(
 ):
     source = write(network())
 
-    def fail(*_):
+    def fail(*_, **__):
         raise CheckFailedError("the native program differs from the graph")
 
     monkeypatch.setattr(convert, "_verify", fail)
