@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lstm_edge_exporters import Artifact, export
-from lstm_edge_exporters.export.floats import one_thread
+from lstm_edge_exporters.export.threads import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.files import write_bytes

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lstm_edge_exporters.export.floats import one_thread
+from lstm_edge_exporters.export.threads import one_thread
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import write_bytes
 

@@ -17,28 +17,44 @@ import torch
 from onnxscript import rewriter
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 from onnxscript.rewriter.rules.common import _basic_rules
+from torch import nn
+from torch._dynamo import OptimizedModule
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as _tracing
 from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 __all__ = [
+    "PACK",
+    "PAD_PACKED",
     "REWRITE_RULES",
     "FoldConstantsPass",
     "Guard",
+    "OptimizedModule",
+    "assume",
     "decompose",
     "fixing_frame",
     "guards",
     "int_oo",
     "is_unbacked",
+    "original_module",
     "original_symbol",
+    "pytree",
     "registry",
     "tracing_any_size",
     "translate",
     "watch_text",
 ]
+
+assume: Any = torch._check
+"""Let the tracer take a condition on sizes as true."""
+PACK: Any = torch._VF._pack_padded_sequence
+"""What ``pack_padded_sequence`` calls."""
+PAD_PACKED: Any = torch._VF._pad_packed_sequence
+"""What ``pad_packed_sequence`` calls."""
 
 _RULE_MODULES = (
     "_broadcast_to_matmul",
@@ -74,6 +90,11 @@ def guards(sizes: Sequence[Any]) -> list[Guard]:
                 Guard(guard.expr, _frame(guard.sloc.framework_loc)) for guard in found
             ]
     return []
+
+
+def original_module(module: OptimizedModule) -> nn.Module:
+    """Return the module that ``torch.compile`` wrapped."""
+    return module._orig_mod
 
 
 def is_unbacked(symbol: Any) -> bool:

@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Axes
 
+from ._torch_internals import PACK, OptimizedModule, original_module, pytree
 from .floats import OTHER_FLOATS, Floats, copy_as
 
 Path = tuple[str | int, ...]
@@ -201,7 +200,9 @@ def own_copy(module: nn.Module) -> nn.Module:
     """
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = (
-            module._orig_mod if isinstance(module, OptimizedModule) else module.module
+            original_module(module)
+            if isinstance(module, OptimizedModule)
+            else module.module
         )
     class_name = type(module).__name__
     for layer in module.modules():
@@ -244,7 +245,7 @@ class _WholeLengths(TorchFunctionMode):
         """Run ``func``; raise InputError if it packs by lengths that are not
         positive.
         """
-        packs = func == torch._VF._pack_padded_sequence
+        packs = func == PACK
         if packs and self._floats and bool((args[1] < 1).any()):
             raise InputError(float_lengths(self._floats[0]))
         return func(*args, **(kwargs or {}))

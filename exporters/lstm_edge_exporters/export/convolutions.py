@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..graph import UniqueNames
-
-_assume: Any = torch._check
+from ._torch_internals import assume
 
 
 def _convolve(
@@ -43,7 +42,7 @@ def _convolve(
     sizes = []
     for axis in range(rank):
         free: Any = x.shape[axis - rank] + starts[axis] + ends[axis] - reaches[axis]
-        _assume(free >= 1)
+        assume(free >= 1)
         sizes.append((free - 1) // strides[axis] + 1)
     attributes = {
         "strides": strides,
@@ -82,7 +81,7 @@ def _convolve_transposed(
         reach = dilations[axis] * (weight.shape[axis + 2] - 1)
         spread: Any = (x.shape[axis - rank] - 1) * strides[axis]
         size = spread + reach + added[axis] + 1 - 2 * pads[axis]
-        _assume(size >= 1)
+        assume(size >= 1)
         sizes.append(size)
     attributes = {
         "strides": strides,

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+
+from ._torch_internals import pytree
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
@@ -139,16 +140,3 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
             layer.eps = float(np.float32(epsilon))  # type: ignore[assignment]
     copied.eval()  # which may give None where a module has a train() of its own
     return copied
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run PyTorch's operations on one thread inside: as fast for small layers, and the
-    same sums anywhere.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

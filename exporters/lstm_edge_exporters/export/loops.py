@@ -18,15 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import UnsupportedError
 
+from ._torch_internals import assume, pytree
 from .advice import calling_line, line_of_frame
 from .list_reads import lists_read
 from .step_numbers import Evenly, evenly, plain_number, plain_numbers
 
-_assume: Any = torch._check
 DOMAIN = "lstm_edge.loop"
 MARK = "Iteration"
 """``(steps (), *variables) -> int64 (1,)``: the start of an iteration, or the end of a
@@ -221,7 +220,7 @@ class Loops:
                 f"forward has a loop over a traced axis ({line}) inside of another one"
                 f" ({self._open.line}); use tensor operations for the inner one"
             )
-        _assume(steps.length >= 1)
+        assume(steps.length >= 1)
         loop = self._open = Loop(len(self.loops), steps.length, line)
         self.loops.append(loop)
         complete = False
@@ -324,7 +323,7 @@ class Loops:
         if len(traced) < len(steps):
             raise self.refusal("zips sequences of different lengths")
         for one in traced[1:]:
-            _assume(one.length == traced[0].length)
+            assume(one.length == traced[0].length)
         return Steps(
             self, traced[0].length, lambda k: tuple(one.item(k) for one in traced)
         )
@@ -410,7 +409,7 @@ class Loops:
         if loop is not None and loop.rows is None:
             loop.rows = _rows(shape, axis)
         if loop is not None and _have_same_size(shape[axis], loop.steps):
-            _assume(shape[axis] == loop.steps)
+            assume(shape[axis] == loop.steps)
         shape[axis : axis + 1] = [width] if width else []
         made = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{READ}",

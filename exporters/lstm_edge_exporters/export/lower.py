@@ -16,7 +16,6 @@ import torch
 from onnx_ir.passes import common
 from onnxscript.rewriter import RewritePass
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import AxisRange
@@ -28,6 +27,7 @@ from ._torch_internals import (
     REWRITE_RULES,
     FoldConstantsPass,
     decompose,
+    pytree,
     registry,
     translate,
 )

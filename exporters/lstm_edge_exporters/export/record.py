@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._torch_internals import watch_text
+from ._torch_internals import PACK, PAD_PACKED, assume, watch_text
 from .advice import line_of_frame
 from .loops import Loops
 from .replaced import REPLACED
 
-_assume: Any = torch._check
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none,
@@ -85,7 +84,7 @@ class _Packing:
         ``batch_sizes``.
         """
         rows = x if batch_first else x.transpose(0, 1)
-        _assume(lengths.shape[0] == rows.shape[0])
+        assume(lengths.shape[0] == rows.shape[0])
         sizes = (lengths.unsqueeze(0) > torch.arange(rows.shape[1]).unsqueeze(1)).sum(1)
         self.note(sizes, (lengths, rows.shape[0], rows.shape[1]))
         return rows.flatten(0, 1), sizes
@@ -103,8 +102,8 @@ class _Packing:
         if self.meaning(total) == "longest":
             longest: Any = lengths.max().item()
             self.longest.append(longest)
-            _assume(longest >= 1)
-            _assume(longest <= steps)
+            assume(longest >= 1)
+            assume(longest <= steps)
             y = y.narrow(1, 0, longest)
         elif total is not steps:
             y = F.pad(y, [*[0, 0] * (y.dim() - 2), 0, total - steps], value=value)
@@ -144,8 +143,8 @@ class _Packing:
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
     torch.sort: _Packing.sort,
-    torch._VF._pack_padded_sequence: _Packing.pack,
-    torch._VF._pad_packed_sequence: _Packing.pad,
+    PACK: _Packing.pack,
+    PAD_PACKED: _Packing.pad,
     Tensor.size: _Packing.size,
     Tensor.__getitem__: _Packing.item,
     **dict.fromkeys(
@@ -301,13 +300,13 @@ class Recorder(TorchFunctionMode):
         cell: bool = False,
     ) -> Sequence[Tensor]:
         """Add the symbolic node of a recurrent call; return its output and last states."""
-        _assume(x.shape[2] == weights[0].shape[1])
+        assume(x.shape[2] == weights[0].shape[1])
         entries = options["layers"] * options["directions"]
         steps, rows = x.shape[:2]
         widths = (weights[1].shape[1], weights[0].shape[0] // 4)
         for state, width in zip(states, widths, strict=False):
             for size, expected in zip(state.shape, (entries, rows, width), strict=True):
-                _assume(size == expected)
+                assume(size == expected)
         op, activation = kind
         named: dict[str, Any] = {
             "op": op,

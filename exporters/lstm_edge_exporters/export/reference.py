@@ -12,7 +12,8 @@ from lstm_edge_runtime.manifest import Array
 
 from ..verify.cases import Feeds
 from .call import Call, flatten_output
-from .floats import Floats, one_thread
+from .floats import Floats
+from .threads import one_thread
 
 
 class TorchReference:

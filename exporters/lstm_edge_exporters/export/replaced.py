@@ -22,10 +22,10 @@ from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from ._torch_internals import assume
 from .source_modules import source_spaces
 from .step_numbers import Evenly
 
-_assume: Any = torch._check
 LARGEST = 512
 """Points up to which a spectrum is a convolution; larger ones use ONNX's STFT, which
 does not stream."""
@@ -262,7 +262,7 @@ def _is_single(size: Any) -> bool:
     if not isinstance(size, torch.SymInt):
         return bool(size == 1)
     is_single: bool = size.node.hint == 1
-    _assume(size == 1 if is_single else size > 1)
+    assume(size == 1 if is_single else size > 1)
     return is_single
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import UnsupportedError
 
+from ._torch_internals import pytree
 from .advice import calling_line
 
 if TYPE_CHECKING:
