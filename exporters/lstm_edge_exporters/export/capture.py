@@ -423,10 +423,10 @@ class _Sizes:
                     is_batch = axis == 0 and size in self._fixed_sizes_of_layers
                     is_dynamic = is_batch or self._is_looped(tensor, axis, line)
                 if is_dynamic and size is not None:
-                    place = f" ({line})" if line else ""
+                    where = f" ({line})" if line else ""
                     axes = [str(self.axis(other)) for other in shape]
                     raise UnsupportedError(
-                        f"forward fixes axis {axis} of {name} at {size}{place}: a loop"
+                        f"forward fixes axis {axis} of {name} at {size}{where}: a loop"
                         " or a layer treats the size as a constant; use tensor"
                         " operations over the whole axis, or fix the axis: --input"
                         f" {name}={','.join(axes)} (inputs=)"

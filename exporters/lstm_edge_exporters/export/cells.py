@@ -92,9 +92,9 @@ def _step(
     if options["op"] == "RNN":
         return build.node(options["activation"], [z])
     i, f, g, o = build.node("Split", [z], {"axis": -1, "num_outputs": 4}, outputs=4)
-    kept = _product(build, _apply(build, "Sigmoid", f), states[1])
+    remembered = _product(build, _apply(build, "Sigmoid", f), states[1])
     added = _product(build, _apply(build, "Sigmoid", i), _apply(build, "Tanh", g))
-    (c,) = build.node("Add", [kept, added])
+    (c,) = build.node("Add", [remembered, added])
     h = _product(build, _apply(build, "Sigmoid", o), _apply(build, "Tanh", c))
     return [h if w_hr is None else _linear(build, h, weight=w_hr, bias=None), c]
 
@@ -172,5 +172,9 @@ def _without_row(build: Builder, value: ir.Value | None) -> ir.Value:
 
 def _join(build: Builder, rows: Sequence[ir.Value]) -> ir.Value:
     """Return rows ``(N, ...)`` as ``(layers, N, ...)``."""
-    parts = [build.node("Unsqueeze", [row, _ROW])[0] for row in rows]
-    return parts[0] if len(parts) == 1 else build.node("Concat", parts, {"axis": 0})[0]
+    stacked = [build.node("Unsqueeze", [row, _ROW])[0] for row in rows]
+    return (
+        stacked[0]
+        if len(stacked) == 1
+        else build.node("Concat", stacked, {"axis": 0})[0]
+    )

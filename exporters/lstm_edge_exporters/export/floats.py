@@ -63,23 +63,23 @@ class Floats(TorchFunctionMode):
     ) -> Any:
         """Run ``func`` with every float dtype, asked for or given, replaced."""
         args, kwargs = pytree.tree_map_only(
-            Tensor, self._given, (tuple(args), dict(kwargs or {}))
+            Tensor, self._cast, (tuple(args), dict(kwargs or {}))
         )
         if func in _CASTS:
             return args[0].to(self._dtype)
         result = func(
-            *map(self._asked, args),
-            **{name: self._asked(value) for name, value in kwargs.items()},
+            *map(self._replaced, args),
+            **{name: self._replaced(value) for name, value in kwargs.items()},
         )
         if isinstance(result, torch.Size):
             return result
-        return pytree.tree_map_only(Tensor, self._given, result)
+        return pytree.tree_map_only(Tensor, self._cast, result)
 
-    def _asked(self, value: Any) -> Any:
-        """Return the dtype to use where ``forward`` asks for one."""
+    def _replaced(self, value: Any) -> Any:
+        """Return the dtype to use instead of an argument that is one."""
         return _in(value, self._dtype) if isinstance(value, torch.dtype) else value
 
-    def _given(self, value: Tensor) -> Tensor:
+    def _cast(self, value: Tensor) -> Tensor:
         """Return the tensor in the dtype of this mode."""
         with torch._C.DisableTorchFunction():
             target = _in(value.dtype, self._dtype)

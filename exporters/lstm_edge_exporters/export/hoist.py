@@ -121,21 +121,21 @@ class _Scan:
         products: dict[tuple[object, ...], ir.Value] = {}
         changed = False
         for node in [*self.body]:
-            parts = _joined_parts(node)
-            leaving = [part in outside for part in parts]
+            operands = _joined_operands(node)
+            leaving = [operand in outside for operand in operands]
             if any(leaving) and not all(leaving):
-                self._split(node, parts, leaving=leaving, products=products)
+                self._split(node, operands, leaving=leaving, products=products)
                 changed = True
         return changed
 
     def _split(
         self,
         node: ir.Node,
-        parts: Sequence[ir.Value],
+        operands: Sequence[ir.Value],
         leaving: Sequence[bool],
         products: dict[tuple[object, ...], ir.Value],
     ) -> None:
-        """Replace a product of joined parts by the sum of two; ``products`` are those
+        """Replace a product of joined operands by the sum of two; ``products`` are those
         that exist already.
         """
         build = Builder(node, self.node.name or "loop")
@@ -143,10 +143,10 @@ class _Scan:
         for is_leaving in (True, False):
             chosen = [at for at, leaves in enumerate(leaving) if leaves == is_leaving]
             bias = node.inputs[2:] if is_leaving else []
-            key = (*node.inputs[1:2], *bias, None, *(parts[at] for at in chosen))
+            key = (*node.inputs[1:2], *bias, None, *(operands[at] for at in chosen))
             if key not in products:
                 products[key] = self._product(
-                    build, node, parts=parts, chosen=chosen, bias=bias
+                    build, node, operands=operands, chosen=chosen, bias=bias
                 )
             summands.append(products[key])
         (total,) = build.node("Add", summands)
@@ -158,24 +158,24 @@ class _Scan:
         self,
         build: Builder,
         node: ir.Node,
-        parts: Sequence[ir.Value],
+        operands: Sequence[ir.Value],
         chosen: Sequence[int],
         bias: Sequence[ir.Value | None],
     ) -> ir.Value:
-        """Return the product of some of the parts that ``node`` joins."""
+        """Return the product of some of the operands that ``node`` joins."""
         weight = constant(node.inputs[1])
         assert weight is not None
         axis = 1 if node.attributes.get_int("transB", 0) else 0
-        ends = np.cumsum([axes_of(part)[-1] for part in parts])[:-1]
+        ends = np.cumsum([axes_of(operand)[-1] for operand in operands])[:-1]
         blocks = np.split(weight, ends, axis)
         columns = np.concatenate([blocks[at] for at in chosen], axis)
-        (joined, *others) = (parts[at] for at in chosen)
+        (joined, *others) = (operands[at] for at in chosen)
         if others:
             axes = axes_of(joined)[:-1]
             (joined,) = build.node("Concat", [joined, *others], {"axis": -1})
             joined.shape = ir.Shape([*axes, columns.shape[axis]])
         inputs = [joined, self.build.constant(columns, "weight"), *bias]
-        (product,) = build.node(node.op_type, inputs, _plain(node))
+        (product,) = build.node(node.op_type, inputs, _attributes(node))
         product.shape = node.outputs[0].shape
         return product
 
@@ -213,7 +213,7 @@ class _Scan:
             shape = added.shape if added is not None else None
             (added,) = build.node("Add", [added, bias])
             added.shape = shape
-        (total,) = build.node("Gemm", [*gemm.inputs[:2], added], _plain(gemm))
+        (total,) = build.node("Gemm", [*gemm.inputs[:2], added], _attributes(gemm))
         total.shape = node.outputs[0].shape
         self._replace_in_results(node.outputs[0], total)
         build.replace([total])
@@ -273,10 +273,12 @@ class _Scan:
         while True:
             front = self._front(shifts)
             moved = self._chosen(front)
-            kept = [index for index in shifts if self._is_shift(index, front, moved)]
-            if kept == shifts:
+            possible = [
+                index for index in shifts if self._is_shift(index, front, moved)
+            ]
+            if possible == shifts:
                 break
-            shifts = kept
+            shifts = possible
         self.shifts = shifts
         for item in front.order:
             if isinstance(item, int):
@@ -537,8 +539,8 @@ def _original(value: ir.Value) -> ir.Value:
     return value
 
 
-def _joined_parts(node: ir.Node) -> list[ir.Value]:
-    """Return the parts that a product with weights joins along its last axis; none for
+def _joined_operands(node: ir.Node) -> list[ir.Value]:
+    """Return the operands that a product with weights joins along its last axis; none for
     other operators.
     """
     joined = node.inputs[0].producer() if node.inputs and node.inputs[0] else None
@@ -546,11 +548,11 @@ def _joined_parts(node: ir.Node) -> list[ir.Value]:
     if not is_product or joined is None or joined.op_type != "Concat":
         return []
     rank = len(axes_of(joined.outputs[0]))
-    parts = [part for part in joined.inputs if part is not None]
+    operands = [operand for operand in joined.inputs if operand is not None]
     is_last = joined.attributes.get_int("axis", 0) % max(rank, 1) == rank - 1
-    widths = [axes_of(part)[-1:] for part in parts]
+    widths = [axes_of(operand)[-1:] for operand in operands]
     are_known = all(width and isinstance(width[0], int) for width in widths)
-    return parts if is_last and are_known else []
+    return operands if is_last and are_known else []
 
 
 def _are_alike(one: ir.Value | None, other: ir.Value | None) -> bool:
@@ -579,6 +581,6 @@ def _size(value: ir.Value | None) -> int:
     return prod(axis if isinstance(axis, int) else _NAMED_AXIS for axis in axes)
 
 
-def _plain(node: ir.Node) -> dict[str, object]:
+def _attributes(node: ir.Node) -> dict[str, object]:
     """Return the values of a node's attributes."""
     return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -96,9 +96,9 @@ class _Write:
     buffer: Tensor
     """The tensor as it was before the loop."""
     index: tuple[Any, ...]
-    """Index with the step's place ``place``."""
-    place: int
-    """Place of the step among the parts of the index."""
+    """The index, with the step at entry ``entry``."""
+    entry: int
+    """Number of the entry that is the step."""
     first: int
     """Position that the first iteration writes."""
     values: list[Tensor] = field(default_factory=list)
@@ -309,9 +309,9 @@ class Loops:
         if isinstance(value, Tensor) and value.dim():
             return value.shape[0]
         if isinstance(value, list | tuple):
-            parts = [*self._runs(value)]
-            if len(parts) == 1 and isinstance(parts[0], Loop):
-                return parts[0].steps
+            runs = [*self._runs(value)]
+            if len(runs) == 1 and isinstance(runs[0], Loop):
+                return runs[0].steps
         return builtins.len(value)
 
     def _zip(self, *iterables: Any, strict: bool = False) -> Any:
@@ -351,9 +351,9 @@ class Loops:
         if isinstance(iterable, Tensor) and iterable.dim() and _is_traced(iterable, 0):
             return _TensorSteps(loops=self, tensor=iterable, axis=0, width=0)
         if isinstance(iterable, list | tuple):
-            parts = [*self._runs(iterable)]
-            if len(parts) == 1 and isinstance(parts[0], Loop):
-                return Steps(self, parts[0].steps, iterable.__getitem__)
+            runs = [*self._runs(iterable)]
+            if len(runs) == 1 and isinstance(runs[0], Loop):
+                return Steps(self, runs[0].steps, iterable.__getitem__)
         return None
 
     def are_read(self, frame: FrameType) -> bool:
@@ -397,7 +397,7 @@ class Loops:
                     raise self.refusal("reads the buffer that it writes as a whole")
         return NotImplemented
 
-    def plain(self, args: Any) -> Any:
+    def with_numbers(self, args: Any) -> Any:
         """Return arguments with ordinary numbers instead of step numbers."""
         return plain_numbers(args) if self._open is not None else args
 
@@ -440,9 +440,9 @@ class Loops:
 
     def stack(self, tensors: Any, dim: int = 0, **_: Any) -> Any:
         """Stack results of all iterations, and others in front or behind."""
-        if (parts := self._collected(tensors, dim)) is None:
+        if (collected := self._collected(tensors, dim)) is None:
             return NotImplemented
-        return _joined(parts, dim % (tensors[0].dim() + 1))
+        return _joined(collected, dim % (tensors[0].dim() + 1))
 
     def cat(self, tensors: Any, dim: int = 0, axis: int | None = None, **_: Any) -> Any:
         """Concatenate results of all iterations, and others in front or behind."""
@@ -450,9 +450,9 @@ class Loops:
         if not isinstance(tensors, tuple | list) or not tensors:
             return NotImplemented
         dim %= max(tensors[0].dim(), 1)
-        if (parts := self._collected(tensors, dim)) is None:
+        if (collected := self._collected(tensors, dim)) is None:
             return NotImplemented
-        return _joined([part.flatten(dim, dim + 1) for part in parts], dim)
+        return _joined([tensor.flatten(dim, dim + 1) for tensor in collected], dim)
 
     def _collected(self, tensors: Any, axis: int) -> list[Tensor] | None:
         """Return the tensors with a new axis, those of a loop as one; None without a
@@ -464,17 +464,17 @@ class Loops:
         runs = [*self._runs(tensors)]
         if not any(isinstance(run, Loop) for run in runs):
             return None
-        parts = []
+        collected = []
         position = 0
         for run in runs:
             if isinstance(run, Loop):
                 results = tensors[position : position + STEPS]
-                parts.append(self._collect(results, axis, run))
+                collected.append(self._collect(results, axis, run))
                 position += STEPS
             else:
-                parts.append(run.unsqueeze(axis))
+                collected.append(run.unsqueeze(axis))
                 position += 1
-        return parts
+        return collected
 
     def _refuse_same(self, tensors: Sequence[Any]) -> None:
         """Refuse a list that holds one tensor several times, which steps change in
@@ -552,7 +552,7 @@ class Loops:
         """Return a step of a buffer that the loop writes."""
         number = step.position - write.first
         if 0 <= number < len(write.values):
-            if step.width or not step.is_plain:
+            if step.width or not step.selects_only_step:
                 raise self.refusal("reads the buffer that it writes as a whole")
             return write.values[number]
         if self._open is not None and self._open.iteration == 0:
@@ -583,13 +583,13 @@ class Loops:
         write = self._writes.get(id(buffer))
         if write is None:
             write = _Write(
-                buffer=buffer, index=step.index, place=step.place, first=step.position
+                buffer=buffer, index=step.index, entry=step.entry, first=step.position
             )
             self._writes[id(buffer)] = write
         position = write.first + len(write.values)
         in_order = len(write.values) == loop.iteration and step.position == position
-        same = (step.index, step.place) == (write.index, write.place)
-        if not in_order or not same or step.width > 1:
+        is_same = (step.index, step.entry) == (write.index, write.entry)
+        if not in_order or not is_same or step.width > 1:
             raise self.refusal("does not write its buffer once per step, in order")
         slot = buffer[step.at(0)]
         if not isinstance(value, Tensor):
@@ -617,18 +617,23 @@ class Loops:
             end = write.first + loop.steps
             size = write.buffer.shape[step.axis]
             to_the_end = _expression(size) == _expression(end)
-            if to_the_end and step.is_plain:
+            if to_the_end and step.selects_only_step:
                 front = write.buffer.narrow(step.axis, 0, write.first)
-                parts = [front, collected] if write.first else [collected]
-                write.buffer.copy_(_joined(parts, step.axis))
+                tensors = [front, collected] if write.first else [collected]
+                write.buffer.copy_(_joined(tensors, step.axis))
             else:
                 steps = slice(write.first, end)
                 write.buffer[_placed(write, steps)] = collected
 
 
 def _placed(write: _Write, step: Any) -> tuple[Any, ...]:
-    """Return the index of a write with ``step`` in the place of the time axis."""
-    return (*write.index[: write.place], step, *write.index[write.place + 1 :])
+    """Return the index of a write with ``step`` on the time axis."""
+    return _with_entry(write.index, write.entry, step)
+
+
+def _with_entry(index: tuple[Any, ...], entry: int, value: Any) -> tuple[Any, ...]:
+    """Return an index with another value as one of its entries."""
+    return (*index[:entry], value, *index[entry + 1 :])
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
@@ -679,9 +684,9 @@ class _StepIndex:
     tensor: Tensor
     """The tensor that is indexed."""
     index: tuple[Any, ...]
-    """All parts, with a colon instead of the step."""
-    place: int
-    """Place of the step among the parts."""
+    """All entries, with a colon instead of the step."""
+    entry: int
+    """Number of the entry that is the step."""
     axis: int
     """Axis of the steps."""
     result_axis: int
@@ -693,62 +698,64 @@ class _StepIndex:
 
     @classmethod
     def of(cls, tensor: Tensor, index: Any) -> "_StepIndex | None":
-        """Return the parts of ``index``; None if it has no step number."""
-        parts = index if isinstance(index, tuple) else (index,)
-        if any(isinstance(part, Tensor) for part in parts):
+        """Return the entries of ``index``; None if it has no step number."""
+        entries = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(entry, Tensor) for entry in entries):
             return None
-        places = [place for place, part in enumerate(parts) if _position(part)]
-        if len(places) != 1:
+        steps = [number for number, entry in enumerate(entries) if _position(entry)]
+        if len(steps) != 1:
             return None
-        (place,) = places
-        position, width = _position(parts[place]) or (0, 0)
-        axes = [part is not None and part is not Ellipsis for part in parts]
-        rest = tensor.dim() - sum(axes)
-        axis = sum(axes[:place])
-        result = sum(not isinstance(part, int) for part in parts[:place])
-        if any(part is Ellipsis for part in parts[:place]):
+        (number,) = steps
+        before = entries[:number]
+        position, width = _position(entries[number]) or (0, 0)
+        takes_axis = [entry is not None and entry is not Ellipsis for entry in entries]
+        rest = tensor.dim() - sum(takes_axis)
+        axis = sum(takes_axis[:number])
+        result_axis = sum(not isinstance(entry, int) for entry in before)
+        if any(entry is Ellipsis for entry in before):
             axis += rest
-            result += rest - 1
-        blank = (*parts[:place], slice(None), *parts[place + 1 :])
+            result_axis += rest - 1
         return cls(
             tensor=tensor,
-            index=blank,
-            place=place,
+            index=_with_entry(entries, number, slice(None)),
+            entry=number,
             axis=axis,
-            result_axis=result,
+            result_axis=result_axis,
             position=position,
             width=width,
         )
 
     @property
-    def is_plain(self) -> bool:
+    def selects_only_step(self) -> bool:
         """True if the index selects nothing but the step."""
-        return all(part is Ellipsis or part == slice(None) for part in self.index)
+        return all(entry is Ellipsis or entry == slice(None) for entry in self.index)
 
     def at(self, step: Any) -> tuple[Any, ...]:
         """Return the index with ``step`` instead of the step number."""
-        return (*self.index[: self.place], step, *self.index[self.place + 1 :])
+        return _with_entry(self.index, self.entry, step)
 
     def read(self, loops: Loops) -> Tensor:
         """Return the step, then what the rest of the index selects of it."""
         made = loops.read(self.tensor, self.axis, index=self.position, width=self.width)
-        if self.is_plain:
+        if self.selects_only_step:
             return made
-        left = () if not self.width else (slice(None),)
-        rest = (*self.index[: self.place], *left, *self.index[self.place + 1 :])
+        time_axis = (slice(None),) if self.width else ()
+        before = self.index[: self.entry]
+        behind = self.index[self.entry + 1 :]
+        rest = (*before, *time_axis, *behind)
         return made[rest]
 
 
-def _position(part: Any) -> tuple[int, int] | None:
+def _position(entry: Any) -> tuple[int, int] | None:
     """Return position and width of a step number, or of a slice between two."""
-    if _is_step(part):
-        return plain_number(part), 0
-    if not isinstance(part, slice) or part.step not in (None, 1):
+    if _is_step(entry):
+        return plain_number(entry), 0
+    if not isinstance(entry, slice) or entry.step not in (None, 1):
         return None
-    if not (_is_step(part.start) and _is_step(part.stop)):
+    if not (_is_step(entry.start) and _is_step(entry.stop)):
         return None
-    start = plain_number(part.start)
-    return start, plain_number(part.stop) - start
+    start = plain_number(entry.start)
+    return start, plain_number(entry.stop) - start
 
 
 def _is_step(number: Any) -> bool:
@@ -756,9 +763,9 @@ def _is_step(number: Any) -> bool:
     return isinstance(number, Evenly) and number.is_whole and number.slope == 1
 
 
-def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+def _joined(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Concatenate tensors along ``axis``."""
-    return parts[0] if len(parts) == 1 else torch.cat([*parts], axis)
+    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors], axis)
 
 
 def _is_unpacking(frame: FrameType) -> bool:

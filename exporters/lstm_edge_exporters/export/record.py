@@ -214,7 +214,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = self.loops.call(func, args, kwargs)
         if result is NotImplemented:
-            args, kwargs = self.loops.plain((args, kwargs))
+            args, kwargs = self.loops.with_numbers((args, kwargs))
             result = self._answer(func, args, kwargs)
         self.loops.tag(result)
         return result

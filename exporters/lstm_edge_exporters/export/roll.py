@@ -304,7 +304,7 @@ class _Rolled:
                     "it reads the results of a loop before, and its first"
                     " step differs from the others"
                 )
-            loop, _ = self.unrolled.places[family.node]
+            loop, _ = self.unrolled.iterations[family.node]
             mark = next(
                 node
                 for node in self.graph
@@ -616,17 +616,17 @@ class _Rolled:
 
     def _shape(self, value: ir.Value) -> ir.Value:
         """Return the shape of a state, of numbers and of sizes of the inputs."""
-        parts = []
+        sizes = []
         for size in axes_of(value):
             if isinstance(size, int):
-                parts.append(self.build.constant(np.array([size]), "size"))
+                sizes.append(self.build.constant(np.array([size]), "size"))
                 continue
             source, axis = self._with_axis(size)
             ends = {"start": axis, "end": axis + 1}
-            (part,) = self.build.node("Shape", [source], ends)
-            part.dtype = ir.DataType.INT64
-            parts.append(part)
-        return self.build.node("Concat", parts, {"axis": 0})[0]
+            (length,) = self.build.node("Shape", [source], ends)
+            length.dtype = ir.DataType.INT64
+            sizes.append(length)
+        return self.build.node("Concat", sizes, {"axis": 0})[0]
 
     def _with_axis(self, size: str) -> tuple[ir.Value, int]:
         """Return an input with an axis of this size, and the index of the axis."""
@@ -665,9 +665,9 @@ class _Rolled:
         """Let the readers outside of the loop read another value."""
         new.type = value.type
         new.shape = value.shape
-        places = self.unrolled.places
+        iterations = self.unrolled.iterations
         for reader, slot in list(value.uses()):
-            inside = places.get(reader, (None, 0))[0] == self.unrolled.number
+            inside = iterations.get(reader, (None, 0))[0] == self.unrolled.number
             if not inside and not is_loop_node(reader, MARK):
                 reader.replace_input_with(slot, new)
         if value.is_graph_output():
@@ -686,6 +686,6 @@ class _Rolled:
             self.graph.remove(mark, safe=True)
         common.RemoveUnusedNodesPass()(self.model)
         left = {*self.graph}
-        for node, (loop, iteration) in self.unrolled.places.items():
+        for node, (loop, iteration) in self.unrolled.iterations.items():
             if loop == self.unrolled.number and iteration > 1 and node in left:
                 raise UnlikeError(_READ_BEHIND)

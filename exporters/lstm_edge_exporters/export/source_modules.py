@@ -33,9 +33,9 @@ def source_spaces(module: nn.Module) -> list[Space]:
         if space is None:
             continue
         spaces.append(space)
-        fresh = sorted(set(_imported(space)) - seen)
-        seen.update(fresh)
-        waiting += [name for name in fresh if _follows(name, packages)]
+        imported = sorted(set(_imported(space)) - seen)
+        seen.update(imported)
+        waiting += [name for name in imported if _follows(name, packages)]
     return spaces
 
 

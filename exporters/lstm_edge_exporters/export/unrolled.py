@@ -107,19 +107,19 @@ class Unrolled:
         """Find the marks and the nodes of loop ``number``."""
         self.graph = graph
         self.number = number
-        self.places: dict[ir.Node, tuple[int, int]] = {}
+        self.iterations: dict[ir.Node, tuple[int, int]] = {}
         """Loop and iteration of the nodes inside of loops."""
         self.marks: list[ir.Node] = []
-        place: tuple[int, int] | None = None
+        current: tuple[int, int] | None = None
         for node in graph:
             if is_loop_node(node, MARK):
                 loop = node.attributes["loop"].as_int()
                 iteration = node.attributes["iteration"].as_int()
-                place = (loop, iteration) if iteration < STEPS else None
+                current = (loop, iteration) if iteration < STEPS else None
                 if loop == number:
                     self.marks.append(node)
-            elif place is not None:
-                self.places[node] = place
+            elif current is not None:
+                self.iterations[node] = current
         self.line = self.marks[0].attributes["line"].as_string()
         self.length = self.marks[0].inputs[0]
         self.variables = [_variables(mark) for mark in self.marks]
@@ -132,18 +132,18 @@ class Unrolled:
     @property
     def nodes(self) -> list[ir.Node]:
         """The nodes of all iterations."""
-        places = self.places.items()
-        return [node for node, (loop, _) in places if loop == self.number]
+        iterations = self.iterations.items()
+        return [node for node, (loop, _) in iterations if loop == self.number]
 
     def iteration(self, value: ir.Value | None) -> int | None:
         """Return the iteration of this loop that computes ``value``."""
-        loop, iteration = self._place(value)
+        loop, iteration = self._iteration_of(value)
         return iteration if loop == self.number else None
 
-    def _place(self, value: ir.Value | None) -> tuple[int | None, int]:
+    def _iteration_of(self, value: ir.Value | None) -> tuple[int | None, int]:
         """Return loop and iteration of the node that computes a value."""
         node = value.producer() if value is not None else None
-        return self.places.get(node, (None, -1)) if node is not None else (None, -1)
+        return self.iterations.get(node, (None, -1)) if node is not None else (None, -1)
 
     def collected(self) -> list[ir.Node]:
         """Return the nodes that take the results of all iterations."""
@@ -159,7 +159,7 @@ class Unrolled:
 
         The first iteration may stay in the graph, in front of the loop.
         """
-        values = (value for node in self.places for value in node.outputs)
+        values = (value for node in self.iterations for value in node.outputs)
         return [
             value
             for value in values
@@ -171,7 +171,7 @@ class Unrolled:
         outside = (
             reader
             for reader, _ in value.uses()
-            if self.places.get(reader, (None, 0))[0] != self.number
+            if self.iterations.get(reader, (None, 0))[0] != self.number
             and reader not in self.marks
             and not self._collects(reader)
         )
@@ -190,9 +190,9 @@ class Unrolled:
         while self._waiting:
             self._add_operands(self._waiting.pop())
         self._find_invariant()
-        return [self.settled(family) for family in found]
+        return [self.as_value(family) for family in found]
 
-    def settled(self, operand: Operand) -> Operand:
+    def as_value(self, operand: Operand) -> Operand:
         """Return ``operand``, as a value if all iterations compute the same."""
         if isinstance(operand, Family) and operand in self.invariant:
             return operand.value
@@ -283,28 +283,29 @@ class Unrolled:
     def _read(self, members: Members) -> Read:
         """Return reads of consecutive frames of one tensor."""
         nodes = [member.producer() for member in members if member is not None]
-        places = [node.attributes["index"].as_int() for node in nodes if node]
+        indices = [node.attributes["index"].as_int() for node in nodes if node]
         sources = {node.inputs[0] for node in nodes if node}
         layouts = {
             (node.attributes["axis"].as_int(), node.attributes["width"].as_int())
             for node in nodes
             if node
         }
-        steady = all(place == places[0] + index for index, place in enumerate(places))
-        if len(sources) > 1 or len(layouts) > 1 or not steady:
+        first = indices[0]
+        is_steady = indices == [first + step for step in range(len(indices))]
+        if len(sources) > 1 or len(layouts) > 1 or not is_steady:
             raise UnlikeError("its steps do not read one value after the other")
         ((axis, width),) = layouts
-        offset = places[0] - _FIRST
+        offset = first - _FIRST
         return Read(
             members, source=sources.pop(), axis=axis, offset=offset, width=width
         )
 
     def _listed(self, members: Members) -> Read | None:
         """Return the results of an earlier loop that are read from its list."""
-        places = [self._place(member) for member in members]
-        loop = places[0][0]
+        made_in = [self._iteration_of(member) for member in members]
+        loop = made_in[0][0]
         same = [(loop, _FIRST + index) for index in range(_COUNT)]
-        return Read(members) if loop is not None and places == same else None
+        return Read(members) if loop is not None and made_in == same else None
 
     def _add_operands(self, family: Family) -> None:
         """Find the operands of a family; its members must be computed alike."""
@@ -342,9 +343,9 @@ class Unrolled:
                     grown = True
         self.invariant = {*self.families} - varying
         for family in self.families:
-            family.operands = [self.settled(operand) for operand in family.operands]
+            family.operands = [self.as_value(operand) for operand in family.operands]
             if isinstance(family, State):
-                family.source = self.settled(family.source)
+                family.source = self.as_value(family.source)
 
     @staticmethod
     def _is_computed(family: Family) -> bool:
@@ -400,7 +401,7 @@ class Unrolled:
         node = value.producer()
         if node is None or self.iteration(value) != 0:
             is_list = isinstance(family, Read) and family.source is None
-            return is_list and self._place(value)[1] == 0
+            return is_list and self._iteration_of(value)[1] == 0
         if isinstance(family, Read):
             return _is_first_read(family, node)
         return _is_like(node, family.node) and value.index() == family.value.index()
@@ -562,13 +563,13 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
     """Return the attributes of a node in a form that can be compared."""
     left_out = ("call", "index") if node.domain else ()
     return {
-        name: _plain(attribute)
+        name: _comparable(attribute)
         for name, attribute in node.attributes.items()
         if name not in left_out
     }
 
 
-def _plain(attribute: ir.Attr) -> Any:
+def _comparable(attribute: ir.Attr) -> Any:
     """Return an attribute in a form that can be compared."""
     if attribute.type is ir.AttributeType.TENSOR:
         array = attribute.as_tensor().numpy()

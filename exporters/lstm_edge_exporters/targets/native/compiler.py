@@ -76,7 +76,7 @@ class Followed(NamedTuple):
     values: dict[str, Value]
     """The results of nodes by name, but for products that an addition joined."""
     memory: Memory
-    """The buffers of the program, by places."""
+    """The buffers of the program, by addresses."""
 
 
 def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
@@ -176,12 +176,12 @@ class _Compiler:
         if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
-        places = self._memory.at(buffer)
+        addresses = self._memory.at(buffer)
         if not shape:
-            return Value(places.reshape(shape), spec.dtype)
+            return Value(addresses.reshape(shape), spec.dtype)
         first = 0 if time is None else time
         in_memory = (shape[first], *shape[:first], *shape[first + 1 :])
-        return Value(np.moveaxis(places.reshape(in_memory), 0, first), spec.dtype)
+        return Value(np.moveaxis(addresses.reshape(in_memory), 0, first), spec.dtype)
 
     def _open_state(self, state: StateSpec) -> None:
         """Add a state of the file, or each of its layers, as a state of the program."""
@@ -201,15 +201,15 @@ class _Compiler:
             )
         has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
         layers = shape[0] if has_layers else 1
-        places = []
+        addresses = []
         for layer, values in enumerate(reset.reshape(layers, -1)):
             program_state = ProgramState(state, layer if layers > 1 else None)
             buffer = self._writer.state(
                 program_state.name, values.size, values, state.dtype
             )
             self._states.append((program_state, buffer))
-            places.append(self._memory.at(buffer))
-        joined = np.concatenate(places).reshape(shape)
+            addresses.append(self._memory.at(buffer))
+        joined = np.concatenate(addresses).reshape(shape)
         self._values[state.input] = Value(joined, state.dtype)
 
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
@@ -244,7 +244,7 @@ class _Compiler:
             )
         time = manifest.time_axis(output.axes)
         if time is not None:
-            value = value._replace(places=np.moveaxis(value.places, time, 0))
+            value = value._replace(addresses=np.moveaxis(value.addresses, time, 0))
         self._writer.output(
             output.name,
             self._memory.row(value),
@@ -268,8 +268,10 @@ class _Compiler:
             if program_state.state is state
         ]
         readable = writer.readable
-        for old, places in zip(olds, value.places.reshape(len(olds), -1), strict=True):
-            new = self._memory.row(Value(places, value.dtype))
+        for old, addresses in zip(
+            olds, value.addresses.reshape(len(olds), -1), strict=True
+        ):
+            new = self._memory.row(Value(addresses, value.dtype))
             if new in readable and state.dtype == "int64":
                 new = writer.binary(Binary.ADD, new, np.zeros(1, np.int64))
             elif new in readable:
@@ -369,12 +371,12 @@ class _Compiler:
         return [Value(self._memory.with_past(buffer, ring, source=source, axis=axis))]
 
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
-        """Return a value with moved elements, by moving their places."""
+        """Return a value with moved elements, by moving their addresses."""
         operands = [operand for operand in rest if operand is not None]
         if not all(isinstance(operand, np.ndarray) for operand in operands):
-            raise UnsupportedError("a shape, axis or place that depends on the input")
-        moved = evaluate(node, [value.places, *rest], self._opset)  # type: ignore[list-item]
-        return [value._replace(places=places) for places in moved]
+            raise UnsupportedError("a shape, axis or index that depends on the input")
+        moved = evaluate(node, [value.addresses, *rest], self._opset)  # type: ignore[list-item]
+        return [value._replace(addresses=addresses) for addresses in moved]
 
     # sizes, and other known numbers
 

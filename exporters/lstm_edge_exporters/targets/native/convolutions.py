@@ -37,18 +37,22 @@ class Windows(NamedTuple):
         pairs = zip(self.kernel, self.dilations, strict=True)
         return tuple((taps - 1) * dilation + 1 for taps, dilation in pairs)
 
-    def places(self, places: Array) -> Array:
-        """Return the elements of ``places (N, C, *spatial)`` that each output reads,
+    def addresses(self, addresses: Array) -> Array:
+        """Return the elements of ``addresses (N, C, *spatial)`` that each output reads,
         ``(N, C, *outputs, *kernel)``.
         """
-        windows = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
+        windows = np.pad(
+            addresses, ((0, 0), (0, 0), *self.pads), constant_values=PADDING
+        )
         for number, taps in enumerate(self.kernel):
             axis = 2 + 2 * number  # each axis before became two: outputs and taps
             dilation = self.dilations[number]
             end = windows.shape[axis] - (taps - 1) * dilation
             starts = np.arange(0, end, self.strides[number])
             if not starts.size:
-                raise UnsupportedError(f"a kernel of {self.kernel} for {places.shape}")
+                raise UnsupportedError(
+                    f"a kernel of {self.kernel} for {addresses.shape}"
+                )
             read = starts[:, None] + np.arange(taps) * dilation
             windows = windows.take(read, axis=axis)
         outputs = range(2, windows.ndim, 2)
@@ -96,13 +100,15 @@ def _conv(
     bias = optional(addend, "a bias")
     groups = attribute(node, "group", 1)
     kernel = weights.shape[2:]
-    places = _windows(node, kernel).places(value.places)
+    addresses = _windows(node, kernel).addresses(value.addresses)
     out_channels = weights.shape[0] // groups
-    outputs = places.shape[2 : 2 + len(kernel)]
-    shape = (places.shape[0], weights.shape[0], *outputs)
+    outputs = addresses.shape[2 : 2 + len(kernel)]
+    shape = (addresses.shape[0], weights.shape[0], *outputs)
     if weights.shape[1] == 1 and groups > 1:
-        return _depthwise_conv(memory, places, weights=weights, bias=bias, shape=shape)
-    spread = np.moveaxis(places, 1, 1 + len(kernel))  # (N, *outputs, C, *kernel)
+        return _depthwise_conv(
+            memory, addresses, weights=weights, bias=bias, shape=shape
+        )
+    spread = np.moveaxis(addresses, 1, 1 + len(kernel))  # (N, *outputs, C, *kernel)
     taps = spread.reshape(prod(shape) // shape[1], groups, -1)
     outputs_of_groups = []
     for group in range(groups):
@@ -125,7 +131,7 @@ def _sums(
     bias: Array | None,
     fill: float = 0.0,
 ) -> Array:
-    """Return the places of sums of taps ``(K, outputs)`` times weights, or of the maxima
+    """Return the addresses of sums of taps ``(K, outputs)`` times weights, or of maxima
     of taps.
     """
     order = _as_read(taps)
@@ -133,22 +139,22 @@ def _sums(
     weights = None if weights is None else weights[:, order]
     bias = None if bias is None else bias[order]
     sums = memory.writer.depthwise(row, len(order), weights=weights, bias=bias)
-    places = np.empty(len(order), np.int64)
-    places[order] = memory.at(sums)
-    return places
+    addresses = np.empty(len(order), np.int64)
+    addresses[order] = memory.at(sums)
+    return addresses
 
 
 def _depthwise_conv(
     memory: Memory,
-    places: Array,
+    addresses: Array,
     weights: Array,
     bias: Array | None,
     shape: tuple[int, ...],
 ) -> Value:
     """Return a convolution in which each output reads one channel."""
-    rows, channels = places.shape[:2]
+    rows, channels = addresses.shape[:2]
     size = prod(shape[2:])
-    by_tap = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0)
+    by_tap = np.moveaxis(addresses.reshape(rows, channels, size, -1), -1, 0)
     taps = by_tap.reshape(-1, rows * channels * size)
     # (multiplier, K, C)
     kernels = weights.reshape(channels, -1, len(taps)).transpose(1, 2, 0)
@@ -173,9 +179,9 @@ def _pool(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower a pooling: the largest or the mean of each window."""
     value = floats(operand)
     kernel = attribute(node, "kernel_shape")
-    places = _windows(node, kernel).places(value.places)
-    shape = places.shape[: 2 + len(kernel)]
-    taps = places.reshape(prod(shape), -1).T
+    addresses = _windows(node, kernel).addresses(value.addresses)
+    shape = addresses.shape[: 2 + len(kernel)]
+    taps = addresses.reshape(prod(shape), -1).T
     if node.op_type == "MaxPool":
         return Value(
             _sums(memory, taps, weights=None, bias=None, fill=-np.inf).reshape(shape)
@@ -209,7 +215,7 @@ def _conv_transpose(
     out_channels = weights.shape[1]
     frames = prod(sizes)
     products = []  # of each frame with each tap: (frames, taps, out_channels)
-    inputs_of_groups = np.split(value.places[0].reshape(-1, frames), groups)
+    inputs_of_groups = np.split(value.addresses[0].reshape(-1, frames), groups)
     weights_of_groups = np.split(weights, groups)
     for inputs, kernels in zip(inputs_of_groups, weights_of_groups, strict=True):
         in_channels = len(kernels)
@@ -219,7 +225,7 @@ def _conv_transpose(
         in_frames = memory.at(product).reshape(frames * prod(kernel), out_channels)
         products.append(in_frames)
     # the products of each output: (one after another, outputs, groups, out_channels)
-    reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
+    reached = windows.addresses(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
     to = reached[tuple(map(slice, sizes))].reshape(-1)
     order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
     number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
@@ -227,8 +233,10 @@ def _conv_transpose(
     laid = np.full((most, prod(outputs), groups, out_channels), PADDING)
     laid[number, to[order]] = np.stack(products, 1)[order]
     taps = laid.reshape(most, -1)
-    places = taps[0]
+    addresses = taps[0]
     if most > 1:
-        places = _sums(memory, taps, weights=np.ones(taps.shape, "float32"), bias=None)
-    by_output = places.reshape(1, *outputs, groups * out_channels)
+        addresses = _sums(
+            memory, taps, weights=np.ones(taps.shape, "float32"), bias=None
+        )
+    by_output = addresses.reshape(1, *outputs, groups * out_channels)
     return Value(np.moveaxis(by_output, -1, 1))

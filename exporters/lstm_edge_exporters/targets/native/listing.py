@@ -45,7 +45,7 @@ class ListedOperation:
     """One operation of a program."""
 
     number: int
-    """Its place in the program, from 0."""
+    """Its index in the program, from 0."""
     operation: str
     """Its code, and the function of an elementwise operation."""
     reads: tuple[str, ...]

@@ -1,11 +1,11 @@
-"""Places of the elements of values while a graph is compiled, and the copies that bring
-them into one row.
+"""Addresses of the elements of values while a graph is compiled, and the copies that
+bring them into one row.
 
-Every number of every buffer has a place, a whole number of its own. A value is an array
-of places in its shape, so that what only moves numbers (Reshape, Transpose, Slice,
-Concat and so on) moves places, and no operation is added. An operation that computes
-asks for a row: a buffer with the numbers in order, which is an existing buffer where
-that holds them already.
+Every number of every buffer has an address: an integer that no other number has. A value
+is an array of addresses in its shape. Operators that only move numbers (Reshape,
+Transpose, Slice, Concat and so on) move addresses, and no operation is added. An
+operation that computes asks for a row: a buffer with the numbers in order, which is an
+existing buffer if that holds them already.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from .operations import Code
 from .program import ProgramWriter
 
 PADDING = -1
-"""The place of a number that is 0, and in no buffer."""
+"""The address of a number that is 0, and in no buffer."""
 _MOST_COPIES = 1024
 """Copies that one rearrangement may take."""
 
@@ -30,31 +30,31 @@ _MOST_COPIES = 1024
 class Value(NamedTuple):
     """A value that is computed at run time."""
 
-    places: Array
-    """The place of each number in memory, in the value's shape."""
+    addresses: Array
+    """The address of each number in memory, in the value's shape."""
     dtype: str = "float32"
     """``bool`` are float32 of 0 and 1 in the program."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape for one source and one step, or one unit."""
-        return self.places.shape
+        return self.addresses.shape
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.places.size
+        return self.addresses.size
 
 
 class _Region(NamedTuple):
-    """Consecutive places of a buffer, or of the frames of a past followed by those of a
-    source.
+    """Consecutive addresses of a buffer, or of the frames of a past followed by those of
+    a source.
     """
 
     buffer: int
     """Number of the buffer."""
     width: int
-    """Number of places."""
+    """Number of addresses."""
     frame: int = 0
     """For a past: number of elements per frame."""
     source: int = 0
@@ -68,7 +68,7 @@ INT8 = ("int8", "int8-native")
 
 
 class Memory:
-    """The buffers of a program, by places."""
+    """The buffers of a program, by addresses."""
 
     def __init__(self, writer: ProgramWriter, *, int8: bool = False) -> None:
         """Begin with ``writer``, to which operations are added; ``int8`` layers
@@ -85,7 +85,7 @@ class Memory:
         self._windows: dict[tuple[int, ...], int] = {}
 
     def _add(self, region: _Region) -> int:
-        """Add a region behind the last one and return its first place."""
+        """Add a region behind the last one and return its first address."""
         start = (
             self._starts[-1] + self._regions[-1].width + 1 if self._regions else 1
         )  # never side by side
@@ -94,7 +94,7 @@ class Memory:
         return start
 
     def at(self, buffer: int) -> Array:
-        """Return the places of a buffer's numbers ``(width,)``."""
+        """Return the addresses of a buffer's numbers ``(width,)``."""
         width = self.writer.width(buffer)
         if buffer not in self._of_buffer:
             self._of_buffer[buffer] = self._add(_Region(buffer, width))
@@ -105,12 +105,12 @@ class Memory:
         return Value(self.at(buffer).reshape(shape), dtype)
 
     @property
-    def places(self) -> int:
-        """A number above every place."""
+    def end(self) -> int:
+        """The first address after all others."""
         return self._starts[-1] + self._regions[-1].width if self._regions else 0
 
     def copies(self) -> Iterator[tuple[int, Array]]:
-        """Yield each buffer with numbers of other places, and these places."""
+        """Yield each buffer with numbers of other addresses, and the latter."""
         for (number, first, dilation, count), buffer in self._windows.items():
             frame = self._regions[number].frame
             frames = self._starts[number] + frame * (
@@ -130,22 +130,22 @@ class Memory:
         )
 
     def with_past(self, past: int, ring: Past, source: Value, axis: int) -> Array:
-        """Return the places of a past's frames followed, along ``axis``, by those of
+        """Return the addresses of a past's frames followed, along ``axis``, by those of
         ``source``.
         """
         new = source.shape[axis]
-        row = self.row(Value(np.moveaxis(source.places, axis, 0)))
+        row = self.row(Value(np.moveaxis(source.addresses, axis, 0)))
         frames = ring.frames + new
         size = ring.groups * ring.inner
         start = self._add(
             _Region(buffer=past, width=frames * size, frame=size, source=row, new=new)
         )
-        places = start + np.arange(frames * size).reshape(
+        addresses = start + np.arange(frames * size).reshape(
             frames, ring.groups, ring.inner
         )
         shape = list(source.shape)
         shape[axis] = frames
-        return np.asarray(places.transpose(1, 0, 2).reshape(shape))
+        return np.asarray(addresses.transpose(1, 0, 2).reshape(shape))
 
     def push(self, value: Value, past: int, ring: Past) -> None:
         """Let a past take in its new frames, if ``value`` is the last ones.
@@ -153,7 +153,7 @@ class Memory:
         Raises:
             UnsupportedError: it is another value.
         """
-        number = int(self._region(value.places.reshape(-1)[:1])[0])
+        number = int(self._region(value.addresses.reshape(-1)[:1])[0])
         region = self._regions[number]
         start = self._starts[number]
         frames = (
@@ -161,22 +161,22 @@ class Memory:
         )
         last = frames.reshape(ring.frames, ring.groups, ring.inner).transpose(1, 0, 2)
         if region.buffer != past or not np.array_equal(
-            last.reshape(-1), value.places.reshape(-1)
+            last.reshape(-1), value.addresses.reshape(-1)
         ):
             raise UnsupportedError("a state that is not the last frames of a value")
         self.writer.operation(Code.PUSH, region.source, past, ring.frames, ring.groups)
 
-    def _region(self, places: Array) -> Array:
-        """Return the number of the region of each place, -1 for padding."""
+    def _region(self, addresses: Array) -> Array:
+        """Return the number of the region of each address, -1 for padding."""
         return np.asarray(
-            np.searchsorted(np.array(self._starts), places, side="right") - 1
+            np.searchsorted(np.array(self._starts), addresses, side="right") - 1
         )
 
     def buffers(self, value: Value) -> list[int] | None:
         """Return the buffers of a value that has all of their numbers, each once; None
         for any other.
         """
-        flat = value.places.reshape(-1)
+        flat = value.addresses.reshape(-1)
         numbers = np.unique(self._region(flat)).tolist()
         regions = [self._regions[number] for number in numbers if number >= 0]
         whole = (
@@ -200,7 +200,7 @@ class Memory:
         buffers = self.buffers(value)
         if buffers is None or len(buffers) != 1:
             return None
-        return buffers[0], np.argsort(value.places.reshape(-1))
+        return buffers[0], np.argsort(value.addresses.reshape(-1))
 
     def map(
         self, value: Value, function: Callable[[int], int], dtype: str = ""
@@ -211,14 +211,14 @@ class Memory:
         buffers = self.buffers(value)
         if buffers is None:
             buffers = [self.row(value)]
-            value = value._replace(places=self.at(buffers[0]).reshape(value.shape))
-        places = value.places.copy()
+            value = value._replace(addresses=self.at(buffers[0]).reshape(value.shape))
+        addresses = value.addresses.copy()
         for buffer in buffers:
             old = self.at(buffer)
             new = self.at(function(buffer))
-            mask = (value.places >= old[0]) & (value.places <= old[-1])
-            places[mask] += new[0] - old[0]
-        return Value(places, dtype or value.dtype)
+            mask = (value.addresses >= old[0]) & (value.addresses <= old[-1])
+            addresses[mask] += new[0] - old[0]
+        return Value(addresses, dtype or value.dtype)
 
     def row(self, value: Value, fill: float = 0.0) -> int:
         """Return a buffer with a value's numbers in the order of its axes, ``fill`` in
@@ -227,7 +227,7 @@ class Memory:
         Raises:
             UnsupportedError: too many copies, or copies of whole numbers.
         """
-        flat = value.places.reshape(-1)
+        flat = value.addresses.reshape(-1)
         key = (flat.tobytes(), fill)
         if key not in self._rows:
             self._rows[key] = self._collect(
@@ -236,18 +236,18 @@ class Memory:
         return self._rows[key]
 
     def _padded(self, flat: Array, fill: float) -> Array:
-        """Return places in which stored numbers replace padding."""
+        """Return addresses in which stored numbers replace padding."""
         padding = flat == PADDING
         index = np.arange(flat.size)
         if not padding.any():
             return flat
         distance = index - np.maximum.accumulate(np.where(padding, -1, index))
-        stored = self.stored(np.full(distance.max(), fill)).places
+        stored = self.stored(np.full(distance.max(), fill)).addresses
         return np.where(padding, stored[np.maximum(distance - 1, 0)], flat)
 
     def _collect(self, flat: Array, value: Value) -> int:
-        """Return a buffer with the elements at places, copied if none has them in this
-        order.
+        """Return a buffer with the elements at addresses, copied if none has them in
+        this order.
         """
         if not flat.size:
             raise UnsupportedError(f"an empty value {value.shape}")
@@ -269,7 +269,7 @@ class Memory:
         return out
 
     def _out_of_pasts(self, flat: Array) -> Array:
-        """Return places with those of a past replaced by those of a window of its
+        """Return addresses with those of a past replaced by those of a window of its
         frames.
         """
         numbers = self._region(flat)
@@ -319,15 +319,15 @@ class StridedCopies(NamedTuple):
     """Elements between the starts of two writes."""
 
 
-def strided_copies(places: Array, regions: Array) -> Iterator[StridedCopies]:
-    """Yield the copies that bring the numbers at ``places (n,)`` of regions side by
+def strided_copies(addresses: Array, regions: Array) -> Iterator[StridedCopies]:
+    """Yield the copies that bring the numbers at ``addresses (n,)`` of regions side by
     side.
     """
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
-    region_lengths = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(addresses) != 1) + 1])
+    region_lengths = np.stack([regions[starts], np.diff([*starts, addresses.size])], 1)
     for region_length in np.unique(region_lengths, axis=0):
         outs = starts[(region_lengths == region_length).all(1)]
-        sources = places[outs]
+        sources = addresses[outs]
         first = 0
         steps = np.stack([np.diff(sources), np.diff(outs)], 1)
         turns = np.append(

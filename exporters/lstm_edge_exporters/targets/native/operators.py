@@ -42,7 +42,7 @@ MOVES = (
     "Expand",
     "Tile",
 )
-"""Operators that move the elements of their first input; other inputs give the places."""
+"""Operators that move the elements of their first input; other inputs say how."""
 _INSIDE = (
     "Relu",
     "Sigmoid",
@@ -314,19 +314,19 @@ def _add_binary(memory: Memory, function: Binary, pair: _Pair) -> Value:
         is_equal = (numbers == numbers[:1]).all() and memory.writer.width(row) == size
         numbers = numbers[:1] if is_equal else numbers
         out = memory.writer.binary(function, row, numbers, swap=swap)
-    places = np.empty(size, np.int64)
-    places[order] = memory.at(out)
-    return Value(places.reshape(shape), lead.dtype)
+    addresses = np.empty(size, np.int64)
+    addresses[order] = memory.at(out)
+    return Value(addresses.reshape(shape), lead.dtype)
 
 
 def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) -> int:
     """Return a row of a broadcast value in a given order; a single number stays one
     number.
     """
-    places = value.places
+    addresses = value.addresses
     if value.size > 1:
-        places = np.broadcast_to(places, shape).reshape(-1)[order]
-    return memory.row(Value(places, value.dtype))
+        addresses = np.broadcast_to(addresses, shape).reshape(-1)[order]
+    return memory.row(Value(addresses, value.dtype))
 
 
 @lowers("Not")
@@ -347,7 +347,9 @@ def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Lower Where on operands of any shapes that broadcast."""
     values = [_filled(memory, operand) for operand in operands]
     shape = np.broadcast_shapes(*(value.shape for value in values))
-    rows = [memory.row(Value(np.broadcast_to(value.places, shape))) for value in values]
+    rows = [
+        memory.row(Value(np.broadcast_to(value.addresses, shape))) for value in values
+    ]
     out = memory.writer.buffer(prod(shape))
     memory.writer.operation(Code.WHERE, *rows, out)
     return memory.value(out, shape)
@@ -460,7 +462,7 @@ def _softmax(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Softmax and LogSoftmax along any axis."""
     value = floats(operand)
     axis = attribute(node, "axis", -1)
-    moved = np.moveaxis(value.places, axis, -1)
+    moved = np.moveaxis(value.addresses, axis, -1)
     options = (value.shape[axis], int(node.op_type == "LogSoftmax"))
     row = memory.writer.add(Code.SOFTMAX, memory.row(Value(moved)), *options)
     return Value(np.moveaxis(memory.at(row).reshape(moved.shape), -1, axis))
@@ -495,7 +497,7 @@ def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
         value = _combine(memory, Binary.MULTIPLY, (value, value))
     total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
     if not attribute(node, "keepdims", 1):
-        total = total._replace(places=total.places.squeeze(tuple(reduced)))
+        total = total._replace(addresses=total.addresses.squeeze(tuple(reduced)))
     if node.op_type == "ReduceL2":
         return _map(memory, total, Function.SQRT)
     return total
@@ -520,7 +522,7 @@ def _sum_over(
     outer = [axis for axis in axes if axis not in reduced]
     shape = [1 if axis in reduced else value.shape[axis] for axis in axes]
     factors = np.full((1, length), 1 / length if mean else 1, "float32")
-    row = memory.row(Value(value.places.transpose(*outer, *reduced)))
+    row = memory.row(Value(value.addresses.transpose(*outer, *reduced)))
     return memory.value(memory.writer.linear(row, factors), shape)
 
 
@@ -531,12 +533,12 @@ def _cumulative_sum(memory: Memory, node: ir.Node, operand: In, along: In) -> Ou
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
     axis = as_array(along, "an axis").item()
-    first, *frames = np.moveaxis(value.places, axis, 0)
+    first, *frames = np.moveaxis(value.addresses, axis, 0)
     total = Value(first)
     totals = [first]
     for frame in frames:
         total = _combine(memory, Binary.ADD, (total, Value(frame)))
-        totals.append(total.places)
+        totals.append(total.addresses)
     return Value(np.moveaxis(np.stack(totals), 0, axis))
 
 
@@ -551,10 +553,10 @@ def _identity(memory: Memory, node: ir.Node, operand: In, *_: In) -> Out:
 
 @lowers("Concat")
 def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
-    """Lower Concat: only places change, no number is copied."""
+    """Lower Concat: only addresses change, no number is copied."""
     values = [_filled(memory, operand) for operand in inputs if not _is_empty(operand)]
-    places = [value.places for value in values]
-    return Value(np.concatenate(places, attribute(node, "axis")), values[0].dtype)
+    addresses = [value.addresses for value in values]
+    return Value(np.concatenate(addresses, attribute(node, "axis")), values[0].dtype)
 
 
 def _is_empty(operand: In) -> bool:
@@ -567,7 +569,9 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     """Take elements of a value, or look up rows of a stored table."""
     axis = attribute(node, "axis", 0)
     if isinstance(data, Value):
-        return data._replace(places=data.places.take(as_array(index, "places"), axis))
+        return data._replace(
+            addresses=data.addresses.take(as_array(index, "indices"), axis)
+        )
     table = as_array(data, "a table")
     value = _value(index)
     axis %= table.ndim
@@ -580,9 +584,9 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     gathered = memory.at(memory.writer.gather(memory.row(value), rows))
     outer = table.shape[:axis]
     inner = table.shape[axis + 1 :]
-    places = gathered.reshape(*value.shape, *outer, *inner)
+    addresses = gathered.reshape(*value.shape, *outer, *inner)
     rank = len(value.shape)
-    return Value(np.moveaxis(places, range(rank), range(axis, axis + rank)))
+    return Value(np.moveaxis(addresses, range(rank), range(axis, axis + rank)))
 
 
 @lowers("Pad")
@@ -607,7 +611,7 @@ def _pad(
         widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
     if mode != "constant" or min(map(min, widths)) < 0:
         raise UnsupportedError(f"pads of {widths} and mode {mode}")
-    padded = Value(np.pad(value.places, widths, constant_values=PADDING))
+    padded = Value(np.pad(value.addresses, widths, constant_values=PADDING))
     return memory.value(memory.row(padded, number), padded.shape)
 
 
@@ -627,12 +631,12 @@ def _resize(
         raise UnsupportedError(
             f"{modes}, expected nearest, asymmetric, floor and scales"
         )
-    places = floats(operand).places
+    addresses = floats(operand).addresses
     for axis, scale in enumerate(as_array(scales, "scales").tolist()):
         if scale != int(scale) or scale < 1:
             raise UnsupportedError(f"a scale of {scale}")
-        places = np.repeat(places, int(scale), axis)
-    return Value(places)
+        addresses = np.repeat(addresses, int(scale), axis)
+    return Value(addresses)
 
 
 # recurrent layers
@@ -689,7 +693,7 @@ def _layer(
     if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
-    rows = [memory.row(Value(frame)) for frame in floats(x).places]
+    rows = [memory.row(Value(frame)) for frame in floats(x).addresses]
     news = memory.writer.recurrent(
         Code[op_type],
         rows[0],
@@ -751,7 +755,7 @@ def _activations(op_type: str, node: ir.Node) -> list[tuple[Function, float, flo
 def _int8_matmul(
     memory: Memory, node: ir.Node, operand: In, matrix: In, scale: In, zero: In = None
 ) -> Out:
-    """Multiply by int8 weights; the compiler puts this in the place of the nodes that
+    """Multiply by int8 weights; the compiler puts this in place of the nodes that
     ``quantize`` writes.
     """
     weights = _shift(_matrix(matrix), zero).T

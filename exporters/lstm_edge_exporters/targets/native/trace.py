@@ -38,7 +38,7 @@ class Difference:
     """The values of an operation that are furthest beyond their limit."""
 
     number: int
-    """The operation's place in the program."""
+    """The operation's index in the program."""
     operation: str
     """Its code, and the function of an elementwise operation."""
     value: str
@@ -156,10 +156,10 @@ class _Row(NamedTuple):
     computed: Sequence[Array]
     """The values of each buffer, ``(units, width)``."""
     expected: Array
-    """The graph's values by their places in the program's memory, ``(units, places)``;
+    """The graph's values by address in the program's memory, ``(units, addresses)``;
     NaN where the graph has none."""
     limits: Array
-    """Largest differences, ``(units, places)``; NaN where the graph has no value."""
+    """Largest differences, ``(units, addresses)``; NaN where the graph has no value."""
 
 
 class _Tracer:
@@ -177,14 +177,14 @@ class _Tracer:
         self._graph = compiled.followed.model.graph
         self._pair = pair
         self._at = [self._memory.at(buffer) for buffer in range(len(file.buffers))]
-        """The places of each buffer."""
+        """The addresses of each buffer."""
         constants = compiled.writer.constants
         self._constants = [
             (self._at[operation.argument("y")], constants[operation.argument("values")])
             for operation in compiled.writer.operations
             if operation.code is Code.CONSTANT
         ]
-        """The places and numbers of stored values."""
+        """The addresses and numbers of stored values."""
 
     def trace(self) -> Trace:
         """Replay every golden case."""
@@ -258,7 +258,7 @@ class _Tracer:
         return [np.concatenate(parts, 1) for parts in zip(*pieces, strict=True)]
 
     def _expect(self, feeds: Feeds) -> tuple[Array, Array]:
-        """Return the graph's values and their limits by places, see ``_Row``."""
+        """Return the graph's values and their limits by addresses, see ``_Row``."""
         steps = self._manifest.steps(feeds)
         sizes = [self._manifest.unit] * max(1, steps // self._manifest.unit)
 
@@ -272,10 +272,10 @@ class _Tracer:
 
         values = unit_by_unit(self._pair.graph, feeds)
         limits = self._pair.limits(feeds, unit_by_unit)
-        expected = np.full((len(sizes), self._memory.places), np.nan)
+        expected = np.full((len(sizes), self._memory.end), np.nan)
         allowed = expected.copy()
         for name, value in self._values.items():
-            flat = value.places.reshape(-1)
+            flat = value.addresses.reshape(-1)
             if values[name][0].size != flat.size:
                 continue
             given = flat != PADDING
@@ -284,20 +284,20 @@ class _Tracer:
             limit = np.broadcast_to(limits[name], values[name].shape)
             expected[:, where] = array[:, given]
             allowed[:, where] = limit.reshape(array.shape)[:, given]
-        for places, numbers in self._constants:
-            expected[:, places] = numbers
-            allowed[:, places] = 0.0
-        for buffer, places in self._memory.copies():
-            unknown = np.isnan(allowed[0, self._at[buffer]]) & (places != PADDING)
+        for addresses, numbers in self._constants:
+            expected[:, addresses] = numbers
+            allowed[:, addresses] = 0.0
+        for buffer, addresses in self._memory.copies():
+            unknown = np.isnan(allowed[0, self._at[buffer]]) & (addresses != PADDING)
             for array in (expected, allowed):
-                array[:, self._at[buffer][unknown]] = array[:, places[unknown]]
+                array[:, self._at[buffer][unknown]] = array[:, addresses[unknown]]
         return expected, allowed
 
     # differences
 
     def _written(self, number: int) -> Iterator[tuple[int, Array, Array]]:
         """Yield each buffer that an operation writes, with the elements and their
-        places.
+        addresses.
         """
         operation = self._file.operations[number]
         for buffer in operation.writes:
@@ -309,19 +309,19 @@ class _Tracer:
             yield buffer, elements, self._at[buffer][elements]
 
     def _shares(self, row: _Row, number: int) -> tuple[Array, Array, Array]:
-        """Return the values, places and differences as fractions of the limits of what
+        """Return the values, addresses and differences as fractions of the limits of what
         an operation writes.
         """
         values = []
-        places = []
+        addresses = []
         for buffer, elements, at in self._written(number):
             values.append(row.computed[buffer][:, elements].astype(np.float64))
-            places.append(at)
-        if not places:
+            addresses.append(at)
+        if not addresses:
             nothing = np.zeros((len(row.expected), 0))
             return nothing, np.zeros(0, np.int64), nothing
         computed = np.concatenate(values, 1)
-        where = np.concatenate(places)
+        where = np.concatenate(addresses)
         limits = row.limits[:, where]
         away = distance(computed, row.expected[:, where])
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -340,10 +340,10 @@ class _Tracer:
         self, row: _Row, unit: int, number: int, compared: Array
     ) -> Difference:
         """Return the worst element of an operation at a unit."""
-        computed, places, shares = self._shares(row, number)
+        computed, addresses, shares = self._shares(row, number)
         worst = int(np.nan_to_num(shares[unit], nan=-1.0).argmax())
-        place = int(places[worst])
-        name, node = self._name(place)
+        address = int(addresses[worst])
+        name, node = self._name(address)
         operations = self._file.operations
         before = np.flatnonzero(compared[:number])
         since = int(before[-1]) + 1 if before.size else 0
@@ -357,20 +357,20 @@ class _Tracer:
             row=row.row,
             step=unit * self._manifest.unit,
             computed=float(computed[unit, worst]),
-            expected=float(row.expected[unit, place]),
-            limit=float(row.limits[unit, place]),
+            expected=float(row.expected[unit, address]),
+            limit=float(row.limits[unit, address]),
             unknown=tuple(unknown),
         )
 
-    def _name(self, place: int) -> tuple[str, str]:
-        """Return the first value of the graph that has a place, and its node."""
-        for target, places in self._memory.copies():
-            index = np.flatnonzero(self._at[target] == place)
+    def _name(self, address: int) -> tuple[str, str]:
+        """Return the first value of the graph that has an address, and its node."""
+        for target, addresses in self._memory.copies():
+            index = np.flatnonzero(self._at[target] == address)
             if index.size:
-                place = int(places[index[0]])
+                address = int(addresses[index[0]])
         for node in self._graph:
             for value in node.outputs:
                 known = self._values.get(str(value.name))
-                if known is not None and (known.places == place).any():
+                if known is not None and (known.addresses == address).any():
                     return str(value.name), f"{node.name} ({node.op_type})".strip()
         return "a number", "the stored values"

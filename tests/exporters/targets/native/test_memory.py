@@ -13,15 +13,15 @@ WIDTH = 3
 
 
 def joined_frames():
-    """Return memory and the places of six past frames and a new one, ``(7, 3)``."""
+    """Return memory and the addresses of six past frames and a new one, ``(7, 3)``."""
     writer = ProgramWriter(1)
     memory = Memory(writer)
     ring = Past(groups=1, frames=FRAMES, inner=WIDTH)
     past = writer.past("past", ring, np.zeros((1, 1, FRAMES, WIDTH), np.float32))
     x = writer.input("x", WIDTH)
     new = memory.value(x, (1, 1, WIDTH))
-    places = memory.with_past(past, ring, new, 1)
-    return memory, places.reshape(FRAMES + 1, WIDTH)
+    addresses = memory.with_past(past, ring, new, 1)
+    return memory, addresses.reshape(FRAMES + 1, WIDTH)
 
 
 @pytest.mark.parametrize(
