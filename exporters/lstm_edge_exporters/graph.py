@@ -25,10 +25,24 @@ VIEWS = frozenset(
 )
 """Operators whose outputs hold the numbers of their operands in another layout: of all
 operands for ``Concat``, else of the first."""
+_LINE = "lstm_edge.line"
+"""Entry of a node's ``meta``."""
 KEEPING = (VIEWS - {"Concat"}) | {
     *("Clip", "Expand", "Flatten", "Pad", "ReverseSequence", "Tile", "TopK")
 }
 """Operators whose outputs hold numbers of the first operand."""
+ELEMENTWISE = (
+    *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh"),
+    *("BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh"),
+    *("Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"),
+    *("GreaterOrEqual", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu"),
+    *("Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg"),
+    *("Not", "Or", "Pow", "PRelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
+    *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum"),
+    *("Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"),
+)
+"""Operators whose result has an element for each element of the operands, which
+broadcast."""
 RANDOM = frozenset(
     (
         *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
@@ -44,6 +58,16 @@ def constant(value: ir.Value | None) -> Array | None:
     """
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def line_of(node: ir.Node) -> str:
+    """Return the line of the source that a node comes from; empty if unknown."""
+    return str(node.meta.get(_LINE, ""))
+
+
+def set_line(node: ir.Node, line: str) -> None:
+    """Record the line of the source that a node comes from."""
+    node.meta[_LINE] = line
 
 
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
@@ -308,6 +332,7 @@ def copied_node(
         new.name = name(str(old.name))
         new.type = old.type
         new.shape = old.shape
+    set_line(copy, line_of(node))
     return copy
 
 

@@ -151,9 +151,13 @@ def stack_line(meta: Mapping[str, Any]) -> str:
     """Return the user's innermost line in the stack trace of a traced node; else
     empty.
     """
-    frames = re.findall(
-        r'File "([^"]+)", line (\d+), in (\w+)', meta.get("stack_trace") or ""
-    )
+    return _innermost_line(meta.get("stack_trace") or "")
+
+
+@cache
+def _innermost_line(stack: str) -> str:
+    """Return the user's innermost line in a stack trace; else empty."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', stack)
     for path, number, function in reversed(frames):
         if line := _line_at(path, int(number), function):
             return line

@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
+from ..graph import ELEMENTWISE as BROADCASTING
 from ..graph import Builder, axes_of, constant
-from ..streaming.per_frame import ELEMENTWISE as PER_FRAME
 from ..streaming.per_frame import NORMALIZATIONS, REDUCTIONS
 
 _SCALARS = frozenset(("Clip", "Dropout"))
 """Elementwise operators of one operand; the others are numbers."""
-ELEMENTWISE = frozenset((*PER_FRAME, *_SCALARS, "Identity")) - {"BatchNormalization"}
+ELEMENTWISE = frozenset((*BROADCASTING, *_SCALARS, "Identity")) - {"BatchNormalization"}
 """Operators with a result element per element of the operands, which broadcast."""
 _ALONG_ONE_AXIS = {"Concat": 0, "LogSoftmax": -1, "Softmax": -1, "Split": 0}
 """Operators with an attribute ``axis``, and its default."""

@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import AxisRange
 
 from ..cast import DTYPE_ATTRIBUTES
-from ..graph import axes_of, constant, infer_shapes
+from ..graph import axes_of, constant, infer_shapes, set_line
 from ..sizes import TimeAxis, set_input_axes, set_time_axes
 from ._torch_internals import (
     REWRITE_RULES,
@@ -88,6 +88,7 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             model = translate(decomposed, _translations())
             common.InlinePass()(model)
             name_convolutions(model.graph)
+            _record_lines(model)
             _widen(model, decomposed)
             traced = _sizes_by_text(program, decomposed)
             _name_axes(model, traced)
@@ -112,6 +113,14 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
         for size in (*traced.values(), *loop_sizes(program.loops))
     }
     return Lowered(model, sizes, ranges)
+
+
+def _record_lines(model: ir.Model) -> None:
+    """Record the line of the source of every node, in place."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        traced = node.meta.get("node")
+        if traced is not None:
+            set_line(node, stack_line(traced.meta))
 
 
 def record_time_axes(

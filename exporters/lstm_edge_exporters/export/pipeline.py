@@ -310,7 +310,7 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         model=content,
         manifest=manifest,
         verified=verified,
-        notes=(*built.notes, *skipped),
+        notes=(*built.notes, *skipped, *verified.notes),
     )
 
 

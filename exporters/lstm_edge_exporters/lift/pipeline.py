@@ -99,7 +99,7 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
         model=content,
         manifest=manifest,
         verified=verified,
-        notes=(states.question,) if states.question else (),
+        notes=(*filter(None, [states.question]), *verified.notes),
         report=states.report(manifest),
     )
 

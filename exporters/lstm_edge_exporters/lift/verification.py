@@ -172,13 +172,13 @@ def _first_node(pair: Pair, cases: Cases) -> str:
         pair.manifest, take_steps(pair.manifest.time_axes, feeds, start=0, stop=5)
     )
     try:
-        found = pair.graph.first_difference(feeds, chunk, _starts_otherwise)
+        found = next(pair.graph.differences(feeds, chunk, _starts_otherwise), None)
     except RuntimeError:
         return ""
-    if found is None:
+    node = None if found is None else found.producer()
+    if found is None or node is None:
         return ""
-    node, name = found
-    return f"{node.op_type} {node.name or name!r}"
+    return f"{node.op_type} {node.name or found.name!r}"
 
 
 def _starts_otherwise(full: Any, chunk_value: Any) -> bool:

@@ -4,21 +4,9 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from ..graph import axes_of, constant
+from ..graph import ELEMENTWISE, axes_of, constant
 from .rewrite import Flow, Rewriter
 
-ELEMENTWISE = (
-    *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh"),
-    *("BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh"),
-    *("Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"),
-    *("GreaterOrEqual", "HardSigmoid", "HardSwish", "IsInf", "IsNaN", "LeakyRelu"),
-    *("Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg"),
-    *("Not", "Or", "Pow", "PRelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
-    *("Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum"),
-    *("Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"),
-)
-"""Operators whose result has an element for each element of the operands, which
-broadcast."""
 ALONG_ONE_AXIS = {
     "ArgMax": 0,
     "ArgMin": 0,

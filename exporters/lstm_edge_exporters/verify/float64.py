@@ -67,12 +67,12 @@ class Graph64:
                 tensor.CopyFrom(ir.to_proto(array))
         _name_outputs(proto.graph)
         try:
-            self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
+            self.evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise UnsupportedError(
                 f"the graph can't be evaluated in float64: {first_line(error)}"
             ) from error
-        for run, node in zip(self._evaluator.rt_nodes_, model.graph, strict=True):
+        for run, node in zip(self.evaluator.rt_nodes_, model.graph, strict=True):
             for name, attribute in node.attributes.items():
                 if attribute.type is ir.AttributeType.FLOAT:  # a file has it in float32
                     setattr(run, name, attribute.as_float())
@@ -96,15 +96,15 @@ class Graph64:
         feeds64 = {name: _as_float64(array) for name, array in taken.items()}
         try:
             with np.errstate(all="ignore"):
-                return dict(self._evaluator.run(None, feeds64, intermediate=True))
+                return dict(self.evaluator.run(None, feeds64, intermediate=True))
         except Exception as error:  # the evaluator's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
-    def first_difference(
+    def differences(
         self, feeds: Feeds, others: Feeds, differs: Callable[[Any, Any], bool]
-    ) -> tuple[ir.Node, str] | None:
-        """Return the first node with a value for which ``differs(value, other)`` is
-        True, and the value's name; None if there is none. Raises as a call.
+    ) -> Iterator[ir.Value]:
+        """Yield the results of nodes for which ``differs(value, other)`` is True.
+        Raises as a call.
         """
         values = self.values(feeds)
         other_values = self.values(others)
@@ -113,8 +113,7 @@ class Graph64:
                 name = str(output.name)
                 is_known = name in values and name in other_values
                 if is_known and differs(values[name], other_values[name]):
-                    return node, name
-        return None
+                    yield output
 
     def moved(self, seed: int, ulp: float) -> Runner:
         """Return the graph with constants and inputs moved up or down at random by
@@ -144,7 +143,7 @@ class Graph64:
             if not _decides(initializers[name]):
                 constants[name] = _moved(array, rng, ulp)
         graph = Graph64(self.model, constants)
-        for run in graph._evaluator.rt_nodes_:
+        for run in graph.evaluator.rt_nodes_:
             run.move = ulp, seed
         return graph
 

@@ -2,18 +2,20 @@
 near the graph.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.selftest import Comparison
 
+from ..graph import is_data_free, line_of
 from ..progress import Progress, in_turn
 from .cases import (
     Case,
@@ -30,6 +32,7 @@ from .cases import (
 )
 from .check import Check, within_limits
 from .compare import EQUAL, REFUSALS, Pair, compare_all
+from .rows import UndecidedRowsError, mixed_rows
 
 _CHUNKED = 24
 """Steps that are fed in chunks, in addition to those that states of operators along
@@ -56,6 +59,8 @@ class Verified:
     skipped: tuple[str, ...]
     """Cases that the module itself refuses, or for which it returns NaN, with the
     reason."""
+    notes: tuple[str, ...] = ()
+    """What the checks can't tell."""
 
     @property
     def worst(self) -> Comparison:
@@ -100,6 +105,7 @@ def verify(
     largest = 0.0
     engine = list[Comparison]()
     skipped = list[str]()
+    notes = list[str]()
     for case in in_turn(
         list(cases.cases()), show, what="verifying", start=0.3, end=0.7
     ):
@@ -135,11 +141,13 @@ def verify(
     for check in row_checks(pair, cases):
         if check.status == "failed":
             raise CheckFailedError(f"{check.name}: {check.message}")
+        notes += [f"{check.name}: {check.message}"] if check.message else []
     return Verified(
         cases=tuple(map(str, compared)),
         largest=largest,
         engine=tuple(engine),
         skipped=tuple(skipped),
+        notes=tuple(notes),
     )
 
 
@@ -181,7 +189,7 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     feeds = full_length(manifest, case.feeds)
     if case_size(manifest, feeds)[0] != count or refused(pair.reference, feeds):
         return
-    yield _rows_alone(pair, feeds, least)
+    yield _rows_alone(pair, feeds, least, cases.held)
     row_of_nan = fill_rows(manifest, feeds, value=np.nan, starts=[0])
     try:
         pair.reference(row_of_nan)
@@ -190,8 +198,9 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     yield within_limits("one row of NaN", pair.equal(row_of_nan))
 
 
-def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
-    """Compare ``count`` rows at a time with the module on the whole batch.
+def _rows_alone(pair: Pair, feeds: Feeds, count: int, held: Collection[str]) -> Check:
+    """Compare ``count`` rows at a time with the module on the whole batch, and find
+    the rows that each output depends on.
 
     Outputs without an axis of rows belong to the batch. Where rows and steps share an
     axis, their order is unknown.
@@ -204,27 +213,42 @@ def _rows_alone(pair: Pair, feeds: Feeds, count: int) -> Check:
         if has_rows(manifest.axes.get(name, ()), manifest.batch)
     }
     check = within_limits("row by row", pair.within(alone, want, feeds))
-    if check.status == "passed":
+    try:
+        mixed = mixed_rows(pair.graph, manifest, feeds, count, held)
+    except UndecidedRowsError as error:
+        about = f"compared on samples alone, as rows are unknown in {error}"
+        return replace(check, message=check.message or about)
+    if check.status == "passed" and mixed is None:
         return check
-    *_, last_rows = split_rows(manifest, feeds, count)
-    node = _node_across_rows(pair, feeds, last_rows)
+    node = mixed.node if mixed else None
+    if node is None:
+        *_, last_rows = split_rows(manifest, feeds, count)
+        node = _node_across_rows(pair, feeds, last_rows)
+    reason = check.message
+    if mixed is not None and check.status == "passed":
+        reason = f"{mixed.output} differs at values that no case has"
     message = (
         f"rows of the batch {manifest.batch} depend on each other"
-        f"{f' ({node})' if node else ''}: {check.message}; compute over time or"
+        f"{f' ({_place(node)})' if node else ''}: {reason}; compute over time or"
         f" features instead, or give {manifest.batch} as a number with inputs="
     )
-    return replace(check, message=message)
+    return replace(check, status="failed", message=message)
 
 
-def _node_across_rows(pair: Pair, feeds: Feeds, last_rows: Feeds) -> str:
-    """Return the first node whose results for a batch differ from those for its last
-    rows alone; empty if none is found.
+def _place(node: ir.Node) -> str:
+    """Return operator, name and line of a node for a message."""
+    line = line_of(node)
+    return f"{node.op_type} {node.name!r}{f', {line}' if line else ''}"
+
+
+def _node_across_rows(pair: Pair, feeds: Feeds, last_rows: Feeds) -> ir.Node | None:
+    """Return the first node whose results, computed from data, differ for a batch and
+    for its last rows alone; None if none is found.
     """
-    found = pair.graph.first_difference(feeds, last_rows, _differs)
-    if found is None:
-        return ""
-    node, _ = found
-    return f"{node.op_type} {node.name!r}"
+    for value in pair.graph.differences(feeds, last_rows, _differs):
+        if not is_data_free(value):
+            return value.producer()
+    return None
 
 
 def _differs(batch: Any, rows: Any) -> bool:

@@ -338,6 +338,19 @@ class Centered(OwnStep):
         return torch.stack(outputs, 1)
 
 
+class Bounded(OwnStep):
+    """A loop whose states are halved where one of the batch is large."""
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6)
+        outputs = []
+        for t in range(x.size(1)):
+            h = self.step(x[:, t], h)
+            h = torch.where(h.abs().sum() > 1000, 0.5, 1.0) * h
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
 def normalize_batch(net, x, y):
     return net.norm(y.transpose(1, 2))
 
@@ -349,6 +362,20 @@ ACROSS_ROWS = {
     "softmax": (lambda net, x, y: y.softmax(0), "Softmax"),
     "attention": (lambda net, x, y: y[:, -1] @ y[:, -1].T @ y[:, -1], "MatMul"),
     "similarity": (lambda net, x, y: y[:, -1] @ y[:, -1].T, r"shape \(3, 1\), exp"),
+    "number of rows": (lambda net, x, y: y / x.size(0), "Div"),
+    "numbers of rows": (
+        lambda net, x, y: y + torch.arange(len(x))[:, None, None],
+        "Add",
+    ),
+    "last row": (lambda net, x, y: y + y[-1:], "Add"),
+    "any beyond a threshold": (
+        lambda net, x, y: torch.where((x.abs() > 6).any(), 2.0, 1.0) * y,
+        r"ReduceMax .*, test_refusals.py:\d+: return self.mix",
+    ),
+    "mean beyond a threshold": (
+        lambda net, x, y: y + torch.relu(x.mean() - 5),
+        "ReduceMean .*output differs at values that no case has",
+    ),
     "two rows or more": (
         lambda net, x, y: y - y.mean(0) if len(x) > 1 else y,
         "ReduceMean",
@@ -371,8 +398,12 @@ def test_rows_that_depend_on_each_other_are_refused_at_the_operator(name):
 
 
 def test_rows_that_depend_on_each_other_in_a_loop_are_refused():
-    with pytest.raises(CheckFailedError, match=r"depend on each other.*Scan"):
-        export(Centered().eval(), X)
+    for module, line in (
+        (Centered(), r"ReduceMean .*: h = self.step\(x\[:, t\] - "),
+        (Bounded(), r"ReduceSum .*: h = torch.where\("),
+    ):
+        with pytest.raises(CheckFailedError, match=rf"depend on each other \({line}"):
+            export(module.eval(), X)
 
 
 class Rate(OwnStep):
