@@ -20,6 +20,7 @@ from lstm_edge_exporters.quantize import (
     quantize,
 )
 from lstm_edge_exporters.targets.native import convert, to_native
+from lstm_edge_exporters.targets.native.listing import ProgramFile
 from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_exporters.validate.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
@@ -184,6 +185,29 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     monkeypatch.setattr(pipeline, "on_native", lambda content: None)
     stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
     assert {result.manifest.arithmetic for result in stored} == {"float32"}
+
+
+class EveryStep(nn.Module):
+    """A layer with a head on every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(8, 32, batch_first=True)
+        self.head = nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+def test_a_head_on_every_step_keeps_its_int8_weights_in_a_program(write):
+    torch.manual_seed(0)
+    artifact = export(EveryStep().eval(), torch.randn(2, 9, 8))
+    made = quantize(write(artifact.model), QuantizeConfig(target="arm", budget=LOOSE))
+    listed = ProgramFile(to_native(made.model)).listed()
+    (head,) = [row for row in listed if row.operation == "LINEAR"]
+    assert head.weights == ("weights (16, 32) int8",)
+    assert [row.operation for row in listed] == ["GRU", "LINEAR"]
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-from ...graph import Builder, constant
+from ...graph import Builder, operands, walk
 
 _OPERATORS = ("Einsum", "MatMul")
 _OPERANDS = 2
@@ -23,11 +23,19 @@ def rewrite_products(model: ir.Model) -> None:
         UnsupportedError: an equation has another form.
     """
     for node in [node for node in model.graph if node.op_type in _OPERATORS]:
-        computed = [constant(value) is None for value in node.inputs]
+        computed = [not _is_stored(value) for value in node.inputs]
         if node.op_type == "Einsum" or all(computed):
             _rewrite(node)
         elif computed == [False, True]:
             _exchange(node)
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    """Return True if a value is computed from constants alone, such as int8 weights
+    and their scales.
+    """
+    above = walk([value] if value is not None else [], operands)
+    return not any(x.is_graph_input() and not x.is_initializer() for x in above)
 
 
 def _exchange(node: ir.Node) -> None:
@@ -35,9 +43,8 @@ def _exchange(node: ir.Node) -> None:
     stored, value = node.inputs
     assert stored is not None
     assert value is not None
-    matrix = constant(stored)
     rank = len(value.shape or ())
-    if matrix is None or matrix.ndim != _OPERANDS or rank < _OPERANDS:
+    if len(stored.shape or ()) != _OPERANDS or rank < _OPERANDS:
         raise UnsupportedError(
             f"node {node.name!r} (MatMul): a stored value in front that is not a matrix,"
             " or a vector behind it"
@@ -45,7 +52,8 @@ def _exchange(node: ir.Node) -> None:
     turned = {"perm": [*range(rank - 2), rank - 1, rank - 2]}
     build = Builder(node, node.name or node.op_type)
     (columns,) = build.node("Transpose", [value], turned)
-    (product,) = build.node("MatMul", [columns, matrix.T.copy()])
+    (matrix,) = build.node("Transpose", [stored])
+    (product,) = build.node("MatMul", [columns, matrix])
     (result,) = build.node("Transpose", [product], turned)
     _take_place(build, node, result)
 
