@@ -6,13 +6,14 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
 from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
-from lstm_edge.data.series import Series
+from lstm_edge.data.series import Series, windows_of
 from lstm_edge.run_files import METRICS, MODEL, RESUME
 from lstm_edge.training.batches import Batch, chunk_batches
 from lstm_edge.training.epoch import _training_steps, evaluate, run_batches
@@ -478,6 +479,16 @@ def test_the_picked_steps_estimate_the_loss_of_all(data):
     whole = score().loss
     some = [score(max_steps=4).loss for _ in range(200)]
     assert np.mean(some) == pytest.approx(whole, abs=4 * np.std(some) / 200**0.5)
+
+
+def test_without_carried_states_an_epoch_draws_the_windows_at_the_stride(data):
+    options = DataConfig(window=8, stride=4)
+    split, _ = read_split(data, options, 0)
+    config = replace(QUICK, carry="off", batch_size=1)
+    windows = windows_of(split.data.of("train"), 8, 4)
+    batches = islice(Training(split, options, config)._batches(1), len(windows))
+    drawn = {batch.x.numpy().tobytes() for batch in batches}
+    assert drawn == {window.x.tobytes() for window in windows}
 
 
 def test_classes_are_counted_as_scikit_learn_does():
