@@ -38,6 +38,7 @@ from .floats import default_dtype
 from .hoist import hoist
 from .replaced import TRANSLATIONS
 from .roll import loop_sizes, roll
+from .splits import split_by_slices
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
 _NUMBERS = (
@@ -89,6 +90,7 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             common.InlinePass()(model)
             name_convolutions(model.graph)
             _record_lines(model)
+            split_by_slices(model)
             _widen(model, decomposed)
             traced = _sizes_by_text(program, decomposed)
             _name_axes(model, traced)

@@ -29,7 +29,7 @@ from .float64 import Graph64
 Rows = dict[str, Array]
 """Groups of rows that each element of a value depends on, as bits, by the value's name;
 a value that depends on none is left out."""
-_FIRST = np.uint8(1)
+FIRST = np.uint8(1)
 _OTHERS = np.uint8(2)
 _BOTH = 3
 _SIZES = frozenset({"ConstantOfShape", "EyeLike", "Shape", "Size"})
@@ -129,7 +129,7 @@ def mixed_rows(
     """
     rows = Rows()
     for name, array in feeds.items():
-        own = _own_rows(manifest, name, array.shape, count)
+        own = own_rows(manifest, name, array.shape, count)
         if own is not None and name not in (manifest.lengths, *held):
             rows[name] = own
     scope = _Scope(graph.values(feeds), rows, {})
@@ -138,23 +138,23 @@ def mixed_rows(
     for name in (str(value.name) for value in graph.model.graph.outputs):
         if name in free:
             continue
-        own = _own_rows(manifest, name, scope.values[name].shape, count)
+        own = own_rows(manifest, name, scope.values[name].shape, count)
         if own is not None and name in rows and (rows[name] & ~own).any():
             return Mixed(name, _first_mixed(graph.model.graph, name, scope.mixed))
     return None
 
 
-def _own_rows(
+def own_rows(
     manifest: Manifest, name: str, shape: tuple[int, ...], count: int
 ) -> Array | None:
-    """Return the group of each element of an input or output; None if it has no axis of
-    rows.
+    """Return the group of each element of an input or output, ``FIRST`` for the first
+    ``count`` rows; None if it has no axis of rows.
     """
     for index, axis in enumerate(manifest.axes.get(name, ())):
         factor = row_factor(axis, manifest.batch)
         if factor is not None:
             row = np.arange(shape[index]) % (shape[index] // (factor or 1))
-            groups = np.where(row < count, _FIRST, _OTHERS)
+            groups = np.where(row < count, FIRST, _OTHERS)
             trailing = [1] * (len(shape) - index - 1)
             return np.broadcast_to(groups.reshape(-1, *trailing), shape)
     return None
@@ -348,7 +348,7 @@ def _probed(node: _Call) -> Sequence[Array]:
             base[index] = 1.0 + rng.random(known[index].shape)
     before = node.run.run(*base)
     found = [np.zeros(np.shape(result), np.uint8) for result in before]
-    for group in (_FIRST, _OTHERS):
+    for group in (FIRST, _OTHERS):
         for power in (1.0, -1.0):
             changed = [*base]
             for index in probed:

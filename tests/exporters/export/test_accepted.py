@@ -99,6 +99,28 @@ class Scales(Layer):
         return self.rnn(1e-4 * x / (spread + 1e-8).sqrt())[0] * 1.000001
 
 
+class Ranks(Layer):
+    """Indices of features, for which a row of NaN has no order."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return y.topk(2, -1).indices, F.one_hot(y.argmax(-1), 5).float()
+
+
+class ChunksTheBatch(Layer):
+    """Two forms of each row in one call."""
+
+    def forward(self, x):
+        y, z = self.rnn(torch.cat([x, -x]))[0].chunk(2)
+        return y - z
+
+
+class SplitsTheBatch(Layer):
+    def forward(self, x):
+        y, z = self.rnn(torch.cat([x, -x]))[0].split(x.size(0))
+        return y - z
+
+
 def data(n, length):
     return torch.randn(n, length, 4, generator=torch.Generator().manual_seed(length))
 
@@ -107,7 +129,17 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-MODULES = [Pools, Interpolates, Packs, Rotates, Decodes, Masks, Scales]
+MODULES = [
+    Pools,
+    Interpolates,
+    Packs,
+    Rotates,
+    Decodes,
+    Masks,
+    Scales,
+    ChunksTheBatch,
+    SplitsTheBatch,
+]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
@@ -127,6 +159,10 @@ def test_the_file_agrees_at_sizes_that_were_not_traced(kind):
         x, *valid = (tensor.numpy() for tensor in inputs(n, length))
         got = model.run(x, lengths=valid[0] if valid else None)[0]["output"]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_indices_of_a_row_of_nan_may_be_in_any_order():
+    export(Ranks().eval(), data(2, 8))
 
 
 def test_a_loop_of_a_length_of_its_own_is_in_the_file_and_its_cell_keeps_no_state():
