@@ -14,15 +14,22 @@ from traceback import FrameSummary, walk_tb
 from types import FrameType, MappingProxyType
 from typing import Any
 
+import onnx_ir
+import onnxscript
 import torch
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-_LIBRARIES = (
-    f"{Path(torch.__file__).parent}{os.sep}",
-    f"{Path(__file__).parents[1]}{os.sep}",
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(torch.__file__).parent,
+        Path(onnx_ir.__file__).parent,
+        Path(onnxscript.__file__).parent,
+        Path(__file__).parents[1],
+    )
 )
-"""Folders of PyTorch and of this package."""
+"""Folders of PyTorch, of its translation to ONNX, and of this package."""
 _MODULES = f"{Path(torch.__file__).parent / 'nn' / 'modules'}{os.sep}"
 _STANDARD = str(Path(linecache.__file__).parent)
 """Folder of Python's standard library."""
@@ -75,6 +82,8 @@ def refusal(
         if re.search(pattern, text)
     )
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
+    if operator and lines:  # the text of the translator is its whole node
+        shown = f"torch.ops.{operator[1]}"
     return UnsupportedError(
         f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}"
     )

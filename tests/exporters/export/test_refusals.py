@@ -64,6 +64,16 @@ class NoSuchOperator(Net):
         return torch.linalg.eigvalsh(output.transpose(1, 2) @ output)
 
 
+class Median(Net):
+    def forward(self, x):
+        return self.rnn(x)[0].median(-1).values
+
+
+class LargestOfAll(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] / x.amax()
+
+
 class Random(Net):
     def forward(self, x):
         h = torch.randn(1, x.size(0), 6)
@@ -176,6 +186,12 @@ REFUSED = [
         X,
         r"\(test_refusals.py:\d+: return torch.linalg.eig.*aten._linalg_eigh.default",
     ),
+    (
+        Median,
+        X,
+        r"\(test_refusals.py:\d+: .*\): torch.ops.aten.median.dim; write that line",
+    ),
+    (LargestOfAll, X, r"\d+: return self.rnn.*\): torch.ops.aten.amax.default; "),
     (WeightsFromData, X, "weights are computed from the network's inputs"),
     (Random, X, STATE_OR_DRAW),
     (ReturnsLess, X, STATE_OR_DRAW),
