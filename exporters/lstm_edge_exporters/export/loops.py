@@ -322,11 +322,20 @@ class Loops:
             return builtins.zip(*iterables, strict=strict)
         if len(traced) < len(steps):
             raise self.refusal("zips sequences of different lengths")
+        length = traced[0].length
         for one in traced[1:]:
-            assume(one.length == traced[0].length)
-        return Steps(
-            self, traced[0].length, lambda k: tuple(one.item(k) for one in traced)
-        )
+            length = self._shorter(length, one.length, strict=strict)
+        return Steps(self, length, lambda k: tuple(one.item(k) for one in traced))
+
+    def _shorter(self, one: Any, other: Any, *, strict: bool) -> Any:
+        """Return the shorter of two lengths; refuse if it is not the same at any size."""
+        difference = _expression(one) - _expression(other)
+        if difference.is_number and not (strict and difference):
+            return other if difference > 0 else one
+        if not _have_same_size(one, other):
+            raise self.refusal("zips sequences of different lengths")
+        assume(one == other)
+        return one
 
     def _enumerate(self, iterable: Any, start: int = 0) -> Any:
         """Replace ``enumerate``: each step with its number."""

@@ -286,6 +286,24 @@ class StepAsText(Weighted):
         return 0.0 if f"{t}" == "700" else 1.0
 
 
+class StepsAndTheNext(Stepwise):
+    """``zip`` ends with the shorter one."""
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for now, then in zip(x.unbind(1), x[:, 1:].unbind(1)):  # noqa: B905
+            h = self.plain(now - then, h)
+        return h
+
+
+class EveryStepAndEverySecond(Stepwise):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for now, then in zip(x.unbind(1), x[:, ::2].unbind(1)):  # noqa: B905
+            h = self.plain(now - then, h)
+        return h
+
+
 class FromInfinity(Stepwise):
     """A running maximum."""
 
@@ -313,7 +331,17 @@ def test_a_state_may_start_from_the_least_number():
     assert artifact.manifest.streamable
 
 
+def test_a_loop_over_steps_and_the_next_ones_ends_with_these():
+    torch.manual_seed(2)
+    module = StepsAndTheNext().eval()
+    artifact = export_and_compare(
+        module, (torch.randn(2, 6, 3),), ExportConfig(inputs=X)
+    )
+    assert artifact.manifest.ranges["L"].least == 2
+
+
 REFUSED = {
+    EveryStepAndEverySecond: ("zips sequences of different lengths", "x[:, ::2]"),
     FromInfinity: ("the state most of a loop", "for t in range(x.size(1))"),
     LaterBranch: ("treats one of the later steps differently", "if t == 400"),
     EverySecond: ("computes with the number of a step", "if t % 2 == 0"),
