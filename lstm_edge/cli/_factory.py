@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -207,11 +208,12 @@ def _smallest_embedding(module: nn.Module) -> int:
 
 
 def _float_dtype(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the first float parameter; float32 without any."""
+    """Return the dtype of most numbers in float parameters; float32 without any."""
+    counts = Counter[torch.dtype]()
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
+            counts[parameter.dtype] += parameter.numel()
+    return max(counts, key=counts.__getitem__, default=torch.float32)
 
 
 def _to_draw(spec: TensorSpec, words: int) -> InputSpec:

@@ -67,6 +67,14 @@ class Counter(nn.Module):
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
 
+class OneOfFloat64(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.rnn = nn.LSTM(5, 6, batch_first=True)
+    def forward(self, input):
+        return self.rnn(input)[0] * self.gain.float()
+
 class Gate(nn.Module):
     def __init__(self):
         super().__init__()
@@ -208,6 +216,7 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     [
         ("Talks", ["tokens=N,L:int64"], None),  # its output does not get into the JSON
         ("narrow", ["input=N,L,5"], None),  # bfloat16
+        ("OneOfFloat64", ["input=N,L,5"], None),
         (
             "Packs",
             ["token_lengths=N:int64", "tokens=N,L:int64"],
