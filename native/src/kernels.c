@@ -301,6 +301,8 @@ NOINLINE vf combine(le_binary kind, vf a, vf b) {
 #define DOT 1 /* the four int8 weights of a lane side by side, activations in bytes */
 #elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__) || defined(__wasm_simd128__)
 #define PAIRS 1 /* two by two, activations in 16 bits */
+#elif defined(__ARM_NEON)
+#define PAIRS 1 /* two by two, activations in bytes */
 #endif
 #if defined(PAIRS) && LE_LANES > 4
 #define SEVEN true /* as DOT where weights keep to 7 bits */
@@ -308,8 +310,8 @@ NOINLINE vf combine(le_binary kind, vf a, vf b) {
 #define SEVEN false
 #endif
 
-#if defined(__ARM_FEATURE_DOTPROD)
-#define OFFSET 128 /* sdot takes signed bytes */
+#if defined(__ARM_NEON)
+#define OFFSET 128 /* NEON multiplies signed bytes */
 #else
 #define OFFSET 0
 #endif
@@ -318,7 +320,7 @@ typedef uint8_t vu8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias)
 typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_alias));
 
 /* Bytes of a quantized input. */
-#if defined(DOT)
+#if defined(DOT) || defined(__ARM_NEON)
 #define EACH_INPUT(seven) 1u
 #else
 #define EACH_INPUT(seven) ((seven) ? 1u : 2u)
@@ -326,11 +328,15 @@ typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_a
 
 /* Place of the weight of input k among the four of a vector of `lanes` outputs. */
 INLINE size_t int8_place(size_t lane, size_t k, size_t lanes, bool seven) {
+#if defined(DOT)
+    (void)lanes;
     (void)seven;
-    if (EACH_INPUT(seven) == 1) return lane * 4 + k;
-#if defined(PAIRS)
+    return lane * 4 + k;
+#elif defined(PAIRS)
+    if (seven) return lane * 4 + k;
     return k / 2 * 2 * lanes + lane * 2 + k % 2;
 #else
+    (void)seven;
     return k * lanes + lane;
 #endif
 }
@@ -395,6 +401,15 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
     int32_t four;
     memcpy(&four, x, 4);
     return (vi)vdotq_s32((int32x4_t)total, vreinterpretq_s8_s32(vdupq_n_s32(four)), vld1q_s8(w));
+#elif defined(__ARM_NEON)
+    const int16_t *pair = (const int16_t *)(const void *)x;
+    const int8x16_t weights = vld1q_s8(w);
+    for (size_t i = 0; i < 2; i++) {
+        const int8x8_t two = vreinterpret_s8_s16(vdup_n_s16(pair[i]));
+        const int16x8_t products = vmull_s8(i == 0 ? vget_low_s8(weights) : vget_high_s8(weights), two);
+        total = (vi)vpadalq_s16((int32x4_t)total, products);
+    }
+    return total;
 #elif defined(PAIRS)
     int32_t pair[2];
     memcpy(pair, x, 8);
