@@ -103,9 +103,9 @@ typedef struct {
 LSTM_EDGE_API const char *lstm_edge_version(void);
 
 /*
- * Return the instruction set in use: "avx512vnni", "avx512", "avxvnni", "avx2", "sse2", "neon-dotprod",
- * "neon" or "generic". It is the best one that the machine supports, or the value of the environment variable
- * LSTM_EDGE_ISA; NULL if the machine does not support that one.
+ * Return the instruction set in use: "avx512vnni", "avx512", "avxvnni", "avx2", "sse2", "neon-i8mm",
+ * "neon-dotprod", "neon" or "generic". It is the best one that the machine supports, or the value of the
+ * environment variable LSTM_EDGE_ISA; NULL if the machine does not support that one.
  */
 LSTM_EDGE_API const char *lstm_edge_isa(void);
 

@@ -11,6 +11,9 @@
 #ifndef HWCAP_ASIMDDP
 #define HWCAP_ASIMDDP (1 << 20)
 #endif
+#ifndef HWCAP2_I8MM
+#define HWCAP2_I8MM (1 << 13)
+#endif
 #endif
 
 #include "kernels.h"
@@ -50,11 +53,20 @@ static bool has_dotprod(void) {
     return true; /* every 64-bit machine of Apple's that runs programs like this one */
 #endif
 }
+#if defined(LE_HAS_I8MM)
+static bool has_i8mm(void) { return has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
+extern const le_kernels le_kernels_neon_i8mm;
+#endif
 extern const le_kernels le_kernels_neon_dotprod, le_kernels_neon;
 static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
-} choices[] = {{&le_kernels_neon_dotprod, has_dotprod}, {&le_kernels_neon, always}};
+} choices[] = {
+#if defined(LE_HAS_I8MM)
+    {&le_kernels_neon_i8mm, has_i8mm},
+#endif
+    {&le_kernels_neon_dotprod, has_dotprod},
+    {&le_kernels_neon, always}};
 #elif defined(__wasm__)
 extern const le_kernels le_kernels_wasm;
 static const struct {

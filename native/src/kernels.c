@@ -326,6 +326,14 @@ typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_a
 #define EACH_INPUT(seven) ((seven) ? 1u : 2u)
 #endif
 
+/* Inputs that one multiply-add takes of a matrix of which all is stored: smmla multiplies eight of two rows
+   by the weights of two outputs. */
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define UNIT 8u
+#else
+#define UNIT 4u
+#endif
+
 /* Place of the weight of input k among the four of a vector of `lanes` outputs. */
 INLINE size_t int8_place(size_t lane, size_t k, size_t lanes, bool seven) {
 #if defined(DOT)
@@ -571,23 +579,67 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
     }
 }
 
-/* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no
- * partial sums. */
-INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row, size_t group,
-                  const size_t R, const size_t J, const size_t G, const bool far, const bool seven) {
-    const size_t S = 1;
-    vi a[MOST];
-    const int8_t *w = (const int8_t *)m->weights + group * m->units * G * 4 * L;
+/* Add the products of R rows of quantized inputs with int8 weights to the sums of a tile. They are exact in
+ * any order, so that they need no partial sums. */
+#if UNIT == 8
+INLINE void multiply8(const le_matrix *m, const char *x, vi *a, size_t group, const size_t R, const size_t J,
+                      const size_t G, const bool far, const bool seven) {
+    (void)seven;
+    int32x4_t part[2 * MOST] = {{0}}; /* of two outputs, with each of two rows or with halves of one */
+    const size_t row = m->units * 4, next = row * G * L, each = G * UNIT * L, P = (R + 1) / 2, V = 2 * J * G;
+    const int8_t *w = (const int8_t *)m->weights + group * next;
+    for (size_t k = 0; k < row; k += UNIT, w += each) {
+        if (far) EACH(j, J) ask(w + j * next, each);
+        int8x16_t two[MOST];
+        EACH(p, P) {
+            const int64_t *from = (const int64_t *)(const void *)(x + 2 * p * row + k);
+            int64x2_t eight = vld1q_dup_s64(from);
+            if (R > 1) eight = vld1q_lane_s64(from + row / UNIT, eight, 1);
+            two[p] = vreinterpretq_s8_s64(eight);
+        }
+        EACH(v, V) {
+            const int8x16_t weights = vld1q_s8(w + v / (2 * G) * next + v % (2 * G) * 16);
+            EACH(p, P) {
+                int32x4_t *sums = &part[p * V + v];
+                *sums = R == 1 ? vdotq_s32(*sums, weights, two[p]) : vmmlaq_s32(*sums, weights, two[p]);
+            }
+        }
+    }
+    EACH(p, P) EACH(v, J * G) {
+        const int32x4_t low = part[p * V + 2 * v], high = part[p * V + 2 * v + 1];
+        if (R == 1) {
+            a[v] = (vi)vpaddq_s32(low, high);
+        } else {
+            a[2 * p * J * G + v] = (vi)vuzp1q_s32(low, high);
+            a[(2 * p + 1) * J * G + v] = (vi)vuzp2q_s32(low, high);
+        }
+    }
+}
+#else
+INLINE void multiply8(const le_matrix *m, const char *x, vi *a, size_t group, const size_t R, const size_t J,
+                      const size_t G, const bool far, const bool seven) {
     const size_t next = m->units * G * 4 * L;
-    EACH(r, R) EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = (vi){0};
+    const int8_t *w = (const int8_t *)m->weights + group * next;
+    EACH(i, R * J * G) a[i] = (vi){0};
     for (size_t k = 0; k < m->units; k++, w += G * 4 * L) {
         if (far) EACH(j, J) ask(w + j * next, G * 4 * L);
         EACH(r, R) {
-            const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT(seven);
-            EACH(j, J)
-            EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L, seven);
+            const char *four = x + (r * m->units + k) * 4 * EACH_INPUT(seven);
+            EACH(j, J) EACH(i, G) {
+                vi *sums = &a[(r * J + j) * G + i];
+                *sums = dot(*sums, four, w + j * next + i * 4 * L, seven);
+            }
         }
     }
+}
+#endif
+
+/* The same tile for int8 weights and quantized inputs. */
+INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row, size_t group,
+                  const size_t R, const size_t J, const size_t G, const bool far, const bool seven) {
+    vi a[MOST];
+    const char *x = (const char *)ws->quantized + row * m->units * 4 * EACH_INPUT(seven);
+    multiply8(m, x, a, group, R, J, G, far, seven);
     const size_t first = group * G * L;
     const int32_t *sums = m->sums + first;
     const float *scales = m->scales + first;
@@ -965,6 +1017,7 @@ static void place_weights(le_matrix *matrix, form kind, const places *p, size_t 
                           const le_weights *given, size_t j) {
     const size_t k = matrix->k, lane = index % L, vector = index / L;
     const size_t start = (vector / p->group * matrix->units * p->group + vector % p->group) * L;
+    const size_t unit = vector / p->group * matrix->units * 4 / UNIT * p->group + vector % p->group;
     const int8_t *from = (const int8_t *)given->numbers + j * k;
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
@@ -973,7 +1026,8 @@ static void place_weights(le_matrix *matrix, form kind, const places *p, size_t 
         if (kind == WIDENED) {
             bytes[to] = from[i];
         } else if (kind != FLOATS) {
-            bytes[start * 4 + i / 4 * p->group * L * 4 + int8_place(lane, i % 4, L, matrix->seven)] = from[i];
+            const size_t at = UNIT == 4 ? int8_place(lane, i % 4, L, matrix->seven) : lane * UNIT + i % UNIT;
+            bytes[(unit + i / UNIT * p->group) * L * UNIT + at] = from[i];
             matrix->sums[index] += from[i];
         } else if (given->scales != NULL) {
             floats[to] = (float)from[i] * given->scales[j];
@@ -1161,11 +1215,12 @@ static bool pack_sparse(le_arena *arena, le_matrix *matrix, form kind, const pla
 
 static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
     const form kind = form_of(arena, given);
+    const size_t unit = given->blocks.first == NULL ? UNIT : LE_INT8_COLUMNS;
     const places p = spread(given->m, given->gates);
     *matrix = (le_matrix){.k = given->k,
                           .m = given->m,
                           .tail = p.tail,
-                          .units = kind >= QUANTIZED ? (given->k + 3) / 4 : given->k,
+                          .units = kind >= QUANTIZED ? (given->k + unit - 1) / unit * unit / 4 : given->k,
                           .groups = p.groups,
                           .padded = p.groups * p.group * L,
                           .seven = kind == SEVEN_BITS};

@@ -484,7 +484,11 @@ def test_clang_builds_it_without_a_warning(
 BOARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "aarch64": (
         "aarch64-linux-gnu-gcc", "",
-        {"neon": "qemu-aarch64 -cpu cortex-a53", "neon-dotprod": "qemu-aarch64 -cpu cortex-a76"},
+        {
+            "neon": "qemu-aarch64 -cpu cortex-a53",
+            "neon-dotprod": "qemu-aarch64 -cpu cortex-a76",
+            "neon-i8mm": "qemu-aarch64 -cpu max",
+        },
     ),
     "arm": (
         "arm-linux-gnueabihf-gcc", "-mfpu=neon-vfpv4 -mcpu=cortex-a7", {"generic": "qemu-arm -cpu cortex-a7"},
@@ -583,3 +587,61 @@ def test_a_program_runs_on_other_boards(
             assert np.abs(y - expected).max() <= (
                 0 if not isa else 2e-2 if int8 else 1e-5
             )
+
+
+@pytest.mark.parametrize("density", [1.0, 0.2])
+def test_int8_ticks_have_the_same_bits_on_every_aarch64_processor(
+    density: float,
+    build: Callable[..., Path],
+    find_program: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """Rows of a tick, alone and among others, with inputs that fill no product of eight
+    and with weights of -128."""
+    compiler = find_program("aarch64-linux-gnu-gcc")
+    emulator = find_program("qemu-aarch64")
+    folder = build(
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_C_COMPILER={compiler}",
+        "-DCMAKE_C_FLAGS=-Werror ",
+        "-DLSTM_EDGE_EXAMPLES=ON",
+    )
+    rng = np.random.default_rng(11)
+    programs = [
+        make_network(
+            rng, ["LSTM", "GRU", "RNN"], inputs, 48, int8=True, density=density
+        ).program
+        for inputs in (3, 9)
+    ]
+    writer = ProgramWriter()
+    lowest = np.full((37, 20), -128)
+    x = writer.input("x", 20)
+    y = writer.linear(x, lowest, scales=np.full(37, 0.01, "float32"))
+    writer.output("y", y, every_step=True)
+    paths = saved(tmp_path, [*programs, writer.to_bytes()])
+    tests = Path(__file__).parent
+    ticks = tmp_path / "ticks"
+    include = tests.parents[1] / "native" / "include"
+    library = next(folder.glob("liblstm_edge.*"))
+    source = tests / "ticks.c"
+    subprocess.run(
+        [compiler, f"-I{include}", source, library, "-lm", "-o", ticks], check=True
+    )
+    outputs = set()
+    for isa in ("neon", "neon-dotprod", "neon-i8mm"):
+        ran = subprocess.run(
+            [
+                *(emulator, "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"),
+                *("-E", f"LD_LIBRARY_PATH={folder},LSTM_EDGE_ISA={isa}"),
+                *(ticks, *paths),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        values, _, used = ran.stdout.strip().rpartition("\n")
+        assert used == isa
+        outputs.add(values)
+    assert len(outputs) == 1
