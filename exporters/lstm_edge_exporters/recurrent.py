@@ -15,6 +15,9 @@ from lstm_edge_runtime.manifest import Array
 
 from .graph import data_inputs, readers
 
+MIN_INT8_ELEMENTS = 256
+"""Elements of the smallest weight that is stored in int8: a smaller one costs more in
+nodes than it saves, and is faster in float32."""
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
 QUANTIZED = "DynamicQuantizeLSTM"

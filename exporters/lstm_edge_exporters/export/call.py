@@ -33,6 +33,7 @@ class Call:
     """The flat view of a call ``module(*args, **kwargs)``."""
 
     signature: inspect.Signature
+    """The parameters of ``forward``."""
     paths: tuple[Path, ...]
     """Path of each tensor, from the parameter of ``forward`` on, in the order of the
     parameters."""

@@ -138,9 +138,13 @@ class _Sizes:
     """The sizes of one trace: their names and ranges."""
 
     exported: ExportedProgram
+    """The program of the trace."""
     recorder: Recorder
+    """The recurrent layers and loops that were recorded in the trace."""
     call: Call
+    """How ``forward`` was called."""
     given: Mapping[str, Axes]
+    """The axes of the inputs that the user named, by input."""
 
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""

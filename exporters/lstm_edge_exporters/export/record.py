@@ -42,10 +42,15 @@ class RecurrentCall:
     """
 
     path: str
+    """Name of the layer in the module."""
     cell: bool
+    """True for a cell, which takes one step."""
     steps: Any
+    """Number of steps."""
     rows: Any
+    """Batch size."""
     lengths: bool
+    """True if the rows are packed sequences."""
 
 
 class _Packing:

@@ -2,15 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array
 
-from ..verify.cases import Feeds
+from ..verify.cases import Feeds, UnsortedLengthsError
+from ._torch_internals import PACK
 from .call import Call, flatten_output
 from .floats import Floats
 from .threads import one_thread
@@ -63,6 +66,7 @@ class TorchReference:
             torch.no_grad(),
             one_thread(),
             Floats(self._dtype),
+            _SortedLengths(),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
@@ -70,3 +74,21 @@ class TorchReference:
                 tensor
                 for _, tensor in flatten_output(self._call.run(self._module, converted))
             ]
+
+
+class _SortedLengths(TorchFunctionMode):
+    """Names the error of ``pack_padded_sequence`` for lengths that are not sorted."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func``; raise UnsortedLengthsError if it packs lengths that increase."""
+        kwargs = kwargs or {}
+        if func != PACK:
+            return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if bool((args[1].diff() > 0).any()):
+                raise UnsortedLengthsError(str(error)) from error
+            raise

@@ -27,12 +27,10 @@ from lstm_edge_runtime.manifest import Array
 
 from ..cpu import read_cpuinfo
 from ..graph import Builder
-from ..recurrent import OPERATORS, QUANTIZED
+from ..recurrent import MIN_INT8_ELEMENTS, OPERATORS, QUANTIZED
 
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Metadata that keeps the quantizer from a warning."""
-_SMALLEST = 256
-"""Elements; a smaller weight costs more in nodes than it saves."""
 _FP16_MAX = float(np.finfo(np.float16).max)
 _ROWS: Mapping[str, Mapping[int, int]] = {
     **{op: {1: -1, 2: -1} for op in OPERATORS},
@@ -193,7 +191,7 @@ def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
     if not value.is_initializer() or tensor is None:
         return False
-    return tensor.dtype == ir.DataType.FLOAT and tensor.size >= _SMALLEST
+    return tensor.dtype == ir.DataType.FLOAT and tensor.size >= MIN_INT8_ELEMENTS
 
 
 def _array(value: ir.Value) -> Array:
@@ -250,10 +248,13 @@ def _why_nothing(left: Sequence[ir.Node], precision: str) -> str:
     if loops and precision == "int8":
         why = (
             f"int8 takes the weights of a loop (node {loops[0].name!r}, Scan) if they"
-            " are factors of matrix products, of 256 elements or more"
+            f" are factors of matrix products, of {MIN_INT8_ELEMENTS} elements or more"
         )
     else:
-        why = "weights must be float32 constants, of 256 elements or more to be stored"
+        why = (
+            "weights must be float32 constants, of"
+            f" {MIN_INT8_ELEMENTS} elements or more to be stored"
+        )
     what = "nothing recurrent" if left else "nothing"
     advice = "use fp16, or keep" if precision == "int8" else "keep"
     return f"{what} could be quantized: {why}; {advice} the float file"

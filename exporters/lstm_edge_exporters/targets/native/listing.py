@@ -33,9 +33,13 @@ class _Constant(NamedTuple):
     """A constant of a program file."""
 
     offset: int
+    """Position of its first byte in the file."""
     rows: int
+    """Number of rows."""
     columns: int
+    """Number of columns."""
     dtype: str
+    """NumPy's name of its elements' type."""
     blocks: int
     """One more than the constant that lists its blocks; 0 if all of it is stored."""
 

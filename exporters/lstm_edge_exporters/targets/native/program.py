@@ -16,7 +16,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import TYPES, Past
 
-from ...recurrent import GATES
+from ...recurrent import GATES, MIN_INT8_ELEMENTS
 from .blocks import BAND_COST, find_blocks
 from .operations import ACTIVATIONS, FIELDS, NONE, Code, Operation
 
@@ -27,8 +27,6 @@ PORT = struct.Struct("<8I")
 OPERATION = struct.Struct("<32I")
 _UNCHECKED = 16
 """Bytes at the start of the header that the checksum does not cover."""
-_SMALLEST = 256
-"""Elements of weights that are kept in int8; fewer are faster in float32."""
 Function = IntEnum(
     "Function",
     "IDENTITY RELU SIGMOID TANH AFFINE LEAKY_RELU THRESHOLDED_RELU SCALED_TANH"
@@ -543,7 +541,7 @@ def in_int8(weights: Array) -> tuple[Array, Array] | None:
     There are such where a file stores int8 and a scale for each row: a row's largest is
     127 times its scale.
     """
-    if weights.size < _SMALLEST or weights.shape[1] < 3:
+    if weights.size < MIN_INT8_ELEMENTS or weights.shape[1] < 3:
         return None
     peaks = np.abs(weights).max(1, keepdims=True)
     guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
