@@ -135,7 +135,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     """
     path = Path(path)
     if path.is_dir() and not (path / MODEL).is_file():
-        advice = "train again"
+        advice = "expected a run folder of lstm-edge train"
         if is_run(path):
             advice = "its training was stopped; train again with --resume"
         raise NotFoundError(f"{path} has no {MODEL}; {advice}")

@@ -23,6 +23,8 @@ def module_without_factory(source: str) -> str:
     ``nets.py``; empty if it names none.
     """
     path = Path(source)
+    if not path.exists():
+        source = source.removesuffix(":")
     if path.suffix == ".py" and path.is_file():
         return source.removesuffix(".py").replace("/", ".")
     is_module = not path.exists() and not is_factory(source) and _module_files(source)

@@ -62,6 +62,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         raise InputError(
             f"{name} is not a regular array ({first_line(error)}); expected {dtype}"
         ) from error
+    if not array.size and isinstance(value, list | tuple):  # float64, of no number
+        array = array.astype(target)
     convertible_kinds = "b" if target.kind == "b" else "fiu"
     is_convertible = np.can_cast(array.dtype, target, "same_kind")
     if array.dtype.kind not in convertible_kinds or not is_convertible:

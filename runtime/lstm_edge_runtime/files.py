@@ -29,6 +29,8 @@ _READ = (
     | getattr(os, "O_CLOEXEC", 0)
 )
 """A FIFO without a writer is opened at once, to be refused."""
+_PROGRAM = b"LSTMEDGE"
+"""First bytes of an ``.lep`` file."""
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -86,8 +88,21 @@ def read_content(source: Any) -> tuple[str, bytes]:
 
 
 def is_program(name: str, content: bytes) -> bool:
-    """Return True for the content of an ``.lep`` file, or a damaged one of that name."""
-    return content.startswith(b"LSTMEDGE") or name.endswith(".lep")
+    """Return True for an ``.lep`` file: by its suffix, or by its content if the name
+    has none.
+
+    Raises:
+        FileFormatError: the suffix is that of the other form.
+    """
+    has_start = content.startswith(_PROGRAM)
+    if has_start and name.endswith(".onnx"):
+        raise FileFormatError(f"{name} is a program; rename it to .lep")
+    if content and not has_start and name.endswith(".lep"):
+        raise FileFormatError(
+            f"{name} is not a program: it does not start with {_PROGRAM.decode()}; name"
+            " an ONNX file .onnx, or copy the program again"
+        )
+    return has_start or name.endswith(".lep")
 
 
 def refuse_program(name: str, content: bytes = b"") -> None:

@@ -251,7 +251,9 @@ def test_malformed_metadata_are_refused_by_what_is_wrong(folder, changes, messag
 def test_paths_that_are_not_there_are_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"nothing\.pt does not exist"):
         load(tmp_path / "nothing.pt")
-    with pytest.raises(NotFoundError, match=r"has no model\.safetensors; train again"):
+    with pytest.raises(
+        NotFoundError, match=r"has no model\.safetensors; expected a run"
+    ):
         load(tmp_path)
     (tmp_path / "run").write_text("mine")
     with pytest.raises(InputError, match="can't create the folder"):

@@ -76,6 +76,9 @@ def folder(tmp_path, har, make, monkeypatch):
     (tmp_path / "usage_nets.py").write_text(NETS)
     (tmp_path / "script.py").write_text("raise RuntimeError('trains here')\n")
     (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
+    (tmp_path / "renamed.onnx").write_bytes((RUNTIME_DATA / "lstm.lep").read_bytes())
+    (tmp_path / "renamed.lep").write_bytes(har.path.read_bytes())
+    (tmp_path / "empty").mkdir()
     (tmp_path / "text.onnx").write_bytes(b"hello")
     (tmp_path / "latin.csv").write_bytes(
         "ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1")
@@ -162,6 +165,18 @@ TABLE = [
     (
         "lift har.lep -o a.onnx",
         "har.lep is a program of lstm-edge: its states are inputs and outputs already",
+    ),
+    ("selftest renamed.onnx", "renamed.onnx is a program; rename it to .lep"),
+    ("lift renamed.onnx -o a.onnx", "renamed.onnx is a program; rename it to .lep"),
+    ("selftest renamed.lep", "renamed.lep is not a program: it does not start with"),
+    ("lift renamed.lep -o a.onnx", "name an ONNX file .onnx"),
+    (
+        "validate har.onnx --against empty",
+        "empty has no model.safetensors; expected a run folder of lstm-edge train",
+    ),
+    (
+        "export usage_nets: --input series=N,L,3 -o a.onnx",
+        "that gives the network: usage_nets:NAME",
     ),
     (
         "convert har.lep --to c -o c",
