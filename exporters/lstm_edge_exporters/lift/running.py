@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.chunks import Runner
-from lstm_edge_runtime.errors import FileFormatError, first_line
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import LONGEST, Array, Manifest
 from lstm_edge_runtime.ort import open_session
 
@@ -56,6 +56,8 @@ _OTHERS = 5
 _STEP_INPUTS = {"Range": 2, "Slice": 4, "STFT": 1}
 """Index of the input with the step or stride, by operator."""
 _MOST_STRIDES = 1 << 12
+_MOST_DRAWN = 1 << 26
+"""Numbers of one case, half a gigabyte in float64."""
 _MOST_INTEGERS = 8
 """Elements of a small value: starts, ends, axes and pads."""
 _MOST_FLOATS = 1 << 18
@@ -117,6 +119,7 @@ def evaluate(
             longest = sizes.get(LONGEST, least)
             cases = case_generator(subgraph.graph, manifest, longest)
             try:
+                _check_count(cases.count(sizes))
                 results = run(cases.at(sizes).feeds)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = reason or f"at {sizes}: {first_line(error)}"
@@ -133,6 +136,14 @@ def evaluate(
         f"the file does not run at other sizes: {reason}; "
         "if it runs at certain sizes only, give them with --input NAME=AXES"
     )
+
+
+def _check_count(count: int) -> None:
+    """Refuse a case of more numbers than ``_MOST_DRAWN``."""
+    if count > _MOST_DRAWN:
+        raise InputError(
+            f"the inputs have {count:,} numbers, at most {_MOST_DRAWN:,} are drawn"
+        )
 
 
 def _small(array: Array) -> Array:

@@ -6,6 +6,7 @@ same seed, size and offset give the same case. A way to run a case is a ``Proced
 whole, in chunks with states carried, or row by row.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -239,6 +240,11 @@ class CaseGenerator:
         """
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
+
+    def count(self, sizes: Mapping[str, int]) -> int:
+        """Return how many numbers a case of these sizes has."""
+        shapes = (resolve(spec.axes, sizes) or () for spec in self.inputs)
+        return sum(map(math.prod, shapes))
 
     def example(self) -> Case | None:
         """Return the example itself, with other states at reset; None if an input has

@@ -7,9 +7,10 @@ import onnx_ir as ir
 import pytest
 
 from lstm_edge_exporters.lift import lift, pipeline
+from lstm_edge_exporters.lift.running import evaluate
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, ContractError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
 
 RNG = np.random.default_rng(0)
 
@@ -175,3 +176,17 @@ def test_what_can_not_be_lifted_is_refused_in_one_line(words):
     with pytest.raises(ContractError, match=words) as caught:
         lift(parsed(REFUSED[words], **used))
     assert "\n" not in str(caught.value)
+
+
+def test_a_case_of_too_many_numbers_is_not_drawn():
+    text = """<ir_version: 10, opset_import: ["": 18]>
+        wide (float[N, L, 65535] x) => (float[N, L, 65535] y) { y = Neg(x) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    sizes = [[{"N": 2, "L": steps}] for steps in (4008, 3)]
+    values = model.graph.outputs
+    ((ran, _),) = evaluate(model, values, sizes)
+    assert ran == sizes[1][0]
+    with pytest.raises(
+        FileFormatError, match="525,328,560 numbers, at most 67,108,864"
+    ):
+        evaluate(model, values, sizes[:1])
