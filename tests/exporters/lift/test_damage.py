@@ -64,8 +64,8 @@ DAMAGES = {
 def test_a_damaged_lift_is_refused_or_marked(monkeypatch, damage):
     real = pipeline.lift_states
 
-    def damaged(model, nodes, axes, declared):
-        return DAMAGES[damage](model, real(model, nodes, axes, declared))
+    def damaged(model, nodes, **named):
+        return DAMAGES[damage](model, real(model, nodes, **named))
 
     monkeypatch.setattr(pipeline, "lift_states", damaged)
     try:
