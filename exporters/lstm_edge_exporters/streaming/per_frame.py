@@ -51,26 +51,27 @@ _PARTIAL = (
 """Operators that have no result for some numbers."""
 
 
-def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
+def per_frame(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite an operator of single frames: operands wait for one another."""
+    rate = work.flows[value].rate
     operands = [
-        (index, value, work.flows[value])
-        for index, value in enumerate(node.inputs)
-        if value is not None and value in work.flows
+        (index, operand, work.flows[operand])
+        for index, operand in enumerate(node.inputs)
+        if operand is not None and operand in work.flows
     ]
     delay = max(0, *(incoming.delay for _, _, incoming in operands))
-    for index, value, incoming in operands:
-        if incoming.rate != flow.rate:
+    for index, operand, incoming in operands:
+        if incoming.rate != rate:
             raise work.refusal("joins frames of different rates")
-        if incoming.axis in axes_read(node, index, len(axes_of(value))):
+        if incoming.axis in axes_read(node, index, len(axes_of(operand))):
             raise work.refusal("reads all time")
-        waiting, _ = work.wait(value, incoming, delay - incoming.delay)
+        waiting, _ = work.wait(operand, incoming, delay - incoming.delay)
         node.replace_input_with(index, waiting)
     work.undefined |= delay > 0 and node.op_type in _PARTIAL
     for result in node.outputs:
         time = work.time_of(result)
         if time is not None:
-            work.set(result, Flow(time.index, delay, flow.rate))
+            work.set(result, Flow(time.index, delay, rate))
         elif result.uses() or result.is_graph_output():
             raise work.refusal("reads all time")
 

@@ -19,17 +19,18 @@ from .per_frame import PER_FRAME, per_frame
 from .positions import count_on, spread
 from .rewrite import Flow, Rewriter, fill_of, with_frames
 
-Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
+Rule = Callable[[Rewriter, ir.Node, ir.Value], None]
 
 
-def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def windows(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite Conv and pooling: past frames come from a state."""
+    flow = work.flows[value]
     dim = flow.axis - 2
     kernel = kernel_of(work, node)
     if dim == -1:
         raise work.refusal("takes time for channels")
     if dim < 0:
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
         raise work.refusal("gives the places of maxima")
@@ -83,10 +84,11 @@ def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     node.replace_input_with(0, value)
 
 
-def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def pad(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Pad of other axes, or of constant frames in front; frames after the
     last one are not needed.
     """
+    flow = work.flows[value]
     rank = len(axes_of(value))
     axes = numbers(work, node, index=3, default=range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
@@ -99,7 +101,7 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if any(width != (0, 0) for width in of_others):
         if (front, end) != (0, 0):
             raise work.refusal("pads time and another axis at once")
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     mode = node.attributes.get_string("mode", "constant")
     if front and mode == "edge":
@@ -111,12 +113,13 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     hand_on(work, node, *work.shift(value, flow, frames=front, fill=fill))
 
 
-def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def concat(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Concat along another axis, or of constant frames in front."""
+    flow = work.flows[value]
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
     if axis != flow.axis:
         _spread_operands(work, node)
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     if sum(operand in work.flows for operand in node.inputs) > 1:
         raise work.refusal("joins several sequences")
@@ -168,17 +171,18 @@ def _spread_operands(work: Rewriter, node: ir.Node) -> None:
         )
 
 
-def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def choice(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Slice: along another axis, without the first or last frames, of every
     k-th frame, or of the last frames.
     """
+    flow = work.flows[value]
     rank = len(axes_of(value))
     starts = numbers(work, node, 1)
     axes = [
         axis % rank for axis in numbers(work, node, index=3, default=range(len(starts)))
     ]
     if flow.axis not in axes:
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     if len(axes) > 1:
         raise work.refusal("cuts time and another axis at once")
@@ -217,12 +221,13 @@ def every_frame(
     work.set(node.outputs[0], flow)
 
 
-def tile(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def tile(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Tile of other axes."""
+    flow = work.flows[value]
     repeats = elements(node.inputs[1], len(axes_of(value)))
     if repeats[flow.axis] != 1:
         raise work.refusal("repeats the sequence")
-    per_frame(work, node, value, flow)
+    per_frame(work, node, value)
 
 
 def last_frames(
@@ -235,12 +240,13 @@ def last_frames(
     work.take_last(node.outputs, value, flow=flow, frames=frames)
 
 
-def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def gather(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Gather along another axis, or of the last frame."""
+    flow = work.flows[value]
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
     reads_table = node.inputs[0] is not value  # with indices that move
     if reads_table or axis != flow.axis:
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     index = constant(node.inputs[1])
     if index is None or index.size != 1 or int(index.flat[0]) != -1:
@@ -248,8 +254,9 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     last_frames(work, node, value=value, flow=flow, frames=1)
 
 
-def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def transposed(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite ConvTranspose: what its last taps add to later frames is a state."""
+    flow = work.flows[value]
     dim = flow.axis - 2
     kernel = kernel_of(work, node)
     if dim < 0 or "output_shape" in node.attributes:
@@ -295,8 +302,9 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
     return work.cut(joined, axis, start=0, end=-overlap)
 
 
-def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def repeat(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Resize that repeats each frame a whole number of times."""
+    flow = work.flows[value]
     modes = {
         "mode": "nearest",
         "coordinate_transformation_mode": "asymmetric",
@@ -317,10 +325,11 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     work.set(node.outputs[0], Flow(flow.axis, delay, flow.rate * ratio))
 
 
-def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a CumSum over time: the sum of all earlier frames is a state."""
+    flow = work.flows[value]
     if numbers(work, node, 1)[0] % len(axes_of(value)) != flow.axis:
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
         raise work.refusal("sums backwards, or without the frame itself")
@@ -334,12 +343,13 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     hand_on(work, node, value=total, flow=replace(flow, fill=None))
 
 
-def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def recurrent(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite LSTM, GRU and RNN: their states are inputs already, and stay at reset
     before frame 0.
     """
+    flow = work.flows[value]
     if flow.axis == 1 and node.inputs[0] is value:  # runs over another axis
-        per_frame(work, node, value, flow)
+        per_frame(work, node, value)
         return
     is_input = node.inputs[0] is value
     has_usual_layout = node.attributes.get_int("layout", 0) == 0
@@ -356,7 +366,7 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     work.take_last(node.outputs[1:], value, flow=flow, frames=1)
 
 
-def scan(work: Rewriter, node: ir.Node, value: ir.Value, _flow: Flow) -> None:
+def scan(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite a Scan over time whose states are inputs: a step reads its slices
     alone.
     """
@@ -471,10 +481,11 @@ def _bias_columns(node: ir.Node, biases: Array) -> Array:
     return columns
 
 
-def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+def reshape(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Count the frames of the result by the data; join or split frames where the rate
     changes.
     """
+    flow = work.flows[value]
     result = node.outputs[0]
     sizes = node.inputs[1]
     time = work.time_of(result)
@@ -504,10 +515,11 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     work.set(result, replace(flow, axis=axis))
 
 
-def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
+def layout(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """Rewrite an operator that only moves elements: padding may be filled in after
     it.
     """
+    flow = work.flows[value]
     for result in node.outputs:
         time = work.time_of(result)
         if time is None:

@@ -123,7 +123,7 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
     for index, value in enumerate(node.inputs):
         if value is not None and value not in work.flows:
             _check_operand(work, node, index=index, partner=slowest)
-    rule(work, node, moving[0], work.flows[moving[0]])
+    rule(work, node, moving[0])
 
 
 def _refuse_first(work: Rewriter, values: Sequence[ir.Value]) -> None:
