@@ -171,7 +171,7 @@ typedef struct {
     int frames, n, first, dilation, count;
 } lc_ring_op;
 
-/* The sum of k stretches of n numbers times their weights; without weights the largest numbers. */
+/* The sum of k vectors of n numbers times their weights; without weights the largest numbers. */
 typedef struct {
     lc_ref x, y;
     const float *weights, *bias;

@@ -975,11 +975,11 @@ typedef struct {
     size_t gates, per_gate;
     size_t whole, tail;   /* outputs of a gate in whole vectors, and those behind them with their padding */
     size_t group, groups; /* vectors in a group, and how many groups there are */
-} places;
+} layout;
 
 /* Spread m outputs of several gates. */
-static places spread(size_t m, size_t gates) {
-    places p = {.gates = gates, .per_gate = m / gates};
+static layout spread(size_t m, size_t gates) {
+    layout p = {.gates = gates, .per_gate = m / gates};
     p.whole = p.per_gate / L * L;
     p.tail = tail_of(p.per_gate - p.whole);
     const size_t vectors = (gates * (p.whole + p.tail) + L - 1) / L;
@@ -994,7 +994,7 @@ static places spread(size_t m, size_t gates) {
 }
 
 /* Return the index of an output among the lanes of all vectors. */
-static size_t place_of(const places *p, size_t output) {
+static size_t place_of(const layout *p, size_t output) {
     const size_t gate = output / p->per_gate, unit = output % p->per_gate;
     if (unit < p->whole) return unit / L * L * p->gates + gate * L + unit % L;
     return p->gates * p->whole + gate * p->tail + unit - p->whole;
@@ -1013,7 +1013,7 @@ static bool fit_seven_bits(const le_weights *given) {
 }
 
 /* Copy the weights of an output, k numbers, to where its lane of a group begins. */
-static void place_weights(le_matrix *matrix, form kind, const places *p, size_t index,
+static void place_weights(le_matrix *matrix, form kind, const layout *p, size_t index,
                           const le_weights *given, size_t j) {
     const size_t k = matrix->k, lane = index % L, vector = index / L;
     const size_t start = (vector / p->group * matrix->units * p->group + vector % p->group) * L;
@@ -1047,7 +1047,7 @@ static void place_single(le_matrix *matrix, const le_weights *given) {
 }
 
 /* Lay out the weights of a matrix of which all is stored. */
-static bool pack_all(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+static bool pack_all(le_arena *arena, le_matrix *matrix, form kind, const layout *p,
                      const le_weights *given) {
     const bool single = given->m == 1 && kind == FLOATS;
     const size_t count = single ? given->k + L : matrix->padded * matrix->units;
@@ -1124,7 +1124,7 @@ static bool take_blocks(le_arena *arena, le_matrix *matrix, size_t blocks, size_
 }
 
 /* Lay out the weights of a matrix in blocks, band after band. */
-static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const layout *p,
                         const le_weights *given, const counted_band *sorted) {
     const uint32_t *first = given->blocks.first;
     const size_t vectors = BAND_VECTORS;
@@ -1147,7 +1147,7 @@ static bool pack_blocks(le_arena *arena, le_matrix *matrix, form kind, const pla
 
 /* The same for quantized inputs, in groups of bands. Bands with fewer blocks than others of their group get
    zeros; the last band is repeated where a group has too few. */
-static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const places *p, const le_weights *given,
+static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const layout *p, const le_weights *given,
                          const counted_band *sorted) {
     const uint32_t *first = given->blocks.first;
     const size_t bands = given->m / LE_INT8_BAND, groups = (bands + GROUP_BANDS - 1) / GROUP_BANDS;
@@ -1183,7 +1183,7 @@ static form form_of(const le_arena *arena, const le_weights *given) {
 }
 
 /* Place the biases of a matrix, and the scales that are not those of blocks of quantized inputs. */
-static bool pack_vectors(le_matrix *matrix, form kind, const places *p, const le_weights *given) {
+static bool pack_vectors(le_matrix *matrix, form kind, const layout *p, const le_weights *given) {
     const bool sparse = given->blocks.first != NULL, scaled = kind != FLOATS, quantized = kind >= QUANTIZED;
     const size_t lanes = matrix->padded + (sparse ? GROUP_VECTORS * L : 0);
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
@@ -1200,7 +1200,7 @@ static bool pack_vectors(le_matrix *matrix, form kind, const places *p, const le
 }
 
 /* Lay out the weights of a matrix in blocks. */
-static bool pack_sparse(le_arena *arena, le_matrix *matrix, form kind, const places *p,
+static bool pack_sparse(le_arena *arena, le_matrix *matrix, form kind, const layout *p,
                         const le_weights *given) {
     matrix->one = BLOCK_PRODUCT[kind].one;
     matrix->many = BLOCK_PRODUCT[kind].many;
@@ -1216,7 +1216,7 @@ static bool pack_sparse(le_arena *arena, le_matrix *matrix, form kind, const pla
 static bool pack(le_arena *arena, le_matrix *matrix, const le_weights *given) {
     const form kind = form_of(arena, given);
     const size_t unit = given->blocks.first == NULL ? UNIT : LE_INT8_COLUMNS;
-    const places p = spread(given->m, given->gates);
+    const layout p = spread(given->m, given->gates);
     *matrix = (le_matrix){.k = given->k,
                           .m = given->m,
                           .tail = p.tail,

@@ -22,7 +22,7 @@ def size_of(writer: ProgramWriter, buffer: int) -> int:
 
 @dataclass
 class Span:
-    """A stretch of working memory, from the first operation that needs it to the
+    """A range of working memory, from the first operation that needs it to the
     last.
     """
 

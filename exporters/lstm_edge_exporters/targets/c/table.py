@@ -108,7 +108,7 @@ class _Pool:
     """Name of the array in C."""
     c_type: str
     """Type of its elements."""
-    parts: list[Array] = field(default_factory=list)
+    constants: list[Array] = field(default_factory=list)
     """The constants, in their order."""
     offsets: dict[bytes, int] = field(default_factory=dict)
     """Offset of each constant, by its bytes."""
@@ -120,7 +120,7 @@ class _Pool:
         flat = np.ascontiguousarray(array).reshape(-1)
         offset = self.offsets.setdefault(flat.tobytes(), self.size)
         if offset == self.size:
-            self.parts.append(flat)
+            self.constants.append(flat)
             self.size += flat.size
         return offset
 
@@ -131,11 +131,11 @@ class _Pool:
     @property
     def nbytes(self) -> int:
         """Size of the constants, in bytes."""
-        return sum(array.nbytes for array in self.parts)
+        return sum(array.nbytes for array in self.constants)
 
     def definition(self) -> str:
         """Return the array in C, one constant per line; "" without constants."""
-        lines = "".join(f"    {literals(array)},\n" for array in self.parts)
+        lines = "".join(f"    {literals(array)},\n" for array in self.constants)
         size = self.size + _READ_AFTER[self.c_type]
         return (
             f"static const {self.c_type} {self.symbol}[{size}] = {{\n{lines}}};\n"

@@ -429,7 +429,7 @@ class ProgramWriter:
     def depthwise(
         self, source: int, out: int, weights: Array | None, bias: Array | None = None
     ) -> int:
-        """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or
+        """Add the sum of K vectors of ``out`` numbers times ``weights (K, out)``, or
         the largest.
         """
         return self.add(
