@@ -39,6 +39,7 @@ def test_a_state_survives_pickle_and_file_and_says_what_it_holds(state, tmp_path
 def test_a_state_can_not_be_written_to_and_does_not_follow_the_array_it_came_from():
     array = np.zeros(3, np.float32)
     state = State({"h": array}, "x")
+    assert state.age == 0
     array[:] = 1
     np.testing.assert_array_equal(state["h"], 0)
     for instance in (state, pickle.loads(pickle.dumps(state))):

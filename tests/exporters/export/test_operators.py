@@ -228,7 +228,10 @@ class Holds(nn.Module):
         return self.rnn(x)[0]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",  # by PyTorch's version
+)
 def test_a_torchscript_module_is_refused():
     module = Holds().eval()
     for scripted in (module, module.rnn):

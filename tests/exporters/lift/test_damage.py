@@ -10,7 +10,11 @@ from lstm_edge_exporters.lift import lift, pipeline
 from lstm_edge_exporters.lift.running import evaluate
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    FileFormatError,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -190,3 +194,22 @@ def test_a_case_of_too_many_numbers_is_not_drawn():
         FileFormatError, match="525,328,560 numbers, at most 67,108,864"
     ):
         evaluate(model, values, sizes[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("LeakyRelu", {}),
+        ("HardSigmoid", {"activation_alpha": [0.3]}),
+        ("HardSigmoid", {"activation_beta": [0.4]}),
+    ],
+)
+def test_activations_with_parameters_are_refused(network, name, more):
+    net = network()
+    net.recurrent("RNN", "x", 3, 4, outputs=("Y",), activations=[name], **more)
+    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
+    content = net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()
+    with pytest.raises(
+        CheckFailedError, match=f"RNN with activations {name} that have parameters"
+    ):
+        lift(content)

@@ -78,6 +78,13 @@ def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_note
         assert bool(lacking) == any(f"class {label!r}" in note for note in split.notes)
 
 
+def test_the_group_with_the_most_steps_is_assigned_first():
+    groups = ["b"] * 5 + ["a"] * 15 + ["c"] * 5
+    split = split_series(data_of("x" * 25 + "y", [*groups, "d"]), DataConfig(), 0)
+    largest = {series.split for series in split.data.series if series.group == "a"}
+    assert largest == {"train"}
+
+
 def test_rare_classes_are_in_every_set_or_train_and_are_noted():
     for seed in range(20):
         counts = sets_of(
