@@ -6,8 +6,8 @@ sums and means, but not for a decision that no sample takes, as in ``(x > 6).any
 apart, those that move elements move their rows, and of any other the elements of some
 rows are changed at random, and the results that change with them are found.
 
-Rows form two groups: the first one (or the least number that a call takes), and all
-others. A size depends on no row, and the order of sorted rows is that of the case.
+Rows form two groups: the first or last ones (as many as a call takes at least), and
+the others. A size depends on no row, and the order of sorted rows is that of the case.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ from .float64 import Graph64
 Rows = dict[str, Array]
 """Groups of rows that each element of a value depends on, as bits, by the value's name;
 a value that depends on none is left out."""
-FIRST = np.uint8(1)
+PART = np.uint8(1)
 _OTHERS = np.uint8(2)
 _BOTH = 3
 _SIZES = frozenset({"ConstantOfShape", "EyeLike", "Shape", "Size"})
@@ -127,9 +127,20 @@ def mixed_rows(
     Raises:
         UndecidedRowsError: the flow of rows through an operator is unknown.
     """
+    parts = (slice(count), slice(-count, None))  # any two rows are apart in one of them
+    found = (_mixed(graph, manifest, feeds, part, held=held) for part in parts)
+    return next(filter(None, found), None)
+
+
+def _mixed(
+    graph: Graph64, manifest: Manifest, feeds: Feeds, part: slice, held: Collection[str]
+) -> Mixed | None:
+    """Return an output of which ``part`` of the rows depends on the others, or these on
+    them; None if there is none.
+    """
     rows = Rows()
     for name, array in feeds.items():
-        own = own_rows(manifest, name, array.shape, count)
+        own = own_rows(manifest, name, array.shape, part)
         if own is not None and name not in (manifest.lengths, *held):
             rows[name] = own
     scope = _Scope(graph.values(feeds), rows, {})
@@ -138,23 +149,24 @@ def mixed_rows(
     for name in (str(value.name) for value in graph.model.graph.outputs):
         if name in free:
             continue
-        own = own_rows(manifest, name, scope.values[name].shape, count)
+        own = own_rows(manifest, name, scope.values[name].shape, part)
         if own is not None and name in rows and (rows[name] & ~own).any():
             return Mixed(name, _first_mixed(graph.model.graph, name, scope.mixed))
     return None
 
 
 def own_rows(
-    manifest: Manifest, name: str, shape: tuple[int, ...], count: int
+    manifest: Manifest, name: str, shape: tuple[int, ...], part: slice
 ) -> Array | None:
-    """Return the group of each element of an input or output, ``FIRST`` for the first
-    ``count`` rows; None if it has no axis of rows.
+    """Return the group of each element of an input or output, ``PART`` for that part of
+    the rows; None if it has no axis of rows.
     """
     for index, axis in enumerate(manifest.axes.get(name, ())):
         factor = row_factor(axis, manifest.batch)
         if factor is not None:
-            row = np.arange(shape[index]) % (shape[index] // (factor or 1))
-            groups = np.where(row < count, FIRST, _OTHERS)
+            group = np.full(shape[index] // (factor or 1), _OTHERS)
+            group[part] = PART
+            groups = np.tile(group, factor or 1)
             trailing = [1] * (len(shape) - index - 1)
             return np.broadcast_to(groups.reshape(-1, *trailing), shape)
     return None
@@ -348,7 +360,7 @@ def _probed(node: _Call) -> Sequence[Array]:
             base[index] = 1.0 + rng.random(known[index].shape)
     before = node.run.run(*base)
     found = [np.zeros(np.shape(result), np.uint8) for result in before]
-    for group in (FIRST, _OTHERS):
+    for group in (PART, _OTHERS):
         for power in (1.0, -1.0):
             changed = [*base]
             for index in probed:

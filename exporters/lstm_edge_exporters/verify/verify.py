@@ -32,7 +32,7 @@ from .cases import (
 )
 from .check import Check, within_limits
 from .compare import EQUAL, REFUSALS, Pair, compare_all
-from .rows import FIRST, UndecidedRowsError, mixed_rows, own_rows
+from .rows import PART, UndecidedRowsError, mixed_rows, own_rows
 
 _CHUNKED = 24
 """Steps that are fed in chunks, in addition to those that states of operators along
@@ -210,9 +210,9 @@ def _without_order_of_nan(manifest: Manifest, got: Feeds, want: Feeds) -> Feeds:
     """
     compared = dict(got)
     for name, array in want.items():
-        own = own_rows(manifest, name, array.shape, count=1)
+        own = own_rows(manifest, name, array.shape, part=slice(1))
         if own is not None and name in got and got[name].shape == array.shape:
-            is_ordered = (own == FIRST) & ~np.isnan(array)
+            is_ordered = (own == PART) & ~np.isnan(array)
             compared[name] = np.where(is_ordered, array, got[name])
     return compared
 

@@ -147,7 +147,10 @@ def test_order_and_names_of_nodes_do_not_matter(made, examine, tmp_path):
 NAMED = [
     (faults.state_ignored, r"node '\S*l0' \(LSTM\): operand 5 is left out, expected"),
     (faults.gates_clipped, r"node '\S*l0' \(LSTM\): clip is 4.0, expected none"),
-    (faults.one_ulp_of_a_weight, r"W\S* is \S+ at \[\d+, \d+, \d+\], expected \S+; weights"),
+    (
+        faults.one_ulp_of_a_weight,
+        r"W\S* is \S+ at \[\d+, \d+, \d+\], expected \S+; weights",
+    ),
     (faults.gates_exchanged, r"W\S* is \S+ at \[0, 0, 0\] and at \d+ more, expected"),
 ]
 

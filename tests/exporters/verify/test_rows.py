@@ -23,7 +23,8 @@ CONSTANTS = """double far = {1e9}, double one_ = {1.0}, int64[1] rows = {0}, int
     int64[2] rest = {1, 2}, int64 row = {0},
     int64[2] flat = {-1, 2}, int64[3] back = {-1, 4, 2}, int64[1] three = {3},
     int64 depth = {3}, double[2] codes = {0, 1},
-    int64[1] two = {2}, int64[1] least = {-9}"""
+    int64[1] two = {2}, int64[1] least = {-9},
+    int64[1] far_ = {9}"""
 
 
 def graph(nodes):
@@ -71,6 +72,13 @@ ACROSS = {
             " p = MatMul(c, r) s = ReduceMax(p, steps) z = Unsqueeze(s, two)"
         ),
         "MatMul",
+    ),
+    "last rows alone": (
+        gate(
+            "f = Slice(x, rows, steps, rows) r = Slice(x, steps, far_, rows)"
+            " m = ReduceMean(r, rows) d = Add(r, m) z = Concat<axis=0>(f, d)"
+        ),
+        "ReduceMean",
     ),
     "index of the largest": (
         gate("i = ArgMax<axis=0>(x) z = CastLike(i, x)"),
