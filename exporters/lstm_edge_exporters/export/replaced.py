@@ -92,7 +92,7 @@ def keeping_sizes(module: nn.Module, loops: Mapping[str, Any]) -> Iterator[None]
             del space[name]
 
 
-def _wide(size: Any) -> Any:
+def _float64(size: Any) -> Any:
     """Cast a size to float64: float32 holds no odd integer above 2**24."""
     return op.Cast(size, to=DOUBLE.dtype)
 
@@ -115,13 +115,13 @@ def _atan2(y: Any, x: Any) -> Any:
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
-    math.ceil: lambda size: _whole(op.Ceil(_wide(size))),
-    math.floor: lambda size: _whole(op.Floor(_wide(size))),
+    math.ceil: lambda size: _whole(op.Ceil(_float64(size))),
+    math.floor: lambda size: _whole(op.Floor(_float64(size))),
     math.trunc: _whole,
     # Python rounds down, ONNX's division of integers rounds towards zero
-    operator.floordiv: lambda a, b: _whole(op.Floor(op.Div(_wide(a), _wide(b)))),
-    operator.truediv: lambda a, b: op.Div(_wide(a), _wide(b)),
-    torch.sym_float: _wide,
+    operator.floordiv: lambda a, b: _whole(op.Floor(op.Div(_float64(a), _float64(b)))),
+    operator.truediv: lambda a, b: op.Div(_float64(a), _float64(b)),
+    torch.sym_float: _float64,
     torch.ops.aten.atan2.default: _atan2,
 }
 """Translations of arithmetic on sizes and of operators, by the function in a traced

@@ -60,13 +60,15 @@ def spread(
         elif isinstance(axis, int):
             sizes.append(work.constant([axis]))
         elif axis in partner_axes:
-            place = partner_axes.index(axis)
-            sizes.append(work.cut(shape, axis=0, start=place, end=place + 1))
+            position = partner_axes.index(axis)
+            sizes.append(work.cut(shape, axis=0, start=position, end=position + 1))
         else:
             raise work.refusal(f"combines frames with {value.name}, of other sizes")
-    wide = work.add("Expand", result, work.add("Concat", *sizes, axis=0), like=value)
-    work.flows[wide] = flow
-    return wide
+    expanded = work.add(
+        "Expand", result, work.add("Concat", *sizes, axis=0), like=value
+    )
+    work.flows[expanded] = flow
+    return expanded
 
 
 class _Counter:

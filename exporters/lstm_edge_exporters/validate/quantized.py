@@ -101,11 +101,11 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
                 limits[name] = np.asarray(_FLOAT * largest + FLOOR)
         comparisons = compare_all(case.outputs, exact, limits)
         yield within_limits(f"golden case {number} is the reference's", comparisons)
-        wide = []
+        too_wide = []
         for name, limit in case.limit.items():
             if np.any(limit > SLACK * needed.limit[name]):
-                wide.append(name)
+                too_wide.append(name)
         about = ""
-        if wide:
-            about = f"limits of {', '.join(wide)} are wider than the file needs"
+        if too_wide:
+            about = f"limits of {', '.join(too_wide)} are wider than the file needs"
         yield passed_unless(f"limits of golden case {number}", about)

@@ -507,16 +507,16 @@ class Validation:
         limits = self.reference_pair.limits(golden.inputs)
         computed = {}
         rounding = {}
-        wide = []
+        too_wide = []
         for output in golden.outputs:
             if output in exact:
                 computed[output] = exact[output]
                 rounding[output] = limits[output] / 8
                 if not _has_narrow_limits(golden, output, limits[output]):
-                    wide.append(output)
+                    too_wide.append(output)
         check = within_limits(name, compare_all(golden.outputs, computed, rounding))
-        if check.status == "passed" and wide:
-            about = f"limits of {', '.join(wide)} are missing, or wider than needed"
+        if check.status == "passed" and too_wide:
+            about = f"limits of {', '.join(too_wide)} are missing, or wider than needed"
             return Check(name, "failed", about)
         return check
 

@@ -138,11 +138,11 @@ class Pair:
         runs = [(exact, moved) for moved in _completed(moves, feeds, procedure)]
         if reference is not None:
             for seed in range(_DRAWS):
-                wide = {
+                moved_feeds = {
                     name: nudged(feed, seed, _ULP64) for name, feed in feeds.items()
                 }
                 with contextlib.suppress(*REFUSALS):
-                    runs.append((want, procedure(reference, wide)))
+                    runs.append((want, procedure(reference, moved_feeds)))
         moves_by_name = {}
         for name, array in want.items():
             if array.dtype.kind != "f" or name not in exact:

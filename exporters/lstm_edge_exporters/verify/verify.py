@@ -248,13 +248,13 @@ def _rows_alone(pair: Pair, feeds: Feeds, count: int, held: Collection[str]) -> 
         reason = f"{mixed.output} differs at values that no case has"
     message = (
         f"rows of the batch {manifest.batch} depend on each other"
-        f"{f' ({_place(node)})' if node else ''}: {reason}; compute over time or"
+        f"{f' ({_description(node)})' if node else ''}: {reason}; compute over time or"
         f" features instead, or give {manifest.batch} as a number with inputs="
     )
     return replace(check, status="failed", message=message)
 
 
-def _place(node: ir.Node) -> str:
+def _description(node: ir.Node) -> str:
     """Return operator, name and line of a node for a message."""
     line = line_of(node)
     return f"{node.op_type} {node.name!r}{f', {line}' if line else ''}"

@@ -240,22 +240,24 @@ class _Tracer:
         states = NativeStates(engine, rows, feeds)
         unit = manifest.unit
         cuts = [0, unit, steps] if steps > unit else [0, steps]
-        pieces = []
+        values_of_calls = []
         for start, stop in pairwise(cuts):
-            piece = take_steps(manifest.time_axes, feeds, start=start, stop=stop)
+            chunk = take_steps(manifest.time_axes, feeds, start=start, stop=stop)
             inputs = {
-                layout.name: layout.from_file(piece[layout.name])
+                layout.name: layout.from_file(chunk[layout.name])
                 for layout in engine.inputs
             }
             units = max(1, (stop - start) // unit)
-            pieces.append(
+            values_of_calls.append(
                 [
                     np.zeros((rows, units, width), dtype)
                     for width, dtype in self._file.buffers
                 ]
             )
-            states.trace(inputs, pieces[-1])
-        return [np.concatenate(parts, 1) for parts in zip(*pieces, strict=True)]
+            states.trace(inputs, values_of_calls[-1])
+        return [
+            np.concatenate(values, 1) for values in zip(*values_of_calls, strict=True)
+        ]
 
     def _expect(self, feeds: Feeds) -> tuple[Array, Array]:
         """Return the graph's values and their limits by addresses, see ``_Row``."""
@@ -346,8 +348,8 @@ class _Tracer:
         name, node = self._name(address)
         operations = self._file.operations
         before = np.flatnonzero(compared[:number])
-        since = int(before[-1]) + 1 if before.size else 0
-        unknown = [index for index in range(since, number) if operations[index].writes]
+        first = int(before[-1]) + 1 if before.size else 0
+        unknown = [index for index in range(first, number) if operations[index].writes]
         return Difference(
             number=number,
             operation=title(operations[number]),
