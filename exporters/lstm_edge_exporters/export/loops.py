@@ -783,6 +783,7 @@ def _is_unpacking(frame: FrameType) -> bool:
     Python asks for an iterator in the same way there and in a ``for``, and the items
     have to be made before it is known how many are taken. Only the instruction differs:
     an unpacked axis has a fixed size, such as ``mean, deviation = x.unbind(-1)``.
+    That both come from one instruction does not tell: ``deque(steps)`` is a loop.
     """
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("UNPACK")
 
