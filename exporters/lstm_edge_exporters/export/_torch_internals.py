@@ -47,10 +47,13 @@ __all__ = [
     "tracing_any_size",
     "translate",
     "watch_text",
+    "without_modes",
 ]
 
 assume: Any = torch._check
 """Let the tracer take a condition on sizes as true."""
+without_modes: Any = torch._C.DisableTorchFunction
+"""Call PyTorch inside without the modes that replace its functions."""
 PACK: Any = torch._VF._pack_padded_sequence
 """What ``pack_padded_sequence`` calls."""
 PAD_PACKED: Any = torch._VF._pad_packed_sequence

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._torch_internals import pytree
+from ._torch_internals import pytree, without_modes
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
@@ -81,7 +81,7 @@ class Floats(TorchFunctionMode):
 
     def _cast(self, value: Tensor) -> Tensor:
         """Return the tensor in the dtype of this mode."""
-        with torch._C.DisableTorchFunction():
+        with without_modes():
             target = _in(value.dtype, self._dtype)
             return value if value.dtype == target else value.to(target)
 
