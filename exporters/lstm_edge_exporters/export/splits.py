@@ -11,35 +11,46 @@ def split_by_slices(model: ir.Model) -> None:
     constant index, by slices, in place.
     """
     for node in [node for node in model.graph if node.op_type == "SplitToSequence"]:
-        size = node.inputs[1] if len(node.inputs) > 1 else None
-        rank = None if size is None or size.shape is None else len(size.shape)
-        parts = [reader for reader, _ in node.outputs[0].uses()]
-        indices = [constant(part.inputs[-1]) for part in parts]
-        has_indices = all(
-            part.op_type == "SequenceAt" and index is not None and int(index) >= 0
-            for part, index in zip(parts, indices, strict=True)
-        )
-        if rank != 0 or not has_indices or not node.attributes.get_int("keepdims", 1):
-            continue
-        for part, index in zip(parts, indices, strict=True):
-            assert index is not None
-            _slice(node, part, index=int(index))
-        model.graph.remove(node, safe=True)
+        readers = [reader for reader, _ in node.outputs[0].uses()]
+        if _has_one_size(node) and all(map(_has_fixed_index, readers)):
+            for reader in readers:
+                _slice(node, reader)
+            model.graph.remove(node, safe=True)
 
 
-def _slice(split: ir.Node, part: ir.Node, index: int) -> None:
-    """Replace a part, at an index, of a split."""
+def _has_one_size(split: ir.Node) -> bool:
+    """Return True if all parts have one size, and keep the axis."""
+    size = split.inputs[1] if len(split.inputs) > 1 else None
+    if size is None or size.shape is None:
+        return False
+    return len(size.shape) == 0 and bool(split.attributes.get_int("keepdims", 1))
+
+
+def _has_fixed_index(reader: ir.Node) -> bool:
+    """Return True if a node reads the part at a constant index from the first."""
+    if reader.op_type != "SequenceAt":
+        return False
+    index = constant(reader.inputs[1])
+    return index is not None and int(index) >= 0
+
+
+def _slice(split: ir.Node, part: ir.Node) -> None:
+    """Replace a part of a split by a slice."""
     value, size = split.inputs
+    index = constant(part.inputs[1])
+    assert index is not None
     build = Builder(part, split.name or split.op_type)
     (count,) = build.node("Reshape", [size, np.array([1])])
     bounds = [
         build.node("Mul", [count, np.array([number])])[0]
-        for number in (index, index + 1)
+        for number in (int(index), int(index) + 1)
     ]
     axis = np.array([split.attributes.get_int("axis", 0)])
     (result,) = build.node("Slice", [value, *bounds, axis])
     old = part.outputs[0]
-    result.name, result.type, result.shape = old.name, old.type, old.shape
+    result.name = old.name
+    result.type = old.type
+    result.shape = old.shape
     producer = result.producer()
     assert producer is not None
     set_line(producer, line_of(split))
