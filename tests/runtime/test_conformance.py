@@ -250,6 +250,11 @@ def test_many_sources(name, engine, data, reset_every, seed):
             )
             batch.restore(target, alone[source].state)
             alone[target].restore(batch.state(source))
+        if data.draw(st.booleans()):
+            again = data.draw(st.sampled_from(sorted(alone)))
+            batch.reset(again)
+            alone[again].reset()
+        assert sorted(batch.ids) == sorted(alone)
         ids = data.draw(
             st.lists(st.sampled_from(sorted(alone)), min_size=1, unique=True)
         )

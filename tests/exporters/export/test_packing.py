@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X = torch.randn(3, 6, 5)
@@ -75,6 +76,21 @@ class Trimmed(Packs):
 def test_without_total_length_the_output_ends_with_the_longest_row():
     artifact = agree(Trimmed(), (X, UNSORTED), short)
     assert artifact.manifest.outputs[0].axes == ("N", "longest", 6)
+
+
+class Counted(Packs):
+    def forward(self, x, lengths):
+        packed, _ = self.rnn(self.pack(x, lengths))
+        return pad_packed_sequence(packed, batch_first=True, total_length=x.size(1))
+
+
+def test_counts_of_the_segments_of_a_chunk_are_added_up():
+    artifact = agree(Counted(), (X, UNSORTED), short)
+    assert artifact.manifest.counts == ("output_1",)
+    with load(artifact.model) as model:
+        batch = model.streams(2, reset_every=4)  # a chunk of 6 is run as 4 and 2
+        result = batch.process(X[:2].numpy(), [batch.add(), batch.add()])
+    assert result["output_1"].tolist() == [6, 6]
 
 
 class Chained(nn.Module):
