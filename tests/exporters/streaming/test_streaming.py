@@ -446,3 +446,28 @@ def test_a_network_with_more_frames_than_steps_is_said_to_have_them():
     x = torch.from_numpy(X[:1])
     manifest = export(OneFrameMore().eval(), x, ExportConfig(inputs=AXES)).manifest
     assert manifest.unstreamable.startswith("does not return one frame per step")
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, tokens):
+        return self.rnn(self.table(tokens))[0]
+
+
+def test_a_batch_keeps_its_states_if_a_later_segment_fails():
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    with load(export(Tokens().eval(), (tokens,)).model) as model:
+        batch = model.streams(2, reset_every=2)
+        ids = [batch.add(), batch.add()]
+        batch.process(np.array([[1], [2]]), ids)
+        before = [batch.state(source) for source in ids]
+        with pytest.raises(ContractError, match="no state has changed"):
+            batch.process(np.array([[1, 2, 3], [1, 2, 99]]), ids)
+        for source, state in zip(ids, before, strict=True):
+            assert batch.state(source).age == state.age == 1
+            for name, array in batch.state(source).items():
+                np.testing.assert_array_equal(array, state[name])
