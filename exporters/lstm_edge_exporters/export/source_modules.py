@@ -2,6 +2,7 @@
 and those that these import.
 """
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -26,6 +27,8 @@ def source_spaces(module: nn.Module) -> list[Space]:
     packages = {_package(name) for name in seen}
     for owner in (*classes, *layers):  # a method may be a function of another file
         seen.update(_imported(vars(owner)))
+        for value in vars(owner).values():
+            seen.update(_imported(_captured(value)))
     waiting = sorted(seen)
     spaces = []
     while waiting:
@@ -56,6 +59,12 @@ def _imported(space: Mapping[str, Any]) -> Iterator[str]:
             origin = getattr(value, "__module__", None)
             if isinstance(origin, str):
                 yield origin
+
+
+def _captured(value: Any) -> Space:
+    """Return the variables that a function takes from the one that defines it."""
+    function = inspect.unwrap(value) if inspect.isfunction(value) else None
+    return {} if function is None else dict(inspect.getclosurevars(function).nonlocals)
 
 
 def _follows(name: str, packages: AbstractSet[str]) -> bool:
