@@ -177,13 +177,11 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
     """
     flow = work.flows[value]
     rank = len(axes_of(value))
-    starts = numbers(work, node, 1)
-    axes = [
-        axis % rank for axis in numbers(work, node, index=3, default=range(len(starts)))
-    ]
+    axes = [axis % rank for axis in _axes_cut(work, node)]
     if flow.axis not in axes:
         per_frame(work, node, value)
         return
+    starts = numbers(work, node, 1)
     if len(axes) > 1:
         raise work.refusal("cuts time and another axis at once")
     start = starts[0]
@@ -202,6 +200,13 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
         hand_on(work, node, *work.shift(value, flow, -start))
     else:
         every_frame(work, node, value=value, flow=flow, start=start, step=step)
+
+
+def _axes_cut(work: Rewriter, node: ir.Node) -> list[int]:
+    """Return the axes that a Slice cuts."""
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        return numbers(work, node, 3)
+    return [*range(len(numbers(work, node, 1)))]
 
 
 def every_frame(
