@@ -416,6 +416,8 @@ def test_other_weights_are_said_first(made):
     )
     with pytest.raises(CheckFailedError, match="holds another graph"):
         report.require()
+    states = next(group for group in report.groups if group.key == "states")
+    assert not any("depend on each other" in check.message for check in states.checks)
 
 
 def test_a_module_alone_is_a_reference(made):
