@@ -160,6 +160,12 @@ def _check_source(source: str, options: SourceOptions) -> None:
             f"{source} is a Python module; name the function or class in it that gives"
             f" the network: {module}:NAME"
         )
+    if not is_factory(source) and not Path(source).exists():
+        module = Path(source.partition(":")[0]).stem or "network"
+        raise NotFoundError(
+            f"{source} does not exist; expected a run folder, a checkpoint file, or the"
+            f" factory of a module, such as {module}:build"
+        )
     description = "checkpoint"
     unfit = ["weights", "input", "state"]
     if is_factory(source):
@@ -176,11 +182,6 @@ def _described(path: Path, options: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import load, with_scales
 
-    if not path.exists():
-        raise NotFoundError(
-            f"{path} does not exist; expected a run folder, a checkpoint file, or the"
-            f" factory of a module, such as {path.stem}:build"
-        )
     run = load(path)
     task = options.task
     if options.scale is not None:

@@ -20,7 +20,7 @@ from lstm_edge_runtime.errors import (
     FileFormatError,
     ManifestError,
 )
-from lstm_edge_runtime.files import refuse_program
+from lstm_edge_runtime.files import read_content, refuse_program
 from lstm_edge_runtime.manifest import KEY, Axes, Manifest
 from lstm_edge_runtime.ort import CPU, open_session
 
@@ -162,7 +162,8 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         InputError: a native program.
     """
     path = Path(path)
-    refuse_program(str(path))
+    name, content = read_content(path)
+    refuse_program(name, content)
     model = None
     broken = ""
     try:
@@ -171,7 +172,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
         broken = str(error)
     return ModelFile(
         path=path,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hashlib.sha256(content).hexdigest(),
         model=model,
         broken=broken,
     )

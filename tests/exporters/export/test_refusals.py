@@ -226,6 +226,18 @@ def test_a_module_that_returns_fewer_tensors_after_some_calls_is_refused(least):
         export(ReturnsLess(least).eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
 
 
+class PadsTheBatch(Net):
+    def forward(self, x):
+        return self.rnn(nn.functional.pad(x, (0, 0, 0, 0, 0, 1)))[0][:-1]
+
+
+def test_rows_that_can_not_be_run_alone_are_refused():
+    with pytest.raises(
+        CheckFailedError, match="rows of the batch N can't be run alone"
+    ):
+        export(PadsTheBatch().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))
+
+
 def test_an_operator_that_fixes_a_named_axis_is_named_with_the_axis():
     with pytest.raises(UnsupportedError, match="fixes axis 1 of x at 6"):
         export(NeedsOneLength().eval(), X, ExportConfig(inputs={"x": ("N", "L", 5)}))

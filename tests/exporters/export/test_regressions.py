@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from compared import export_and_compare
-from patched import Patched
+from patched import Patched, wrapped
 from torch import nn
 
 from lstm_edge_exporters import export
@@ -224,9 +224,27 @@ def _masked_steps(self, x, mask):
     return torch.stack(out, 1)
 
 
-def test_forward_may_be_a_function_of_another_file_than_its_class():
+@pytest.mark.parametrize("form", ["method", "closure"])
+def test_forward_may_be_a_function_of_another_file_than_its_class(form):
     torch.manual_seed(6)
-    kind = type("Forward", (Patched,), {"forward": _masked_steps})
-    kind.__module__ = Patched.__module__
+    kind = wrapped(_masked_steps)
+    if form == "method":
+        kind = type("Forward", (Patched,), {"forward": _masked_steps})
+        kind.__module__ = Patched.__module__
     example = (torch.randn(2, 5, 3), torch.rand(2, 5) > 0.5)
     export_and_compare(kind().eval(), example)
+
+
+class StacksTheBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        y = self.rnn(torch.cat([x, -x], 0))[0]
+        return y[: x.size(0)] - y[x.size(0) :]
+
+
+def test_a_computed_cut_of_the_batch_streams():
+    artifact = export_and_compare(StacksTheBatch().eval(), torch.randn(2, 5, 3))
+    assert artifact.manifest.streamable

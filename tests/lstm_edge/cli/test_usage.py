@@ -170,6 +170,13 @@ TABLE = [
     ("lift renamed.onnx -o a.onnx", "renamed.onnx is a program; rename it to .lep"),
     ("selftest renamed.lep", "renamed.lep is not a program: it does not start with"),
     ("lift renamed.lep -o a.onnx", "name an ONNX file .onnx"),
+    ("validate renamed.lep", "name an ONNX file .onnx"),
+    ("quantize renamed.lep -o a.onnx", "name an ONNX file .onnx"),
+    (
+        "export usage_nets:Last.nope --input x=N,L,3 -o a.onnx",
+        "usage_nets:Last.nope does not exist; expected a run folder, a checkpoint file,"
+        " or the factory of a module, such as usage_nets:build",
+    ),
     (
         "validate har.onnx --against empty",
         "empty has no model.safetensors; expected a run folder of lstm-edge train",
