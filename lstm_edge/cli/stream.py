@@ -205,7 +205,7 @@ class StateFile:
         """Write the state atomically, if the file is at least ``age`` seconds old."""
         if self._path is None:
             return
-        if not age or time.monotonic() - self._saved_at >= age:
+        if time.monotonic() - self._saved_at >= age:
             self._stream.state.save(self._path, steps=np.array(self.steps))
             self._saved_at = time.monotonic()
 

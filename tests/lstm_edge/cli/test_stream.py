@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from lstm_edge.cli.stream import StateFile
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.checks import read_manifest
 from lstm_edge_runtime.manifest import TensorSpec, Trained
@@ -310,3 +311,19 @@ def test_a_file_with_one_value_per_row_gives_values(stream, make):
         2,
         "error: --hold confirms labels, and the model has none; remove it\n",
     )
+
+
+def test_the_state_is_saved_at_most_once_a_second(har, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    path = tmp_path / "s.npz"
+    saved = []
+    with load(har.path) as model:
+        stream = model.stream()
+        file = StateFile(stream, path)
+        for sample in X[:10]:
+            stream.step(sample)
+            now[0] += 0.4
+            file.save(age=1)
+            saved.append(int(read_state(path)[1]["steps"]))
+    assert saved == [0, 0, 3, 3, 3, 6, 6, 6, 9, 9]
