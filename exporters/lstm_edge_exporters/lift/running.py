@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import LONGEST, Array, Manifest
@@ -19,6 +20,7 @@ from lstm_edge_runtime.ort import open_session
 from ..graph import (
     Builder,
     UniqueNames,
+    axes_of,
     constant,
     data_inputs,
     dynamic_axes,
@@ -231,7 +233,27 @@ def measure_shapes(
                 f"the number of axes of output {value.name!r} differs between runs; "
                 "decide the branches with --branch INPUT=NUMBER"
             )
+    if sequence is not None:
+        _rename_rounded(model, sequence, sizes=runs[0][0])
     return _with_known_integers(model, runs)
+
+
+def _rename_rounded(model: ir.Model, sequence: str, sizes: Sizes) -> None:
+    """Give each axis of an output a name of its own that its length does not fit with one
+    step more, such as ``2*(L//2)``, in place.
+    """
+    outputs = list(model.graph.outputs)
+    one_more = {**sizes, sequence: sizes[sequence] + 1}
+    try:
+        ((_, arrays),) = evaluate(model, outputs, [[one_more]])
+    except FileFormatError:
+        return  # it takes multiples only
+    for value in outputs:
+        axes = list(axes_of(value))
+        for index, size in enumerate(arrays[value].shape):
+            if resolve((axes[index],), one_more) not in (None, (size,)):
+                axes[index] = f"{value.name}.{index}"
+        value.shape = ir.Shape(axes)
 
 
 def _computed_tensors(model: ir.Model) -> list[ir.Value]:

@@ -145,3 +145,20 @@ def test_the_result_does_not_depend_on_how_axes_are_called(network, axes, names)
     stream = model.stream()
     steps = np.concatenate([stream.process(x[i : i + 1]) for i in range(9)])
     np.testing.assert_allclose(steps, whole, rtol=0, atol=1e-6)
+
+
+def test_an_output_of_whole_strides_alone_has_a_length_of_its_own(network):
+    """2*(L//2) frames are L at even lengths only."""
+    net = network()
+    x = net.add("Transpose", ["x"], perm=[1, 2, 0])
+    x = net.add("Conv", [x, net.weight(4, 3, 2)], strides=[2])
+    y = net.recurrent("GRU", net.add("Transpose", [x], perm=[2, 0, 1]), 4, 6)[0]
+    y = net.add("Transpose", [net.squeeze(y, 1)], perm=[1, 2, 0])
+    y = net.add("ConvTranspose", [y, net.weight(6, 2, 2)], strides=[2])
+    net.add("Transpose", [y], ["y"], perm=[2, 0, 1])
+    content = net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()
+    lifted = lift(content)
+    assert lifted.manifest.outputs[0].axes == ("y.0", "N", 2)
+    assert load(lifted.model).selftest().ok
+    stream = lift(content, LiftConfig(stream=True)).manifest
+    assert (stream.unit, stream.outputs[0].axes) == (2, ("L", "N", 2))
