@@ -199,7 +199,14 @@ class _Sizes:
         layers see them.
         """
         names = self._given_names()
-        for stem, symbols in zip("NL", self._seen, strict=True):
+        rows, times = self._seen
+        features = set[str]()
+        for axes, feature in self._joined():
+            if not (names or rows):
+                names |= zip(axes, "NL"[-len(axes) :], strict=False)
+            features |= {feature}
+        times = [symbol for symbol in times if symbol not in features]
+        for stem, symbols in zip("NL", (rows, times), strict=True):
             names |= self._of_stem(stem, symbols, names)
         names = names | self._of_batch_size(names) | self._of_signal(names)
         return {
@@ -207,6 +214,28 @@ class _Sizes:
             for symbol, name in names.items()
             if symbol not in self._pinned or self.given
         }
+
+    def _joined(self) -> Iterator[tuple[list[str], str]]:
+        """Yield the axes of one input that a layer reads as one axis of steps, as in
+        ``x.reshape(1, -1, 4)``: rows and steps, and apart from them the features that
+        were joined and split off again, else an empty text.
+        """
+        counts = [call.steps for call in self.recorder.calls]
+        counts += [loop.steps for loop in self.recorder.loops.loops]
+        for count in counts:
+            joined = _growing(count)
+            for name, shape, _ in self._inputs():
+                axes = [size.node.expr for size in shape if str(size) in joined]
+                if len(axes) < 2 or name in self.given:
+                    continue
+                steps = count.node.expr
+                *others, last = axes
+                with_features = steps.subs(last, self._example_sizes[last])
+                is_split = with_features == sympy.Mul(*others)
+                if is_split and steps != sympy.Mul(*axes):
+                    yield [*map(str, others)], str(last)
+                else:
+                    yield [*map(str, axes)], ""
 
     def _of_stem(
         self, stem: str, symbols: Sequence[str], names: Mapping[str, str]

@@ -145,3 +145,31 @@ def test_the_batch_is_what_no_layer_reads_as_time():
     manifest = export(Letters().eval(), torch.randint(0, 20, (3, 4, 7))).manifest
     assert manifest.inputs[0].axes == ("N", "L2", "L")
     assert manifest.batch == "N"
+
+
+class Joined(nn.Module):
+    """The series of a batch one after the other."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+        self.gru = nn.GRU(features, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x.reshape(1, -1, self.features))[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "axes"),
+    [
+        ((2, 9, 4), 4, ("N", "L", 4)),
+        ((1, 9, 4), 4, ("N", "L", 4)),
+        ((9, 4), 4, ("L", 4)),
+        ((2, 9), 1, ("N", "L")),
+    ],
+)
+def test_axes_that_a_layer_reads_as_one_are_batch_and_time(shape, features, axes):
+    torch.manual_seed(6)
+    manifest = export(Joined(features).eval(), torch.randn(shape)).manifest
+    assert manifest.inputs[0].axes == axes
+    assert manifest.sequence == "L"
