@@ -394,6 +394,19 @@ class Builder:
         self.insert(made)
         return made.outputs
 
+    def value(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | Array | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        like: ir.Value | None = None,
+    ) -> ir.Value:
+        """Add one node of one output and return the output; see ``node``."""
+        (value,) = self.node(op, inputs, attributes, name=name, like=like)
+        return value
+
     def insert(self, node: ir.Node) -> None:
         """Add an existing node."""
         if self._node is None:
@@ -418,7 +431,7 @@ class Builder:
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return ``value`` as ``dtype``."""
-        (out,) = self.node("Cast", [value], {"to": int(dtype)})
+        out = self.value("Cast", [value], {"to": int(dtype)})
         out.dtype = dtype
         return out
 

@@ -89,8 +89,7 @@ def _extended(
     if not missing:
         return value
     axes = np.arange(1, 1 + missing)
-    (extended,) = build.node("Unsqueeze", [value, axes])
-    return extended
+    return build.value("Unsqueeze", [value, axes])
 
 
 def _product(
@@ -101,9 +100,9 @@ def _product(
     array = constant(weight)
     assert array is not None
     matrix = array.T if node.attributes.get_int("transB", 0) else array
-    (product,) = build.node("MatMul", [x, build.constant(matrix, "weight")])
+    product = build.value("MatMul", [x, build.constant(matrix, "weight")])
     for value in bias:
-        (product,) = build.node("Add", [product, value])
+        product = build.value("Add", [product, value])
     return product
 
 

@@ -88,13 +88,13 @@ def _step(
         return [_gru(build, x, h=states[0], weights=(w, r, b_ih, b_hh))]
     z = _linear(build, x, weight=w, bias=b_ih)
     recurrent = _linear(build, states[0], weight=r, bias=b_hh)
-    (z,) = build.node("Add", [z, recurrent])
+    z = build.value("Add", [z, recurrent])
     if options["op"] == "RNN":
-        return build.node(options["activation"], [z])
+        return [build.value(options["activation"], [z])]
     i, f, g, o = build.node("Split", [z], {"axis": -1, "num_outputs": 4}, outputs=4)
     remembered = _product(build, _apply(build, "Sigmoid", f), states[1])
     added = _product(build, _apply(build, "Sigmoid", i), _apply(build, "Tanh", g))
-    (c,) = build.node("Add", [remembered, added])
+    c = build.value("Add", [remembered, added])
     h = _product(build, _apply(build, "Sigmoid", o), _apply(build, "Tanh", c))
     return [h if w_hr is None else _linear(build, h, weight=w_hr, bias=None), c]
 
@@ -111,16 +111,15 @@ def _gru(
     of_h = build.node(
         "Split", [_linear(build, h, weight=r, bias=b_hh)], three, outputs=3
     )
-    (z_r,) = build.node("Add", [of_x[0], of_h[0]])
-    (z_z,) = build.node("Add", [of_x[1], of_h[1]])
+    z_r = build.value("Add", [of_x[0], of_h[0]])
+    z_z = build.value("Add", [of_x[1], of_h[1]])
     inner = _product(build, _apply(build, "Sigmoid", z_r), of_h[2])
-    (z_n,) = build.node("Add", [of_x[2], inner])
+    z_n = build.value("Add", [of_x[2], inner])
     n = _apply(build, "Tanh", z_n)
-    (change,) = build.node("Sub", [h, n])
-    (h,) = build.node(
+    change = build.value("Sub", [h, n])
+    return build.value(
         "Add", [n, _product(build, _apply(build, "Sigmoid", z_z), change)]
     )
-    return h
 
 
 def _linear(
@@ -128,17 +127,17 @@ def _linear(
 ) -> ir.Value:
     """Return ``x @ weight.T + bias``."""
     inputs = [x, weight] if bias is None else [x, weight, bias]
-    return build.node("Gemm", inputs, {"transB": 1})[0]
+    return build.value("Gemm", inputs, {"transB": 1})
 
 
 def _apply(build: Builder, op: str, value: ir.Value) -> ir.Value:
     """Add an operator with one input."""
-    return build.node(op, [value])[0]
+    return build.value(op, [value])
 
 
 def _product(build: Builder, one: ir.Value, other: ir.Value) -> ir.Value:
     """Add a product of two values."""
-    return build.node("Mul", [one, other])[0]
+    return build.value("Mul", [one, other])
 
 
 def _split(build: Builder, state: ir.Value, layers: int) -> list[ir.Value]:
@@ -165,16 +164,14 @@ def _without_row(build: Builder, value: ir.Value | None) -> ir.Value:
         axes = constant(above.inputs[1])
         if axes is not None and [*np.ravel(axes)] == [0]:
             return above.inputs[0]
-    (row,) = build.node("Squeeze", [value, _ROW])
+    row = build.value("Squeeze", [value, _ROW])
     row.shape = None if value.shape is None else ir.Shape(value.shape[1:])
     return row
 
 
 def _join(build: Builder, rows: Sequence[ir.Value]) -> ir.Value:
     """Return rows ``(N, ...)`` as ``(layers, N, ...)``."""
-    stacked = [build.node("Unsqueeze", [row, _ROW])[0] for row in rows]
+    stacked = [build.value("Unsqueeze", [row, _ROW]) for row in rows]
     return (
-        stacked[0]
-        if len(stacked) == 1
-        else build.node("Concat", stacked, {"axis": 0})[0]
+        stacked[0] if len(stacked) == 1 else build.value("Concat", stacked, {"axis": 0})
     )

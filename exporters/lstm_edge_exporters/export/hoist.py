@@ -149,7 +149,7 @@ class _Scan:
                     build, node, operands=operands, chosen=chosen, bias=bias
                 )
             summands.append(products[key])
-        (total,) = build.node("Add", summands)
+        total = build.value("Add", summands)
         total.shape = node.outputs[0].shape
         self._replace_in_results(node.outputs[0], total)
         build.replace([total])
@@ -172,10 +172,10 @@ class _Scan:
         (joined, *others) = (operands[at] for at in chosen)
         if others:
             axes = axes_of(joined)[:-1]
-            (joined,) = build.node("Concat", [joined, *others], {"axis": -1})
+            joined = build.value("Concat", [joined, *others], {"axis": -1})
             joined.shape = ir.Shape([*axes, columns.shape[axis]])
         inputs = [joined, self.build.constant(columns, "weight"), *bias]
-        (product,) = build.node(node.op_type, inputs, _attributes(node))
+        product = build.value(node.op_type, inputs, _attributes(node))
         product.shape = node.outputs[0].shape
         return product
 
@@ -211,9 +211,9 @@ class _Scan:
         build = Builder(node, self.node.name or "loop")
         for bias in gemm.inputs[2:]:
             shape = added.shape if added is not None else None
-            (added,) = build.node("Add", [added, bias])
+            added = build.value("Add", [added, bias])
             added.shape = shape
-        (total,) = build.node("Gemm", [*gemm.inputs[:2], added], _attributes(gemm))
+        total = build.value("Gemm", [*gemm.inputs[:2], added], _attributes(gemm))
         total.shape = node.outputs[0].shape
         self._replace_in_results(node.outputs[0], total)
         build.replace([total])
@@ -363,11 +363,11 @@ class _Scan:
         """Return the values of the steps before, for all steps."""
         values = self.outer[self.after[index]]
         first = self.node.inputs[index]
-        (first,) = self.build.node("Unsqueeze", [first, np.array([0])])
+        first = self.build.value("Unsqueeze", [first, np.array([0])])
         bounds = [np.array([number]) for number in (0, -1, 0)]
-        (rest,) = self.build.node("Slice", [values, *bounds])
+        rest = self.build.value("Slice", [values, *bounds])
         rest.shape = ir.Shape([self.loop.rest, *axes_of(self.before[index])])
-        (shifted,) = self.build.node("Concat", [first, rest], {"axis": 0})
+        shifted = self.build.value("Concat", [first, rest], {"axis": 0})
         self._describe(shifted, self.before[index])
         return shifted
 
@@ -475,7 +475,7 @@ class _Scan:
     def _last(self, index: int) -> ir.Value:
         """Return the last value of a state that is a shift."""
         values = self.outer[self.after[index]]
-        (last,) = self.build.node("Gather", [values, _LAST], {"axis": 0})
+        last = self.build.value("Gather", [values, _LAST], {"axis": 0})
         last.type = self.before[index].type
         last.shape = self.before[index].shape
         return last

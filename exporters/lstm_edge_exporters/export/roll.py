@@ -140,9 +140,9 @@ def _write_reads(model: ir.Model) -> None:
         index = node.attributes["index"].as_int()
         if width := node.attributes["width"].as_int():
             bounds = [np.array([x]) for x in (index, index + width, axis)]
-            (value,) = build.node("Slice", [node.inputs[0], *bounds])
+            value = build.value("Slice", [node.inputs[0], *bounds])
         else:
-            (value,) = build.node(
+            value = build.value(
                 "Gather", [node.inputs[0], np.array(index)], {"axis": axis}
             )
         value.shape = node.outputs[0].shape
@@ -430,7 +430,7 @@ class _Rolled:
     def _zeros(self, like: ir.Value) -> ir.Value:
         """Return zeros of the shape of a state."""
         zero = self.build.constant(np.array(0), "zero")
-        (value,) = self.build.node("Expand", [zero, self._shape(like)])
+        value = self.build.value("Expand", [zero, self._shape(like)])
         value.shape = like.shape
         value.dtype = ir.DataType.INT64
         return value
@@ -539,8 +539,8 @@ class _Rolled:
         value = source
         if start or axes[axis] != self._count_text():
             first = np.array([start])
-            (end,) = self.build.node("Add", [self._length(), first])
-            (value,) = self.build.node("Slice", [value, first, end, np.array([axis])])
+            end = self.build.value("Add", [self._length(), first])
+            value = self.build.value("Slice", [value, first, end, np.array([axis])])
             sizes = [*axes[:axis], self._count_text(), *axes[axis + 1 :]]
             value.shape = ir.Shape(sizes)
         return self._moved(value, axis, 0)
@@ -551,15 +551,15 @@ class _Rolled:
             return value
         order = [at for at in range(len(axes_of(value))) if at != axis]
         order.insert(to, axis)
-        (moved,) = self.build.node("Transpose", [value], {"perm": order})
+        moved = self.build.value("Transpose", [value], {"perm": order})
         moved.shape = ir.Shape([axes_of(value)[at] for at in order])
         return moved
 
     def _length(self) -> ir.Value:
         """Return the number of the Scan's steps, ``(1,)``."""
-        (length,) = self.build.node("Reshape", [self.unrolled.length, np.array([1])])
+        length = self.build.value("Reshape", [self.unrolled.length, np.array([1])])
         if self.peeled:
-            (length,) = self.build.node("Sub", [length, np.array([1])])
+            length = self.build.value("Sub", [length, np.array([1])])
         return length
 
     def _number(self, number: Number) -> ir.Value:
@@ -580,19 +580,19 @@ class _Rolled:
             value.shape = ir.Shape(steps)
         if start.ndim:
             axes = np.arange(1, 1 + start.ndim)
-            (value,) = self.build.node("Unsqueeze", [value, axes])
+            value = self.build.value("Unsqueeze", [value, axes])
             value.shape = ir.Shape([*steps, *[1] * start.ndim])
         for op, operand in (("Mul", np.asarray(number.slope)), ("Add", start)):
-            (value,) = self.build.node(op, [value, operand])
+            value = self.build.value(op, [value, operand])
             value.dtype = dtype
             value.shape = ir.Shape([*steps, *start.shape])
         return value
 
     def _range(self) -> ir.Value:
         """Return the numbers of all steps."""
-        (length,) = self.build.node("Squeeze", [self._length()])
+        length = self.build.value("Squeeze", [self._length()])
         zero = self.build.constant(np.array(0), "first")
-        (steps,) = self.build.node("Range", [zero, length, np.array(1)])
+        steps = self.build.value("Range", [zero, length, np.array(1)])
         steps.shape = ir.Shape([self._count_text()])
         return steps
 
@@ -610,7 +610,7 @@ class _Rolled:
             value = self.build.cast(value, inner.dtype)  # type: ignore[arg-type]
         if value.shape is not None and axes_of(value) == axes_of(inner):
             return value
-        (value,) = self.build.node("Expand", [value, self._shape(inner)])
+        value = self.build.value("Expand", [value, self._shape(inner)])
         value.shape = inner.shape
         return value
 
@@ -623,10 +623,10 @@ class _Rolled:
                 continue
             source, axis = self._with_axis(size)
             ends = {"start": axis, "end": axis + 1}
-            (length,) = self.build.node("Shape", [source], ends)
+            length = self.build.value("Shape", [source], ends)
             length.dtype = ir.DataType.INT64
             sizes.append(length)
-        return self.build.node("Concat", sizes, {"axis": 0})[0]
+        return self.build.value("Concat", sizes, {"axis": 0})
 
     def _with_axis(self, size: str) -> tuple[ir.Value, int]:
         """Return an input with an axis of this size, and the index of the axis."""
@@ -645,8 +645,8 @@ class _Rolled:
             first = node.inputs[0]
             assert first is not None
             if self.peeled:
-                (front,) = self.build.node("Unsqueeze", [first, np.array([0])])
-                (value,) = self.build.node("Concat", [front, value], {"axis": 0})
+                front = self.build.value("Unsqueeze", [first, np.array([0])])
+                value = self.build.value("Concat", [front, value], {"axis": 0})
             value.shape = ir.Shape([self.steps, *axes_of(first)])
             new = self._moved(value, 0, node.attributes["axis"].as_int())
             new.type = node.outputs[0].type
@@ -658,8 +658,7 @@ class _Rolled:
 
     def _element(self, values: ir.Value, index: int) -> ir.Value:
         """Return one element along the first axis."""
-        (element,) = self.build.node("Gather", [values, np.array(index)], {"axis": 0})
-        return element
+        return self.build.value("Gather", [values, np.array(index)], {"axis": 0})
 
     def _replace(self, value: ir.Value, new: ir.Value) -> None:
         """Let the readers outside of the loop read another value."""

@@ -40,13 +40,13 @@ def _slice(split: ir.Node, part: ir.Node) -> None:
     index = constant(part.inputs[1])
     assert index is not None
     build = Builder(part, split.name or split.op_type)
-    (count,) = build.node("Reshape", [size, np.array([1])])
+    count = build.value("Reshape", [size, np.array([1])])
     bounds = [
-        build.node("Mul", [count, np.array([number])])[0]
+        build.value("Mul", [count, np.array([number])])
         for number in (int(index), int(index) + 1)
     ]
     axis = np.array([split.attributes.get_int("axis", 0)])
-    (result,) = build.node("Slice", [value, *bounds, axis])
+    result = build.value("Slice", [value, *bounds, axis])
     old = part.outputs[0]
     result.name = old.name
     result.type = old.type

@@ -235,10 +235,9 @@ class TimedGraph:
         inner = _viewed(family)
         if inner is not None:
             return self._view(family.node, self.last(inner))
-        (last,) = self._build.node(
+        return self._build.value(
             "Gather", [self.value(family), np.array(-1)], {"axis": 0}
         )
-        return last
 
     def _write(self, family: Family) -> ir.Value:
         """Compute the values of a family for all steps."""
@@ -271,8 +270,7 @@ class TimedGraph:
 
     def _view(self, node: ir.Node, value: ir.Value) -> ir.Value:
         """Return ``value`` with a first axis of 1, or without it, as ``node`` does."""
-        (view,) = self._build.node(node.op_type, [value, *node.inputs[1:]])
-        return view
+        return self._build.value(node.op_type, [value, *node.inputs[1:]])
 
     def _shape(self, value: ir.Value) -> ir.Shape | None:
         """Return the shape of a step's value with the time axis in front."""
@@ -285,14 +283,14 @@ class TimedGraph:
         if not read.width:
             return self._read(read, 0)
         values = self._read(read, 0)
-        (values,) = self._build.node("Unsqueeze", [values, np.array([read.axis + 1])])
+        values = self._build.value("Unsqueeze", [values, np.array([read.axis + 1])])
         values.shape = self._shape(read.value)
         return values
 
     def _of_cell(self, family: Family) -> ir.Value:
         """Return what a cell gives at each step ``(L, layers, N, H)``."""
         y = self._layer(family)[0]
-        (values,) = self._build.node("Unsqueeze", [y, np.array([1])])
+        values = self._build.value("Unsqueeze", [y, np.array([1])])
         values.shape = self._shape(family.value)
         return values
 
@@ -330,8 +328,7 @@ class TimedGraph:
         inner = _viewed(x)
         if inner is not None and x.node.op_type == "Unsqueeze":
             return self.value(inner)
-        (values,) = self._build.node("Squeeze", [self.value(x), np.array([1])])
-        return values
+        return self._build.value("Squeeze", [self.value(x), np.array([1])])
 
     def _start(self, family: Family, index: int) -> ir.Value | None:
         """Return the initial value ``(layers, N, H)`` of a cell's state."""

@@ -69,7 +69,7 @@ def _transpose_instead(node: ir.Node) -> None:
         return
     if target.tolist() == [sizes[1], sizes[0], sizes[2]]:
         build = Builder(node, node.name or node.op_type)
-        (swapped,) = build.node("Transpose", [source], {"perm": [1, 0, 2]})
+        swapped = build.value("Transpose", [source], {"perm": [1, 0, 2]})
         name = node.outputs[0].name
         swapped.shape = node.outputs[0].shape
         build.replace([swapped])
@@ -129,14 +129,12 @@ def _generalize_loop(
         return
     value, axis = dynamic
     build = Builder(node, f"{node.name or node.op_type}.steps")
-    (shape,) = build.node("Shape", [value])
+    shape = build.value("Shape", [value])
     shape.dtype = ir.DataType.INT64
-    (steps,) = build.node("Gather", [shape, build.constant(np.array(axis), "axis")])
+    steps = build.value("Gather", [shape, build.constant(np.array(axis), "axis")])
     node.replace_input_with(0, steps)
     in_body = Builder(body, f"{node.name}.go", UniqueNames(graph))
-    (body.outputs[0],) = in_body.node(
-        "Identity", [body.inputs[1]], like=body.outputs[0]
-    )
+    body.outputs[0] = in_body.value("Identity", [body.inputs[1]], like=body.outputs[0])
 
 
 def _dynamic_axis(
@@ -203,13 +201,11 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     build = Builder(node, f"{node.name or node.op_type}.rows")
     order, *outer = reversed(orders)
     for inner in outer:
-        (order,) = build.node("Gather", [order, inner], {"axis": 0})
-    (count,) = build.node("Shape", [order])
+        order = build.value("Gather", [order, inner], {"axis": 0})
+    count = build.value("Shape", [order])
     _, inverse = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
     for index, axis in _row_axes(node).items():
-        (restored,) = build.node(
-            "Gather", [node.inputs[index], inverse], {"axis": axis}
-        )
+        restored = build.value("Gather", [node.inputs[index], inverse], {"axis": axis})
         node.replace_input_with(index, restored)
     for index, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
@@ -243,7 +239,7 @@ def _skip_equal_rows(order: ir.Value) -> None:
 def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) -> None:
     """Let users of an output of ``node`` read its rows in this order."""
     build = Builder(_following(node), f"{value.name}.sort")
-    (new,) = build.node("Gather", [value, order], {"axis": axis}, like=value)
+    new = build.value("Gather", [value, order], {"axis": axis}, like=value)
     name = value.name
     value.name = f"{name}.as_came"
     ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)

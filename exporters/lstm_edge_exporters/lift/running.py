@@ -195,7 +195,7 @@ def _guard(model: ir.Model) -> ir.Model:
         build = Builder(node, "", names)
         operands = [node.inputs[0], np.array([0, 0, -1])]
         name = f"no step or row is left for {label(node)}"
-        (same,) = build.node("Reshape", operands, name=name)
+        same = build.value("Reshape", operands, name=name)
         node.replace_input_with(0, same)
     return model
 

@@ -209,7 +209,7 @@ def _store(
     build = Builder(graph[0], str(value.name))
     decoded = build.cast(build.constant(stored, stored.dtype.name), ir.DataType.FLOAT)
     if scale is not None:
-        (decoded,) = build.node("Mul", [decoded, build.constant(scale, "scale")])
+        decoded = build.value("Mul", [decoded, build.constant(scale, "scale")])
     ir.convenience.replace_all_uses_with(value, decoded)
     graph.initializers.pop(str(value.name))
 

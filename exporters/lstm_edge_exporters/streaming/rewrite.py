@@ -174,7 +174,7 @@ class Rewriter:
         of ``like``.
         """
         build = Builder(self.node or self.graph, _PREFIX, self.names)
-        (result,) = build.node(op, inputs, attributes, like=like)
+        result = build.value(op, inputs, attributes, like=like)
         if like is not None:
             set_time_axes(result, time_axes_of(like))
         return result

@@ -174,4 +174,4 @@ class _Inlined:
         self, op: str, inputs: Sequence[ir.Value | None], **attributes: int
     ) -> ir.Value:
         """Add a node, whose result has the type of its first input."""
-        return self._build.node(op, inputs, attributes)[0]
+        return self._build.value(op, inputs, attributes)

@@ -51,10 +51,10 @@ def _exchange(node: ir.Node) -> None:
         )
     turned = {"perm": [*range(rank - 2), rank - 1, rank - 2]}
     build = Builder(node, node.name or node.op_type)
-    (columns,) = build.node("Transpose", [value], turned)
-    (matrix,) = build.node("Transpose", [stored])
-    (product,) = build.node("MatMul", [columns, matrix])
-    (result,) = build.node("Transpose", [product], turned)
+    columns = build.value("Transpose", [value], turned)
+    matrix = build.value("Transpose", [stored])
+    product = build.value("MatMul", [columns, matrix])
+    result = build.value("Transpose", [product], turned)
     _take_place(build, node, result)
 
 
@@ -68,10 +68,10 @@ def _rewrite(node: ir.Node) -> None:
         _spread(build, value, letters_of_value=letters_of_input, letters=letters)
         for value, letters_of_input in zip(node.inputs, (left, right), strict=True)
     )
-    (product,) = build.node("Mul", [a, b])
+    product = build.value("Mul", [a, b])
     if summed:
         axes = np.arange(len(result), len(letters))
-        (product,) = build.node("ReduceSum", [product, axes], {"keepdims": 0})
+        product = build.value("ReduceSum", [product, axes], {"keepdims": 0})
     _take_place(build, node, product)
 
 
@@ -118,10 +118,10 @@ def _spread(
     order = sorted(letters_of_value, key=letters.index)
     if order != [*letters_of_value]:
         perm = [letters_of_value.index(letter) for letter in order]
-        (value,) = build.node("Transpose", [value], {"perm": perm})
+        value = build.value("Transpose", [value], {"perm": perm})
     missing = [
         at for at, letter in enumerate(letters) if letter not in letters_of_value
     ]
     if missing:
-        (value,) = build.node("Unsqueeze", [value, np.array(missing)])
+        value = build.value("Unsqueeze", [value, np.array(missing)])
     return value
