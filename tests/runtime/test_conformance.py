@@ -365,7 +365,7 @@ REFUSED = [
     (lambda m: m.streams(10**30), InputError, "capacity is 10+, expected"),
     (lambda m: m.streams(2).step(X[None], [0]), StateError, "source 0 is not in this batch"),
     (lambda m: m.streams(2).step(X[None], []), InputError, "ids have shape"),
-    (lambda m: m.streams(2).step(X[None], [0.5]), InputError, "ids have shape"),
+    (lambda m: m.streams(2).step(X[None], [0.5]), InputError, "ids has dtype float64"),
     (lambda m: [b := m.streams(1), b.add(), b.step([X, X], [0, 0])], StateError, "source 0 twice"),
     (lambda m: [b := m.streams(1), b.add(), b.add()], StateError, "all 1 slots are in use"),
     (lambda m: opened("unbatched").streams(2), ContractError, "open one stream"),
