@@ -2,18 +2,24 @@
 
     taskset -c 1 python -m benchmarks.speed.sparse [--rounds N] [--sizes S M]
     taskset -c 1 python -m benchmarks.speed.sparse --products
+    make wasm && taskset -c 1 python -m benchmarks.speed.sparse --node
 
 Times are minima over short turns that alternate in one process: microseconds of a step
 of an LSTM in ``lstm_edge_step``, with random blocks, less those of a call that computes
 nothing. Each instruction set is a run of its own, such as ``LSTM_EDGE_ISA=avx2``.
 ``--products`` times a linear layer of the shape of R instead, less one of eight outputs.
+``--node`` times the library in WebAssembly, in Node.
 """
 
+import json
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import SIZES, parser, print_machine, table
+from benchmarks.common import SIZES, parser, print_machine, run, table
 from lstm_edge_exporters.targets.native.blocks import INT8_SHAPE, SHAPE
 from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
 from lstm_edge_runtime.native import library
@@ -21,6 +27,8 @@ from lstm_edge_runtime.native import library
 DENSITIES = (1.0, 0.5, 0.2, 0.1)
 TURNS = {"S": 300, "M": 100, "L": 12, "XL": 3}
 """Steps in a turn, which takes less than a ms."""
+Timer = Callable[[list[bytes], int, int], list[float]]
+"""Programs, steps in a turn and turns -> least microseconds per step of each program."""
 FUNCTIONS = [(Function.SIGMOID, 0.0, 0.0), *[(Function.TANH, 0.0, 0.0)] * 2]
 
 
@@ -85,7 +93,7 @@ def nothing() -> bytes:
 
 
 def step_times(programs: list[bytes], turn: int, rounds: int) -> list[float]:
-    """Return microseconds per step of each program, less those of the last one."""
+    """Return the least microseconds per step of each program."""
     opened = library()
     handles = [opened.lstm_edge_load(data, len(data)) for data in programs]
     streams = [opened.lstm_edge_stream_new(handle) for handle in handles]
@@ -101,10 +109,21 @@ def step_times(programs: list[bytes], turn: int, rounds: int) -> list[float]:
     for stream, handle in zip(streams, handles, strict=True):
         opened.lstm_edge_stream_free(stream)
         opened.lstm_edge_free(handle)
-    return [took - best[-1] for took in best[:-1]]
+    return best
 
 
-def print_times(rounds: int, sizes: list[str], *, products: bool) -> None:
+def node_step_times(programs: list[bytes], turn: int, rounds: int) -> list[float]:
+    """Return the same in WebAssembly."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.lep" for index in range(len(programs))]
+        for path, data in zip(paths, programs, strict=True):
+            path.write_bytes(data)
+        script = Path(__file__).with_suffix(".mjs")
+        times: list[float] = json.loads(run("node", script, turn, rounds, *paths))
+    return times
+
+
+def print_times(rounds: int, sizes: list[str], timer: Timer, *, products: bool) -> None:
     """Time steps and print the table."""
     rows = []
     for int8 in (False, True):
@@ -113,12 +132,12 @@ def print_times(rounds: int, sizes: list[str], *, products: bool) -> None:
             programs = [make(size, density, int8=int8) for density in DENSITIES]
             few = np.ones((8, SIZES[size][1]), "float32")
             least = linear(few, int8=int8) if products else nothing()
-            times = step_times([*programs, least], TURNS[size], rounds)
+            *steps, call = timer([*programs, least], TURNS[size], rounds)
+            times = [took - call for took in steps]
             cells = [f"{took:.3g} ({took / times[0]:.2f})" for took in times]
             share = len(programs[DENSITIES.index(0.2)]) / len(programs[0])
             kind = "int8" if int8 else "float32"
             rows.append([f"{size} {kind}", *cells, f"{share:.2f}"])
-    print(f"{library().lstm_edge_isa().decode()}:")
     print(table(["us per step (of dense)", *DENSITIES, "file at 0.2"], rows))
     print_machine("lstm-edge-native")
 
@@ -129,8 +148,14 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=400)
     arguments.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     arguments.add_argument("--products", action="store_true")
+    arguments.add_argument("--node", action="store_true")
     options = arguments.parse_args()
-    print_times(options.rounds, options.sizes, products=options.products)
+    if options.node:
+        print(f"WebAssembly in Node {run('node', '--version').strip()}:")
+    else:
+        print(f"{library().lstm_edge_isa().decode()}:")
+    timer = node_step_times if options.node else step_times
+    print_times(options.rounds, options.sizes, timer, products=options.products)
 
 
 if __name__ == "__main__":
