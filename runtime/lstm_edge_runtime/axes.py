@@ -165,6 +165,14 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     return None if constant or [*factors] != [batch] else factors[str(batch)]
 
 
+def row_axis(axes: Axes, batch: str | None) -> int | None:
+    """Return the index of the first axis of rows: ``N``, or ``k*N``; None without one."""
+    for index, axis in enumerate(axes):
+        if row_factor(axis, batch) is not None:
+            return index
+    return None
+
+
 class Layout(NamedTuple):
     """The orders of one input, output or state.
 
@@ -255,7 +263,7 @@ def layouts(
 
 def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     """Return the layout of a tensor with these axes."""
-    batch = _batch_index(axes, manifest.batch)
+    batch = row_axis(axes, manifest.batch)
     factor = 0 if batch is None else row_factor(axes[batch], manifest.batch) or 0
     split = _split_rows(axes, batch, factor=factor, name=manifest.batch or "N")
     time = manifest.time_axis(split.axes)
@@ -289,14 +297,6 @@ class _SplitAxes(NamedTuple):
     """All axes; an axis of ``k*N`` is two, k and N."""
     rows: int
     """Index of the axis of rows."""
-
-
-def _batch_index(axes: Axes, batch: str | None) -> int | None:
-    """Return the index of the first axis of rows; None without one."""
-    for index, axis in enumerate(axes):
-        if row_factor(axis, batch) is not None:
-            return index
-    return None
 
 
 def _split_rows(axes: Axes, batch: int | None, factor: int, name: str) -> _SplitAxes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_axis
 from lstm_edge_runtime.chunks import Runner, join_chunks, run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
@@ -502,15 +502,9 @@ def split_rows(
 def _row_axes(manifest: Manifest, arrays: Feeds) -> Iterator[tuple[str, int]]:
     """Yield the name and the axis of rows of each array that has one."""
     for name in arrays:
-        for index, axis in enumerate(manifest.axes.get(name, ())):
-            if row_factor(axis, manifest.batch) is not None:
-                yield name, index
-                break
-
-
-def has_rows(axes: Axes, batch: str | None) -> bool:
-    """Return True if an axis holds the rows of a batch, and nothing but rows."""
-    return any(row_factor(axis, batch) is not None for axis in axes)
+        axis = row_axis(manifest.axes.get(name, ()), manifest.batch)
+        if axis is not None:
+            yield name, axis
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import row_factor
+from lstm_edge_runtime.axes import row_axis, row_factor
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 
@@ -161,15 +161,15 @@ def own_rows(
     """Return the group of each element of an input or output, ``PART`` for that part of
     the rows; None if it has no axis of rows.
     """
-    for index, axis in enumerate(manifest.axes.get(name, ())):
-        factor = row_factor(axis, manifest.batch)
-        if factor is not None:
-            group = np.full(shape[index] // (factor or 1), _OTHERS)
-            group[part] = PART
-            groups = np.tile(group, factor or 1)
-            trailing = [1] * (len(shape) - index - 1)
-            return np.broadcast_to(groups.reshape(-1, *trailing), shape)
-    return None
+    axes = manifest.axes.get(name, ())
+    axis = row_axis(axes, manifest.batch)
+    if axis is None:
+        return None
+    blocks = row_factor(axes[axis], manifest.batch) or 1
+    group = np.full(shape[axis] // blocks, _OTHERS)
+    group[part] = PART
+    trailing = [1] * (len(shape) - axis - 1)
+    return np.broadcast_to(np.tile(group, blocks).reshape(-1, *trailing), shape)
 
 
 def _first_mixed(

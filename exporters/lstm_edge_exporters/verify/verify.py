@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lstm_edge_runtime.axes import row_axis
 from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
@@ -24,7 +25,6 @@ from .cases import (
     case_size,
     fill_rows,
     full_length,
-    has_rows,
     in_chunks,
     random_sizes,
     row_by_row,
@@ -236,7 +236,7 @@ def _rows_alone(pair: Pair, feeds: Feeds, count: int, held: Collection[str]) -> 
     want = {
         name: array
         for name, array in pair.reference(feeds).items()
-        if has_rows(manifest.axes.get(name, ()), manifest.batch)
+        if row_axis(manifest.axes.get(name, ()), manifest.batch) is not None
     }
     check = within_limits("row by row", pair.within(alone, want, feeds))
     try:
