@@ -70,6 +70,13 @@ def set_line(node: ir.Node, line: str) -> None:
     node.meta[_LINE] = line
 
 
+def keep_line(value: ir.Value, node: ir.Node) -> None:
+    """Record that the node which gives a value is written for another node."""
+    producer = value.producer()
+    if producer is not None:
+        set_line(producer, line_of(node))
+
+
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
     """Return the inputs that a caller must feed: those without an initializer of the
     same name.

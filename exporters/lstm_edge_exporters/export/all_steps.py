@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import ELEMENTWISE as BROADCASTING
-from ..graph import Builder, axes_of, constant
+from ..graph import Builder, axes_of, constant, keep_line
 from ..streaming.per_frame import NORMALIZATIONS, REDUCTIONS
 
 _SCALARS = frozenset(("Clip", "Dropout"))
@@ -65,7 +65,9 @@ def apply(
 ) -> Sequence[ir.Value]:
     """Add ``node`` for all steps; return its results, without shapes."""
     if node.op_type == "Gemm":
-        return [_product(build, node, operands)]
+        product = _product(build, node, operands)
+        keep_line(product, node)
+        return [product]
     inputs: list[ir.Value | Array | None] = []
     for index, value in enumerate(operands):
         inner = node.inputs[index]
@@ -73,12 +75,14 @@ def apply(
             value = _extended(build, value, rank=change.rank, inner=inner)
         inputs.append(change.constants.get(index, value))
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    return build.node(
+    results = build.node(
         node.op_type,
         inputs,
         attributes | dict(change.attributes),
         outputs=len(node.outputs),
     )
+    keep_line(results[0], node)
+    return results
 
 
 def _extended(

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Builder, axes_of, constant, line_of, set_line
+from ..graph import Builder, axes_of, constant
 from ..streaming.rewrite import fill_of
 from .all_steps import AllSteps, apply, for_all_steps, has_weights, is_plain_gemm
 from .roll import ROLLED, RolledLoop
@@ -379,9 +379,6 @@ class _Scan:
         for value, inner in zip(made, node.outputs, strict=True):
             self._describe(value, inner)
             self.outer[inner] = value
-            producer = value.producer()
-            if producer is not None:
-                set_line(producer, line_of(node))
 
     def _describe(self, value: ir.Value, inner: ir.Value) -> None:
         """Give the values of all steps the type and shape of those of one."""

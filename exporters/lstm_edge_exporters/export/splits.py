@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Builder, constant, line_of, set_line
+from ..graph import Builder, constant, keep_line
 
 
 def split_by_slices(model: ir.Model) -> None:
@@ -51,7 +51,5 @@ def _slice(split: ir.Node, part: ir.Node) -> None:
     result.name = old.name
     result.type = old.type
     result.shape = old.shape
-    producer = result.producer()
-    assert producer is not None
-    set_line(producer, line_of(split))
+    keep_line(result, split)
     build.replace([result])
