@@ -55,9 +55,9 @@ assume: Any = torch._check
 without_modes: Any = torch._C.DisableTorchFunction
 """Call PyTorch inside without the modes that replace its functions."""
 PACK: Any = torch._VF._pack_padded_sequence
-"""What ``pack_padded_sequence`` calls."""
+"""The operator of ``pack_padded_sequence``."""
 PAD_PACKED: Any = torch._VF._pad_packed_sequence
-"""What ``pad_packed_sequence`` calls."""
+"""The operator of ``pad_packed_sequence``."""
 
 _RULE_MODULES = (
     "_broadcast_to_matmul",

@@ -7,8 +7,8 @@ from ..graph import Builder, constant, keep_line
 
 
 def split_by_slices(model: ir.Model) -> None:
-    """Replace each split into parts of one computed size, of which each is read by a
-    constant index, by slices, in place.
+    """Replace splits into parts of one computed size by slices, in place, where
+    constant indices read the parts.
     """
     for node in [node for node in model.graph if node.op_type == "SplitToSequence"]:
         readers = [reader for reader, _ in node.outputs[0].uses()]

@@ -131,7 +131,7 @@ class LayerPlan:
     """How a loop becomes layers, and operators on all steps."""
 
     cells: Sequence[CellLoop]
-    """The cells of the loop, each of which becomes a layer."""
+    """Cells of the loop; each becomes a layer."""
     changes: dict[Family, AllSteps] = field(default_factory=dict)
     """The operators around the cells, and how each is applied to all steps."""
     _seen: dict[Family, bool] = field(default_factory=dict)

@@ -239,8 +239,8 @@ def measure_shapes(
 
 
 def _rename_rounded(model: ir.Model, sequence: str, sizes: Sizes) -> None:
-    """Give each axis of an output a name of its own that its length does not fit with one
-    step more, such as ``2*(L//2)``, in place.
+    """Rename axes of outputs whose lengths are rounded, such as ``2*(L//2)``, in place:
+    with one step more, they differ from the size that the name gives.
     """
     outputs = list(model.graph.outputs)
     one_more = {**sizes, sequence: sizes[sequence] + 1}

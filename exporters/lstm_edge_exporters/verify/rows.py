@@ -2,12 +2,12 @@
 
 A network computes one row at a time only if no row reads another. Samples show this for
 sums and means, but not for a decision that no sample takes, as in ``(x > 6).any()`` or
-``relu(x.mean() - 5)``. So each operator is asked on its own: elementwise ones keep rows
-apart, those that move elements move their rows, and of any other the elements of some
-rows are changed at random, and the results that change with them are found.
+``relu(x.mean() - 5)``. So each operator is examined alone. Elementwise operators keep
+rows apart. Operators that move elements move their rows with them. For all others,
+elements of some rows are changed at random; results that change depend on these rows.
 
-Rows form two groups: the first or last ones (as many as a call takes at least), and
-the others. A size depends on no row, and the order of sorted rows is that of the case.
+Rows form two groups: the first or last rows (the minimum of a call), and the others. A
+size depends on no row. Sorted rows are followed in the order of the case.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -135,8 +135,8 @@ def mixed_rows(
 def _mixed(
     graph: Graph64, manifest: Manifest, feeds: Feeds, part: slice, held: Collection[str]
 ) -> Mixed | None:
-    """Return an output of which ``part`` of the rows depends on the others, or these on
-    them; None if there is none.
+    """Return an output whose rows in ``part`` depend on the other rows, or the reverse;
+    None without one.
     """
     rows = Rows()
     for name, array in feeds.items():
@@ -407,7 +407,7 @@ def _scan(node: _Call, scope: _Scope) -> Sequence[Array | None]:
 
 
 def _loop(node: _Call, scope: _Scope) -> Sequence[Array | None]:
-    """Follow the body step by step; what decides whether to go on reaches all results."""
+    """Follow the body step by step; the condition to go on affects all results."""
     count, go, *states = zip(node.operands, node.read, strict=True)
     body = _Body(node.run.body, scope)
     states_count = len(states)

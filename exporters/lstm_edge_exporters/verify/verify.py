@@ -62,7 +62,7 @@ class Verified:
     """Cases that the module itself refuses, or for which it returns NaN, with the
     reason."""
     notes: tuple[str, ...] = ()
-    """What the checks can't tell."""
+    """Properties that the checks could not decide."""
 
     @property
     def worst(self) -> Comparison:
