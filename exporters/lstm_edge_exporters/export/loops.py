@@ -555,7 +555,14 @@ class Loops:
         write = self._writes.get(id(tensor))
         if write is not None:
             return self._written(write, step)
-        return step.read(self) if step.position >= 0 else NotImplemented
+        if step.position < -1:  # the first step alone may differ from the others
+            raise self.refusal(
+                "reads two or more steps back from the first step on, where PyTorch"
+                " takes the last ones"
+            )
+        if step.position < 0:
+            return NotImplemented
+        return step.read(self)
 
     def _written(self, write: _Write, step: "_StepIndex") -> Any:
         """Return a step of a buffer that the loop writes."""

@@ -4,7 +4,8 @@ ULP.
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths,
 clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
 (constants of float32), ``Softplus`` (overflows), ``ConvTranspose`` with groups,
-``MaxPool`` without strides, ``CumSum`` with an axis of one element, ``GatherElements``
+``MaxPool`` without strides, ``Pad`` by negative
+numbers, ``CumSum`` with an axis of one element, ``GatherElements``
 of more than 64 values, ``LpNormalization`` (of signed sums), and a ``Loop`` that
 collects values (along an axis that is there).
 """
@@ -493,6 +494,27 @@ def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Arr
     return np.flip(total, index) if reverse else total
 
 
+def _pad(
+    data: Array,
+    pads: Any,
+    value: Any = None,
+    axes: Any = None,
+    mode: Any = "constant",
+) -> Array:
+    """Pad; a negative number of pads drops elements."""
+    starts, ends = np.reshape(pads, (2, -1)).tolist()
+    kept = [slice(None)] * data.ndim
+    widths = [(0, 0)] * data.ndim
+    which = range(data.ndim) if axes is None else np.ravel(axes).tolist()
+    for axis, start, end in zip(which, starts, ends, strict=True):
+        kept[axis] = slice(max(-start, 0), data.shape[axis] - max(-end, 0))
+        widths[axis] = (max(start, 0), max(end, 0))
+    options = {}
+    if mode == "constant" and value is not None:
+        options["constant_values"] = value
+    return np.pad(data[tuple(kept)], widths, mode, **options)
+
+
 def _conv_transpose(
     x: Array, w: Array, bias: Array | None = None, **options: Any
 ) -> Array:
@@ -621,6 +643,7 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "LpNormalization": _lp_normalization,
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
+    "Pad": _pad,
 }
 _OPERATORS: list[type[OpRun]] = [
     *(_operator(*entry) for entry in _COMPUTED.items()),

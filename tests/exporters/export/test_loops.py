@@ -340,6 +340,14 @@ def test_a_loop_over_steps_and_the_next_ones_ends_with_these():
     assert artifact.manifest.ranges["L"].least == 2
 
 
+class TwoStepsBack(nn.Module):
+    def forward(self, x):
+        outs = []
+        for t in range(x.size(1)):
+            outs.append(torch.tanh(x[:, t] - x[:, t - 2]))  # noqa: PERF401
+        return torch.stack(outs, 1)
+
+
 REFUSED = {
     EveryStepAndEverySecond: ("zips sequences of different lengths", "x[:, ::2]"),
     FromInfinity: ("the state most of a loop", "for t in range(x.size(1))"),
@@ -357,6 +365,7 @@ REFUSED = {
     WholeBuffer: ("reads the buffer that it writes", "out.sum(1)"),
     Leaving: ("leaves a loop over time early", "for t in range(x.size(1))"),
     Backwards: ("runs backwards", "range(x.size(1) - 1, -1, -1)"),
+    TwoStepsBack: ("two or more steps back from the first step on", "x[:, t - 2]"),
     OneOfTheList: ("read behind the loop", "for t in range(x.size(1))"),
     NumberBehind: ("behind the loop", "h / (t + 1)"),
     OverTheListBefore: ("read behind the loop", "for t in range(x.size(1))"),

@@ -179,6 +179,21 @@ class Padded(Net):
         return self.rnn(F.pad(x, (0, 0, 0, -x.shape[1] % 4)))[0]
 
 
+class Shifted(Net):
+    def __init__(self, pads):
+        super().__init__()
+        self.pads = pads
+
+    def forward(self, x):
+        return F.pad(self.rnn(x)[0], self.pads, value=0.5)
+
+
+@pytest.mark.parametrize("pads", [(2, -2), (-1, -1), (-1, 3), (0, 0, 2, -2)])
+def test_padding_by_a_negative_number_drops_elements(pads):
+    torch.manual_seed(3)
+    export(Shifted(pads).eval(), X)
+
+
 def test_padding_to_a_whole_number_of_hops_exports():
     assert export(Padded().eval(), X).manifest.inputs[0].axes == ("N", "L", 3)
 
