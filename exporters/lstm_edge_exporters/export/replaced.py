@@ -348,8 +348,25 @@ def _number(size: Any) -> Any:
     return size[0] if isinstance(size, tuple | list) else size
 
 
+def _bucketize(
+    input: Any,  # noqa: A002  the name that callers use
+    boundaries: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+) -> Tensor:
+    """Count the boundaries below each value; a search takes 20 nodes a step. NaN
+    lies above all boundaries.
+    """
+    values = torch.as_tensor(input).unsqueeze(-1)
+    is_above = boundaries > values if right else boundaries >= values
+    counted = torch.int32 if out_int32 else torch.int64
+    return (~is_above).float().sum(-1).to(counted)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
+    torch.bucketize: _bucketize,
     **{function: _window_function(function) for function in _WINDOWS},
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool),

@@ -179,6 +179,32 @@ class Padded(Net):
         return self.rnn(F.pad(x, (0, 0, 0, -x.shape[1] % 4)))[0]
 
 
+class Bucketed(nn.Module):
+    def __init__(self, right):
+        super().__init__()
+        self.right = right
+        self.register_buffer("boundaries", torch.linspace(-1.0, 1.0, 5))
+        self.embedding = nn.Embedding(6, 4)
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        bucket = torch.bucketize(x[..., 0], self.boundaries, right=self.right)
+        return self.rnn(self.embedding(bucket))[0]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_buckets_are_counted_in_a_stream(right):
+    torch.manual_seed(4)
+    module = Bucketed(right).eval()
+    artifact = export(module, X)
+    assert not artifact.manifest.unstreamable
+    x = torch.tensor([-2.0, -1.0, -0.5, 0.2, 0.5, 1.0, 3.0]).reshape(1, -1, 1)
+    x = x.expand(-1, -1, 3)
+    expected = module(x).detach().numpy()
+    outputs, _ = load(artifact.model).run(x.numpy())
+    np.testing.assert_allclose(outputs["output"], expected, atol=1e-5)
+
+
 class Shifted(Net):
     def __init__(self, pads):
         super().__init__()
