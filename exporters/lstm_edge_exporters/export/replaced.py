@@ -364,9 +364,29 @@ def _bucketize(
     return (~is_above).float().sum(-1).to(counted)
 
 
+def _search_sorted(
+    sorted_sequence: Tensor,
+    input: Any,  # noqa: A002  the name that callers use
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """Count as ``_bucketize`` does; each row of values may have its own boundaries."""
+    if sorter is not None:
+        sorted_sequence = sorted_sequence.gather(-1, sorter)
+    boundaries = sorted_sequence
+    if boundaries.dim() > 1:
+        boundaries = boundaries.unsqueeze(-2)
+    is_right = right or side == "right"
+    return _bucketize(input, boundaries, out_int32=out_int32, right=is_right)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
     torch.bucketize: _bucketize,
+    torch.searchsorted: _search_sorted,
     **{function: _window_function(function) for function in _WINDOWS},
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool),

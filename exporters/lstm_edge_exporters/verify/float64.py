@@ -4,10 +4,9 @@ ULP.
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths,
 clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
 (constants of float32), ``Softplus`` (overflows), ``ConvTranspose`` with groups,
-``MaxPool`` without strides, ``Pad`` by negative
-numbers, ``CumSum`` with an axis of one element, ``GatherElements``
-of more than 64 values, ``LpNormalization`` (of signed sums), and a ``Loop`` that
-collects values (along an axis that is there).
+``MaxPool`` without strides, ``Pad`` by negative numbers, ``CumSum`` with an axis of
+one element, ``GatherElements`` of more than 64 values, ``LpNormalization`` (of signed
+sums), and a ``Loop`` that collects values (along an axis that is there).
 """
 
 import math
@@ -503,16 +502,16 @@ def _pad(
 ) -> Array:
     """Pad; a negative number of pads drops elements."""
     starts, ends = np.reshape(pads, (2, -1)).tolist()
-    kept = [slice(None)] * data.ndim
     widths = [(0, 0)] * data.ndim
+    kept = [slice(None)] * data.ndim
     which = range(data.ndim) if axes is None else np.ravel(axes).tolist()
     for axis, start, end in zip(which, starts, ends, strict=True):
-        kept[axis] = slice(max(-start, 0), data.shape[axis] - max(-end, 0))
         widths[axis] = (max(start, 0), max(end, 0))
+        kept[axis] = slice(max(-start, 0), min(end, 0) or None)
     options = {}
     if mode == "constant" and value is not None:
         options["constant_values"] = value
-    return np.pad(data[tuple(kept)], widths, mode, **options)
+    return np.pad(data, widths, mode, **options)[tuple(kept)]
 
 
 def _conv_transpose(

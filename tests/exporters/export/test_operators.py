@@ -180,22 +180,38 @@ class Padded(Net):
 
 
 class Bucketed(nn.Module):
-    def __init__(self, right):
+    def __init__(self, find):
         super().__init__()
-        self.right = right
+        self.find = find
         self.register_buffer("boundaries", torch.linspace(-1.0, 1.0, 5))
         self.embedding = nn.Embedding(6, 4)
         self.rnn = nn.GRU(4, 5, batch_first=True)
 
     def forward(self, x):
-        bucket = torch.bucketize(x[..., 0], self.boundaries, right=self.right)
+        bucket = self.find(self.boundaries, x[..., 0])
         return self.rnn(self.embedding(bucket))[0]
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_buckets_are_counted_in_a_stream(right):
+SEARCHES = {
+    "bucketize": lambda bounds, x: torch.bucketize(x, bounds),
+    "bucketize, right": lambda bounds, x: torch.bucketize(x, bounds, right=True),
+    "searchsorted": torch.searchsorted,
+    "searchsorted, right": lambda bounds, x: torch.searchsorted(
+        bounds, x, side="right"
+    ),
+    "searchsorted, sorter": lambda bounds, x: torch.searchsorted(
+        bounds.flip(0), x, sorter=torch.arange(4, -1, -1)
+    ),
+    "searchsorted, rows": lambda bounds, x: torch.searchsorted(
+        bounds.expand(x.shape[0], -1).contiguous(), x
+    ),
+}
+
+
+@pytest.mark.parametrize("find", SEARCHES.values(), ids=SEARCHES.keys())
+def test_buckets_are_counted_in_a_stream(find):
     torch.manual_seed(4)
-    module = Bucketed(right).eval()
+    module = Bucketed(find).eval()
     artifact = export(module, X)
     assert not artifact.manifest.unstreamable
     x = torch.tensor([-2.0, -1.0, -0.5, 0.2, 0.5, 1.0, 3.0]).reshape(1, -1, 1)
