@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ._torch_internals import assume, pytree
 from .advice import calling_line, line_of_frame
 from .list_reads import lists_read
-from .step_numbers import Evenly, evenly, plain_number, plain_numbers
+from .step_numbers import Evenly, evenly, looked_up, plain_number, plain_numbers
 
 DOMAIN = "lstm_edge.loop"
 MARK = "Iteration"
@@ -103,6 +103,18 @@ class _Write:
     """Position that the first iteration writes."""
     values: list[Tensor] = field(default_factory=list)
     """The value that each iteration writes."""
+
+
+@dataclass(frozen=True)
+class _LookedUp:
+    """An instruction that took the ordinary number of a step."""
+
+    code: CodeType
+    """The function that it is in."""
+    position: int
+    """Its position there."""
+    line: str
+    """Its line."""
 
 
 class Steps:
@@ -185,9 +197,11 @@ class Loops:
         self._tags: dict[int, _Tag] = {}
         self._writes: dict[int, _Write] = {}
         self._broken: list[Loop] = []
+        self._looked_up: _LookedUp | None = None
 
     def end(self) -> None:
         """Refuse a loop that was left before its last step."""
+        self._refuse_lookup()
         for loop in self._broken:
             raise UnsupportedError(
                 f"forward leaves a loop over time early ({loop.line}); run all steps,"
@@ -240,6 +254,7 @@ class Loops:
 
     def _mark(self, loop: Loop, frame: FrameType) -> None:
         """Add the mark of an iteration, with the variables that the last one set."""
+        self._refuse_lookup()
         named = dict[str, Tensor]()
         for name, tensor in _variables(frame):
             tag = self._tags.get(id(tensor))
@@ -365,7 +380,25 @@ class Loops:
                 return Steps(self, runs[0].steps, iterable.__getitem__)
         return None
 
-    def are_read(self, frame: FrameType) -> bool:
+    def look_up(self, frame: FrameType) -> None:
+        """Note that the line that runs in ``frame`` takes the ordinary number of a step.
+
+        A list is read by Python, and has to hold results. A function of tensors asks
+        before it calls ``call``, where the number is a step again.
+        """
+        if self._are_read(frame):
+            return
+        asking = _LookedUp(frame.f_code, frame.f_lasti, calling_line(frame))
+        if self._looked_up != asking:
+            self._refuse_lookup()
+        self._looked_up = asking
+
+    def _refuse_lookup(self) -> None:
+        """Refuse an ordinary number that no function of tensors took."""
+        if self._looked_up is not None:
+            raise looked_up(self._looked_up.line)
+
+    def _are_read(self, frame: FrameType) -> bool:
         """Return True if the line that runs in ``frame`` reads lists of results by an
         index, and no other lists.
         """
@@ -392,10 +425,12 @@ class Loops:
         """Answer a function of tensors that a loop reads or makes; NotImplemented
         passes the call on.
         """
-        if self.loops and self._open is None:
-            leaves = pytree.tree_leaves((args, kwargs))
-            if any(isinstance(leaf, Evenly) for leaf in leaves):
-                raise self.refusal("uses the number of a step behind the loop")
+        has_step = bool(self.loops) and _has_step((args, kwargs))
+        if has_step and self._open is None:
+            raise self.refusal("uses the number of a step behind the loop")
+        if func in _BY_INDEX and has_step:
+            self._looked_up = None
+        self._refuse_lookup()
         if (answer := _ANSWERS.get(func)) is not None:
             result = answer(self, *args, **kwargs)
             if result is not NotImplemented:
@@ -666,6 +701,10 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 }
 
 
+_BY_INDEX = frozenset((torch.select, Tensor.select, torch.narrow, Tensor.narrow))
+"""Functions that ask for the ordinary number of a step before they are called."""
+
+
 class _Range(type):
     """``range``: of a traced size it is a loop over time."""
 
@@ -843,6 +882,11 @@ def _have_same_size(one: Any, other: Any) -> bool:
     """Return True if two traced sizes are one in the example."""
     traced = _symbolic(one) and _symbolic(other)
     return traced and one.node.hint == other.node.hint
+
+
+def _has_step(args: Any) -> bool:
+    """Return True if arguments contain the number of a step."""
+    return any(isinstance(leaf, Evenly) for leaf in pytree.tree_leaves(args))
 
 
 def _expression(size: Any) -> Any:

@@ -31,9 +31,9 @@ Method = Callable[[Any, Any], Any]
 class Results(Protocol):
     """The results of the steps of loops over time."""
 
-    def are_read(self, frame: FrameType) -> bool:
-        """Return True if the line that runs in ``frame`` reads lists of results by an
-        index, and no other lists.
+    def look_up(self, frame: FrameType) -> None:
+        """Note that the line that runs in ``frame`` takes the ordinary number; refuse
+        what may differ at later steps.
         """
 
 
@@ -126,11 +126,10 @@ class Evenly(float):
         self.refuse_lookup()
 
     def __index__(self) -> int:
-        """Return the ordinary number, as an index of a list of results; refuse other
-        lists, which may hold anything for later steps.
+        """Return the ordinary number, as an index of a list of results or of a tensor;
+        refuse other lists, which may hold anything for later steps.
         """
-        if not self.results.are_read(sys._getframe(1)):
-            self.refuse_lookup()
+        self.results.look_up(sys._getframe(1))
         return operator.index(self.number)  # type: ignore[arg-type]
 
     __int__ = __trunc__ = __floor__ = __ceil__ = __round__ = _refused
@@ -215,10 +214,16 @@ class Evenly(float):
         """Raise the error for a value that is looked up or spelled by the number of a
         step.
         """
-        raise _refusal(
-            "looks something up by the number of a step, or writes it as text",
-            "a tensor with one element per step, and read its element t",
-        )
+        raise looked_up(calling_line(sys._getframe(1)))
+
+
+def looked_up(line: str) -> UnsupportedError:
+    """Return the error for a line that looks a value up by the number of a step."""
+    return _refusal(
+        "looks something up by the number of a step, or writes it as text",
+        "a tensor with one element per step, and read its element t",
+        line,
+    )
 
 
 def evenly(base: float, slope: float, iteration: int, results: Results) -> Any:
@@ -240,9 +245,9 @@ def plain_number(value: Any) -> Any:
     return value.number if isinstance(value, Evenly) else value
 
 
-def _refusal(reason: str, advice: str) -> UnsupportedError:
-    """Return the error for the line that calls."""
-    line = calling_line(sys._getframe(1))
+def _refusal(reason: str, advice: str, line: str = "") -> UnsupportedError:
+    """Return the error for a line, or for the one that calls."""
+    line = line or calling_line(sys._getframe(1))
     return UnsupportedError(
         f"forward has a loop over time that {reason} ({line}); use {advice}"
     )

@@ -256,6 +256,24 @@ class WeightsPerStep(nn.Module):
         return h
 
 
+class Selecting(Stepwise):
+    """Functions of tensors instead of an index."""
+
+    def step(self, x, t, h, outs):
+        return self.plain(x.select(1, t) + x.narrow(1, t, 1).squeeze(1), h)
+
+
+class ShiftByTheStep(Stepwise):
+    def step(self, x, t, h, outs):
+        return self.plain(x[:, t], h.roll(t, 1))
+
+
+class SelectingByAList(Stepwise):
+    def step(self, x, t, h, outs):
+        order = [0, 1, 2, 3, 4, 5, 5]
+        return self.plain(x.select(1, order[t]) + x.select(1, t), h)
+
+
 class Weighted(nn.Module):
     """A loop whose steps have gains of their own."""
 
@@ -331,6 +349,13 @@ def test_a_state_may_start_from_the_least_number():
     assert artifact.manifest.streamable
 
 
+def test_a_loop_may_select_its_step_by_functions():
+    torch.manual_seed(2)
+    example = (torch.randn(2, 6, 3),)
+    artifact = export_and_compare(Selecting().eval(), example, ExportConfig(inputs=X))
+    assert artifact.manifest.streamable
+
+
 def test_a_loop_over_steps_and_the_next_ones_ends_with_these():
     torch.manual_seed(2)
     module = StepsAndTheNext().eval()
@@ -370,6 +395,8 @@ REFUSED = {
     NumberBehind: ("behind the loop", "h / (t + 1)"),
     OverTheListBefore: ("read behind the loop", "for t in range(x.size(1))"),
     ListOfNumbers: ("takes the number of steps for a number", "list(range(x.size(1)))"),
+    ShiftByTheStep: ("number of a step", "h.roll(t, 1)"),
+    SelectingByAList: ("number of a step", "x.select(1, order[t])"),
     WeightsPerStep: ("number of a step", "self.layers[t]"),
     GainOfTheSchedule: ("number of a step", "self.schedule[t]"),
     StepOfASet: ("number of a step", "t in {700, 800}"),
