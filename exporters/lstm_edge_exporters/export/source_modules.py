@@ -4,7 +4,7 @@ and those that these import.
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import ModuleType
 from typing import Any
@@ -25,12 +25,14 @@ def source_spaces(module: nn.Module) -> list[Space]:
     classes = {base for layer in layers for base in type(layer).__mro__}
     seen = {base.__module__ for base in classes}
     packages = {_package(name) for name in seen}
+    spaces = [*_unregistered(classes)]
+    for unregistered in spaces:
+        seen.update(_imported(unregistered))
     for owner in (*classes, *layers):  # a method may be a function of another file
         seen.update(_imported(vars(owner)))
         for value in vars(owner).values():
             seen.update(_imported(_captured(value)))
     waiting = sorted(seen)
-    spaces = []
     while waiting:
         space = _space(waiting.pop())
         if space is None:
@@ -40,6 +42,21 @@ def source_spaces(module: nn.Module) -> list[Space]:
         seen.update(imported)
         waiting += [name for name in imported if _follows(name, packages)]
     return spaces
+
+
+def _unregistered(classes: Iterable[type]) -> Iterator[Space]:
+    """Yield the globals of classes whose module is run without being imported, as by
+    ``runpy.run_path``.
+    """
+    known = list[Space]()
+    for owner in classes:
+        if owner.__module__ in sys.modules:
+            continue
+        for method in filter(inspect.isfunction, vars(owner).values()):
+            space = method.__globals__
+            if not any(space is other for other in known):
+                known.append(space)
+                yield space
 
 
 def _space(name: str) -> Space | None:

@@ -1,5 +1,7 @@
 """Regressions: networks whose export was wrong or refused."""
 
+import runpy
+
 import numpy as np
 import pytest
 import torch
@@ -233,6 +235,30 @@ def test_forward_may_be_a_function_of_another_file_than_its_class(form):
         kind.__module__ = Patched.__module__
     example = (torch.randn(2, 5, 3), torch.rand(2, 5) > 0.5)
     export_and_compare(kind().eval(), example)
+
+
+def test_the_file_of_forward_need_not_be_imported(tmp_path):
+    file = tmp_path / "unregistered.py"
+    file.write_text(
+        """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = torch.nn.GRUCell(3, 4)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+        return h
+"""
+    )
+    kind = runpy.run_path(str(file))["Net"]
+    artifact = export_and_compare(kind().eval(), torch.randn(2, 5, 3))
+    assert artifact.manifest.streamable
 
 
 class StacksTheBatch(nn.Module):
