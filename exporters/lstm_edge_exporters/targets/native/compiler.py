@@ -242,6 +242,11 @@ class _Compiler:
             raise UnsupportedError(
                 f"output {output.name} is computed of lengths or constants alone"
             )
+        if output.dtype != "float32":
+            raise UnsupportedError(
+                f"output {output.name} is {output.dtype}, expected float32; return"
+                " .float() of it"
+            )
         time = manifest.time_axis(output.axes)
         if time is not None:
             value = value._replace(addresses=np.moveaxis(value.addresses, time, 0))

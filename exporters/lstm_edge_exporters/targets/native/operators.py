@@ -331,10 +331,15 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, operand: In) -> Out:
-    """Lower Not to ``1 - x``."""
+    """Lower Not."""
+    return _inverted(memory, _filled(memory, operand))
+
+
+def _inverted(memory: Memory, value: Value) -> Value:
+    """Return ``1 - x`` of a bool."""
     return _map(
         memory,
-        _filled(memory, operand),
+        value,
         function=Function.AFFINE,
         alpha=-1.0,
         beta=1.0,
@@ -377,14 +382,19 @@ def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
     if to in ("int64", "int32") and not is_float:
         return value
     if to == "int64":
-        return memory.map(
-            value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64"
-        )
+        return _to_int64(memory, value)
     if to != "float32" and to != value.dtype:
         raise UnsupportedError(f"from {value.dtype} to {to}")
     if not is_float:
         value = memory.map(value, memory.writer.cast, "float32")
     return value._replace(dtype=to)
+
+
+def _to_int64(memory: Memory, value: Value) -> Value:
+    """Convert floats to whole numbers."""
+    return memory.map(
+        value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64"
+    )
 
 
 # rows of numbers
@@ -497,10 +507,75 @@ def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
         value = _combine(memory, Binary.MULTIPLY, (value, value))
     total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
     if not attribute(node, "keepdims", 1):
-        total = total._replace(addresses=total.addresses.squeeze(tuple(reduced)))
+        total = _without(total, reduced)
     if node.op_type == "ReduceL2":
         return _map(memory, total, Function.SQRT)
     return total
+
+
+@lowers("ReduceMax", "ReduceMin")
+def _reduce_to_extreme(
+    memory: Memory, node: ir.Node, operand: In, axes: In = None
+) -> Out:
+    """Reduce over some axes to a maximum or minimum."""
+    value = floats(operand)
+    if attribute(node, "noop_with_empty_axes", 0):
+        raise UnsupportedError("noop_with_empty_axes")
+    reduced = _reduced_axes(node, axes, len(value.shape))
+    extreme = Binary.MAXIMUM if node.op_type == "ReduceMax" else Binary.MINIMUM
+    found = _extreme_over(memory, value, reduced, extreme=extreme)
+    return found if attribute(node, "keepdims", 1) else _without(found, reduced)
+
+
+@lowers("ArgMax", "ArgMin")
+def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Return the first index of the extreme, or of NaN."""
+    value = floats(operand)
+    if attribute(node, "select_last_index", 0):
+        raise UnsupportedError("select_last_index")
+    axis = attribute(node, "axis", 0) % len(value.shape)
+    count = value.shape[axis]
+    extreme = Binary.MAXIMUM if node.op_type == "ArgMax" else Binary.MINIMUM
+    found = _extreme_over(memory, value, [axis], extreme=extreme)
+    is_extreme = _combine(memory, Binary.EQUAL, (value, found))
+    is_nan = _inverted(memory, _combine(memory, Binary.EQUAL, (value, value)))
+    flags = (_as_floats(is_extreme), _as_floats(is_nan))
+    is_found = _combine(memory, Binary.MAXIMUM, flags)
+    bonus = _combine(memory, Binary.MULTIPLY, (is_found, np.float32(-count)))
+    shape = [-1, *[1] * (len(value.shape) - axis - 1)]
+    index = np.arange(count, 2 * count, dtype="float32").reshape(shape)
+    ranked = _combine(memory, Binary.ADD, (bonus, index))
+    first = _extreme_over(memory, ranked, [axis], extreme=Binary.MINIMUM)
+    if not attribute(node, "keepdims", 1):
+        first = _without(first, [axis])
+    return _to_int64(memory, first)
+
+
+def _extreme_over(
+    memory: Memory, value: Value, reduced: Sequence[int], *, extreme: Binary
+) -> Value:
+    """Return the extreme over some axes, which are kept with size 1: halves are
+    compared until one element is left.
+    """
+    outer = [axis for axis in range(len(value.shape)) if axis not in reduced]
+    kept = [value.shape[axis] for axis in outer]
+    left = value.addresses.transpose(*reduced, *outer).reshape(-1, *kept)
+    while len(left) > 1:
+        half = len(left) // 2
+        halves = (Value(left[:half]), Value(left[-half:]))
+        compared = _combine(memory, extreme, halves).addresses
+        left = np.concatenate([compared, left[half:-half]])
+    return Value(np.expand_dims(left[0], tuple(reduced)))
+
+
+def _as_floats(flags: Value) -> Value:
+    """Return bools as the 0 and 1 that they are in a program."""
+    return flags._replace(dtype="float32")
+
+
+def _without(value: Value, axes: Sequence[int]) -> Value:
+    """Return a value without some of its axes, of size 1."""
+    return value._replace(addresses=value.addresses.squeeze(tuple(axes)))
 
 
 def _reduced_axes(node: ir.Node, axes: In, rank: int) -> list[int]:

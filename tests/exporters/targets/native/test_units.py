@@ -8,6 +8,7 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.native import installed
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is missing")
@@ -98,3 +99,57 @@ def test_a_file_of_one_step_makes_one_step_per_call(files):
         x = np.stack([samples[0], -samples[0]])
         expected = onnx.run(x)[0]["output"]
         np.testing.assert_allclose(lep.run(x)[0]["output"], expected, atol=1e-6)
+
+
+class Extremes(nn.Module):
+    """Largest and least numbers over one axis and over two, and their places."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 7, batch_first=True)
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        pairs = y[..., :6].reshape(*y.shape[:2], 3, 2)
+        numbers = [
+            y - y.amax(-1, keepdim=True),
+            pairs.amin(-1),
+            pairs.amax((-2, -1)).unsqueeze(-1),
+            y.argmin(-1, keepdim=True) * 1.0,
+            y.argmax(-1).unsqueeze(-1) * 1.0,
+        ]
+        return torch.cat(numbers, -1)
+
+
+def test_a_program_has_the_largest_and_least_numbers_and_their_places():
+    torch.manual_seed(6)
+    module = Extremes().eval()
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    program = to_native(export(module, torch.randn(2, 5, 3), config).model)
+    x = torch.randn(9, 3)
+    x[7, 1] = float("nan")
+    stream = load(program).stream()
+    got = [stream.step(sample) for sample in x.numpy()]
+    want = module(x[None])[0].detach().numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+class Decision(Extremes):
+    """Labels or flags as an output."""
+
+    def __init__(self, decide):
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x):
+        return self.decide(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("decide", "dtype"), [(lambda y: y.argmax(-1), "int64"), (lambda y: y > 0, "bool")]
+)
+def test_an_output_that_is_not_float32_is_refused_with_what_to_write(decide, dtype):
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    artifact = export(Decision(decide).eval(), torch.randn(2, 5, 3), config)
+    with pytest.raises(UnsupportedError, match=rf"is {dtype}, .* return \.float\(\)"):
+        to_native(artifact.model)
