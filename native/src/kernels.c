@@ -6,7 +6,7 @@
  * by side, and last what fills no vector of units, all gates in as few vectors as can be. A tile holds the
  * sums of some rows and one group in registers while k runs; a single row takes several groups at once, so
  * that about eight sums hide the latency of an addition. However many rows a tile has, each output starts
- * from its bias (or from the sum so far) and adds its products in the order of k; if a matrix has a single
+ * from its bias and adds its products in the order of k; if a matrix has a single
  * group of outputs, k is split over up to eight partial sums, which are added at the end, for any number of
  * rows; a single output is a dot product. int8 weights of inputs in float32 are widened in registers, if
  * floats would not fit the cache, and their sum is multiplied by the scale at the end. Of a matrix in blocks
@@ -539,11 +539,11 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
     const float *x[LE_ROWS];
     const size_t next = m->k * G * L;
     const char *w = (const char *)m->weights + group * next * bytes;
+    const float *bias = m->bias + group * G * L;
     EACH(r, R) {
-        const float *start = p->start + (row + r) * p->start_stride + group * G * L;
         x[r] = p->x + (row + r) * p->stride;
         EACH(j, J) EACH(i, G) EACH(s, S) {
-            a[AT(r, j, s, i)] = s == 0 && bytes > 1 ? load(start + (j * G + i) * L) : (vf){0};
+            a[AT(r, j, s, i)] = s == 0 && bytes > 1 ? load(bias + (j * G + i) * L) : (vf){0};
         }
     }
     size_t k = 0;
@@ -572,9 +572,7 @@ INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group,
         if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
         const size_t vector = (group + j) * G + i;
         vf v = a[AT(r, j, 0, i)];
-        if (bytes == 1)
-            v = madd(load(m->scales + vector * L), v,
-                     load(p->start + (row + r) * p->start_stride + vector * L));
+        if (bytes == 1) v = madd(load(m->scales + vector * L), v, load(bias + (j * G + i) * L));
         store(p->y + (row + r) * p->y_stride + vector * L, v);
     }
 }
@@ -642,16 +640,15 @@ INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, 
     multiply8(m, x, a, group, R, J, G, far, seven);
     const size_t first = group * G * L;
     const int32_t *sums = m->sums + first;
-    const float *scales = m->scales + first;
+    const float *scales = m->scales + first, *bias = m->bias + first;
     EACH(r, R) {
         const vi zero = (vi){0} + ws->row_zero[row + r];
         const vf scale = set1(ws->row_scale[row + r]);
-        const float *start = p->start + (row + r) * p->start_stride + first;
         float *y = p->y + (row + r) * p->y_stride + first;
         EACH(j, J * G) { /* the sums of a row lie one after another */
             const vf whole =
                 __builtin_convertvector(a[r * J * G + j] - *(const vi *)(sums + j * L) * zero, vf);
-            store(y + j * L, load(start + j * L) + whole * (load(scales + j * L) * scale));
+            store(y + j * L, load(bias + j * L) + whole * (load(scales + j * L) * scale));
         }
     }
 }
@@ -665,20 +662,20 @@ typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
                       : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
 
 /* A row of a matrix of one group, or of two groups of five vectors. */
-INLINE void split_row(const le_matrix *m, const float *x, const float *start, float *y,
-                      const le_workspace *ws, const form kind, const size_t G) {
+INLINE void split_row(const le_matrix *m, const float *x, float *y, const le_workspace *ws, const form kind,
+                      const size_t G) {
     const size_t S = G == 3 || G == 5 ? 2 : 8 / G;
-    const le_rows p = {.x = x, .start = start, .y = y};
+    const le_rows p = {.x = x, .y = y};
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     if (G < 5 || m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
     else TILE(&p, 0, 0, 1, 2, 1, false);
 }
 
 /* A row of a matrix of several groups: as many at once as hide the latency of an addition, then the rest. */
-INLINE void one_row(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws,
-                    const form kind, const size_t G) {
+INLINE void one_row(const le_matrix *m, const float *x, float *y, const le_workspace *ws, const form kind,
+                    const size_t G) {
     const size_t J = 8 / G, whole = m->groups / J, rest = m->groups % J;
-    const le_rows p = {.x = x, .start = start, .y = y};
+    const le_rows p = {.x = x, .y = y};
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     const bool backward = ws->backward;
     const bool far = G >= 3 && (ws->far || m->padded * m->units * (kind == WIDENED ? 1 : 4) > LE_FAR);
@@ -709,13 +706,12 @@ INLINE void many_rows(const le_matrix *m, const le_rows *p, const le_workspace *
 
 static void row_by_row(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {
     for (size_t r = 0; r < rows; r++) {
-        m->one(m, p->x + r * p->stride, p->start + r * p->start_stride, p->y + r * p->y_stride, ws);
+        m->one(m, p->x + r * p->stride, p->y + r * p->y_stride, ws);
     }
 }
 
 /* A single output of inputs in float32. */
-static void one_output(const le_matrix *m, const float *x, const float *start, float *y,
-                       const le_workspace *ws) {
+static void one_output(const le_matrix *m, const float *x, float *y, const le_workspace *ws) {
     (void)ws;
     const float *w = m->weights;
     vf a[4] = {{0}};
@@ -724,18 +720,16 @@ static void one_output(const le_matrix *m, const float *x, const float *start, f
         EACH(s, 4) a[s] = madd(load(x + k + s * L), load(w + k + s * L), a[s]);
     }
     for (; k < m->k; k += L) a[0] = madd(load_some(x + k, m->k - k, 0.f), load(w + k), a[0]);
-    *y = *start + sum((a[0] + a[1]) + (a[2] + a[3]));
+    *y = *m->bias + sum((a[0] + a[1]) + (a[2] + a[3]));
 }
 
 #define SPLIT(F, G)                                                                                          \
-    NOINLINE void split_##F##G(const le_matrix *m, const float *x, const float *start, float *y,             \
-                               const le_workspace *ws) {                                                     \
-        split_row(m, x, start, y, ws, F, G);                                                                 \
+    NOINLINE void split_##F##G(const le_matrix *m, const float *x, float *y, const le_workspace *ws) {       \
+        split_row(m, x, y, ws, F, G);                                                                        \
     }
 #define PRODUCTS(F, G)                                                                                       \
-    NOINLINE void one_##F##G(const le_matrix *m, const float *x, const float *start, float *y,               \
-                             const le_workspace *ws) {                                                       \
-        one_row(m, x, start, y, ws, F, G);                                                                   \
+    NOINLINE void one_##F##G(const le_matrix *m, const float *x, float *y, const le_workspace *ws) {         \
+        one_row(m, x, y, ws, F, G);                                                                          \
     }                                                                                                        \
     NOINLINE void many_##F##G(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {   \
         many_rows(m, p, ws, rows, F, G);                                                                     \
@@ -783,10 +777,9 @@ INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t
     vf a[LE_ROWS * 4];
     const float *x[LE_ROWS];
     EACH(r, R) {
-        const float *start = p->start + (row + r) * p->start_stride;
         x[r] = p->x + (row + r) * p->stride;
         EACH(s, S) EACH(i, V) {
-            a[CHAIN(r, s, i, V)] = s == 0 && bytes > 1 ? load(start + place[i]) : (vf){0};
+            a[CHAIN(r, s, i, V)] = s == 0 && bytes > 1 ? load(m->bias + place[i]) : (vf){0};
         }
     }
     size_t left = m->first[band + 1] - m->first[band];
@@ -813,8 +806,7 @@ INLINE void blocks_tile(const le_matrix *m, const le_rows *p, size_t row, size_t
         if (S >= 4) EACH(s, 2) a[CHAIN(r, s, i, V)] += a[CHAIN(r, s + 2, i, V)];
         if (S >= 2) a[CHAIN(r, 0, i, V)] += a[CHAIN(r, 1, i, V)];
         vf v = a[CHAIN(r, 0, i, V)];
-        if (bytes == 1)
-            v = madd(load(m->scales + place[i]), v, load(p->start + (row + r) * p->start_stride + place[i]));
+        if (bytes == 1) v = madd(load(m->scales + place[i]), v, load(m->bias + place[i]));
         store(p->y + (row + r) * p->y_stride + place[i], v);
     }
 }
@@ -840,15 +832,7 @@ INLINE vi dot_blocks(vi total, const char *x, const uint64_t *column, const size
 #endif
 }
 
-/* Load and store a vector whose segments lie apart. */
-INLINE vf load_segments(const float *p, const uint32_t *place) {
-#if LE_LANES == 16
-    const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(p + place[0]));
-    return (vf)_mm512_insertf32x8(low, _mm256_loadu_ps(p + place[1]), 1);
-#else
-    return load(p + place[0]);
-#endif
-}
+/* Store a vector whose segments lie apart. */
 INLINE void store_segments(float *p, const uint32_t *place, vf v) {
 #if LE_LANES == 16
     _mm256_storeu_ps(p + place[0], _mm512_castps512_ps256((__m512)v));
@@ -881,16 +865,15 @@ INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspac
         w += V * each;
     }
     const int32_t *sums = m->sums + group * V * L;
-    const float *scales = m->scales + group * V * L;
+    const float *scales = m->scales + group * V * L, *bias = m->bias + group * V * L;
     EACH(r, R) {
         const vi zero = (vi){0} + ws->row_zero[row + r];
         const vf scale = set1(ws->row_scale[row + r]);
-        const float *start = p->start + (row + r) * p->start_stride;
         float *y = p->y + (row + r) * p->y_stride;
         EACH(i, V) {
             const uint32_t *place = m->place + (group * V + i) * SEGMENTS / V;
             const vf whole = __builtin_convertvector(a[r * V + i] - *(const vi *)(sums + i * L) * zero, vf);
-            store_segments(y, place, load_segments(start, place) + whole * (load(scales + i * L) * scale));
+            store_segments(y, place, load(bias + i * L) + whole * (load(scales + i * L) * scale));
         }
     }
 }
@@ -911,9 +894,9 @@ INLINE void blocks_rows(const le_matrix *m, const le_rows *p, const le_workspace
     }
 }
 
-INLINE void blocks_row(const le_matrix *m, const float *x, const float *start, float *y,
-                       const le_workspace *ws, const form kind) {
-    const le_rows row = {.x = x, .start = start, .y = y}, *p = &row;
+INLINE void blocks_row(const le_matrix *m, const float *x, float *y, const le_workspace *ws,
+                       const form kind) {
+    const le_rows row = {.x = x, .y = y}, *p = &row;
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     for (size_t i = 0; i < m->bands; i++) {
         const size_t band = ws->backward ? m->bands - 1 - i : i;
@@ -923,9 +906,8 @@ INLINE void blocks_row(const le_matrix *m, const float *x, const float *start, f
 }
 
 #define BLOCKS(F)                                                                                            \
-    NOINLINE void blocks_row_##F(const le_matrix *m, const float *x, const float *start, float *y,           \
-                                 const le_workspace *ws) {                                                   \
-        blocks_row(m, x, start, y, ws, F);                                                                   \
+    NOINLINE void blocks_row_##F(const le_matrix *m, const float *x, float *y, const le_workspace *ws) {     \
+        blocks_row(m, x, y, ws, F);                                                                          \
     }                                                                                                        \
     NOINLINE void blocks_rows_##F(const le_matrix *m, const le_rows *p, const le_workspace *ws,              \
                                   size_t rows) {                                                             \
@@ -954,7 +936,7 @@ static const struct {
 /* --- Packing ------------------------------------------------------------------------------------------ */
 
 INLINE void product(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {
-    if (rows == 1) m->one(m, p->x, p->start, p->y, ws);
+    if (rows == 1) m->one(m, p->x, p->y, ws);
     else m->many(m, p, ws, rows);
 }
 
@@ -1160,6 +1142,8 @@ static bool pack_blocks8(le_arena *arena, le_matrix *matrix, const layout *p, co
         const size_t g = i / GROUP_BANDS, at = least(i, bands - 1), row = sorted[at].band * LE_INT8_BAND;
         int32_t *sums = matrix->sums + i * LE_INT8_BAND;
         memcpy(matrix->scales + i * LE_INT8_BAND, given->scales + row, LE_INT8_BAND * sizeof(float));
+        if (given->bias != NULL)
+            memcpy(matrix->bias + i * LE_INT8_BAND, given->bias + row, LE_INT8_BAND * sizeof(float));
         for (size_t j = 0; j < LE_INT8_BAND; j += SEGMENT)
             matrix->place[(i * LE_INT8_BAND + j) / SEGMENT] = (uint32_t)place_of(p, row + j);
         const size_t start = first[sorted[at].band] - first[0];
@@ -1182,19 +1166,20 @@ static form form_of(const le_arena *arena, const le_weights *given) {
     return narrow ? WIDENED : FLOATS;
 }
 
-/* Place the biases of a matrix, and the scales that are not those of blocks of quantized inputs. */
+/* Place the biases and scales of a matrix, those of blocks of quantized inputs excepted. */
 static bool pack_vectors(le_matrix *matrix, form kind, const layout *p, const le_weights *given) {
     const bool sparse = given->blocks.first != NULL, scaled = kind != FLOATS, quantized = kind >= QUANTIZED;
     const size_t lanes = matrix->padded + (sparse ? GROUP_VECTORS * L : 0);
-    matrix->bias = le_zeros(matrix->padded, sizeof(float));
+    matrix->bias = le_zeros(lanes, sizeof(float));
     matrix->scales = scaled ? le_zeros(lanes, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(lanes, sizeof(int32_t)) : NULL;
     if (matrix->bias == NULL || (scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL))
         return false;
+    if (quantized && sparse) return true;
     for (size_t j = 0; j < given->m; j++) {
         const size_t index = place_of(p, j);
         if (given->bias != NULL) matrix->bias[index] = given->bias[j];
-        if (scaled && !(quantized && sparse)) matrix->scales[index] = given->scales[j];
+        if (scaled) matrix->scales[index] = given->scales[j];
     }
     return true;
 }
@@ -1359,7 +1344,7 @@ NOINLINE void gru_other(const le_op *op, const float *g, float *s, const float *
 NOINLINE void gru_end(const le_op *op, const le_workspace *ws, const float *g, const float *s, const float *h,
                       float *new_h, size_t stride, size_t rows) {
     float *fresh = ws->hidden + rows * stride;
-    product(&op->n, &(le_rows){ws->hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
+    product(&op->n, &(le_rows){ws->hidden, stride, fresh, op->n.padded}, ws, rows);
     for (; rows > 0;
          rows--, g += op->w.padded, s += op->r.padded, h += stride, new_h += stride, fresh += op->n.padded) {
         for (size_t u = 0; u < op->r.k; u += L) {
@@ -1390,7 +1375,7 @@ INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws
 INLINE void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h,
                   float *sums, size_t rows) {
     const size_t stride = stride_of(program, op->h);
-    product(&op->r, &(le_rows){h, stride, op->r.bias, 0, sums, op->r.padded}, ws, rows);
+    product(&op->r, &(le_rows){h, stride, sums, op->r.padded}, ws, rows);
 }
 
 /* Take the last recurrent operation's product with h before its turn: le_workspace says why. */
@@ -1437,11 +1422,7 @@ INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_work
                  .width = op->w.padded,
                  .r_width = op->r.padded,
                  .stride = stride_of(program, op->out)};
-    const le_rows x = {rows_from(program, ws, op->in, first),
-                       stride_of(program, op->in),
-                       op->w.bias,
-                       0,
-                       ws->gates,
+    const le_rows x = {rows_from(program, ws, op->in, first), stride_of(program, op->in), ws->gates,
                        all.width};
     if (before) recur(program, op, ws, all.h, all.s, rows);
     product(&op->w, &x, ws, rows * steps);
@@ -1471,15 +1452,15 @@ static void linear(const lstm_edge_program *program, const le_op *op, const le_w
     const float *x = rows_from(program, ws, op->in, first);
     float *y = rows_from(program, ws, op->out, first);
     if (repeat * rows == 1) {
-        op->w.one(&op->w, x, op->w.bias, y, ws);
+        op->w.one(&op->w, x, y, ws);
         return;
     }
     if (repeat == 1) {
-        product(&op->w, &(le_rows){x, in, op->w.bias, 0, y, out}, ws, rows);
+        product(&op->w, &(le_rows){x, in, y, out}, ws, rows);
         return;
     }
     for (size_t part = 0; part < repeat; part++) {
-        product(&op->w, &(le_rows){x + part * op->w.k, in, op->w.bias, 0, ws->gates, op->w.padded}, ws, rows);
+        product(&op->w, &(le_rows){x + part * op->w.k, in, ws->gates, op->w.padded}, ws, rows);
         for (size_t r = 0; r < rows; r++) {
             memcpy(y + r * out + part * op->w.m, ws->gates + r * op->w.padded, op->w.m * sizeof(float));
         }

@@ -18,18 +18,16 @@
 typedef struct le_workspace le_workspace;
 typedef struct le_matrix le_matrix;
 
-/* The rows of a product: y = start + x @ weights.T. stride is in numbers; start_stride is 0 for a bias. */
+/* The rows of a product: y = bias + x @ weights.T. Strides are in numbers. */
 typedef struct {
     const float *x;
     size_t stride;
-    const float *start;
-    size_t start_stride;
     float *y;
     size_t y_stride;
 } le_rows;
 
 /* The product of one row, and of several. */
-typedef void le_one(const le_matrix *, const float *x, const float *start, float *y, const le_workspace *);
+typedef void le_one(const le_matrix *, const float *x, float *y, const le_workspace *);
 typedef void le_many(const le_matrix *, const le_rows *, const le_workspace *, size_t rows);
 
 /* Rows and columns of a block of weights: float32 or int8 that is widened, and int8 of quantized inputs. */
