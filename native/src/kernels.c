@@ -832,6 +832,29 @@ INLINE vi dot_blocks(vi total, const char *x, const uint64_t *column, const size
 #endif
 }
 
+/* Units of four inputs that two vectors hold: from these each lane picks its own in less time than loads
+ * take. */
+#if LE_LANES == 16 && defined(DOT)
+#define FEW 32u
+#else
+#define FEW 0u
+#endif
+
+/* The same for a row of few inputs; working memory goes on for two vectors. */
+INLINE vi dot_few(vi total, const char *x, const uint16_t *column, const size_t i, const int8_t *w) {
+#if FEW > 0
+    int32_t two;
+    memcpy(&two, column + 2 * i, sizeof two);
+    const __m512i both = _mm512_set1_epi32(two);
+    const __m512i index = _mm512_mask_srli_epi32(both, 0xFF00, both, 16); /* its low five bits count */
+    const __m512i bytes = _mm512_permutex2var_epi32(_mm512_loadu_si512(x), index, _mm512_loadu_si512(x + 64));
+    return (vi)_mm512_dpbusd_epi32((__m512i)total, bytes, _mm512_load_si512(w));
+#else
+    (void)x, (void)column, (void)i, (void)w;
+    return total;
+#endif
+}
+
 /* Store a vector whose segments lie apart. */
 INLINE void store_segments(float *p, const uint32_t *place, vf v) {
 #if LE_LANES == 16
@@ -842,45 +865,46 @@ INLINE void store_segments(float *p, const uint32_t *place, vf v) {
 #endif
 }
 
-/* One tile: R rows of one group. */
+/* One tile: R rows of one group, or one row of `few` inputs. */
 INLINE void blocks_tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row,
-                         size_t group, const size_t R, const bool far, const bool seven) {
+                         size_t group, const size_t R, const bool far, const bool few, const bool seven) {
     const size_t V = GROUP_VECTORS, each = LE_INT8_COLUMNS * L;
     const uint16_t *column = m->column + m->first[group] * GROUP_BANDS;
     const int8_t *w = (const int8_t *)m->weights + m->first[group] * V * each;
+    const int32_t *sums = m->sums + group * V * L;
     vi a[LE_ROWS * GROUP_VECTORS];
     const char *x[LE_ROWS];
     EACH(r, R) {
         x[r] = (const char *)ws->quantized + (row + r) * m->units * LE_INT8_COLUMNS * EACH_INPUT(seven);
-        EACH(i, V) a[r * V + i] = (vi){0};
+        EACH(i, V) a[r * V + i] = *(const vi *)(sums + i * L) * -ws->row_zero[row + r];
     }
     for (size_t left = m->first[group + 1] - m->first[group]; left > 0; left--) {
         if (far) ask(w, V * each);
         uint64_t columns[2] = {0};
         memcpy(columns, column, GROUP_BANDS * sizeof *column);
         EACH(r, R) EACH(i, V) {
-            a[r * V + i] = dot_blocks(a[r * V + i], x[r], columns, i, w + i * each, seven);
+            vi *total = &a[r * V + i];
+            *total = few ? dot_few(*total, x[r], column, i, w + i * each)
+                         : dot_blocks(*total, x[r], columns, i, w + i * each, seven);
         }
         column += GROUP_BANDS;
         w += V * each;
     }
-    const int32_t *sums = m->sums + group * V * L;
     const float *scales = m->scales + group * V * L, *bias = m->bias + group * V * L;
     EACH(r, R) {
-        const vi zero = (vi){0} + ws->row_zero[row + r];
         const vf scale = set1(ws->row_scale[row + r]);
         float *y = p->y + (row + r) * p->y_stride;
         EACH(i, V) {
             const uint32_t *place = m->place + (group * V + i) * SEGMENTS / V;
-            const vf whole = __builtin_convertvector(a[r * V + i] - *(const vi *)(sums + i * L) * zero, vf);
+            const vf whole = __builtin_convertvector(a[r * V + i], vf);
             store_segments(y, place, load(bias + i * L) + whole * (load(scales + i * L) * scale));
         }
     }
 }
 
-#define BLOCKS_TILE(row, R, far)                                                                             \
+#define BLOCKS_TILE(row, R, far, few)                                                                        \
     (kind < QUANTIZED ? blocks_tile(m, p, row, band, R, kind == WIDENED ? 1 : 4, far)                        \
-                      : blocks_tile8(m, p, ws, row, band, R, far, kind == SEVEN_BITS))
+                      : blocks_tile8(m, p, ws, row, band, R, far, few, kind == SEVEN_BITS))
 
 INLINE void blocks_rows(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows,
                         const form kind) {
@@ -888,9 +912,9 @@ INLINE void blocks_rows(const le_matrix *m, const le_rows *p, const le_workspace
     for (size_t i = 0; i < m->bands; i++) {
         const size_t band = ws->backward ? m->bands - 1 - i : i;
         size_t row = 0;
-        for (; row + LE_ROWS <= rows; row += LE_ROWS) BLOCKS_TILE(row, LE_ROWS, false);
-        for (; row + 2 <= rows; row += 2) BLOCKS_TILE(row, 2, false);
-        if (row < rows) BLOCKS_TILE(row, 1, false);
+        for (; row + LE_ROWS <= rows; row += LE_ROWS) BLOCKS_TILE(row, LE_ROWS, false, false);
+        for (; row + 2 <= rows; row += 2) BLOCKS_TILE(row, 2, false, false);
+        if (row < rows) BLOCKS_TILE(row, 1, false, false);
     }
 }
 
@@ -900,8 +924,9 @@ INLINE void blocks_row(const le_matrix *m, const float *x, float *y, const le_wo
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     for (size_t i = 0; i < m->bands; i++) {
         const size_t band = ws->backward ? m->bands - 1 - i : i;
-        if (ws->far) BLOCKS_TILE(0, 1, true);
-        else BLOCKS_TILE(0, 1, false);
+        if (FEW > 0 && kind >= QUANTIZED && m->units <= FEW) BLOCKS_TILE(0, 1, false, true);
+        else if (ws->far) BLOCKS_TILE(0, 1, true, false);
+        else BLOCKS_TILE(0, 1, false, false);
     }
 }
 

@@ -11,7 +11,7 @@ import pytest
 from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from networks import USUAL, Network, copy, make_network, networks
+from networks import USUAL, Network, copy, make_network, networks, pruned
 from operations import operations, samples, wide_samples
 from reference import quantize
 
@@ -194,6 +194,37 @@ def test_zero_blocks_are_not_stored_and_the_results_are_those_of_the_whole_matri
     assert np.abs(y - expected).max() <= limit
     for state, other in zip(*pools, strict=True):
         assert np.abs(state - other).max() <= limit
+
+
+@pytest.mark.parametrize("width", [8, 30, 64, 65, 96, 126, 128, 129, 132, 200])
+def test_zero_blocks_of_int8_give_the_bits_of_the_whole_matrix_at_any_width(
+    library: C.CDLL, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    rng = np.random.default_rng(width)
+    weights = np.rint(rng.uniform(-127, 127, (88, width)))
+    weights = pruned(rng, weights, 0.3, int8=True)
+    weights[-8:, -(width % 4 or 4) :] = 127  # a block at the last input
+    bias = rng.standard_normal(88).astype("float32")
+
+    def make() -> bytes:
+        writer = ProgramWriter()
+        y = writer.linear(writer.input("x", width), weights, bias, np.full(88, 0.01))
+        writer.output("y", y, every_step=True)
+        return writer.to_bytes()
+
+    data = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(program_module, "find_blocks", lambda *_, **__: None)
+        whole = make()
+    assert len(data) < len(whole)
+    sparse, dense = (Program(library, content) for content in (data, whole))
+    x = 3 * samples(1, 7, 1, width)
+    (expected,) = dense.run(x, [])
+    (y,) = sparse.run(x, [])
+    assert same_bits(y, expected)
+    for row, result in zip(x, expected, strict=True):
+        (alone,) = sparse.run(row[None], [])
+        assert same_bits(alone[0], result)
 
 
 @pytest.mark.parametrize("density", [0.2, 1.0])
