@@ -558,3 +558,45 @@ def test_a_call_outside_of_a_layer_has_states_too():
         export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states
         == ()
     )
+
+
+class FromTheFirstStep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x[:, 1:], x[:, 0].unsqueeze(0))[1][0]
+
+
+class LoopFromTheFirstStep(nn.Module):
+    def forward(self, x):
+        h = x[:, 0]
+        for t in range(1, x.size(1)):
+            h = torch.tanh(h + x[:, t])
+        return h
+
+
+class FromAPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x, h):
+        return self.rnn(x, h[:1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        (FromTheFirstStep, [(2, 6, 3)]),
+        (LoopFromTheFirstStep, [(2, 6, 3)]),
+        (FromAPart, [(3, 6, 3), (2, 3, 3)]),
+    ],
+)
+def test_a_layer_that_starts_from_a_part_of_an_input_has_no_state_of_its_name(
+    kind, shapes
+):
+    torch.manual_seed(5)
+    example = tuple(torch.randn(shape) for shape in shapes)
+    assert export(kind().eval(), example).manifest.states == ()
