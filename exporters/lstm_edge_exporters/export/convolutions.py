@@ -28,6 +28,7 @@ def _convolve(
 ) -> Tensor:
     """Return the result of ``F.conv1d``, ``F.conv2d`` or ``F.conv3d`` from a node."""
     rank = weight.dim() - 2
+    assume(x.shape[-rank - 1] == weight.shape[1] * groups)
     strides = _per_axis(stride, rank)
     dilations = _per_axis(dilation, rank)
     reaches = [
@@ -72,6 +73,7 @@ def _convolve_transposed(
 ) -> Tensor:
     """Return the result of ``F.conv_transpose1d``, 2d or 3d from a node."""
     rank = weight.dim() - 2
+    assume(x.shape[-rank - 1] == weight.shape[0])
     strides = _per_axis(stride, rank)
     pads = _per_axis(padding, rank)
     added = _per_axis(output_padding, rank)

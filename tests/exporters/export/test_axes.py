@@ -126,6 +126,32 @@ def test_a_module_without_recurrent_layers_has_its_first_free_axes_for_batch_and
     assert made.manifest.outputs[0].axes == ("N", 3)
 
 
+class Convolved(nn.Module):
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.conv = kind(3, 4, 3, padding=1, **options)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (nn.Conv1d, {}),
+        (nn.Conv1d, {"padding_mode": "circular"}),
+        (nn.ConvTranspose1d, {}),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_convolution_has_its_channels_for_a_fixed_axis(kind, options, rows):
+    torch.manual_seed(7)
+    module = Convolved(kind, **options).eval()
+    manifest = export(module, torch.randn(rows, 6, 3)).manifest
+    assert manifest.inputs[0].axes == ("N", "L", 3)
+    assert manifest.ranges == {}
+
+
 class Letters(nn.Module):
     """Words read letter by letter, then as a sequence."""
 
