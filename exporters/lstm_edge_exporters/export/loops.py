@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ._torch_internals import assume, pytree
 from .advice import calling_line, line_of_frame
@@ -181,6 +181,37 @@ class _TensorSteps(Steps):
             return step.unsqueeze(self._axis) if self._width else step
         return super().__getitem__(index)
 
+    def refusal(self, reason: str) -> UnsupportedError:
+        """Return the error for a loop that ``reason``."""
+        return self._loops.refusal(reason)
+
+    def rest(self) -> "_TensorSteps":
+        """Return the steps behind the first one."""
+        frames = self._tensor.narrow(self._axis, 1, self.length - 1)
+        return _TensorSteps(self._loops, frames, axis=self._axis, width=self._width)
+
+
+class _StepIterator:
+    """An iterator over the steps of a tensor: steps that ``next`` takes come in front
+    of the loop over the rest.
+    """
+
+    def __init__(self, steps: _TensorSteps) -> None:
+        """Start at the first step."""
+        self._steps = steps
+
+    def __next__(self) -> Tensor:
+        """Return the next step, which the loop leaves out."""
+        if _in_example(self._steps.length) < 1:
+            raise self._steps.refusal("takes its steps by next() until none is left")
+        step: Tensor = self._steps[0]
+        self._steps = self._steps.rest()
+        return step
+
+    def __iter__(self) -> Iterator[Any]:
+        """Loop over the rest."""
+        return iter(self._steps)
+
 
 class Loops:
     """The loops of one trace."""
@@ -215,6 +246,7 @@ class Loops:
             "range": _Range("range", (), {"loops": self}),
             "zip": self._zip,
             "enumerate": self._enumerate,
+            "iter": self._iter,
             "len": self._len,
         }
 
@@ -233,6 +265,11 @@ class Loops:
             raise UnsupportedError(
                 f"forward has a loop over a traced axis ({line}) inside of another one"
                 f" ({self._open.line}); use tensor operations for the inner one"
+            )
+        if _in_example(steps.length) < 1:
+            raise InputError(
+                f"forward has a loop over time that runs no step in the example ({line});"
+                " give an example of more steps"
             )
         assume(steps.length >= 1)
         loop = self._open = Loop(len(self.loops), steps.length, line)
@@ -365,6 +402,13 @@ class Loops:
                 steps.item(k),
             ),
         )
+
+    def _iter(self, iterable: Any, *sentinel: Any) -> Any:
+        """Replace ``iter``: ``next`` may take first steps of what a loop iterates."""
+        steps = None if sentinel else self._steps_of(iterable)
+        if isinstance(steps, _TensorSteps):
+            return _StepIterator(steps)
+        return builtins.iter(iterable, *sentinel)
 
     def _steps_of(self, iterable: Any) -> Steps | None:
         """Return the steps of what a loop over time iterates over, None for anything
@@ -887,6 +931,11 @@ def _have_same_size(one: Any, other: Any) -> bool:
 def _has_step(args: Any) -> bool:
     """Return True if arguments contain the number of a step."""
     return any(isinstance(leaf, Evenly) for leaf in pytree.tree_leaves(args))
+
+
+def _in_example(size: Any) -> int:
+    """Return a size in the example."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _expression(size: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import nn
 from lstm_edge_runtime import load
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
-from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
+from lstm_edge_runtime.manifest import AxisRange, Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session
 
 from ..artifact import Artifact
@@ -105,6 +105,7 @@ def build(
         program = capture(copy.deepcopy(module64), call, config)
         lowered = lower(program, call.names)
         program = replace(program, ranges=lowered.ranges)
+        _check_example(program, call)
         exposed = expose_states(lowered.model, program, call, config=config)
         lower_recurrent(lowered.model)
         record_time_axes(lowered.model, lowered.sizes, program.sequence)
@@ -147,6 +148,18 @@ def build(
         notes=notes,
         along_time=along_time,
     )
+
+
+def _check_example(program: Program, call: Call) -> None:
+    """Refuse an example of a size that the file does not take."""
+    for name, axes in program.axes.items():
+        for axis, size in zip(axes, call.shapes[name], strict=True):
+            limits = program.ranges.get(str(axis), AxisRange())
+            if isinstance(axis, str) and limits.nearest(size) != size:
+                raise InputError(
+                    f"{name} of the example has {axis}={size}, but the file would take"
+                    f" {axis} {limits}; give an example of {axis}={limits.nearest(size)}"
+                )
 
 
 def _stream_operators(

@@ -16,7 +16,8 @@ from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.quantize import QuantizeConfig, quantize
 from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import AxisRange
 
 X = {"x": ("N", "L", 3)}
 
@@ -365,6 +366,60 @@ def test_a_loop_over_steps_and_the_next_ones_ends_with_these():
     assert artifact.manifest.ranges["L"].least == 2
 
 
+class FromNext(nn.Module):
+    def forward(self, x):
+        steps = iter(x.unbind(1))
+        h = next(steps)
+        outs = [h]
+        for x_t in steps:
+            h = torch.tanh(h + x_t)
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+class FromTheFirst(nn.Module):
+    def forward(self, x):
+        h = next(iter(x.transpose(0, 1)))
+        outs = []
+        for x_t in iter(x.unbind(1)):
+            h = torch.tanh(h + x_t)
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize(("kind", "least"), [(FromNext, 2), (FromTheFirst, 1)])
+def test_next_takes_the_first_step_in_front_of_a_loop(kind, least):
+    example = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(3))
+    config = ExportConfig(inputs=X)
+    artifact = export_and_compare(kind().eval(), (example,), config)
+    assert artifact.manifest.ranges.get("L", AxisRange()).least == least
+
+
+@pytest.mark.parametrize("inputs", [{}, X])
+def test_an_example_in_which_a_loop_runs_no_step_is_refused(inputs):
+    with pytest.raises(InputError, match="example"):
+        export(FromNext().eval(), torch.zeros(2, 1, 3), ExportConfig(inputs=inputs))
+
+
+class ColumnsOfItsState(nn.Module):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 2, 3)
+        outs = []
+        for t in range(x.size(1)):
+            h[:, 0] = torch.tanh(h[:, 1] + x[:, t])
+            h[:, 1] = 0.5 * h[:, 0]
+            outs.append(h.sum(1))
+        return torch.stack(outs, 1)
+
+
+def test_a_loop_that_writes_a_part_of_its_state_takes_one_row():
+    example = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(3))
+    module = ColumnsOfItsState().eval()
+    artifact = export_and_compare(module, (example,), ExportConfig(inputs=X))
+    assert artifact.manifest.ranges == {}
+    assert artifact.manifest.streamable
+
+
 class TwoStepsBack(nn.Module):
     def forward(self, x):
         outs = []
@@ -373,7 +428,19 @@ class TwoStepsBack(nn.Module):
         return torch.stack(outs, 1)
 
 
+class UntilNoneIsLeft(nn.Module):
+    def forward(self, x):
+        steps = iter(x.unbind(1))
+        h = torch.zeros_like(x[:, 0])
+        while True:
+            try:
+                h = torch.tanh(h + next(steps))
+            except StopIteration:
+                return h
+
+
 REFUSED = {
+    UntilNoneIsLeft: ("by next() until none is left", "h + next(steps)"),
     EveryStepAndEverySecond: ("zips sequences of different lengths", "x[:, ::2]"),
     FromInfinity: ("the state most of a loop", "for t in range(x.size(1))"),
     LaterBranch: ("treats one of the later steps differently", "if t == 400"),
