@@ -5,6 +5,7 @@ inputs.
 import copy
 import importlib
 import inspect
+import random
 import re
 import sys
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +77,8 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     """Call the factory and load the weights; return the module in eval mode and the
     sha256 of the weights.
 
-    Without weights, those that torch draws are the same in every call.
+    Without weights, those that torch, NumPy and ``random`` draw by their global
+    generators are the same in every call.
     """
     path, _, name = source.partition(":")
     if path.endswith(".py"):
@@ -85,15 +88,13 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
-    torch.manual_seed(0)
+    _seed_generators()
     try:
         imported = importlib.import_module(path)
         result = getattr(imported, name, None)
-        module = (
-            result()
-            if callable(result) and not isinstance(result, nn.Module)
-            else result
-        )
+        is_factory = callable(result) and not isinstance(result, nn.Module)
+        is_async = inspect.iscoroutinefunction(result)
+        module = result() if is_factory and not is_async else result
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{source} raised {_in_one_line(error)}; expected a function without"
@@ -105,6 +106,11 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         raise InputError(
             f"{path} has no {name!r};"
             f" {advice or 'write a function that returns the module'}"
+        )
+    if is_async:
+        raise InputError(
+            f"{source} is an async function, expected one that returns a"
+            " torch.nn.Module; write def instead of async def"
         )
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -123,6 +129,13 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
             f"{weights} does not fit {source}: {_in_one_line(error)}"
         ) from error
     return module, checkpoint.sha256
+
+
+def _seed_generators() -> None:
+    """Seed the global generators of torch, NumPy and ``random``."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  the generator that factories draw from
+    torch.manual_seed(0)
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -17,7 +17,9 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import AxisRange
 
 NETS = """
+import random
 import time
+import numpy as np
 import torch
 from torch import nn
 
@@ -74,6 +76,20 @@ class OneOfFloat64(nn.Module):
         self.rnn = nn.LSTM(5, 6, batch_first=True)
     def forward(self, input):
         return self.rnn(input)[0] * self.gain.float()
+
+class Drawn(nn.Module):
+    def __init__(self, rows):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+        self.head = nn.Parameter(torch.tensor(rows, dtype=torch.float32))
+    def forward(self, x):
+        return self.rnn(x)[0] @ self.head
+
+def of_numpy():
+    return Drawn(np.random.normal(size=(4, 2)))
+
+def of_random():
+    return Drawn([[random.gauss(0, 1)] for _ in range(4)])
 
 class Gate(nn.Module):
     def __init__(self):
@@ -141,6 +157,15 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
     tokens = torch.randint(0, 40, (2, 9))
     got, _ = load(folder / "t.onnx").run(tokens.numpy())
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("factory", ["of_numpy", "of_random"])
+def test_a_factory_that_draws_its_weights_gives_the_same_in_every_call(
+    folder, invoke, factory
+):
+    source = f"export_nets:{factory}"
+    assert invoke("export", source, "--input", "x=N,L,3", "-o", "d.onnx")[0] == 0
+    assert invoke("validate", "d.onnx", "--against", source, "--quick")[0] == 0
 
 
 def test_an_ambiguous_state_is_named(folder, invoke):

@@ -47,6 +47,9 @@ class Lengths(Net):
 def build():
     return Net()
 
+async def later():
+    return build()
+
 def leaves():
     raise SystemExit(5)
 
@@ -322,6 +325,10 @@ TABLE = [
     (
         "export usage_nets:number --input x=N,L,3 -o m.onnx",
         "returned a int, expected a torch.nn.Module",
+    ),
+    (
+        "export usage_nets:later --input x=N,L,3 -o m.onnx",
+        "later is an async function, expected one that returns a torch.nn.Module",
     ),
     ("export usage_nets:leaves --input x=N,L,3 -o m.onnx", "SystemExit: 5"),
     (
