@@ -151,7 +151,7 @@ def tracing_any_size() -> Iterator[None]:
     to two or more. The example has been computed before, so that none overlap.
     """
     asked = torch._debug_has_internal_overlap
-    torch._debug_has_internal_overlap = lambda _: 0
+    torch._debug_has_internal_overlap = lambda _: 0  # type: ignore[assignment]
     try:
         with _tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             yield

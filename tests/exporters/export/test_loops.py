@@ -435,7 +435,7 @@ class UntilNoneIsLeft(nn.Module):
         while True:
             try:
                 h = torch.tanh(h + next(steps))
-            except StopIteration:
+            except StopIteration:  # noqa: PERF203
                 return h
 
 
