@@ -182,6 +182,44 @@ def test_a_program_and_c_run_a_loop_as_often_as_a_unit_has_frames(kind):
     assert to_c(artifact.model, "net").files  # compiled, and its self-test has passed
 
 
+class Upsampled(nn.Module):
+    """A loop with a transposed convolution that has a bias."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.up = nn.ConvTranspose1d(4, 4, **options)
+        self.w = nn.Linear(7, 8)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            pairs = self.w(torch.cat([x[:, t], h], 1)).view(-1, 4, 2)
+            h = torch.tanh(self.up(pairs).mean(-1))
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 1, "stride": 3, "groups": 4},
+        {"kernel_size": 2, "stride": 3, "output_padding": 1},
+        {"kernel_size": 3, "groups": 2, "dilation": 2},
+    ],
+)
+def test_a_program_adds_the_bias_of_a_transposed_convolution(options):
+    torch.manual_seed(4)
+    module = Upsampled(**options).eval()
+    artifact = export(module, torch.randn(2, 6, 3))
+    x = torch.randn(1, STEPS, 3)
+    stream = load(to_native(artifact.model)).stream()
+    steps = np.stack([stream.step(sample) for sample in x[0].numpy()])
+    expected = module(x)[0].detach().numpy()
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
+
+
 class Clocked(Linears):
     """A state that changes at every third step, by a count of the module's own."""
 

@@ -195,17 +195,18 @@ def _pool(memory: Memory, node: ir.Node, operand: In) -> Out:
 
 @lowers("ConvTranspose")
 def _conv_transpose(
-    memory: Memory, node: ir.Node, operand: In, matrix: In, bias: In = None
+    memory: Memory, node: ir.Node, operand: In, matrix: In, addend: In = None
 ) -> Out:
     """Multiply each frame by the taps' weights and add the products of each output."""
     value = floats(operand)
     weights = as_array(matrix, "weights").astype("float32")
+    bias = optional(addend, "a bias")
     groups = attribute(node, "group", 1)
     kernel = weights.shape[2:]
     sizes = value.shape[2:]
     windows = _windows(node, kernel)
-    if bias is not None or attribute(node, "output_shape"):
-        raise UnsupportedError("a bias or output_shape")
+    if attribute(node, "output_shape"):
+        raise UnsupportedError("output_shape, expected pads and output_padding")
     extra = attribute(node, "output_padding", (0,) * len(kernel))
     outputs = []
     for axis, size in enumerate(sizes):
@@ -234,9 +235,9 @@ def _conv_transpose(
     laid[number, to[order]] = np.stack(products, 1)[order]
     taps = laid.reshape(most, -1)
     addresses = taps[0]
-    if most > 1:
-        addresses = _sums(
-            memory, taps, weights=np.ones(taps.shape, "float32"), bias=None
-        )
+    if most > 1 or bias is not None:
+        ones = np.ones(taps.shape, "float32")
+        starts = None if bias is None else np.tile(bias, prod(outputs))
+        addresses = _sums(memory, taps, weights=ones, bias=starts)
     by_output = addresses.reshape(1, *outputs, groups * out_channels)
     return Value(np.moveaxis(by_output, -1, 1))
