@@ -768,11 +768,12 @@ def _layer(
     if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
-    rows = [memory.row(Value(frame)) for frame in floats(x).addresses]
+    source = floats(_filled(memory, x))
+    rows = [memory.row(Value(frame)) for frame in source.addresses]
     news = memory.writer.recurrent(
         Code[op_type],
         rows[0],
-        states=[memory.row(floats(state)) for state in states[:count]],
+        states=[memory.row(floats(_filled(memory, state))) for state in states[:count]],
         weights=[weight[0] for weight in weights],
         bias=_bias(op_type, optional(bias, "a bias")),
         scales=scales,
