@@ -92,9 +92,9 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     try:
         imported = importlib.import_module(path)
         result = getattr(imported, name, None)
-        is_factory = callable(result) and not isinstance(result, nn.Module)
         is_async = inspect.iscoroutinefunction(result)
-        module = result() if is_factory and not is_async else result
+        is_made = is_async or isinstance(result, nn.Module)
+        module = result() if callable(result) and not is_made else result
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{source} raised {_in_one_line(error)}; expected a function without"
