@@ -164,7 +164,7 @@ def _verify_all(pair: Pair, cases: CaseGenerator, reach: int) -> None:
         cuts = [[units], random_sizes(units, rng)]
         if trial.in_units:
             cuts.append([1] * units)
-        _verify(pair, feeds, cuts)
+        _verify(pair, feeds, cuts, is_loud=trial.gain > 1.0)
 
 
 def _golden(pair: Pair, cases: CaseGenerator) -> Golden:
@@ -203,9 +203,14 @@ def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGene
     return replace(cases, inputs=tuple(inputs), ranges=ranges, held=frozenset())
 
 
-def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
+def _verify(
+    pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]], *, is_loud: bool
+) -> None:
     """Compare a stream with the full sequence in float64, and onnxruntime with the
     stream.
+
+    Whole numbers and booleans for loud inputs are compared in float64 only: numbers
+    that saturate are equal in float32, and their order is undefined.
     """
     manifest = pair.manifest
     full = pair.reference(feeds)
@@ -230,6 +235,8 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
             f"a stream in {about}",
             pair.within(got, want, feeds=feeds, procedure=procedure),
         )
+    if is_loud:
+        got = {name: array for name, array in got.items() if array.dtype.kind == "f"}
     require(
         "a stream on onnxruntime",
         compare_all(procedure(pair.engine, feeds), got, pair.limits(feeds, procedure)),

@@ -297,9 +297,18 @@ class Rewriter:
             return value, flow
         value, flow = self.pad_front(value, flow)
         if flow.delay > 0:
-            number = self.constant(fill, value.dtype and value.dtype.numpy())
-            value = self.add("Where", self.mask(value, flow), number, value, like=value)
+            value = self._masked(value, self.mask(value, flow), fill)
         return value, replace(flow, fill=fill)
+
+    def _masked(self, value: ir.Value, mask: ir.Value, fill: float) -> ir.Value:
+        """Return ``value`` with ``fill`` where ``mask`` is True; booleans become
+        False: onnxruntime has no Where for them.
+        """
+        if value.dtype is ir.DataType.BOOL:
+            is_real = self.add("Not", mask)
+            return self.add("And", is_real, value, like=value)
+        number = self.constant(fill, value.dtype and value.dtype.numpy())
+        return self.add("Where", mask, number, value, like=value)
 
     def shift(
         self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0

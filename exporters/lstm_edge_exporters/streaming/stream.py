@@ -241,7 +241,9 @@ def _finish_output(work: Rewriter, index: int, value: ir.Value) -> _Output:
     time = work.time_of(value)
     has_all_frames = flow.rate == 1 and (time is None or time.offset == 0)
     padded, flow = work.pad_front(value, flow)
-    if work.undefined:
+    # whole numbers decide between rounding errors there, as argmax does
+    is_discrete = value.dtype not in (ir.DataType.DOUBLE, ir.DataType.FLOAT)
+    if work.undefined or (is_discrete and flow.delay > 0):
         padded, flow = work.clean(padded, flow, 0.0)
     if padded is not value:
         value.name = f"{name}.undelayed"

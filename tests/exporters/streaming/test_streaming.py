@@ -448,6 +448,38 @@ def test_a_network_with_more_frames_than_steps_is_said_to_have_them():
     assert manifest.unstreamable.startswith("does not return one frame per step")
 
 
+class Decision(nn.Module):
+    """A convolution that looks ahead, a GRU, and whole numbers or booleans of it."""
+
+    def __init__(self, stride, decide):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 4, 5, stride=stride, padding=2)
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.decide = decide
+
+    def forward(self, x):
+        return self.decide(self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2))[0])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "decide", [lambda y: y.argmax(-1), lambda y: y > 0], ids=["argmax", "positive"]
+)
+def test_decisions_stream_and_are_zero_before_the_first_frame(stride, decide):
+    for seed in range(4):
+        torch.manual_seed(seed)
+        module = Decision(stride, decide).eval()
+        config = ExportConfig(inputs=AXES, stream=True)
+        artifact = export(module, torch.randn(2, 20, WIDTH), config)
+        delay = artifact.manifest.delays["output"]
+        with load(artifact.model) as model:
+            model.selftest().require()
+            got = model.run(X)[0]["output"]
+        want = module(torch.from_numpy(X)).numpy()
+        assert not got[:, :delay].any()
+        np.testing.assert_array_equal(got[:, delay:], want[:, : got.shape[1] - delay])
+
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
