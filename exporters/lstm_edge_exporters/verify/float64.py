@@ -3,7 +3,8 @@ ULP.
 
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths,
 clips or peepholes, ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish``
-(constants of float32), ``Softplus`` (overflows), ``ConvTranspose`` with groups,
+(constants of float32), ``Softplus`` (overflows), ``LogSoftmax`` (infinite for large
+inputs), ``ReduceLogSumExp`` (NaN for infinite inputs), ``ConvTranspose`` with groups,
 ``MaxPool`` without strides, ``Pad`` by negative numbers, ``CumSum`` with an axis of
 one element, ``GatherElements`` of more than 64 values, ``LpNormalization`` (of signed
 sums), and a ``Loop`` that collects values (along an axis that is there).
@@ -444,6 +445,31 @@ def _softplus(x: Array) -> Array:
     return np.where(x > 20.0, x, np.logaddexp(0.0, x))
 
 
+def _log_softmax(x: Array, axis: int = -1) -> Array:
+    """LogSoftmax, whose results stay finite for large inputs."""
+    if not x.size:
+        return x
+    shifted = x - x.max(axis, keepdims=True)
+    total = np.exp(shifted).sum(axis, keepdims=True)
+    return np.asarray(shifted - np.log(total))
+
+
+def _reduce_log_sum_exp(
+    x: Array,
+    axes: Any = None,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+) -> Array:
+    """ReduceLogSumExp, also of infinite numbers."""
+    chosen = () if axes is None else tuple(np.ravel(axes).tolist())
+    if not chosen and not noop_with_empty_axes:
+        chosen = tuple(range(x.ndim))
+    largest = x.max(chosen, keepdims=True, initial=-np.inf)
+    offset = np.where(np.isfinite(largest), largest, 0.0)
+    total = np.log(np.exp(x - offset).sum(chosen, keepdims=True)) + offset
+    return np.asarray(total if keepdims else np.squeeze(total, chosen))
+
+
 def _hard_swish(x: Array) -> Array:
     """HardSwish."""
     return np.asarray(x * np.clip(x / 6.0 + 0.5, 0.0, 1.0))
@@ -636,6 +662,8 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "Selu": _selu,
     "Celu": _celu,
     "Softplus": _softplus,
+    "LogSoftmax": _log_softmax,
+    "ReduceLogSumExp": _reduce_log_sum_exp,
     "HardSwish": _hard_swish,
     "CumSum": _cum_sum,
     "LayerNormalization": _layer_norm,
