@@ -235,12 +235,15 @@ def _window(
 
 def _waves(n_fft: int) -> np.ndarray:
     """Return the real and imaginary rows of the transform of a frame,
-    ``(2 * bins, n_fft)``.
+    ``(2 * bins, n_fft)``; a zero is exact, so that the last imaginary row is zero.
     """
     bins = np.arange(n_fft // 2 + 1)
     turns = bins[:, None] * np.arange(n_fft) % n_fft
     angle = 2 * np.pi / n_fft * turns
-    return np.concatenate([np.cos(angle), -np.sin(angle)])
+    quarters = 4 * turns
+    real = np.where(quarters % (2 * n_fft) == n_fft, 0.0, np.cos(angle))
+    imaginary = np.where(quarters % (2 * n_fft) == 0, 0.0, -np.sin(angle))
+    return np.concatenate([real, imaginary])
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use

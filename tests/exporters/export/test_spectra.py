@@ -77,3 +77,11 @@ def test_without_window_and_hop_it_has_pytorch_s_own():
     )
     expected = torch.istft(spectrum, 16, window=torch.ones(16, dtype=torch.float64))
     torch.testing.assert_close(inverse_stft(spectrum, 16), expected)
+
+
+@pytest.mark.parametrize("n_fft", [4, 6, 32, 100])
+def test_the_imaginary_part_of_the_last_bin_is_zero(n_fft):
+    x = torch.randn(2, 300, dtype=torch.float64, generator=torch.manual_seed(0))
+    window = torch.hann_window(n_fft, dtype=torch.float64)
+    spectrum = stft(x, n_fft, window=window, return_complex=True)
+    assert not spectrum.imag[:, [0, -1]].any()
