@@ -583,9 +583,21 @@ class Loops:
         """Return the steps along a traced axis."""
         return (
             _TensorSteps(loops=self, tensor=tensor, axis=dim, width=0)
-            if _is_traced(tensor, dim)
+            if self._has_steps(tensor, dim)
             else NotImplemented
         )
+
+    def _has_steps(self, tensor: Tensor, dim: int) -> bool:
+        """Return True for a traced axis of steps. In a loop, another axis than its own
+        is one of features that are taken apart, and its size becomes a number.
+        """
+        if not _is_traced(tensor, dim):
+            return False
+        size = tensor.shape[dim]
+        if self._open is None or _expression(size) == _expression(self._open.steps):
+            return True
+        int(size)
+        return False
 
     def split(
         self, tensor: Tensor, split_size: Any = None, dim: int = 0, **named: Any
@@ -593,13 +605,13 @@ class Loops:
         """Return the steps along a traced axis, which stays, with one step."""
         size = named.get("split_size_or_sections", split_size)
         is_single = type(size) is int and size == 1
-        if not is_single or not _is_traced(tensor, dim):
+        if not is_single or not self._has_steps(tensor, dim):
             return NotImplemented
         return _TensorSteps(loops=self, tensor=tensor, axis=dim, width=1)
 
     def chunk(self, tensor: Tensor, chunks: Any, dim: int = 0) -> Any:
         """Return the steps along a traced axis of ``chunks`` steps."""
-        if not _is_traced(tensor, dim) or not _symbolic(chunks):
+        if not _symbolic(chunks) or not self._has_steps(tensor, dim):
             return NotImplemented
         if _expression(chunks) != _expression(tensor.shape[dim]):
             return NotImplemented

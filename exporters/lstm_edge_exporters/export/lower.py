@@ -38,7 +38,7 @@ from .floats import default_dtype
 from .hoist import hoist
 from .replaced import TRANSLATIONS
 from .roll import loop_sizes, roll
-from .splits import split_by_slices
+from .splits import drop_whole_slices, split_by_slices
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
 _NUMBERS = (
@@ -91,6 +91,7 @@ def lower(program: Program, names: Sequence[str]) -> Lowered:
             name_convolutions(model.graph)
             _record_lines(model)
             split_by_slices(model)
+            drop_whole_slices(model)
             _widen(model, decomposed)
             traced = _sizes_by_text(program, decomposed)
             _name_axes(model, traced)

@@ -1,9 +1,15 @@
-"""Parts of a tensor whose size is computed, as slices instead of a sequence."""
+"""Parts of a tensor: those whose size is computed are slices instead of a sequence;
+slices that take all go.
+"""
 
 import numpy as np
 import onnx_ir as ir
 
 from ..graph import Builder, constant, keep_line
+from .unrolled import number_of
+
+_WHOLE = 2**62
+"""An end that lies behind any size."""
 
 
 def split_by_slices(model: ir.Model) -> None:
@@ -16,6 +22,29 @@ def split_by_slices(model: ir.Model) -> None:
             for reader in readers:
                 _slice(node, reader)
             model.graph.remove(node, safe=True)
+
+
+def drop_whole_slices(model: ir.Model) -> None:
+    """Remove the slices that take all of an axis, in place.
+
+    PyTorch writes ``x[:, :, None]`` without one as soon as it knows the axis, so that
+    the first iteration of a loop may have a slice that the others lack.
+    """
+    for node in [node for node in model.graph if node.op_type == "Slice"]:
+        value, start, end, *_ = node.inputs
+        step = node.inputs[4] if len(node.inputs) > 4 else None
+        is_whole = _is(start, 0) and _is(end, _WHOLE) and (step is None or _is(step, 1))
+        if is_whole and value is not None and not node.outputs[0].is_graph_output():
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            model.graph.remove(node, safe=True)
+
+
+def _is(value: ir.Value | None, number: int) -> bool:
+    """Return True if a value is a number, or larger for ``_WHOLE``."""
+    found = number_of(value)
+    if found is None or found.size != 1:
+        return False
+    return bool(found.item() >= number if number == _WHOLE else found.item() == number)
 
 
 def _has_one_size(split: ir.Node) -> bool:

@@ -439,8 +439,48 @@ class UntilNoneIsLeft(nn.Module):
                 return h
 
 
+class TakesFeaturesApart(Stepwise):
+    """A loop whose first iteration is where PyTorch learns the number of features."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+    def step(self, x, t, h, outs):
+        return self.plain(self.features(x[:, t]), h)
+
+
+FEATURES = {
+    "new axis": lambda x: x[:, :, None].sum(-1),
+    "unpacked": lambda x: torch.cat([part * 2 for part in x.split(1, -1)], -1),
+    "listed": lambda x: torch.stack([*x.unbind(-1)], -1),
+    "reversed": lambda x: torch.stack([*reversed(x.unbind(1))], 1),
+    "counted": lambda x: torch.stack(
+        [k * part for k, part in enumerate(x.unbind(1))], 1
+    ),
+    "transposed": lambda x: torch.stack([*x.T], -1),
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("features", FEATURES)
+def test_a_step_may_take_its_features_apart_without_named_axes(features):
+    torch.manual_seed(2)
+    module = TakesFeaturesApart(FEATURES[features]).eval()
+    artifact = export_and_compare(module, (torch.randn(2, 6, 3),))
+    assert artifact.manifest.streamable
+
+
+class NestedOverTime(Stepwise):
+    def step(self, x, t, h, outs):
+        for frame in x.unbind(1):
+            h = h + self.w(frame)
+        return h
+
+
 REFUSED = {
     UntilNoneIsLeft: ("by next() until none is left", "h + next(steps)"),
+    NestedOverTime: ("inside of another one", "for frame in x.unbind(1)"),
     EveryStepAndEverySecond: ("zips sequences of different lengths", "x[:, ::2]"),
     FromInfinity: ("the state most of a loop", "for t in range(x.size(1))"),
     LaterBranch: ("treats one of the later steps differently", "if t == 400"),
