@@ -1447,12 +1447,19 @@ INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_work
                  .width = op->w.padded,
                  .r_width = op->r.padded,
                  .stride = stride_of(program, op->out)};
-    const le_rows x = {rows_from(program, ws, op->in, first), stride_of(program, op->in), ws->gates,
-                       all.width};
+    le_rows x = {rows_from(program, ws, op->in, first), stride_of(program, op->in), ws->gates, all.width};
+    /* A product that takes row by row anyway is part of each step, where it fills the time that the product
+       with h waits for h. */
+    const bool with_h = op->w.many == row_by_row;
     if (before) recur(program, op, ws, all.h, all.s, rows);
-    product(&op->w, &x, ws, rows * steps);
+    product(&op->w, &x, ws, with_h ? rows : rows * steps);
     for (size_t step = 0; step < steps; step++) {
         if (step > 0) ws->backward = !program->near && !ws->backward;
+        if (step > 0 && with_h) {
+            x.x += rows * x.stride;
+            x.y += rows * x.y_stride;
+            product(&op->w, &x, ws, rows);
+        }
         if (step > 0 || !(before || ahead)) recur(program, op, ws, all.h, all.s, rows);
         end_step(op, ws, &all, rows);
         all.g += rows * all.width;
