@@ -32,18 +32,38 @@ static char *row_at(const lstm_edge_rows *rows, size_t row, size_t step) {
     return (char *)rows->data + row * rows->row_stride + step * rows->step_stride;
 }
 
+/* Return where the states of a row are among the caller's. */
+static size_t slot_of(const call *c, size_t row) { return c->slots != NULL ? c->slots[row] : row; }
+
 static size_t row_bytes(const le_span *span) { return span->width * le_size_of(span->type); }
 
-/* Copy `rows` rows between the caller's memory and a buffer. */
-static void copy_rows(const call *c, const le_span *span, size_t bytes, char *buffer,
-                      const lstm_edge_rows *view, bool slots, size_t first, size_t step, size_t rows,
-                      bool out) {
+/* Copy rows between the caller's memory, where they begin at `user` and lie `stride` bytes apart, and a
+   buffer. A row is often a single number. */
+static void copy_rows(const le_span *span, char *buffer, char *user, size_t stride, size_t rows, bool out) {
+    const size_t bytes = row_bytes(span);
     for (size_t r = 0; r < rows; r++, buffer += span->bytes) {
-        char *user =
-            row_at(view, slots && c->slots != NULL ? c->slots[first + r] : first + r, slots ? 0 : step);
-        if (out) memcpy(user, buffer, bytes);
-        else memcpy(buffer, user, bytes);
+        char *row = user + r * stride, *to = out ? row : buffer, *from = out ? buffer : row;
+        if (bytes == sizeof(float)) memcpy(to, from, sizeof(float));
+        else memcpy(to, from, bytes);
     }
+}
+
+/* Copy rows of `now` steps from step `step` on. The steps of a single row are copied as rows. */
+static void copy_steps(const le_span *span, char *buffer, const lstm_edge_rows *view, size_t first,
+                       size_t step, size_t rows, size_t now, bool out) {
+    if (rows == 1) {
+        copy_rows(span, buffer, row_at(view, first, step), view->step_stride, now, out);
+        return;
+    }
+    for (size_t s = 0; s < now; s++, buffer += rows * span->bytes)
+        copy_rows(span, buffer, row_at(view, first, step + s), view->row_stride, rows, out);
+}
+
+/* Copy the states of rows between the slots of the caller's memory and a buffer. */
+static void copy_slots(const call *c, const le_span *span, char *buffer, const lstm_edge_rows *view,
+                       size_t first, size_t rows, bool out) {
+    for (size_t r = 0; r < rows; r++, buffer += span->bytes)
+        copy_rows(span, buffer, row_at(view, slot_of(c, first + r), 0), 0, 1, out);
 }
 
 /* Give the rows of a counter's later steps their numbers, from those of the first step on. */
@@ -86,11 +106,7 @@ static void compute_traced(const call *c, le_workspace *w, size_t first, size_t 
     for (size_t i = 0; i < p->buffers; i++) {
         const le_span *span = &p->spans[i];
         if (c->values[i].data == NULL || span->past != 0) continue;
-        const size_t bytes = row_bytes(span);
-        for (size_t s = 0; s < now; s++) {
-            char *from = w->buffer[i] + s * rows * span->bytes;
-            copy_rows(c, span, bytes, from, &c->values[i], false, first, step + s, rows, true);
-        }
+        copy_steps(span, w->buffer[i], &c->values[i], first, step, rows, now, true);
     }
 }
 
@@ -102,12 +118,12 @@ static void begin_states(const call *c, le_workspace *w, size_t first, size_t ro
         const le_span *span = &p->spans[buffer];
         const lstm_edge_rows *state = &c->states[i];
         if (span->past == 0) {
-            copy_rows(c, span, row_bytes(span), w->buffer[buffer], state, true, first, 0, rows, false);
+            copy_slots(c, span, w->buffer[buffer], state, first, rows, false);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
-            const size_t slot = c->slots != NULL ? c->slots[first + r] : first + r;
-            w->past[(span->past - 1) * w->capacity + r] = (float *)(void *)row_at(state, slot, 0);
+            char *row = row_at(state, slot_of(c, first + r), 0);
+            w->past[(span->past - 1) * w->capacity + r] = (float *)(void *)row;
         }
     }
 }
@@ -117,12 +133,7 @@ static void begin_steps(const call *c, le_workspace *w, size_t first, size_t row
     const lstm_edge_program *p = c->program;
     for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
         const uint32_t buffer = p->io[LSTM_EDGE_INPUT][i].buffer;
-        const le_span *span = &p->spans[buffer];
-        const size_t bytes = row_bytes(span);
-        for (size_t s = 0; s < now; s++) {
-            char *to = w->buffer[buffer] + s * rows * span->bytes;
-            copy_rows(c, span, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
-        }
+        copy_steps(&p->spans[buffer], w->buffer[buffer], &c->inputs[i], first, step, rows, now, false);
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
@@ -139,12 +150,9 @@ static void end_steps(const call *c, le_workspace *w, size_t first, size_t rows,
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
         if (c->outputs[i].data == NULL || !(output->every_step || last)) continue;
         const le_span *span = &p->spans[output->buffer];
-        const size_t bytes = row_bytes(span);
-        for (size_t s = output->every_step ? 0 : now - 1; s < now; s++) {
-            char *from = w->buffer[output->buffer] + s * rows * span->bytes;
-            const size_t at = output->every_step ? step + s : 0;
-            copy_rows(c, span, bytes, from, &c->outputs[i], false, first, at, rows, true);
-        }
+        const size_t skipped = output->every_step ? 0 : now - 1, at = output->every_step ? step : 0;
+        char *from = w->buffer[output->buffer] + skipped * rows * span->bytes;
+        copy_steps(span, from, &c->outputs[i], first, at, rows, now - skipped, true);
     }
 }
 
@@ -157,7 +165,7 @@ static void end_states(const call *c, le_workspace *w, size_t first, size_t rows
         const le_span *span = &p->spans[state->next];
         if (span->past != 0) continue;
         char *from = w->buffer[state->next] + (now - 1) * rows * span->bytes;
-        if (last) copy_rows(c, span, row_bytes(span), from, &c->states[i], true, first, 0, rows, true);
+        if (last) copy_slots(c, span, from, &c->states[i], first, rows, true);
         else memcpy(w->buffer[state->buffer], from, rows * span->bytes);
     }
 }
