@@ -351,10 +351,12 @@ class _Sizes:
     def _is_carried(self, call: RecurrentCall) -> bool:
         """Return True if a layer runs over time, on rows that are the batch."""
         rows, times = self._seen
-        steps_names = self._axis_names(call.steps)
+        grows_with = set[str]()
+        if isinstance(call.steps, torch.SymInt):
+            grows_with = growing(self._named(call.steps.node.expr))
         rows_names = self._axis_names(call.rows)
         over_time = _fixed(call.steps) == 1 or bool(
-            steps_names & {self._first(times, "L"), LONGEST}
+            grows_with & {self._first(times, "L"), LONGEST}
         )
         over_batch = _fixed(call.rows) == 1 or rows_names == {self._first(rows, "N")}
         return over_time and over_batch
@@ -578,13 +580,17 @@ def _growing(size: Any) -> list[str]:
     """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with
     none.
     """
-    expression = size.node.expr if _symbols(size) else sympy.Integer(1)
-    sizes = dict.fromkeys(expression.free_symbols, 97)
-    return sorted(
-        str(s)
-        for s in sizes
-        if expression.subs(sizes) != expression.subs({**sizes, s: 193})
-    )
+    return sorted(growing(size.node.expr)) if _symbols(size) else []
+
+
+def growing(size: sympy.Expr) -> set[str]:
+    """Return the names that a size grows with: ``min(L, 5)`` grows with none."""
+    sizes = dict.fromkeys(size.free_symbols, 97)
+    return {
+        str(symbol)
+        for symbol in sizes
+        if size.subs(sizes) != size.subs({**sizes, symbol: 193})
+    }
 
 
 def _fixed(size: Any) -> int | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import axis_names
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
@@ -122,7 +121,7 @@ def _states(graph: ir.Graph) -> Iterator[LoopState]:
 
 def _continues(state: LoopState, program: Program) -> bool:
     """Return True if a state may continue from call to call."""
-    over_time = program.sequence in axis_names(state.loop.steps)
+    over_time = program.sequence in state.loop.grows_with
     named = [axis for axis in state.axes if isinstance(axis, str)]
     return over_time and not state.loop.peeled and named == [program.batch]
 

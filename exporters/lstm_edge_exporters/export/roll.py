@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 from lstm_edge_runtime.manifest import AxisRange
 
 from ..graph import Builder, axes_of, copied_node, data_inputs
-from .capture import axis_text
+from .capture import axis_text, growing
 from .cells import expand_cell, is_cell
 from .loops import COLLECT, DOMAIN, MARK, READ, STEPS
 from .step_counter import VARIABLE, StepCounter, can_count
@@ -65,6 +65,8 @@ class RolledLoop:
     """Axis of the steps."""
     rest: int | str
     """Axis of all steps but one."""
+    grows_with: frozenset[str]
+    """The axes that the number of steps grows with."""
     peeled: bool
     """True if the first step stands in front of the Scan."""
 
@@ -240,6 +242,7 @@ class _Rolled:
             states=tuple(slots),
             steps=self.steps,
             rest=self._rest,
+            grows_with=frozenset(growing(self.size)),
             peeled=False,
         )
 
@@ -412,6 +415,7 @@ class _Rolled:
             states=tuple(slots),
             steps=self.steps,
             rest=self._rest,
+            grows_with=frozenset(growing(self.size)),
             peeled=self.peeled,
         )
 

@@ -24,6 +24,7 @@ from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
 from ..graph import (
     axes_of,
+    constant,
     data_inputs,
     values_read,
 )
@@ -110,6 +111,7 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
         _refuse_first(work, read)
         steps = [work.last[value] for value in read if value in work.last]
         if steps:
+            _refuse_computed_cut(work, node)
             work.last.update(dict.fromkeys(node.outputs, max(steps)))
         return
     if node.domain or node.op_type == "Loop":  # chunks show whether it can be fed
@@ -124,6 +126,14 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
         if value is not None and value not in work.flows:
             _check_operand(work, node, index=index, partner=slowest)
     rule(work, node, moving[0])
+
+
+def _refuse_computed_cut(work: Rewriter, node: ir.Node) -> None:
+    """Refuse a Slice of the last frames up to a computed number, which would be that of
+    the call's steps.
+    """
+    if node.op_type == "Slice" and None in map(constant, node.inputs[1:3]):
+        raise work.refusal("cuts the last frames at a computed step")
 
 
 def _refuse_first(work: Rewriter, values: Sequence[ir.Value]) -> None:

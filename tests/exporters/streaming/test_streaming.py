@@ -503,3 +503,49 @@ def test_a_batch_keeps_its_states_if_a_later_segment_fails():
             assert batch.state(source).age == state.age == 1
             for name, array in batch.state(source).items():
                 np.testing.assert_array_equal(array, state[name])
+
+
+class OverTheLastThree(nn.Module):
+    """A layer that starts again with the last frames of another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(WIDTH, 4, batch_first=True)
+        self.last = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.last(self.rnn(x)[0][:, -3:])[0][:, -1]
+
+
+class LoopOverTheLastThree(OverTheLastThree):
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        for frame in self.rnn(x)[0][:, -3:].unbind(1):
+            h = torch.tanh(h + frame)
+        return h
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_over_the_last_frames_starts_again_in_every_call(engine):
+    torch.manual_seed(8)
+    module = OverTheLastThree().eval()
+    config = ExportConfig(inputs=AXES, stream=True)
+    artifact = export(module, torch.randn(2, 12, WIDTH), config)
+    assert [state.input for state in artifact.manifest.states] == ["rnn.h_0", "past_0"]
+    content = artifact.model if engine == "onnxruntime" else to_native(artifact.model)
+    x = X[:1, :20]
+    stream = load(content).stream()
+    steps = [stream.step(sample) for sample in x[0]]
+    assert [step is None for step in steps[:3]] == [True, True, False]
+    for count, step in enumerate(steps[2:], 3):
+        expected = module(torch.from_numpy(x[:, :count]))[0].detach().numpy()
+        np.testing.assert_allclose(step, expected, rtol=0, atol=1e-5)
+
+
+def test_a_loop_over_the_last_frames_carries_no_state():
+    torch.manual_seed(8)
+    example = torch.randn(2, 12, WIDTH)
+    module = LoopOverTheLastThree().eval()
+    artifact = export(module, example, ExportConfig(inputs=AXES))
+    assert [state.input for state in artifact.manifest.states] == ["h_0"]
+    assert "cuts the last frames at a computed step" in artifact.manifest.unstreamable
