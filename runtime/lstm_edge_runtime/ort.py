@@ -279,6 +279,13 @@ class OrtEngine(Engine):
         self.device = device
         self.couples_rows = manifest.arithmetic == "int8"
         self.state_layouts = layouts(manifest.states, manifest)
+        self.reads_windows = device == "cpu" and self._knows_all_sizes()
+
+    def _knows_all_sizes(self) -> bool:
+        """Return True if rows and steps are the only sizes that the arrays need."""
+        sizes = _all_sizes(self.manifest, rows=1, steps=self.manifest.unit)
+        specs = (*self.manifest.inputs, *self.manifest.outputs)
+        return all(resolve(spec.axes, sizes) is not None for spec in specs)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:  # noqa: ARG002
         """Run whole sequences; see ``Engine``. ``ContractError`` if a new state has
@@ -301,6 +308,10 @@ class OrtEngine(Engine):
     def states(self, rows: int | None) -> "OrtStates":
         """Return the states of sources at reset; see ``Engine``."""
         return OrtStates(self, rows or 1)
+
+    def window(self, samples: Array, steps: int) -> "OrtWindow":
+        """Return calls of windows of ``samples``; see ``Engine``."""
+        return OrtWindow(self, samples, steps)
 
 
 class OrtStates:
@@ -344,8 +355,7 @@ class OrtStates:
             UnsupportedError: the size of an axis is unknown.
         """
         manifest = self._engine.manifest
-        all_sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps}
-        all_sizes |= manifest.axis_sizes(rows=self._rows)
+        all_sizes = {**sizes, **_all_sizes(manifest, rows=self._rows, steps=steps)}
         feeds = {spec.name: _zeros(spec, all_sizes) for spec in manifest.inputs}
         outputs = {spec.name: _zeros(spec, all_sizes) for spec in manifest.outputs}
         if manifest.lengths is not None:
@@ -435,6 +445,11 @@ class OrtStates:
             if self._engine.device != "cpu":
                 self._values[self._front][layout.name].update_inplace(array)
 
+    def set_all(self, states: Arrays) -> None:
+        """Set the states of all sources, in memory of the CPU."""
+        for name, array in self._host[self._front].items():
+            array[...] = states[name]
+
     def _read_all(self) -> Arrays:
         """Return the current states: on the CPU the memory itself, else a copy."""
         if self._engine.device == "cpu":
@@ -469,6 +484,34 @@ class OrtStates:
             binding.bind_ortvalue_output(spec.output, after[spec.input])
         # past onnxruntime's wrapper in Python a step takes 0.3 us less
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+
+
+class OrtWindow:
+    """Calls of a full window, each from the reset state, on a copy of its samples."""
+
+    def __init__(self, engine: OrtEngine, samples: Array, steps: int) -> None:
+        """Bind calls of ``steps`` among ``samples (1, L, ...)``."""
+        self._states = OrtStates(engine, 1)
+        self._reset = reset_states(engine.manifest, 1)
+        call = self._states.bind(engine.manifest.axis_sizes(steps=steps))
+        (self._input,) = call.inputs.values()
+        self._samples = samples
+        self._steps = steps
+        self._run = call.run
+        self.outputs = call.outputs
+        """The outputs of the last call, rows first."""
+
+    def run(self, start: int) -> None:
+        """Run the window that begins with sample ``start``."""
+        self._input[...] = self._samples[:, start : start + self._steps]
+        self._states.set_all(self._reset)
+        self._run()
+
+
+def _all_sizes(manifest: Manifest, rows: int, steps: int) -> dict[str, int]:
+    """Return the sizes that follow from the numbers of rows and steps, by axis."""
+    sizes = {**manifest.time_sizes(steps), LONGEST: steps}
+    return {**sizes, **manifest.axis_sizes(rows=rows, steps=steps)}
 
 
 def _in_engine_order(layouts: Sequence[Layout], arrays: Arrays) -> dict[str, Array]:
