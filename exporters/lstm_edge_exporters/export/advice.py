@@ -54,23 +54,37 @@ _KINDS = (
             " with inputs="
         ),
     ),
-    (
-        "",
-        "",
-        (
-            "write that line with torch's operators, or name the axes of all inputs"
-            " (--input x=N,L,3)"
-        ),
-    ),
+    ("", "", "write that line with torch's operators"),
 )
 """Pattern of the error's text, the reason, and what to write instead."""
+_NAME_AXES = ", or name the axes of all inputs (--input x=N,L,3)"
+_OPERATORS = (
+    (r"aten\.kthvalue", "use torch.topk(x, k, dim, largest=False)[0][..., -1]"),
+    (r"aten\.(nan)?median", "use torch.sort(x, dim)[0].select(dim, (n - 1) // 2)"),
+    (
+        r"aten\._?(linalg|cholesky|qr|svd|inverse)",
+        "compute what depends on weights alone once, in __init__, and store it in a"
+        " buffer; ONNX has no operator for it",
+    ),
+    ("", "write that line with operators that ONNX has"),
+)
+"""Pattern of an operator that has no translation, and what to write instead."""
 
 
 def refusal(
-    what: str, error: Exception, lines: Mapping[str, str] = MappingProxyType({})
+    what: str,
+    error: Exception,
+    lines: Mapping[str, str] = MappingProxyType({}),
+    *,
+    has_axes: bool = True,
 ) -> UnsupportedError:
-    """Return the error for a module that ``what``; ``lines`` maps the operators in
-    ``error`` to the user's lines.
+    """Return the error for a module that ``what``.
+
+    Args:
+        what: what the module does.
+        error: why it can't be exported.
+        lines: the user's lines by the operators in ``error``.
+        has_axes: True if the axes of all inputs are named.
     """
     text = " ".join(str(error).split())
     operator = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
@@ -82,8 +96,13 @@ def refusal(
         if re.search(pattern, text)
     )
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
+    if not reason and not has_axes:
+        advice += _NAME_AXES
     if operator and lines:  # the text of the translator is its whole node
         shown = f"torch.ops.{operator[1]}"
+        advice = next(
+            instead for name, instead in _OPERATORS if re.match(name, operator[1])
+        )
     return UnsupportedError(
         f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}"
     )

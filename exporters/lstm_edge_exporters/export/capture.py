@@ -127,7 +127,8 @@ def _trace(module: nn.Module, call: Call, given: Mapping[str, Axes]) -> Program:
         except LstmEdgeError:
             raise
         except Exception as error:
-            raise refusal("can't be traced", error) from error
+            has_axes = given.keys() >= {*call.names}
+            raise refusal("can't be traced", error, has_axes=has_axes) from error
     return _Sizes(
         exported=exported, recorder=recorder, call=call, given=given
     ).program()

@@ -351,6 +351,24 @@ def _number(size: Any) -> Any:
     return size[0] if isinstance(size, tuple | list) else size
 
 
+def _over_all_axes(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``amax`` or ``amin`` that names all axes where none is given; ONNX has no
+    translation without axes.
+    """
+
+    def reduced(
+        input: Tensor,  # noqa: A002  the name that callers use
+        dim: Any = (),
+        keepdim: bool = False,
+    ) -> Tensor:
+        """Reduce the axes, or all of them."""
+        has_axes = isinstance(dim, int) or len(dim) > 0
+        axes = dim if has_axes else tuple(range(input.dim()))
+        return reduce(input, axes, keepdim)
+
+    return reduced
+
+
 def _bucketize(
     input: Any,  # noqa: A002  the name that callers use
     boundaries: Tensor,
@@ -388,6 +406,8 @@ def _search_sorted(
 
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
+    **dict.fromkeys((torch.amax, Tensor.amax), _over_all_axes(torch.amax)),
+    **dict.fromkeys((torch.amin, Tensor.amin), _over_all_axes(torch.amin)),
     torch.bucketize: _bucketize,
     torch.searchsorted: _search_sorted,
     **{function: _window_function(function) for function in _WINDOWS},

@@ -174,6 +174,31 @@ def test_a_range_with_named_ends_gives_its_numbers():
     assert [spec.axes[-1] for spec in artifact.manifest.outputs] == [2, 4]
 
 
+class Scaled(Net):
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, x):
+        return self.rnn(x)[0] / (1 + self.largest(x.abs()))
+
+
+LARGEST = {
+    "all axes": lambda x: x.amax(),
+    "all axes, kept": lambda x: torch.amax(x, (), keepdim=True),
+    "one axis": lambda x: x.amax(-1, keepdim=True),
+    "two axes": lambda x: torch.amin(x, dim=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("largest", LARGEST.values(), ids=LARGEST.keys())
+def test_the_largest_of_some_axes_or_of_all_is_exact(largest):
+    torch.manual_seed(5)
+    config = ExportConfig(inputs={"x": (1, "L", 3)})
+    artifact = export(Scaled(largest).eval(), X[:1], config)
+    assert artifact.verified.largest < 1e-13
+
+
 class Padded(Net):
     def forward(self, x):
         return self.rnn(F.pad(x, (0, 0, 0, -x.shape[1] % 4)))[0]

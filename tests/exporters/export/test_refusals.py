@@ -69,9 +69,14 @@ class Median(Net):
         return self.rnn(x)[0].median(-1).values
 
 
-class LargestOfAll(Net):
+class SecondSmallest(Net):
     def forward(self, x):
-        return self.rnn(x)[0] / x.amax()
+        return self.rnn(x)[0].kthvalue(2, -1).values
+
+
+class Inverse(Net):
+    def forward(self, x):
+        return self.rnn(x)[0] @ torch.linalg.inv(torch.eye(6) * 2)
 
 
 class Random(Net):
@@ -189,9 +194,10 @@ REFUSED = [
     (
         Median,
         X,
-        r"\(test_refusals.py:\d+: .*\): torch.ops.aten.median.dim; write that line",
+        r"\(test_refusals.py:\d+: .*\): torch.ops.aten.median.dim; use torch.sort",
     ),
-    (LargestOfAll, X, r"\d+: return self.rnn.*\): torch.ops.aten.amax.default; "),
+    (SecondSmallest, X, r"\): torch.ops.aten.kthvalue.default; use torch.topk"),
+    (Inverse, X, r"\): torch.ops.aten.linalg_inv_ex.default; compute what depends"),
     (WeightsFromData, X, "weights are computed from the network's inputs"),
     (Random, X, STATE_OR_DRAW),
     (ReturnsLess, X, STATE_OR_DRAW),
