@@ -530,10 +530,28 @@ class _Sizes:
         """
         layers = sorted(self.recorder.calls, key=lambda call: not call.lengths)
         calls: list[RecurrentCall | Loop] = [*layers, *self.recorder.loops.loops]
-        rows = _distinct(call.rows for call in calls)
-        times = _distinct(call.steps for call in calls)
+        rows = self._distinct(call.rows for call in calls)
+        steps = (call.steps for call in calls)
+        times = self._distinct(steps, inner_first=True)  # rows are in front of steps
         rows_alone = [symbol for symbol in rows if symbol not in times]
         return rows_alone or rows, times
+
+    def _distinct(
+        self, sizes: Iterable[Any], *, inner_first: bool = False
+    ) -> list[str]:
+        """Return the symbols that some sizes grow with, in the order of the sizes, those
+        of one size in the order of the inputs and of their axes, or the last axis first.
+        """
+        in_inputs = []
+        for _, shape, _ in self._inputs():
+            for size in reversed(shape) if inner_first else shape:
+                in_inputs += _symbols(size)
+        symbols: dict[str, None] = {}
+        for size in sizes:
+            of_size = _growing(size)
+            known = [symbol for symbol in in_inputs if symbol in of_size]
+            symbols |= dict.fromkeys([*known, *of_size])
+        return [*symbols]
 
     def _first(self, symbols: Sequence[str], usual: str) -> str | None:
         """Return the first name among ``symbols``; without layers ``usual``, if an axis
@@ -562,14 +580,6 @@ def _symbols(size: Any) -> list[str]:
     if not isinstance(size, torch.SymInt):
         return []
     return sorted(map(str, size.node.expr.free_symbols))
-
-
-def _distinct(sizes: Iterable[Any]) -> list[str]:
-    """Return the symbols that some sizes grow with, in order."""
-    symbols: dict[str, None] = {}
-    for size in sizes:
-        symbols |= dict.fromkeys(_growing(size))
-    return [*symbols]
 
 
 def _is_symbol(size: Any) -> bool:

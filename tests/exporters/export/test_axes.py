@@ -199,3 +199,31 @@ def test_axes_that_a_layer_reads_as_one_are_batch_and_time(shape, features, axes
     manifest = export(Joined(features).eval(), torch.randn(shape)).manifest
     assert manifest.inputs[0].axes == axes
     assert manifest.sequence == "L"
+
+
+class RowsOfTwoAxes(Net):
+    def forward(self, x):
+        n, m, steps, features = x.shape
+        y = self.rnn(x.reshape(n * m, steps, features))[0]
+        return y.reshape(n, m, steps, -1)
+
+
+class RowsOfTwoInputs(Net):
+    def forward(self, a, b):
+        return self.rnn(torch.cat([a, b]))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "axes"),
+    [
+        (RowsOfTwoAxes, [(2, 4, 7, 5)], [("N", "N2", "L", 5)]),
+        (RowsOfTwoInputs, [(2, 7, 5), (4, 7, 5)], [("N", "L", 5), ("N2", "L", 5)]),
+    ],
+)
+def test_axes_that_a_layer_reads_as_rows_are_named_in_the_order_of_the_inputs(
+    kind, shapes, axes
+):
+    torch.manual_seed(6)
+    example = tuple(torch.randn(shape) for shape in shapes)
+    manifest = export(kind().eval(), example).manifest
+    assert [spec.axes for spec in manifest.inputs] == axes
