@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
@@ -98,7 +99,19 @@ def notes_on_loops(graph: ir.Graph) -> Iterator[str]:
         above = walk([state.initial], _inputs)
         if not any(value in graph.inputs for value in above):
             line = state.loop.line.removesuffix(":")
-            yield f"loop {line}: its state {state.variable} stays in the graph"
+            yield f"loop {line}: its state {state.variable} stays in the graph{_why(state)}"
+
+
+def _why(state: LoopState) -> str:
+    """Return what to write for a state that starts as a number, which the first step
+    alone computes with; else empty.
+    """
+    if not state.loop.peeled or state.variable not in state.loop.numbers:
+        return ""
+    return (
+        ", because it starts as a number; start from a tensor"
+        f" {describe(state.axes)}, such as torch.zeros"
+    )
 
 
 def _inputs(value: ir.Value) -> list[ir.Value]:

@@ -29,7 +29,8 @@ from .step_numbers import Evenly, evenly, looked_up, plain_number, plain_numbers
 DOMAIN = "lstm_edge.loop"
 MARK = "Iteration"
 """``(steps (), *variables) -> int64 (1,)``: the start of an iteration, or the end of a
-loop. Its attribute ``names`` has the names of the variables that the loop has set."""
+loop. Its attributes have the ``names`` of the variables that the loop has set, and
+those of variables that are ``numbers``."""
 COLLECT = "Collect"
 """``(y, ...) -> ys``: the values of all iterations along a new ``axis``."""
 READ = "Read"
@@ -307,6 +308,7 @@ class Loops:
                 "iteration": loop.iteration,
                 "line": loop.line,
                 "names": [*named] or [""],
+                "numbers": _numbers(frame) or [""],
             },
             dtypes=[torch.int64],
             shapes=[[1]],
@@ -888,6 +890,12 @@ def _is_unpacking(frame: FrameType) -> bool:
     That both come from one instruction does not tell: ``deque(steps)`` is a loop.
     """
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("UNPACK")
+
+
+def _numbers(frame: FrameType) -> list[str]:
+    """Return the names of the variables that are numbers of Python."""
+    variables = frame.f_locals.items()
+    return [name for name, value in variables if type(value) in (int, float)]
 
 
 def _variables(frame: FrameType) -> Iterator[tuple[str, Tensor]]:

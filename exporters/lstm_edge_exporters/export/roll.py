@@ -67,6 +67,8 @@ class RolledLoop:
     """Axis of all steps but one."""
     grows_with: frozenset[str]
     """The axes that the number of steps grows with."""
+    numbers: frozenset[str]
+    """Variables that are numbers of Python when the loop starts."""
     peeled: bool
     """True if the first step stands in front of the Scan."""
 
@@ -243,6 +245,7 @@ class _Rolled:
             steps=self.steps,
             rest=self._rest,
             grows_with=frozenset(growing(self.size)),
+            numbers=self.unrolled.numbers,
             peeled=False,
         )
 
@@ -416,6 +419,7 @@ class _Rolled:
             steps=self.steps,
             rest=self._rest,
             grows_with=frozenset(growing(self.size)),
+            numbers=self.unrolled.numbers,
             peeled=self.peeled,
         )
 

@@ -122,6 +122,8 @@ class Unrolled:
                 self.iterations[node] = current
         self.line = self.marks[0].attributes["line"].as_string()
         self.length = self.marks[0].inputs[0]
+        self.numbers = frozenset(self.marks[0].attributes["numbers"].as_strings())
+        """Variables that are numbers when the loop starts."""
         self.variables = [_variables(mark) for mark in self.marks]
         """Variables that the loop has set before each mark, by name."""
         self.families: list[Family] = []

@@ -420,6 +420,24 @@ def test_a_loop_that_writes_a_part_of_its_state_takes_one_row():
     assert artifact.manifest.streamable
 
 
+class FromZero(nn.Module):
+    def forward(self, x):
+        mean = 0
+        outs = []
+        for t in range(x.size(1)):
+            mean = 0.9 * mean + 0.1 * x[:, t]
+            outs.append(mean)
+        return torch.stack(outs, 1)
+
+
+def test_a_state_that_starts_as_a_number_is_noted_with_what_to_write():
+    example = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(3))
+    artifact = export(FromZero().eval(), example, ExportConfig(inputs=X))
+    (note,) = artifact.notes
+    assert "its state mean stays in the graph, because it starts as a number" in note
+    assert note.endswith("start from a tensor (N, 3), such as torch.zeros")
+
+
 class TwoStepsBack(nn.Module):
     def forward(self, x):
         outs = []
