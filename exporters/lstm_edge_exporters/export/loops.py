@@ -199,19 +199,20 @@ class _StepIterator:
 
     def __init__(self, steps: _TensorSteps) -> None:
         """Start at the first step."""
-        self._steps = steps
+        self.steps = steps
+        """The steps that are left."""
 
     def __next__(self) -> Tensor:
         """Return the next step, which the loop leaves out."""
-        if _in_example(self._steps.length) < 1:
-            raise self._steps.refusal("takes its steps by next() until none is left")
-        step: Tensor = self._steps[0]
-        self._steps = self._steps.rest()
+        if _in_example(self.steps.length) < 1:
+            raise self.steps.refusal("takes its steps by next() until none is left")
+        step: Tensor = self.steps[0]
+        self.steps = self.steps.rest()
         return step
 
     def __iter__(self) -> Iterator[Any]:
         """Loop over the rest."""
-        return iter(self._steps)
+        return iter(self.steps)
 
 
 class Loops:
@@ -416,6 +417,8 @@ class Loops:
         """Return the steps of what a loop over time iterates over, None for anything
         else.
         """
+        if isinstance(iterable, _StepIterator):
+            return iterable.steps
         if isinstance(iterable, Steps):
             return iterable
         if isinstance(iterable, Tensor) and iterable.dim() and _is_traced(iterable, 0):

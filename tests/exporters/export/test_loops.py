@@ -381,7 +381,7 @@ class FromTheFirst(nn.Module):
     def forward(self, x):
         h = next(iter(x.transpose(0, 1)))
         outs = []
-        for x_t in iter(x.unbind(1)):
+        for x_t, _ in zip(iter(x.unbind(1)), x.unbind(1), strict=True):
             h = torch.tanh(h + x_t)
             outs.append(h)
         return torch.stack(outs, 1)

@@ -220,6 +220,50 @@ def test_a_program_adds_the_bias_of_a_transposed_convolution(options):
     np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
 
 
+class Assigns(Linears):
+    """A loop that writes parts of its state."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3, 4)
+        outs = []
+        for t in range(x.size(1)):
+            h[:, 1:] = h[:, :-1].clone()
+            h[:, 0] = torch.tanh(self.w(x[:, t]) + self.u(h[:, 2]))
+            outs.append(h.mean(1))
+        return torch.stack(outs, 1)
+
+
+class Shifts(Linears):
+    """A loop that shifts its state by padding."""
+
+    def __init__(self):
+        super().__init__(w=(3, 4), u=(4, 4))
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 4)
+        outs = []
+        for t in range(x.size(1)):
+            shifted = nn.functional.pad(h, (1, -2), value=0.5)
+            h = torch.tanh(self.w(x[:, t]) + nn.functional.pad(shifted, (-1, 2)))
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize("kind", [Assigns, Shifts])
+def test_a_program_writes_parts_of_a_state_and_drops_elements(kind):
+    torch.manual_seed(4)
+    module = kind().eval()
+    artifact = export(module, torch.randn(2, 6, 3), ExportConfig(inputs=X))
+    x = torch.randn(1, STEPS, 3)
+    stream = load(to_native(artifact.model)).stream()
+    steps = np.stack([stream.step(sample) for sample in x[0]])
+    expected = module(x)[0].detach().numpy()
+    np.testing.assert_allclose(steps, expected, rtol=0, atol=1e-5)
+
+
 class Clocked(Linears):
     """A state that changes at every third step, by a count of the module's own."""
 

@@ -664,6 +664,23 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     return Value(np.moveaxis(addresses, range(rank), range(axis, axis + rank)))
 
 
+@lowers("ScatterND", "ScatterElements")
+def _scatter(memory: Memory, node: ir.Node, data: In, indices: In, updates: In) -> Out:
+    """Put elements into a value at stored indices: only addresses change."""
+    if attribute(node, "reduction", "none") != "none":
+        raise UnsupportedError("a reduction, expected elements that replace others")
+    value = _filled(memory, data)
+    numbers = as_array(indices, "indices")
+    if node.op_type == "ScatterND":
+        places = [*np.moveaxis(numbers, -1, 0)]
+    else:
+        places = [*np.indices(numbers.shape)]
+        places[attribute(node, "axis", 0)] = numbers
+    addresses = value.addresses.copy()
+    addresses[tuple(places)] = _filled(memory, updates).addresses
+    return value._replace(addresses=addresses)
+
+
 @lowers("Pad")
 def _pad(
     memory: Memory,
@@ -673,7 +690,7 @@ def _pad(
     fill: In = None,
     axes: In = None,
 ) -> Out:
-    """Pad with a constant, along any axes."""
+    """Pad with a constant, along any axes; a negative number of pads drops elements."""
     value = floats(operand)
     mode = attribute(node, "mode", "constant")
     around = as_array(pads, "pads").reshape(-1).tolist()
@@ -684,9 +701,12 @@ def _pad(
         chosen = as_array(axes, "axes").reshape(-1).tolist()
     for index, axis in enumerate(chosen):
         widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
-    if mode != "constant" or min(map(min, widths)) < 0:
-        raise UnsupportedError(f"pads of {widths} and mode {mode}")
-    padded = Value(np.pad(value.addresses, widths, constant_values=PADDING))
+    if mode != "constant":
+        raise UnsupportedError(f"mode {mode}, expected constant")
+    added = np.maximum(widths, 0)
+    dropped = [slice(max(-start, 0), min(end, 0) or None) for start, end in widths]
+    addresses = np.pad(value.addresses, added, constant_values=PADDING)
+    padded = Value(addresses[tuple(dropped)])
     return memory.value(memory.row(padded, number), padded.shape)
 
 
