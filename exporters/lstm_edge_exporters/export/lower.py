@@ -32,7 +32,7 @@ from ._torch_internals import (
     translate,
 )
 from .advice import refusal, stack_line
-from .capture import Program, axis_text, quietly
+from .capture import Program, axis_text, growing, quietly
 from .convolutions import name_convolutions
 from .floats import default_dtype
 from .hoist import hoist
@@ -132,26 +132,19 @@ def record_time_axes(
     """Record the axes of every value that grow with time, in place."""
     infer_shapes(model)
     set_input_axes(model.graph, sequence)
-    growing = {
-        text: size for text, size in sizes.items() if sequence in _names_in(size)
-    }
+    of_time = {text: size for text, size in sizes.items() if sequence in growing(size)}
     known: dict[tuple[int, str], TimeAxis] = {}
     for node in model.graph:
         for value in node.outputs:
             axes = []
             for index, text in enumerate(axes_of(value)):
-                if text not in growing:
+                if text not in of_time:
                     continue
                 key = (index, str(text))
                 if key not in known:
-                    known[key] = _time_axis(index, growing[str(text)], str(sequence))
+                    known[key] = _time_axis(index, of_time[str(text)], str(sequence))
                 axes.append(known[key])
             set_time_axes(value, axes)
-
-
-def _names_in(size: sympy.Expr) -> set[str]:
-    """Return the names of the axes in a size."""
-    return {str(symbol) for symbol in size.free_symbols}
 
 
 def _time_axis(index: int, size: sympy.Expr, sequence: str) -> TimeAxis:

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from lstm_edge_runtime.axes import axis_names
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
@@ -241,6 +242,10 @@ def _finish_output(work: Rewriter, index: int, value: ir.Value) -> _Output:
         raise NotStreamableError(f"output {name} is the first frame alone")
     flow = work.flows.get(value)
     if flow is None:
+        if any(work.sequence in axis_names(axis) for axis in axes_of(value)):
+            raise NotStreamableError(
+                f"output {name} is the last frames alone; return a result of them"
+            )
         delay = work.last.get(value, 0) // work.unit
         return _Output(delay, axes=None, is_ordinary=delay == 0)
     if work.is_merged(value):

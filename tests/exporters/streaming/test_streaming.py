@@ -525,13 +525,32 @@ class LoopOverTheLastThree(OverTheLastThree):
         return h
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_layer_over_the_last_frames_starts_again_in_every_call(engine):
+class MeanOfTheLastThree(OverTheLastThree):
+    def forward(self, x):
+        return self.rnn(x)[0][:, -3:].mean(1)
+
+
+class TheLastThree(OverTheLastThree):
+    def forward(self, x):
+        return self.rnn(x)[0][:, -3:]
+
+
+def test_the_last_frames_are_no_output_of_a_stream():
     torch.manual_seed(8)
-    module = OverTheLastThree().eval()
+    module = TheLastThree().eval()
+    artifact = export(module, torch.randn(2, 12, WIDTH), ExportConfig(inputs=AXES))
+    assert "output output is the last frames alone" in artifact.manifest.unstreamable
+
+
+@pytest.mark.parametrize("kind", [OverTheLastThree, MeanOfTheLastThree])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_result_of_the_last_frames_is_that_of_these_alone(engine, kind):
+    torch.manual_seed(8)
+    module = kind().eval()
     config = ExportConfig(inputs=AXES, stream=True)
     artifact = export(module, torch.randn(2, 12, WIDTH), config)
-    assert [state.input for state in artifact.manifest.states] == ["rnn.h_0", "past_0"]
+    layer, past = artifact.manifest.states
+    assert (layer.input[-3:], past.input) == ("h_0", "past_0")
     content = artifact.model if engine == "onnxruntime" else to_native(artifact.model)
     x = X[:1, :20]
     stream = load(content).stream()
