@@ -41,6 +41,8 @@ class Call:
     """Every leaf of the example's call, including those that are not tensors."""
     spec: pytree.TreeSpec
     """The tree of the arguments by parameter."""
+    has_fields: bool = False
+    """True if an argument holds a named tuple or a dataclass."""
 
     @classmethod
     def of(cls, module: nn.Module, example: Any) -> "Call":
@@ -67,7 +69,14 @@ class Call:
                 " network"
             )
         leaves = tuple(leaf for _, leaf in flat)
-        call = cls(signature=signature, paths=tuple(paths), leaves=leaves, spec=spec)
+        has_fields = any(hasattr(key, "name") for keys, _ in flat for key in keys)
+        call = cls(
+            signature=signature,
+            paths=tuple(paths),
+            leaves=leaves,
+            spec=spec,
+            has_fields=has_fields,
+        )
         repeated = [name for name, count in Counter(call.names).items() if count > 1]
         if repeated:
             raise InputError(
@@ -93,6 +102,17 @@ class Call:
             name: tuple(tensor.shape)
             for name, tensor in zip(self.names, self.example, strict=True)
         }
+
+    @property
+    def nested_paths(self) -> dict[str, list[str | int]]:
+        """Path of each tensor by name if an argument holds several; empty if none does,
+        or if a tree of dicts, tuples and lists of tensors can't express the call.
+        """
+        is_flat = all(len(path) == 1 for path in self.paths)
+        has_others = len(self.leaves) > len(self.paths)
+        if is_flat or has_others or self.has_fields:
+            return {}
+        return dict(zip(self.names, map(list, self.paths), strict=True))
 
     def as_floats(self, dtype: torch.dtype) -> "Call":
         """Return the same call with the example on the CPU, every float of it in
@@ -195,16 +215,20 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
     ]
 
 
-def own_copy(module: nn.Module) -> nn.Module:
-    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices
-    or a compiler.
-    """
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return ``module`` without wrappers for several devices or a compiler."""
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = (
             original_module(module)
             if isinstance(module, OptimizedModule)
             else module.module
         )
+    return module
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """Copy ``module`` in float32 and eval mode, without its wrappers."""
+    module = unwrapped(module)
     class_name = type(module).__name__
     for layer in module.modules():
         if isinstance(layer, torch.jit.ScriptModule):

@@ -110,6 +110,9 @@ def build(
         lower_recurrent(lowered.model)
         record_time_axes(lowered.model, lowered.sizes, program.sequence)
         manifest = _describe(exposed, program, config)
+        if nested := call.nested_paths:
+            provenance = {**manifest.provenance, "arguments": nested}
+            manifest = manifest._replace(provenance=provenance)
         along_time = _stream_operators(exposed.model, manifest, config)
         exact = along_time.model
         manifest = along_time.manifest

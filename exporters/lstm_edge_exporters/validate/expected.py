@@ -21,7 +21,7 @@ from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..cast import widened
 from ..export import export
-from ..export.call import Call, own_copy, try_example
+from ..export.call import Call, own_copy, try_example, unwrapped
 from ..export.config import ExportConfig
 from ..export.pipeline import build
 from ..lift import lift
@@ -88,6 +88,7 @@ def against_module(
     """
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
+    module = unwrapped(module)
     example = _example(module, file) if example is None else example
     settings = config or _config_of(file, Call.of(module, example), module)
     title = about or type(module).__name__
@@ -237,14 +238,33 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:
     """Return the example of an export: the file's golden inputs by default."""
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
-    example = {}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    paths = file.manifest.provenance.get("arguments") or {}
+    example: dict[str, Any] = {}
     for name, array in arrays.items():
-        if name in parameters:
-            example[name] = torch.from_numpy(np.array(array))
-    if not example:
+        first, *rest = paths.get(name, [name])
+        if first in parameters or takes_any:
+            level = example
+            for key in rest:
+                level = level.setdefault(first, {})
+                first = key
+            level[first] = torch.from_numpy(np.array(array))
+    try:
+        inspect.signature(module.forward).bind(**example)
+    except TypeError as error:
         raise InputError(
-            f"{file.path} carries no golden inputs named as the parameters of"
-            f" {type(module).__name__}.forward ({', '.join(parameters)}); give an"
-            " example"
-        )
-    return example
+            f"the golden inputs of {file.path} ({', '.join(arrays)}) do not fit"
+            f" {type(module).__name__}.forward ({', '.join(parameters)}): {error}; give"
+            " an example: validate(file, against_module(module, open_file(file),"
+            " example))"
+        ) from error
+    return {name: _with_tuples(value) for name, value in example.items()}
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return nested arguments with tuples for the dicts whose keys are indices."""
+    if not isinstance(value, dict):
+        return value
+    items = {key: _with_tuples(item) for key, item in value.items()}
+    is_tuple = all(isinstance(key, int) for key in items)
+    return tuple(items[key] for key in sorted(items)) if is_tuple else items

@@ -2,6 +2,7 @@
 cause."""
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -295,6 +296,58 @@ def test_rows_shorter_than_the_longest_are_no_alarm_on_the_native_engine(tmp_pat
     report = validate(
         file, against_module(network.module, file, network.example), QUICK
     )
+    assert report.ok, report.verdict
+
+
+class TakesPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(4, 6, batch_first=True)
+
+    def forward(self, x, states):
+        return self.rnn(x, states)
+
+
+class TakesDict(TakesPair):
+    def forward(self, batch):
+        return self.rnn(batch["x"][0])[0]
+
+
+class Batch(NamedTuple):
+    x: torch.Tensor
+
+
+class TakesFields(TakesPair):
+    def forward(self, batch):
+        return self.rnn(batch.x)[0]
+
+
+SIGNAL = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+NESTED = {
+    "pair": (TakesPair, (SIGNAL, (torch.zeros(1, 2, 6),) * 2)),
+    "dict": (TakesDict, ({"x": [SIGNAL]},)),
+    "parallel": (lambda: nn.DataParallel(nn.LSTM(4, 6, batch_first=True)), SIGNAL),
+    "compiled": (lambda: torch.compile(nn.LSTM(4, 6, batch_first=True)), SIGNAL),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+@pytest.mark.parametrize("name", NESTED)
+def test_arguments_of_a_module_are_those_of_the_export(name, tmp_path):
+    make, example = NESTED[name]
+    module = make().eval()
+    export(module, example).save(tmp_path / "m.onnx")
+    report = validate(tmp_path / "m.onnx", module, QUICK)
+    assert report.ok, report.verdict
+
+
+def test_arguments_with_fields_are_asked_for(tmp_path):
+    module = TakesFields().eval()
+    export(module, (Batch(SIGNAL),)).save(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"\(batch_x, .*\) do not fit .* give an example"):
+        validate(tmp_path / "m.onnx", module, QUICK)
+    file = open_file(tmp_path / "m.onnx")
+    report = validate(file, against_module(module, file, (Batch(SIGNAL),)), QUICK)
     assert report.ok, report.verdict
 
 
