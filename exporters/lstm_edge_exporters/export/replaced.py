@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
-from onnxscript import DOUBLE, INT64
+from onnxscript import BOOL, DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
@@ -114,6 +115,50 @@ def _atan2(y: Any, x: Any) -> Any:
     return op.Where(op.Less(x, zero), opposite, angle)
 
 
+def _where(condition: Any, chosen: Any, other: Any) -> Any:
+    """Choose between two values; onnxruntime has no Where for booleans."""
+    if not (_is_bool(chosen) and _is_bool(other)):
+        return op.Where(condition, chosen, other)
+    is_other = op.And(op.Not(condition), _bool_tensor(other))
+    return op.Or(op.And(condition, _bool_tensor(chosen)), is_other)
+
+
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    """Fill ``x`` where ``mask`` is True, booleans as well."""
+    if not _is_bool(x):
+        return op.Where(mask, op.CastLike(value, x), x)
+    return _where(mask, bool(value) if isinstance(value, int) else value, x)
+
+
+def _is_bool(value: Any) -> bool:
+    """Return True for a boolean, traced or not."""
+    is_traced = getattr(value, "dtype", None) == ir.DataType.BOOL
+    return is_traced or isinstance(value, bool)
+
+
+def _bool_tensor(value: Any) -> Any:
+    """Return a boolean as a tensor."""
+    if not isinstance(value, bool):
+        return value
+    return op.Cast(op.Constant(value_int=int(value)), to=BOOL.dtype)
+
+
+def _sign(x: Any) -> Any:
+    """Return the sign, which is 0 for NaN in PyTorch and NaN in onnxruntime."""
+    if x.dtype == ir.DataType.BOOL:
+        return op.Identity(x)
+    zero = op.CastLike(op.Constant(value_int=0), x)
+    positive = op.CastLike(op.Less(zero, x), x)
+    return op.Sub(positive, op.CastLike(op.Less(x, zero), x))
+
+
+def _heaviside(x: Any, at_zero: Any) -> Any:
+    """Return 1 for positive numbers, ``at_zero`` for 0, and 0 for others and NaN."""
+    zero = op.CastLike(op.Constant(value_int=0), x)
+    step = op.CastLike(op.Less(zero, x), x)
+    return op.Where(op.Equal(x, zero), at_zero, step)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     math.ceil: lambda size: _whole(op.Ceil(_float64(size))),
     math.floor: lambda size: _whole(op.Floor(_float64(size))),
@@ -123,6 +168,15 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     operator.truediv: lambda a, b: op.Div(_float64(a), _float64(b)),
     torch.sym_float: _float64,
     torch.ops.aten.atan2.default: _atan2,
+    torch.ops.aten.masked_fill.Scalar: _masked_fill,
+    torch.ops.aten.masked_fill.Tensor: _masked_fill,
+    torch.ops.aten.where.Scalar: _where,
+    torch.ops.aten.where.ScalarOther: _where,
+    torch.ops.aten.where.ScalarSelf: _where,
+    torch.ops.aten.where.self: _where,
+    torch.ops.aten.sign.default: _sign,
+    torch.ops.aten.sgn.default: _sign,
+    torch.ops.aten.heaviside.default: _heaviside,
 }
 """Translations of arithmetic on sizes and of operators, by the function in a traced
 graph."""

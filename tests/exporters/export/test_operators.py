@@ -151,6 +151,38 @@ def test_an_angle_is_right_in_each_quadrant_and_nan_for_nan():
     assert artifact.manifest.unstreamable == ""
 
 
+class Decided(Net):
+    def __init__(self, decide):
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x):
+        return self.decide(self.rnn(x)[0])
+
+
+DECISIONS = {
+    "where": lambda y: torch.where(y > 0, y < 0.1, y > -0.1),
+    "where, scalar": lambda y: torch.where(y > 0, y < 0.1, False),
+    "where, scalar first": lambda y: torch.where(y > 0, True, y < 0.1),
+    "where, scalars": lambda y: torch.where(y > 0, True, False),
+    "where, floats": lambda y: torch.where(y > 0, y, 0.0),
+    "masked_fill": lambda y: (y > 0).masked_fill(y > 0.1, False),
+    "masked_fill, number": lambda y: (y > 0).masked_fill(y > 0.1, 1),
+    "masked_fill, floats": lambda y: y.masked_fill(y > 0.1, -2),
+    "sign": torch.sign,
+    "sgn": torch.sgn,
+    "heaviside": lambda y: torch.heaviside(y, torch.full_like(y, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_decisions_are_those_of_pytorch(name):
+    module = Decided(DECISIONS[name]).eval()
+    outputs, _ = load(export(module, X).model).run(X.numpy())
+    want = module(X).detach().numpy()
+    np.testing.assert_allclose(outputs["output"], want, atol=1e-6)
+
+
 class Indexed(Net):
     def forward(self, x):
         y = self.rnn(x)[0]

@@ -344,7 +344,9 @@ def test_arguments_of_a_module_are_those_of_the_export(name, tmp_path):
 def test_arguments_with_fields_are_asked_for(tmp_path):
     module = TakesFields().eval()
     export(module, (Batch(SIGNAL),)).save(tmp_path / "m.onnx")
-    with pytest.raises(InputError, match=r"\(batch_x, .*\) do not fit .* give an example"):
+    with pytest.raises(
+        InputError, match=r"\(batch_x, .*\) do not fit .* give an example"
+    ):
         validate(tmp_path / "m.onnx", module, QUICK)
     file = open_file(tmp_path / "m.onnx")
     report = validate(file, against_module(module, file, (Batch(SIGNAL),)), QUICK)
