@@ -458,11 +458,28 @@ def _search_sorted(
     return _bucketize(input, boundaries, out_int32=out_int32, right=is_right)
 
 
+def _cosine_similarity(
+    x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8
+) -> Tensor:
+    """Scale both sides before they broadcast, so that a prototype is a constant."""
+    rank = max(x1.dim(), x2.dim())
+    pair = [x[(None,) * (rank - x.dim())] for x in (x1, x2)]
+    sizes = [x.shape[dim] if rank else 1 for x in pair]
+    if not rank or not all(type(size) is int for size in sizes) or len({*sizes}) > 1:
+        return torch.cosine_similarity(x1, x2, dim, eps)
+    first, second = (
+        x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+        for x in pair
+    )
+    return (first * second).sum(dim)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
     **dict.fromkeys((torch.amax, Tensor.amax), _over_all_axes(torch.amax)),
     **dict.fromkeys((torch.amin, Tensor.amin), _over_all_axes(torch.amin)),
     torch.bucketize: _bucketize,
+    torch.cosine_similarity: _cosine_similarity,
     torch.searchsorted: _search_sorted,
     **{function: _window_function(function) for function in _WINDOWS},
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),

@@ -183,6 +183,26 @@ def test_decisions_are_those_of_pytorch(name):
     np.testing.assert_allclose(outputs["output"], want, atol=1e-6)
 
 
+PROTOTYPE = torch.randn(4, 5, generator=SEEDED)
+SIMILARITIES = {
+    "prototype": lambda y: F.cosine_similarity(y, PROTOTYPE[0].to(y), dim=-1),
+    "prototypes": lambda y: nn.CosineSimilarity(3)(y[:, :, None], PROTOTYPE.to(y)),
+    "signals": lambda y: torch.cosine_similarity(y, y.roll(1, -1), 2),
+    "broadcast": lambda y: F.cosine_similarity(y, y[..., :1] + 2, dim=-1),
+    "zero": lambda y: F.cosine_similarity(0 * y, y, dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_similarity_streams(name):
+    module = Decided(SIMILARITIES[name]).eval()
+    artifact = export(module, X)
+    assert artifact.manifest.unstreamable == ""
+    outputs, _ = load(artifact.model).run(X.numpy())
+    want = module(X).detach().numpy()
+    np.testing.assert_allclose(outputs["output"], want, atol=1e-6)
+
+
 class Indexed(Net):
     def forward(self, x):
         y = self.rnn(x)[0]
