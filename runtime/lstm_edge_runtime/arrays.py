@@ -58,7 +58,7 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     _refuse_masked(name, value, dtype)
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # of PyTorch's tensors
         raise InputError(
             f"{name} is not a regular array ({first_line(error)}); expected {dtype}"
         ) from error

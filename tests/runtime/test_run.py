@@ -69,6 +69,18 @@ def test_wider_floats_whole_numbers_and_lists_are_converted(model):
         np.testing.assert_array_equal(model.run(same)[0]["logits"], expected)
 
 
+class WithGradient:
+    """Refuses to be an array as PyTorch's tensors with gradients do."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Use tensor.detach().numpy() instead.")
+
+
+def test_a_tensor_with_gradients_is_refused_in_one_line(model):
+    with pytest.raises(InputError, match=r"x is not a regular array .*detach\(\)"):
+        model.run(WithGradient())
+
+
 def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
     wide = np.array([True, False, True, False])
     for taken in ([True, True], wide[::2], wide[:2] | True):
