@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
@@ -239,6 +240,7 @@ def own_copy(module: nn.Module) -> nn.Module:
     try:
         wrong = _not_finite(module)
         copied = copy_as(module, torch.float32)
+        _compute_parametrized(copied)
     except Exception as error:
         raise InputError(
             f"{class_name} can't be copied ({first_line(error)}); call it once if it is lazy,"
@@ -249,6 +251,23 @@ def own_copy(module: nn.Module) -> nn.Module:
             f"{wrong[0]} holds NaN or infinity; train again, or load other weights"
         )
     return copied
+
+
+def _compute_parametrized(module: nn.Module) -> None:
+    """Replace parametrized weights by their values, in place.
+
+    ``remove_parametrizations`` would change the class of a layer, which copies share.
+    """
+    for layer in module.modules():
+        if not parametrize.is_parametrized(layer):
+            continue
+        parametrized: Any = layer.parametrizations
+        with torch.no_grad():
+            values = {name: getattr(layer, name).detach() for name in parametrized}
+        layer.__class__ = type(layer).__bases__[0]
+        del layer.parametrizations
+        for name, value in values.items():
+            setattr(layer, name, nn.Parameter(value, requires_grad=False))
 
 
 class _WholeLengths(TorchFunctionMode):

@@ -225,6 +225,22 @@ def test_older_weight_norm_and_a_wrapper_for_several_devices_export_as_they_are(
     )
 
 
+def test_parametrized_weights_are_computed_and_the_module_keeps_them():
+    torch.manual_seed(0)
+    module = nn.Sequential(Tutored(), nn.Linear(6, 2)).eval()
+    parametrizations = nn.utils.parametrizations
+    parametrizations.orthogonal(module[0].rnn, "weight_ih_l0")
+    parametrizations.weight_norm(module[1])
+    parametrizations.spectral_norm(module[1])
+    x = torch.randn(3, 7, 5)
+    artifact = export(module, x)
+    outputs, _ = load(artifact.model).run(x.numpy())
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(outputs["output"], expected, rtol=0, atol=1e-6)
+    assert nn.utils.parametrize.is_parametrized(module[1], "weight")
+
+
 def test_an_artifact_says_whether_it_streams_and_takes_names_of_onnx_files(tmp_path):
     torch.manual_seed(0)
     for layer, reason in (
