@@ -140,22 +140,29 @@ def _bool_tensor(value: Any) -> Any:
     """Return a boolean as a tensor."""
     if not isinstance(value, bool):
         return value
-    return op.Cast(op.Constant(value_int=int(value)), to=BOOL.dtype)
+    number: Any = op.Constant(value_int=int(value))
+    return op.Cast(number, to=BOOL.dtype)
+
+
+def _zero_like(x: Any) -> Any:
+    """Return 0 in the dtype of ``x``."""
+    zero: Any = op.Constant(value_int=0)
+    return op.CastLike(zero, x)
 
 
 def _sign(x: Any) -> Any:
     """Return the sign, which is 0 for NaN in PyTorch and NaN in onnxruntime."""
     if x.dtype == ir.DataType.BOOL:
         return op.Identity(x)
-    zero = op.CastLike(op.Constant(value_int=0), x)
-    positive = op.CastLike(op.Less(zero, x), x)
+    zero = _zero_like(x)
+    positive: Any = op.CastLike(op.Less(zero, x), x)
     return op.Sub(positive, op.CastLike(op.Less(x, zero), x))
 
 
 def _heaviside(x: Any, at_zero: Any) -> Any:
     """Return 1 for positive numbers, ``at_zero`` for 0, and 0 for others and NaN."""
-    zero = op.CastLike(op.Constant(value_int=0), x)
-    step = op.CastLike(op.Less(zero, x), x)
+    zero = _zero_like(x)
+    step: Any = op.CastLike(op.Less(zero, x), x)
     return op.Where(op.Equal(x, zero), at_zero, step)
 
 
@@ -471,7 +478,8 @@ def _cosine_similarity(
         x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
         for x in pair
     )
-    return (first * second).sum(dim)
+    similarity: Tensor = (first * second).sum(dim)
+    return similarity
 
 
 REPLACED: dict[Any, Callable[..., Any]] = {
