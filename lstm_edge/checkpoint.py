@@ -238,8 +238,9 @@ def read_tensors(path: Path) -> Checkpoint:
             than tensors in it.
     """
     if not path.is_file():
+        reason = "is not a regular file" if path.exists() else "does not exist"
         raise NotFoundError(
-            f"{path} does not exist; expected a run folder or a checkpoint file"
+            f"{path} {reason}; expected a run folder or a checkpoint file"
         )
     content = path.read_bytes()
     if content.startswith(_LFS):

@@ -6,6 +6,7 @@ last three are the exit codes that a shell reports for SIGINT, SIGTERM and SIGPI
 """
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -175,6 +176,14 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
         return (
             (_BY_SIGNAL + _SIGPIPE, "")
             if isinstance(error, BrokenPipeError)
-            else (2, f"error: {error}")
+            else (2, f"error: {_about(error)}")
         )
     return 0, ""
+
+
+def _about(error: OSError) -> str:
+    """Return an error of the system; a full disk without a name is standard output."""
+    is_output = error.errno == errno.ENOSPC and error.filename is None
+    return (
+        f"can't write to standard output: {error.strerror}" if is_output else str(error)
+    )

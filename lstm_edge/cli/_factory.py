@@ -114,7 +114,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         )
     if not isinstance(module, nn.Module):
         raise InputError(
-            f"{source} returned a {type(module).__name__}, expected a torch.nn.Module"
+            f"{source} returned {type(module).__name__}, expected a torch.nn.Module"
         )
     module.eval()
     if weights is None:

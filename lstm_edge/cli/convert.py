@@ -103,6 +103,10 @@ def command(model: Path, target: str | None, output: Path, name: str | None) -> 
     """  # noqa: D301
     if name and target != "c":
         raise InputError("--name is only valid with --to c; remove it")
+    if target and output.suffix in (".lep", ".onnx"):
+        raise InputError(
+            f"got --to {target} -o {output}, expected a folder; omit --to for an .lep file"
+        )
     if target == "c":
         return _to_c(model, output, name)
     return _to_web(model, output) if target else _to_native(model, output)

@@ -144,6 +144,10 @@ def state_of_bytes(content: bytes) -> tuple[State, dict[str, Array]]:
     Raises:
         ValueError, struct.error: it is not a saved state, or it is truncated or damaged.
     """
+    if not content:
+        raise ValueError("it is empty")
+    if len(content) < _FRONT.size:
+        raise ValueError("it does not begin as one")
     magic, crc = _FRONT.unpack_from(content)
     if magic != _MAGIC:
         raise ValueError("it does not begin as one")

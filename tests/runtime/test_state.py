@@ -112,6 +112,15 @@ def test_a_damaged_file_is_refused_whatever_is_wrong_with_it(state, tmp_path):
             State.load(wrong)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "it is empty"), (b"x", "it does not begin as one")]
+)
+def test_a_short_file_is_no_saved_state(content, reason, tmp_path):
+    (tmp_path / "s.state").write_bytes(content)
+    with pytest.raises(FileFormatError, match=reason):
+        State.load(tmp_path / "s.state")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in folders")
 def test_a_fifo_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "fifo")

@@ -116,5 +116,5 @@ def test_a_full_disk_under_the_output_is_one_line(har, buffered):
         )
     assert (done.returncode, done.stderr) == (
         2,
-        b"error: [Errno 28] No space left on device\n",
+        b"error: can't write to standard output: No space left on device\n",
     )

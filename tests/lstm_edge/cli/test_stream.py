@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_error_with_the_state_saved(start, tmp_path):
         _, err = start("--state", tmp_path / "s.npz", stdout=full).communicate(
             text(X[:1])
         )
-    assert err == "error: [Errno 28] No space left on device\n"
+    assert err == "error: can't write to standard output: No space left on device\n"
     assert State.load(tmp_path / "s.npz")
 
 

@@ -324,7 +324,7 @@ TABLE = [
     ),
     (
         "export usage_nets:number --input x=N,L,3 -o m.onnx",
-        "returned a int, expected a torch.nn.Module",
+        "returned int, expected a torch.nn.Module",
     ),
     (
         "export usage_nets:later --input x=N,L,3 -o m.onnx",
@@ -421,6 +421,7 @@ TABLE = [
     ("bench har.onnx --device gpu", "'gpu' is not one of 'cpu', 'cuda'"),
     ("selftest none.lep", "none.lep does not exist"),
     ("convert har.onnx -o har.lep --name har", "--name is only valid with --to c"),
+    ("convert har.onnx --to c -o har.lep", "expected a folder; omit --to"),
 ]
 
 
