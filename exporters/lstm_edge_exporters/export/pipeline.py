@@ -140,6 +140,12 @@ def build(
             for line in program.texts
         ),
         *exposed.notes,
+        *(
+            f"forward does not read {value.name}, which stays an input; leave it out of"
+            " the example"
+            for value in exact.graph.inputs
+            if not value.uses() and not value.is_graph_output()
+        ),
     ]
     return Built(
         exact=exact,

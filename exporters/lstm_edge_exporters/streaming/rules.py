@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import END, MOVING_AXES, axes_of, constant, values_read
+from ..graph import END, MOVING_AXES, axes_of, constant, data_inputs, values_read
 from ..recurrent import is_reversed
 from .operands import elements, ints, numbers
 from .per_frame import PER_FRAME, per_frame
@@ -362,13 +362,27 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value) -> None:
         raise work.refusal("does not run over the first axis of its input")
     direction = node.attributes.get_string("direction", "forward")
     if direction != "forward":
-        raise work.refusal(f"is {direction} and reads time backwards")
+        reason = f"is {direction} and reads time backwards"
+        raise work.refusal(reason + _advice_on_axes(work))
     padded, flow = work.pad_front(value, flow)
     if flow.delay > 0:
         padded = hold(work, node, value=padded, flow=flow)
     node.replace_input_with(0, padded)
     work.set(node.outputs[0], replace(flow, fill=None))
     work.take_last(node.outputs[1:], value, flow=flow, frames=1)
+
+
+def _advice_on_axes(work: Rewriter) -> str:
+    """Return how to name time if an input has another axis that may be time."""
+    for source in data_inputs(work.graph):
+        names = [axis for axis in axes_of(source) if isinstance(axis, str)]
+        others = {*names} - {work.batch, work.sequence}
+        if work.sequence in names and others:
+            return (
+                f"; if time is axis {min(others)} of {source.name} and not"
+                f" {work.sequence}, name it and give the other as a number with inputs="
+            )
+    return ""
 
 
 def scan(work: Rewriter, node: ir.Node, value: ir.Value) -> None:

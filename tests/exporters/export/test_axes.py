@@ -227,3 +227,23 @@ def test_axes_that_a_layer_reads_as_rows_are_named_in_the_order_of_the_inputs(
     example = tuple(torch.randn(shape) for shape in shapes)
     manifest = export(kind().eval(), example).manifest
     assert [spec.axes for spec in manifest.inputs] == axes
+
+
+class OverBands(nn.Module):
+    """A bidirectional GRU over frequency, and a GRU over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.bands = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+        self.time = nn.GRU(8, 5, batch_first=True)
+
+    def forward(self, x, labels):
+        rows, steps, bands, width = x.shape
+        y = self.bands(x.reshape(rows * steps, bands, width))[0].mean(1)
+        return self.time(y.reshape(rows, steps, 8))[0]
+
+
+def test_an_unused_input_and_an_axis_that_may_be_time_are_named():
+    artifact = export(OverBands().eval(), (torch.randn(2, 12, 6, 3), torch.zeros(2)))
+    assert any("does not read labels" in note for note in artifact.notes)
+    assert "if time is axis L2 of x and not L, name it" in artifact.reason
