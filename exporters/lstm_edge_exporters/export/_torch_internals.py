@@ -5,8 +5,8 @@ A new version of PyTorch that moves one of them changes this module alone.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from traceback import FrameSummary
 from types import FrameType
@@ -143,20 +143,9 @@ def _frame(location: object) -> FrameSummary | None:
     return location if isinstance(location, FrameSummary) else None
 
 
-@contextmanager
-def tracing_any_size() -> Iterator[None]:
-    """Trace inside without branches for sizes of one.
-
-    A write into a tensor asks if elements of the tensor overlap, which fixes sizes
-    to two or more. The example has been computed before, so that none overlap.
-    """
-    asked = torch._debug_has_internal_overlap
-    torch._debug_has_internal_overlap = lambda _: 0  # type: ignore[assignment]
-    try:
-        with _tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            yield
-    finally:
-        torch._debug_has_internal_overlap = asked
+def tracing_any_size() -> AbstractContextManager[None]:
+    """Trace inside without branches for sizes of one."""
+    return _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined,no-any-return]
 
 
 def registry() -> ONNXRegistry:

@@ -10,7 +10,7 @@ onnxruntime's STFT is less exact, and slower up to 512 points.
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from ._torch_internals import assume
+from .part_writes import write_part
 from .source_modules import source_spaces
 from .step_numbers import Evenly
 
@@ -482,6 +483,31 @@ def _cosine_similarity(
     return similarity
 
 
+def _pad(
+    input: Tensor,  # noqa: A002  PyTorch's name
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> Tensor:
+    """Replace ``F.pad``: circular padding is a concatenation. PyTorch writes its parts
+    one by one, and asks of each whether elements overlap.
+    """
+    if mode != "circular" or min(pad) < 0:
+        return F.pad(input, pad, mode, value)
+    padded = input
+    for pair in range(len(pad) // 2):
+        left, right = pad[2 * pair : 2 * pair + 2]
+        axis = input.dim() - 1 - pair
+        size = input.shape[axis]
+        around = [
+            padded.narrow(axis, size - left, left),
+            padded,
+            padded.narrow(axis, 0, right),
+        ]
+        padded = torch.cat(around, axis)
+    return padded
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
     **dict.fromkeys((torch.amax, Tensor.amax), _over_all_axes(torch.amax)),
@@ -489,6 +515,8 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     torch.bucketize: _bucketize,
     torch.cosine_similarity: _cosine_similarity,
     torch.searchsorted: _search_sorted,
+    F.pad: _pad,
+    Tensor.__setitem__: write_part,
     **{function: _window_function(function) for function in _WINDOWS},
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool),

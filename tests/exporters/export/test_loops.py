@@ -412,7 +412,7 @@ class ColumnsOfItsState(nn.Module):
         return torch.stack(outs, 1)
 
 
-def test_a_loop_that_writes_a_part_of_its_state_takes_one_row():
+def test_a_loop_that_writes_its_state_column_by_column_takes_one_row():
     example = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(3))
     module = ColumnsOfItsState().eval()
     artifact = export_and_compare(module, (example,), ExportConfig(inputs=X))
@@ -486,6 +486,41 @@ def test_a_step_may_take_its_features_apart_without_named_axes(features):
     torch.manual_seed(2)
     module = TakesFeaturesApart(FEATURES[features]).eval()
     artifact = export_and_compare(module, (torch.randn(2, 6, 3),))
+    assert artifact.manifest.streamable
+
+
+class WritesAPart(Stepwise):
+    """A loop that writes into a part of its state."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.index = index
+
+    def step(self, x, t, h, outs):
+        new = self.plain(x[:, t], h)
+        h = h.clone()
+        h[self.index] = 0.5 * new[self.index]
+        return h
+
+
+PARTS = {
+    "features": (slice(None), slice(1, 3)),
+    "one feature": (slice(None), -1),
+    "behind dots": (..., 0),
+    "every second": (slice(None), slice(None, None, 2)),
+    "listed": (slice(None), [0, 2]),
+    "all": slice(None),
+}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("part", PARTS)
+def test_a_loop_that_writes_a_part_of_its_state_takes_one_row(part):
+    torch.manual_seed(2)
+    module = WritesAPart(PARTS[part]).eval()
+    example = (torch.randn(2, 6, 3),)
+    artifact = export_and_compare(module, example, ExportConfig(inputs=X))
+    assert artifact.manifest.ranges == {}
     assert artifact.manifest.streamable
 
 

@@ -1,0 +1,55 @@
+"""Writes into a part of a tensor as writes of the whole tensor.
+
+PyTorch asks whether elements of the part overlap, and then a size of the trace is two or
+more. The elements of a whole tensor are known not to.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_Entry = tuple[int, Any]
+"""Axis, and an index or a slice of it."""
+
+
+def write_part(tensor: Tensor, index: Any, value: Any) -> None:
+    """Do ``tensor[index] = value``."""
+    entries = _entries(tensor, index)
+    if entries is None or (isinstance(value, Tensor) and value.dim() > tensor.dim()):
+        Tensor.__setitem__(tensor, index, value)
+    else:
+        tensor.copy_(_scattered(tensor, entries, value))
+
+
+def _entries(tensor: Tensor, index: Any) -> list[_Entry] | None:
+    """Return what an index takes of each axis; None for one with tensors or new axes."""
+    given = index if isinstance(index, tuple) else (index,)
+    if any(not isinstance(entry, int | slice | type(...)) for entry in given):
+        return None
+    if any(isinstance(entry, bool) for entry in given):
+        return None
+    is_rest = [entry is ... for entry in given]
+    before = given.index(...) if any(is_rest) else len(given)
+    behind = given[before + 1 :]
+    first_behind = tensor.dim() - len(behind)
+    entries = [*enumerate(given[:before]), *enumerate(behind, first_behind)]
+    # from the last axis on, so that an index takes no axis in front of the next one
+    return [(axis, entry) for axis, entry in entries[::-1] if entry != slice(None)]
+
+
+def _scattered(tensor: Tensor, entries: Sequence[_Entry], value: Any) -> Tensor:
+    """Return ``tensor`` with ``value`` in the part that all ``entries`` take."""
+    if not entries:
+        whole = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
+        return whole.expand(tensor.shape)
+    (axis, entry), *others = entries
+    if isinstance(entry, slice):
+        bounds = (entry.start, entry.stop, entry.step or 1)
+        part = torch.ops.aten.slice.Tensor(tensor, axis, *bounds)
+        return torch.slice_scatter(
+            tensor, _scattered(part, others, value), axis, *bounds
+        )
+    part = tensor.select(axis, entry)
+    return torch.select_scatter(tensor, _scattered(part, others, value), axis, entry)
