@@ -35,9 +35,9 @@ from .conditions import failing_sizes
 from .config import ExportConfig
 from .convolutions import Convolutions
 from .floats import Floats
+from .kept_sizes import keeping_sizes
 from .loops import Loop
 from .record import Recorder, RecurrentCall
-from .replaced import keeping_sizes
 
 
 @dataclass(frozen=True)

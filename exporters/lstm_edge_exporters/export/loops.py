@@ -8,23 +8,30 @@ of symbolic length. A step that is read, ``x[:, t]``, is a node of its own.
 """
 
 import builtins
-import dis
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ._torch_internals import assume, pytree
 from .advice import calling_line, line_of_frame
 from .list_reads import lists_read
+from .loop_variables import is_unpacking, numbers_of, tensors_of
 from .step_numbers import Evenly, evenly, looked_up, plain_number, plain_numbers
+from .traced_sizes import (
+    expression_of,
+    have_same_size,
+    in_example,
+    is_symbolic,
+    is_traced,
+    rows_of,
+)
 
 DOMAIN = "lstm_edge.loop"
 MARK = "Iteration"
@@ -42,8 +49,6 @@ and the last."""
 LOOP_STEPS = (2, 3, 4, 6, 7, 300)
 """Further numbers of steps at which a network with loops is compared: next to
 ``STEPS``, and many."""
-_DEPTH = 3
-"""Depth of the lists, tuples and dicts in which tensors are variables of a loop."""
 _WITHOUT_DATA = frozenset(
     (
         Tensor.size,
@@ -131,7 +136,7 @@ class Steps:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the marked iterations; all values where a line unpacks them."""
-        if _is_unpacking(sys._getframe(1)):
+        if is_unpacking(sys._getframe(1)):
             return iter(self.unpacked())
         return self._loops.iterate(self)
 
@@ -204,7 +209,7 @@ class _StepIterator:
 
     def __next__(self) -> Tensor:
         """Return the next step, which the loop leaves out."""
-        if _in_example(self.steps.length) < 1:
+        if in_example(self.steps.length) < 1:
             raise self.steps.refusal("takes its steps by next() until none is left")
         step: Tensor = self.steps[0]
         self.steps = self.steps.rest()
@@ -268,7 +273,7 @@ class Loops:
                 f"forward has a loop over a traced axis ({line}) inside of another one"
                 f" ({self._open.line}); use tensor operations for the inner one"
             )
-        if _in_example(steps.length) < 1:
+        if in_example(steps.length) < 1:
             raise InputError(
                 f"forward has a loop over time that runs no step in the example ({line});"
                 " give an example of more steps"
@@ -295,7 +300,7 @@ class Loops:
         """Add the mark of an iteration, with the variables that the last one set."""
         self._refuse_lookup()
         named = dict[str, Tensor]()
-        for name, tensor in _variables(frame):
+        for name, tensor in tensors_of(frame):
             tag = self._tags.get(id(tensor))
             if tag is None:  # what no function of tensors made, such as autograd's
                 tag = self._tag(tensor, loop, loop.iteration - 1)
@@ -309,7 +314,7 @@ class Loops:
                 "iteration": loop.iteration,
                 "line": loop.line,
                 "names": [*named] or [""],
-                "numbers": _numbers(frame) or [""],
+                "numbers": numbers_of(frame) or [""],
             },
             dtypes=[torch.int64],
             shapes=[[1]],
@@ -384,10 +389,10 @@ class Loops:
 
     def _shorter(self, one: Any, other: Any, *, strict: bool) -> Any:
         """Return the shorter of two lengths; refuse if it is not the same at any size."""
-        difference = _expression(one) - _expression(other)
+        difference = expression_of(one) - expression_of(other)
         if difference.is_number and not (strict and difference):
             return other if difference > 0 else one
-        if not _have_same_size(one, other):
+        if not have_same_size(one, other):
             raise self.refusal("zips sequences of different lengths")
         assume(one == other)
         return one
@@ -421,7 +426,7 @@ class Loops:
             return iterable.steps
         if isinstance(iterable, Steps):
             return iterable
-        if isinstance(iterable, Tensor) and iterable.dim() and _is_traced(iterable, 0):
+        if isinstance(iterable, Tensor) and iterable.dim() and is_traced(iterable, 0):
             return _TensorSteps(loops=self, tensor=iterable, axis=0, width=0)
         if isinstance(iterable, list | tuple):
             runs = [*self._runs(iterable)]
@@ -500,8 +505,8 @@ class Loops:
         shape = [*tensor.shape]
         loop = self._open
         if loop is not None and loop.rows is None:
-            loop.rows = _rows(shape, axis)
-        if loop is not None and _have_same_size(shape[axis], loop.steps):
+            loop.rows = rows_of(shape, axis)
+        if loop is not None and have_same_size(shape[axis], loop.steps):
             assume(shape[axis] == loop.steps)
         shape[axis : axis + 1] = [width] if width else []
         made = torch.onnx.ops.symbolic_multi_out(
@@ -596,10 +601,10 @@ class Loops:
         """Return True for a traced axis of steps. In a loop, another axis than its own
         is one of features that are taken apart, and its size becomes a number.
         """
-        if not _is_traced(tensor, dim):
+        if not is_traced(tensor, dim):
             return False
         size = tensor.shape[dim]
-        if self._open is None or _expression(size) == _expression(self._open.steps):
+        if self._open is None or expression_of(size) == expression_of(self._open.steps):
             return True
         int(size)
         return False
@@ -616,9 +621,9 @@ class Loops:
 
     def chunk(self, tensor: Tensor, chunks: Any, dim: int = 0) -> Any:
         """Return the steps along a traced axis of ``chunks`` steps."""
-        if not _symbolic(chunks) or not self._has_steps(tensor, dim):
+        if not is_symbolic(chunks) or not self._has_steps(tensor, dim):
             return NotImplemented
-        if _expression(chunks) != _expression(tensor.shape[dim]):
+        if expression_of(chunks) != expression_of(tensor.shape[dim]):
             return NotImplemented
         return _TensorSteps(loops=self, tensor=tensor, axis=dim, width=1)
 
@@ -728,7 +733,7 @@ class Loops:
             collected = self._collect(write.values, step.result_axis, loop)
             end = write.first + loop.steps
             size = write.buffer.shape[step.axis]
-            to_the_end = _expression(size) == _expression(end)
+            to_the_end = expression_of(size) == expression_of(end)
             if to_the_end and step.selects_only_step:
                 front = write.buffer.narrow(step.axis, 0, write.first)
                 tensors = [front, collected] if write.first else [collected]
@@ -777,14 +782,16 @@ class _Range(type):
 
     def __call__(cls, *args: Any) -> Any:
         """Return the steps of a traced range, or an ordinary range."""
-        if not any(map(_symbolic, args)):
+        if not any(map(is_symbolic, args)):
             return range(*args)
         start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
-        if _symbolic(step) or step != 1:
+        if is_symbolic(step) or step != 1:
             raise cls.loops.refusal(
-                "runs backwards" if not _symbolic(step) and step < 0 else "skips steps"
+                "runs backwards"
+                if not is_symbolic(step) and step < 0
+                else "skips steps"
             )
-        if _symbolic(start):
+        if is_symbolic(start):
             raise cls.loops.refusal("starts at a traced size")
         return Steps(
             cls.loops,
@@ -884,83 +891,6 @@ def _joined(tensors: Sequence[Tensor], axis: int) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat([*tensors], axis)
 
 
-def _is_unpacking(frame: FrameType) -> bool:
-    """Return True if a function assigns the items to variables: ``a, b = steps``.
-
-    Python asks for an iterator in the same way there and in a ``for``, and the items
-    have to be made before it is known how many are taken. Only the instruction differs:
-    an unpacked axis has a fixed size, such as ``mean, deviation = x.unbind(-1)``.
-    That both come from one instruction does not tell: ``deque(steps)`` is a loop.
-    """
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("UNPACK")
-
-
-def _numbers(frame: FrameType) -> list[str]:
-    """Return the names of the variables that are numbers of Python."""
-    variables = frame.f_locals.items()
-    return [name for name, value in variables if type(value) in (int, float)]
-
-
-def _variables(frame: FrameType) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of each tensor among the variables of the function that
-    runs a loop.
-    """
-    for name, value in list(frame.f_locals.items()):
-        if isinstance(value, nn.Module):
-            for attribute, inner in list(vars(value).items()):
-                if not attribute.startswith("_"):
-                    yield from _tensors(attribute, inner, _DEPTH)
-        else:
-            yield from _tensors(name, value, _DEPTH)
-
-
-def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a variable, also in containers down to ``depth``, by name."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping) and depth:
-        for key, inner in list(value.items()):
-            yield from _tensors(f"{name}.{key}", inner, depth - 1)
-    elif isinstance(value, list | tuple | deque) and depth:
-        for index, inner in enumerate(value):
-            yield from _tensors(f"{name}.{index}", inner, depth - 1)
-        if value:
-            yield from _tensors(f"{name}.last", value[-1], depth - 1)
-
-
-def _is_traced(tensor: Tensor, axis: int) -> bool:
-    """Return True if the tensor's size along ``axis`` is traced."""
-    return bool(tensor.dim()) and _symbolic(tensor.shape[axis])
-
-
-def _symbolic(size: Any) -> bool:
-    """Return True if a size depends on the inputs."""
-    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
-
-
-def _rows(shape: Sequence[Any], axis: int) -> Any:
-    """Return the number of rows of a tensor with steps at ``axis``; None if unknown."""
-    others = [*shape[:axis], *shape[axis + 1 :]]
-    is_batch_first = axis == 1 and len(others) > 1
-    return others[0] if is_batch_first else next(filter(_symbolic, others), None)
-
-
-def _have_same_size(one: Any, other: Any) -> bool:
-    """Return True if two traced sizes are one in the example."""
-    traced = _symbolic(one) and _symbolic(other)
-    return traced and one.node.hint == other.node.hint
-
-
 def _has_step(args: Any) -> bool:
     """Return True if arguments contain the number of a step."""
     return any(isinstance(leaf, Evenly) for leaf in pytree.tree_leaves(args))
-
-
-def _in_example(size: Any) -> int:
-    """Return a size in the example."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
-
-
-def _expression(size: Any) -> Any:
-    """Return a size as a sympy expression, or a number."""
-    return size.node.expr if isinstance(size, torch.SymInt) else size

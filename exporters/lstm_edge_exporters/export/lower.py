@@ -36,9 +36,9 @@ from .capture import Program, axis_text, growing, quietly
 from .convolutions import name_convolutions
 from .floats import default_dtype
 from .hoist import hoist
-from .replaced import TRANSLATIONS
 from .roll import loop_sizes, roll
 from .splits import drop_whole_slices, split_by_slices
+from .translations import TRANSLATIONS
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
 _NUMBERS = (

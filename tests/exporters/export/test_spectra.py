@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge_exporters.export.replaced import inverse_stft, stft
+from lstm_edge_exporters.export.spectra import inverse_stft, stft
 
 
 @st.composite
