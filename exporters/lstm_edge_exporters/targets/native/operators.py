@@ -347,6 +347,16 @@ def _inverted(memory: Memory, value: Value) -> Value:
     )
 
 
+@lowers("And", "Or", "Xor")
+def _logical(memory: Memory, node: ir.Node, a: In, b: In) -> Out:
+    """Combine bools as the 0 and 1 that they are in a program."""
+    pair = (_as_floats(_filled(memory, a)), _as_floats(_filled(memory, b)))
+    if node.op_type == "Xor":
+        return _inverted(memory, _combine(memory, Binary.EQUAL, pair))
+    function = Binary.MULTIPLY if node.op_type == "And" else Binary.MAXIMUM
+    return _combine(memory, function, pair)._replace(dtype="bool")
+
+
 @lowers("Where")
 def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Lower Where on operands of any shapes that broadcast."""

@@ -134,6 +134,33 @@ def test_a_program_has_the_largest_and_least_numbers_and_their_places():
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
+class Logic(Extremes):
+    """Combinations of flags: computed ones, and one with a fixed mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.arange(7) % 2 == 0)
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        high = y > 0
+        wide = y.abs() > y.abs().mean(-1, keepdim=True)
+        flags = [high & wide, high | wide, high ^ wide, high & self.mask]
+        chosen = torch.where(high, wide, ~self.mask)
+        return torch.cat([flag.float() for flag in [*flags, chosen]], -1)
+
+
+def test_a_program_combines_flags():
+    torch.manual_seed(6)
+    module = Logic().eval()
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    program = to_native(export(module, torch.randn(2, 5, 3), config).model)
+    x = torch.randn(9, 3)
+    stream = load(program).stream()
+    got = [stream.step(sample) for sample in x.numpy()]
+    np.testing.assert_array_equal(got, module(x[None])[0].numpy())
+
+
 class Decision(Extremes):
     """Labels or flags as an output."""
 
