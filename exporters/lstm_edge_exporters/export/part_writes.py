@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .traced_sizes import in_example
+
 _Entry = tuple[int, Any]
 """Axis, and an index or a slice of it."""
 
@@ -19,8 +21,11 @@ def write_part(tensor: Tensor, index: Any, value: Any) -> None:
     entries = _entries(tensor, index)
     if entries is None or (isinstance(value, Tensor) and value.dim() > tensor.dim()):
         Tensor.__setitem__(tensor, index, value)
-    else:
-        tensor.copy_(_scattered(tensor, entries, value))
+        return
+    strides = [in_example(stride) for stride in tensor.stride()]
+    in_memory = sorted(range(tensor.dim()), key=strides.__getitem__, reverse=True)
+    written = _written(tensor, entries, value)
+    tensor.permute(in_memory).copy_(written.permute(in_memory))
 
 
 def _entries(tensor: Tensor, index: Any) -> list[_Entry] | None:
@@ -39,17 +44,37 @@ def _entries(tensor: Tensor, index: Any) -> list[_Entry] | None:
     return [(axis, entry) for axis, entry in entries[::-1] if entry != slice(None)]
 
 
-def _scattered(tensor: Tensor, entries: Sequence[_Entry], value: Any) -> Tensor:
+def _written(tensor: Tensor, entries: Sequence[_Entry], value: Any) -> Tensor:
     """Return ``tensor`` with ``value`` in the part that all ``entries`` take."""
     if not entries:
         whole = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
         return whole.expand(tensor.shape)
     (axis, entry), *others = entries
-    if isinstance(entry, slice):
-        bounds = (entry.start, entry.stop, entry.step or 1)
-        part = torch.ops.aten.slice.Tensor(tensor, axis, *bounds)
-        return torch.slice_scatter(
-            tensor, _scattered(part, others, value), axis, *bounds
-        )
-    part = tensor.select(axis, entry)
-    return torch.select_scatter(tensor, _scattered(part, others, value), axis, entry)
+    size = tensor.shape[axis]
+    if not isinstance(entry, slice):
+        inside = _written(tensor.select(axis, entry), others, value)
+        if type(size) is int:
+            start = entry % size
+            return _between(tensor, axis, (start, start + 1), inside.unsqueeze(axis))
+        return torch.select_scatter(tensor, inside, axis, entry)
+    bounds = (entry.start, entry.stop, entry.step or 1)
+    part = torch.ops.aten.slice.Tensor(tensor, axis, *bounds)
+    inside = _written(part, others, value)
+    if all(type(bound) in (int, type(None)) for bound in (size, *bounds)):
+        start, stop, step = entry.indices(size)
+        if step == 1:
+            return _between(tensor, axis, (start, max(start, stop)), inside)
+    return torch.slice_scatter(tensor, inside, axis, *bounds)
+
+
+def _between(
+    tensor: Tensor, axis: int, bounds: tuple[int, int], inside: Tensor
+) -> Tensor:
+    """Return ``tensor`` with ``inside`` from the first to the second bound of an axis of
+    fixed size: a concatenation, which streams.
+    """
+    start, stop = bounds
+    front = tensor.narrow(axis, 0, start)
+    behind = tensor.narrow(axis, stop, tensor.shape[axis] - stop)
+    pieces = [front, inside, behind]
+    return torch.cat([piece for piece in pieces if piece.shape[axis] != 0], axis)

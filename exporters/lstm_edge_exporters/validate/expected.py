@@ -236,7 +236,9 @@ def _returned(file: ModelFile, module: nn.Module, call: Any) -> tuple[str, ...]:
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, Any]:
     """Return the example of an export: the file's golden inputs by default."""
-    arrays = file.manifest.golden.inputs if file.manifest.golden else {}
+    golden = file.manifest.golden.inputs if file.manifest.golden else {}
+    in_order = [value.name for value in file.proto.graph.input]
+    arrays = {name: golden[name] for name in in_order if name in golden}
     parameters = inspect.signature(module.forward).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     paths = file.manifest.provenance.get("arguments") or {}

@@ -34,6 +34,16 @@ class Single(Net):
         return y * 2 if x.shape[1] == 1 else y
 
 
+class WritesFeatures(Net):
+    """Writes into a part of what a layer returns."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0].clone()
+        y[..., -1] = 1.5
+        y[:, :, 0] = y[:, :, 1] - y[:, :, 0]
+        return y
+
+
 class DoublesByElements(Net):
     def forward(self, x):
         y = self.rnn(x)[0]
@@ -175,6 +185,12 @@ def test_a_condition_counts_if_its_source_can_not_be_read(
 def test_the_sizes_that_operators_need_are_stated(module, limits):
     made = export(module().eval(), X)
     assert made.manifest.ranges == {"L": limits}
+
+
+def test_writes_into_the_output_of_a_layer_take_any_size_and_stream():
+    manifest = export(WritesFeatures().eval(), X).manifest
+    assert manifest.ranges == {}
+    assert manifest.streamable
 
 
 class Spelled(nn.Module):

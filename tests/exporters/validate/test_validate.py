@@ -313,6 +313,11 @@ class TakesDict(TakesPair):
         return self.rnn(batch["x"][0])[0]
 
 
+class TakesStateInADict(TakesPair):
+    def forward(self, batch):
+        return self.rnn(batch["x"], (batch["h"], batch["c"]))
+
+
 class Batch(NamedTuple):
     x: torch.Tensor
 
@@ -326,6 +331,10 @@ SIGNAL = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
 NESTED = {
     "pair": (TakesPair, (SIGNAL, (torch.zeros(1, 2, 6),) * 2)),
     "dict": (TakesDict, ({"x": [SIGNAL]},)),
+    "state in a dict": (
+        TakesStateInADict,
+        ({"x": SIGNAL, "h": torch.zeros(1, 2, 6), "c": torch.zeros(1, 2, 6)},),
+    ),
     "parallel": (lambda: nn.DataParallel(nn.LSTM(4, 6, batch_first=True)), SIGNAL),
     "compiled": (lambda: torch.compile(nn.LSTM(4, 6, batch_first=True)), SIGNAL),
 }
