@@ -77,8 +77,8 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     """Call the factory and load the weights; return the module in eval mode and the
     sha256 of the weights.
 
-    Without weights, those that torch, NumPy and ``random`` draw by their global
-    generators are the same in every call.
+    Without weights, the global generators of torch, NumPy and ``random`` draw the same
+    ones in every call.
     """
     path, _, name = source.partition(":")
     if path.endswith(".py"):

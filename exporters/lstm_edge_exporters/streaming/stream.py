@@ -130,8 +130,8 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
 
 
 def _refuse_computed_cut(work: Rewriter, node: ir.Node) -> None:
-    """Refuse a Slice of the last frames up to a computed number, which would be that of
-    the call's steps.
+    """Refuse a Slice of the last frames up to a computed number: a call would compute it
+    from its own steps.
     """
     if node.op_type == "Slice" and None in map(constant, node.inputs[1:3]):
         raise work.refusal("cuts the last frames at a computed step")

@@ -27,6 +27,7 @@ from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free, walk
+from ..padding import pad
 from ..recurrent import ACTIVATIONS
 from .cases import Feeds
 
@@ -529,15 +530,13 @@ def _pad(
     """Pad; a negative number of pads drops elements."""
     starts, ends = np.reshape(pads, (2, -1)).tolist()
     widths = [(0, 0)] * data.ndim
-    kept = [slice(None)] * data.ndim
     which = range(data.ndim) if axes is None else np.ravel(axes).tolist()
     for axis, start, end in zip(which, starts, ends, strict=True):
-        widths[axis] = (max(start, 0), max(end, 0))
-        kept[axis] = slice(max(-start, 0), min(end, 0) or None)
+        widths[axis] = (start, end)
     options = {}
     if mode == "constant" and value is not None:
         options["constant_values"] = value
-    return np.pad(data, widths, mode, **options)[tuple(kept)]
+    return pad(data, widths, mode, **options)
 
 
 def _conv_transpose(

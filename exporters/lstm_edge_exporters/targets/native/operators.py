@@ -19,6 +19,7 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
 from ...graph import constant
+from ...padding import pad
 from ...recurrent import ACTIVATIONS, GATES
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
@@ -510,8 +511,6 @@ def _layer_norm(
 def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     """Reduce over some axes by a sum, a mean or a norm."""
     value = floats(operand)
-    if attribute(node, "noop_with_empty_axes", 0):
-        raise UnsupportedError("noop_with_empty_axes")
     reduced = _reduced_axes(node, axes, len(value.shape))
     if node.op_type in ("ReduceL2", "ReduceSumSquare"):
         value = _combine(memory, Binary.MULTIPLY, (value, value))
@@ -529,10 +528,8 @@ def _reduce_to_extreme(
 ) -> Out:
     """Reduce over some axes to a maximum or minimum."""
     value = floats(operand)
-    if attribute(node, "noop_with_empty_axes", 0):
-        raise UnsupportedError("noop_with_empty_axes")
     reduced = _reduced_axes(node, axes, len(value.shape))
-    extreme = Binary.MAXIMUM if node.op_type == "ReduceMax" else Binary.MINIMUM
+    extreme = _BINARY[node.op_type.removeprefix("Reduce")]
     found = _extreme_over(memory, value, reduced, extreme=extreme)
     return found if attribute(node, "keepdims", 1) else _without(found, reduced)
 
@@ -545,7 +542,7 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
         raise UnsupportedError("select_last_index")
     axis = attribute(node, "axis", 0) % len(value.shape)
     count = value.shape[axis]
-    extreme = Binary.MAXIMUM if node.op_type == "ArgMax" else Binary.MINIMUM
+    extreme = _BINARY[node.op_type.removeprefix("Arg")]
     found = _extreme_over(memory, value, [axis], extreme=extreme)
     is_extreme = _combine(memory, Binary.EQUAL, (value, found))
     is_nan = _inverted(memory, _combine(memory, Binary.EQUAL, (value, value)))
@@ -590,6 +587,8 @@ def _without(value: Value, axes: Sequence[int]) -> Value:
 
 def _reduced_axes(node: ir.Node, axes: In, rank: int) -> list[int]:
     """Return the axes that a node reduces, in order; all if it names none."""
+    if attribute(node, "noop_with_empty_axes", 0):
+        raise UnsupportedError("noop_with_empty_axes")
     stored = attribute(node, "axes", ())
     if axes is not None:
         stored = as_array(axes, "axes").reshape(-1).tolist()
@@ -713,10 +712,7 @@ def _pad(
         widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
     if mode != "constant":
         raise UnsupportedError(f"mode {mode}, expected constant")
-    added = np.maximum(widths, 0)
-    dropped = [slice(max(-start, 0), min(end, 0) or None) for start, end in widths]
-    addresses = np.pad(value.addresses, added, constant_values=PADDING)
-    padded = Value(addresses[tuple(dropped)])
+    padded = Value(pad(value.addresses, widths, constant_values=PADDING))
     return memory.value(memory.row(padded, number), padded.shape)
 
 

@@ -121,16 +121,21 @@ class Extremes(nn.Module):
         return torch.cat(numbers, -1)
 
 
+def steps_and_results(module, x):
+    """The steps of a module's program for one row ``x (L, 3)``, and its results."""
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    stream = load(
+        to_native(export(module, torch.randn(2, 5, 3), config).model)
+    ).stream()
+    steps = [stream.step(sample) for sample in x.numpy()]
+    return steps, module(x[None])[0].detach().numpy()
+
+
 def test_a_program_has_the_largest_and_least_numbers_and_their_places():
     torch.manual_seed(6)
-    module = Extremes().eval()
-    config = ExportConfig(inputs={"x": ("N", "L", 3)})
-    program = to_native(export(module, torch.randn(2, 5, 3), config).model)
     x = torch.randn(9, 3)
     x[7, 1] = float("nan")
-    stream = load(program).stream()
-    got = [stream.step(sample) for sample in x.numpy()]
-    want = module(x[None])[0].detach().numpy()
+    got, want = steps_and_results(Extremes().eval(), x)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
@@ -152,13 +157,8 @@ class Logic(Extremes):
 
 def test_a_program_combines_flags():
     torch.manual_seed(6)
-    module = Logic().eval()
-    config = ExportConfig(inputs={"x": ("N", "L", 3)})
-    program = to_native(export(module, torch.randn(2, 5, 3), config).model)
-    x = torch.randn(9, 3)
-    stream = load(program).stream()
-    got = [stream.step(sample) for sample in x.numpy()]
-    np.testing.assert_array_equal(got, module(x[None])[0].numpy())
+    got, want = steps_and_results(Logic().eval(), torch.randn(9, 3))
+    np.testing.assert_array_equal(got, want)
 
 
 class Decision(Extremes):
