@@ -5,7 +5,6 @@ import ctypes as C
 import gc
 import multiprocessing
 import os
-import platform
 import re
 import shutil
 import struct
@@ -21,6 +20,7 @@ import pytest
 from engine import LibraryError, Program, Stream
 from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network, pruned
 
+from conftest import ISAS, open_for
 from lstm_edge_exporters.targets.native.program import (
     Binary,
     Code,
@@ -222,13 +222,13 @@ def test_damaged_programs_are_refused_or_run_without_a_bad_access(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["", "avx2", "sse2"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_many_damaged_programs_run_without_a_bad_access(
-    fuzzer: Path, programs: list[Path], isa: str
+    fuzzer: Path, programs: list[Path], built: Path, tmp_path: Path, isa: str
 ) -> None:
-    if isa and platform.machine() != "x86_64":
-        pytest.skip("an instruction set of x86-64")
-    _fuzz(fuzzer, 2 + len(isa), 8_000, programs, isa)
+    if open_for(isa, built, tmp_path).lstm_edge_isa() is None:
+        pytest.skip(f"this machine has no {isa}")
+    _fuzz(fuzzer, 2 + ISAS.index(isa), 8_000, programs, isa)
 
 
 def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> None:
