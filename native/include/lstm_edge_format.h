@@ -119,7 +119,8 @@ typedef enum {
     /* 0 in (an input of whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative
        indices count from the end. */
     LE_GATHER = 9,
-    /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
+    /* 0 in, 1 out (both FLOAT32 or both INT64), 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride,
+       7 out stride. */
     LE_COPY = 10,
     /* 0 in (any type), 1 out (FLOAT32, or INT64: truncated). */
     LE_CAST = 11,

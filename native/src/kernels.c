@@ -1724,10 +1724,10 @@ static void gather(const le_op *op, const le_span *in, const char *indices, floa
 }
 
 /* Copy stretches of equal length. */
-static void copy(const le_op *op, const float *x, float *y) {
+static void copy(const le_op *op, size_t size, const char *x, char *y) {
     for (size_t i = 0; i < op->size[3]; i++) {
-        memcpy(y + op->size[1] + i * op->size[5], x + op->size[0] + i * op->size[4],
-               op->size[2] * sizeof(float));
+        memcpy(y + (op->size[1] + i * op->size[5]) * size, x + (op->size[0] + i * op->size[4]) * size,
+               op->size[2] * size);
     }
 }
 
@@ -1756,7 +1756,7 @@ NOINLINE void run_by_row(const lstm_edge_program *program, const le_op *op, cons
             for (size_t i = 0; i < in->width; i += length) normalize(op, x + i, y + i, length);
             break;
         case LE_GATHER: gather(op, in, from, y); break;
-        case LE_COPY: copy(op, x, y); break;
+        case LE_COPY: copy(op, le_size_of(in->type), from, (char *)y); break;
         default: cast(in, out, from, y); /* LE_CAST */
         }
     }

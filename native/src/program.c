@@ -504,7 +504,9 @@ static bool read_constant(reader *r, const uint32_t *arg, le_op *op) {
 static bool read_copy(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
-    if (!reads(r, op->in, false) || !is_buffer(r, op->out, false)) return false;
+    const bool whole = is_whole(r, op->in);
+    if (!reads(r, op->in, whole) || !is_buffer(r, op->out, whole)) return false;
+    if (whole && !is_whole(r, op->out)) return REFUSE_OPERATION(r, "a copy to numbers of another type");
     const size_t length = arg[4], count = arg[5];
     if (length == 0 || count == 0 || length > LE_MAX_WIDTH || count > LE_MAX_WIDTH) {
         return REFUSE_OPERATION(r, "nothing to copy, or too much");

@@ -13,7 +13,7 @@ from numpy.ma import MaskedArray
 from .axes import Layout, describe, layouts, resolve, shape_of, solve
 from .errors import InputError, StateError, first_line
 from .manifest import Array, Manifest, TensorSpec
-from .state import State
+from .state import STATE_TYPES, State
 
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
@@ -182,6 +182,8 @@ def check_state(
     sizes = manifest.axis_sizes(rows=rows)
     for spec in manifest.states:
         array = state.get(spec.input)
+        if array is not None and array.dtype.name == STATE_TYPES.get(spec.dtype):
+            array = array.astype(spec.dtype, copy=False)  # as saved states have it
         if array is not None and array.ndim == 1 and rows == 1:  # as C writes it
             full = shape_of(spec.axes, sizes)
             array = array.reshape(full) if array.size == math.prod(full) else array

@@ -27,6 +27,7 @@ from .errors import (
     install_command,
 )
 from .manifest import Array, StateSpec
+from .state import STATE_TYPES
 
 SIZE = C.c_size_t
 _P = C.c_void_p
@@ -36,6 +37,8 @@ STATE = 2
 TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 """Types of elements; the index in this list is the number of the type in the
 library."""
+OUTPUT_TYPES = ("float32", "int64", "int32", "bool")
+"""Types of outputs in the file; those of a program are float32."""
 _WIDE = np.dtype(np.uintp).itemsize == 8
 _OLD = 2**40
 """An age above every delay."""
@@ -179,7 +182,12 @@ class _ProgramState(NamedTuple):
         width = prod(self.layout.inner)
         if self.past is not None:
             width += 1  # the index of the oldest frame
-        return name, width, self.layout.dtype
+        return name, width, self.dtype
+
+    @property
+    def dtype(self) -> str:
+        """The type of the elements in the program."""
+        return STATE_TYPES.get(self.layout.dtype, "")
 
     def to_rows(self, states: Arrays) -> Array:
         """Return the rows ``(K, width)`` of states in the file's layout."""
@@ -195,7 +203,8 @@ class _ProgramState(NamedTuple):
         """Return the state in the file's layout of rows ``(K, width)``."""
         if self.past is not None:
             rows = self.past.from_rows(rows)
-        return self.layout.to_file(rows.reshape(len(rows), *self.layout.inner))
+        states = rows.reshape(len(rows), *self.layout.inner)
+        return self.layout.to_file(states).astype(self.layout.dtype, copy=False)
 
 
 class NativeEngine(Engine):
@@ -365,7 +374,8 @@ class NativeEngine(Engine):
         states = [state.key for state in self.program_states]
         return (
             self._keys(INPUT) == list(map(_input_key, self.inputs))
-            and self._keys(OUTPUT) == list(map(_key, self.outputs))
+            and self._keys(OUTPUT) == list(map(_output_key, self.outputs))
+            and all(tensor.dtype in OUTPUT_TYPES for tensor in self.outputs)
             and self._keys(STATE) == states
         )
 
@@ -446,7 +456,7 @@ class NativeStates:
             states = states or reset_states(engine.manifest, rows or 1)
             for state in engine.program_states:
                 state_rows = state.to_rows(states)
-                pool = np.array(state_rows, state.layout.dtype, order="C")
+                pool = np.array(state_rows, state.dtype, order="C")
                 self._pool.append(pool)
             self._views = _rows(self._pool)
 
@@ -472,7 +482,7 @@ class NativeStates:
         states = self._states()
         rows = len(states[0]) if states else 1
         inputs = [_room(tensor, rows, units) for tensor in engine.inputs]
-        outputs = [_room(tensor, rows, units) for tensor in engine.outputs]
+        outputs = _rooms(engine.outputs, rows, units)
         run = partial(
             engine.library.lstm_edge_run,
             engine.handle,
@@ -493,10 +503,11 @@ class NativeStates:
         sizes: Mapping[str, int],
     ) -> Call:
         """Return the call that computes ``outputs`` from ``inputs``."""
+        results, run = _converted(self._engine.outputs, outputs, run)
         return Call(
             inputs=_by_name(self._engine.inputs, inputs),
             run=run,
-            outputs=_by_name(self._engine.outputs, outputs),
+            outputs=_by_name(self._engine.outputs, results),
             sizes=sizes,
         )
 
@@ -508,7 +519,7 @@ class NativeStates:
         manifest = self._engine.manifest
         units = manifest.steps_of(sizes) // manifest.unit
         arrays = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
-        outputs = [_room(output, len(rows), units) for output in engine.outputs]
+        outputs = _rooms(engine.outputs, len(rows), units)
         _fill(self._inputs, engine.inputs, arrays)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
@@ -517,7 +528,10 @@ class NativeStates:
         run = engine.library.lstm_edge_run
         if run(engine.handle, len(indices), units, *views):
             raise engine.refusal()
-        return _by_name(engine.outputs, outputs)
+        results = {}
+        for output, array in zip(engine.outputs, outputs, strict=True):
+            results[output.name] = array.astype(output.dtype, copy=False)
+        return results
 
     def trace(self, inputs: Arrays, values: Sequence[Array]) -> None:
         """Take steps of all sources as ``run`` does, and fill ``values (rows, units,
@@ -526,7 +540,7 @@ class NativeStates:
         engine = self._engine
         rows, units = values[0].shape[:2]
         arrays = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
-        outputs = [_room(output, rows, units) for output in engine.outputs]
+        outputs = _rooms(engine.outputs, rows, units)
         buffers = [Rows(_address(array), *array.strides[:2]) for array in values]
         views = (
             _views(engine.inputs, arrays),
@@ -564,7 +578,7 @@ class NativeStates:
             return self._pool
         states = []
         for index, state in enumerate(self._engine.program_states):
-            like = np.empty((1, state.width), state.layout.dtype)
+            like = np.empty((1, state.width), state.dtype)
             states.append(self._stream.view(STATE, index, like))
         return states
 
@@ -581,10 +595,8 @@ class NativeWindow:
         self._inputs = _views(engine.inputs, [samples])
         self._start = self._inputs[0].data
         self._stride = samples.strides[1]
-        outputs = [_room(output, 1, units) for output in engine.outputs]
-        self.outputs = _by_name(engine.outputs, outputs)
-        """The outputs of the last call, rows first."""
-        self._run = partial(
+        outputs = _rooms(engine.outputs, 1, units)
+        run = partial(
             engine.library.lstm_edge_run,
             engine.handle,
             1,
@@ -594,6 +606,9 @@ class NativeWindow:
             _rows(self._states),
             _views(engine.outputs, outputs),
         )
+        results, self._run = _converted(engine.outputs, outputs, run)
+        self.outputs = _by_name(engine.outputs, results)
+        """The outputs of the last call, rows first."""
 
     def run(self, start: int) -> None:
         """Run the window that begins with sample ``start``."""
@@ -626,7 +641,8 @@ class _Stream:
         """Return the memory of one step of all inputs or outputs."""
         arrays = []
         for index, tensor in enumerate(layouts):
-            arrays.append(self.view(role, index, _room(tensor, 1, 1)))
+            dtype = "float32" if role == OUTPUT else tensor.dtype
+            arrays.append(self.view(role, index, _room(tensor, 1, 1, dtype)))
         return arrays
 
     def view(self, role: int, index: int, like: Array) -> Array:
@@ -645,14 +661,15 @@ class _Stream:
         return np.frombuffer(memory, like.dtype).reshape(like.shape)
 
 
-def _key(tensor: Layout) -> tuple[str, int, str]:
+def _output_key(tensor: Layout) -> tuple[str, int, str]:
     """Return name, width and type that the program must give an output."""
-    return tensor.name, prod(tensor.inner), tensor.dtype
+    return tensor.name, prod(tensor.inner), "float32"
 
 
 def _input_key(tensor: Layout) -> tuple[str, int, str]:
     """Return the same of an input: truth values are bytes in the program."""
-    return _key(tensor._replace(dtype=tensor.dtype.replace("bool", "uint8")))
+    dtype = tensor.dtype.replace("bool", "uint8")
+    return tensor.name, prod(tensor.inner), dtype
 
 
 def _has_known_axes(tensor: Layout) -> bool:
@@ -668,10 +685,45 @@ def _first_steps(layout: Layout, rows: Array, steps: int) -> Any:
     return (rows, slice(steps)) if layout.timed else rows
 
 
-def _room(layout: Layout, rows: int, units: int) -> Array:
-    """Return an array ``(rows, L, ...)``, or ``(rows, ...)`` without a time axis."""
+def _room(layout: Layout, rows: int, units: int, dtype: str = "") -> Array:
+    """Return an array ``(rows, L, ...)``, or ``(rows, ...)`` without a time axis; of
+    the type of the file by default.
+    """
     front = (rows, units * layout.frames) if layout.timed else (rows,)
-    return np.zeros((*front, *layout.inner), layout.dtype)
+    return np.zeros((*front, *layout.inner), dtype or layout.dtype)
+
+
+def _rooms(outputs: Sequence[Layout], rows: int, units: int) -> list[Array]:
+    """Return an array for each output, of the type in the program."""
+    return [_room(output, rows, units, "float32") for output in outputs]
+
+
+def _converted(
+    outputs: Sequence[Layout], arrays: Sequence[Array], run: Callable[[], object]
+) -> tuple[list[Array], Callable[[], object]]:
+    """Return arrays of the types of the file, and ``run`` with ``arrays`` converted into
+    them; those of float32 are the same.
+    """
+    results = []
+    conversions = []
+    for output, array in zip(outputs, arrays, strict=True):
+        if output.dtype == "float32":
+            results.append(array)
+            continue
+        result = np.zeros(array.shape, output.dtype)
+        results.append(result)
+        conversions.append((result, array))
+    if not conversions:
+        return results, run
+
+    def run_and_convert() -> object:
+        """Run, and convert the outputs."""
+        refusal = run()
+        for result, array in conversions:
+            result[...] = array
+        return refusal
+
+    return results, run_and_convert
 
 
 def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Array]:

@@ -30,6 +30,13 @@ _TYPES = (
     *("float64", "float16", "bool", "uint16", "uint32", "uint64"),
 )
 """Types of elements; the index is the number in a file."""
+STATE_TYPES = {
+    "float32": "float32",
+    "int64": "int64",
+    "int32": "int64",
+    "bool": "float32",
+}
+"""Types of states in programs and saved states, by those in the model file."""
 _MAX_AGE = 1 << 62
 
 
@@ -89,8 +96,12 @@ class State(Mapping[str, Array]):
         entries = []
         sections = {_STATE: self, _SAMPLES: self.samples, _OTHER: more}
         for section, arrays in sections.items():
-            for name, array in arrays.items():
-                entries.append(_entry(section, name, np.asarray(array)))
+            for name, values in arrays.items():
+                array = np.asarray(values)
+                if section == _STATE:
+                    dtype = array.dtype.name
+                    array = array.astype(STATE_TYPES.get(dtype, dtype), copy=False)
+                entries.append(_entry(section, name, array))
         identity = self.identity.encode("ascii", "replace")[:64]
         header = _HEADER.pack(0, self.age, len(entries), 0, identity)
         rest = header + b"".join(entries)

@@ -19,13 +19,30 @@ _Entry = tuple[int, Any]
 def write_part(tensor: Tensor, index: Any, value: Any) -> None:
     """Do ``tensor[index] = value``."""
     entries = _entries(tensor, index)
-    if entries is None or (isinstance(value, Tensor) and value.dim() > tensor.dim()):
+    if _is_choice(tensor, index, value):
+        with_new_axes = (..., *[None] * (tensor.dim() - index.dim()))
+        mask = index[with_new_axes]
+        chosen = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
+        written = torch.where(mask, chosen, tensor)
+    elif entries is None or (isinstance(value, Tensor) and value.dim() > tensor.dim()):
         Tensor.__setitem__(tensor, index, value)
         return
+    else:
+        written = _written(tensor, entries, value)
     strides = [in_example(stride) for stride in tensor.stride()]
     in_memory = sorted(range(tensor.dim()), key=strides.__getitem__, reverse=True)
-    written = _written(tensor, entries, value)
     tensor.permute(in_memory).copy_(written.permute(in_memory))
+
+
+def _is_choice(tensor: Tensor, index: Any, value: Any) -> bool:
+    """Return True if ``index`` is a mask, and all that it takes becomes the same
+    ``value``: a choice between two, where PyTorch looks up indices.
+    """
+    if not isinstance(index, Tensor) or index.dtype != torch.bool:
+        return False
+    if not isinstance(value, Tensor):
+        return isinstance(value, int | float)
+    return value.dim() <= tensor.dim() - index.dim()
 
 
 def _entries(tensor: Tensor, index: Any) -> list[_Entry] | None:

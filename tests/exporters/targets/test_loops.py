@@ -27,12 +27,8 @@ FEW = (
     "RunningMean",
 )
 """Networks for every run of the tests."""
-ON_DEVICES = [
-    name
-    for name, network in NETWORKS.items()
-    if network.streams and name != "Refractory"
-]
-"""All networks that stream but the one with a state of booleans."""
+ON_DEVICES = [name for name, network in NETWORKS.items() if network.streams]
+"""All networks that stream."""
 
 
 def rows(mark):
@@ -112,14 +108,6 @@ def test_c_of_a_loop_is_compiled_and_equal_to_its_golden_cases(name):
     """The golden cases are computed in float64."""
     _, artifact = exported(name)
     assert to_c(artifact.model, "net").files
-
-
-@pytest.mark.system
-def test_a_state_of_booleans_is_refused_by_its_name():
-    _, artifact = exported("Refractory")
-    message = r"state resting_0 is bool, expected float32 or int64: use \.float\(\)"
-    with pytest.raises(UnsupportedError, match=message):
-        to_native(artifact.model)
 
 
 def tanh_loop(x, w, u):

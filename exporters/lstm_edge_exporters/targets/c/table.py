@@ -595,14 +595,15 @@ class Table:
     def _copy(self, operation: Operation) -> None:
         """Add copies of equal length."""
         arguments = operation.named
-        source = f"{self._refs[arguments['x']]} + {arguments['offset_x']}"
-        target = f"{self._refs[arguments['y']]} + {arguments['offset_y']}"
+        words = 2 if self._writer.dtype(arguments["x"]) == "int64" else 1
+        source = f"{self._refs[arguments['x']]} + {words * arguments['offset_x']}"
+        target = f"{self._refs[arguments['y']]} + {words * arguments['offset_y']}"
         self._copy_op(
             source,
             target,
-            length=arguments["length"],
+            length=words * arguments["length"],
             count=arguments["count"],
-            steps={name: arguments[name] for name in ("step_x", "step_y")},
+            steps={name: words * arguments[name] for name in ("step_x", "step_y")},
         )
 
     def _window(self, operation: Operation) -> None:

@@ -17,7 +17,8 @@ from onnxscript.rewriter import pattern
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native import TYPES, Past
+from lstm_edge_runtime.native import OUTPUT_TYPES, TYPES, Past
+from lstm_edge_runtime.state import STATE_TYPES
 
 from ...graph import infer_shapes
 from ...versions import OPSET
@@ -33,6 +34,8 @@ _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
 
 
+_WHOLE = {"int32": "int64"}
+"""Types of whole numbers that are others while a program computes."""
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 """Exceptions of evaluation and lowering for sizes that do not fit."""
 
@@ -194,23 +197,22 @@ class _Compiler:
             self._states.append((ProgramState(state, None, ring), buffer))
             self._pasts[state.input] = buffer, ring, axis
             return
-        if state.dtype not in ("float32", "int64"):
+        dtype = STATE_TYPES.get(state.dtype)
+        if dtype is None:
             raise UnsupportedError(
-                f"state {state.input} is {state.dtype}, expected float32 or int64: use"
-                " .float() or .long() where the module makes it"
+                f"state {state.input} is {state.dtype}, expected one of"
+                f" {', '.join(STATE_TYPES)}: convert it where the module makes it"
             )
         has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
         layers = shape[0] if has_layers else 1
         addresses = []
         for layer, values in enumerate(reset.reshape(layers, -1)):
             program_state = ProgramState(state, layer if layers > 1 else None)
-            buffer = self._writer.state(
-                program_state.name, values.size, values, state.dtype
-            )
+            buffer = self._writer.state(program_state.name, values.size, values, dtype)
             self._states.append((program_state, buffer))
             addresses.append(self._memory.at(buffer))
         joined = np.concatenate(addresses).reshape(shape)
-        self._values[state.input] = Value(joined, state.dtype)
+        self._values[state.input] = Value(joined, _WHOLE.get(state.dtype, state.dtype))
 
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
         """Return the axis of the frames of a state that is the last frames of a value;
@@ -242,11 +244,13 @@ class _Compiler:
             raise UnsupportedError(
                 f"output {output.name} is computed of lengths or constants alone"
             )
-        if output.dtype != "float32":
+        if output.dtype not in OUTPUT_TYPES:
             raise UnsupportedError(
-                f"output {output.name} is {output.dtype}, expected float32; return"
-                " .float() of it"
+                f"output {output.name} is {output.dtype}, expected one of"
+                f" {', '.join(OUTPUT_TYPES)}; return .float() of it"
             )
+        if value.dtype not in ("float32", "bool"):
+            value = self._memory.map(value, self._writer.cast, "float32")
         time = manifest.time_axis(output.axes)
         if time is not None:
             value = value._replace(addresses=np.moveaxis(value.addresses, time, 0))
@@ -262,7 +266,8 @@ class _Compiler:
         """Set the new value of a state of the file."""
         value = self._get(state.output)
         writer = self._writer
-        if not isinstance(value, Value) or value.dtype != state.dtype:
+        is_computed = isinstance(value, Value)
+        if not is_computed or value.dtype != _WHOLE.get(state.dtype, state.dtype):
             raise UnsupportedError(f"state {state.output} does not depend on the input")
         if state.input in self._pasts:
             self._memory.push(value, *self._pasts[state.input][:2])
@@ -277,7 +282,7 @@ class _Compiler:
             olds, value.addresses.reshape(len(olds), -1), strict=True
         ):
             new = self._memory.row(Value(addresses, value.dtype))
-            if new in readable and state.dtype == "int64":
+            if new in readable and value.dtype == "int64":
                 new = writer.binary(Binary.ADD, new, np.zeros(1, np.int64))
             elif new in readable:
                 new = writer.unary(new, Function.IDENTITY)

@@ -173,14 +173,17 @@ class _Recorded:
 
     def limited(self, spec: TensorSpec) -> list[Array]:
         """Return the expected values of an output, and its limits, step by step."""
-        array = self.outputs[spec.name]
+        array, shaken = (
+            arrays[spec.name].astype("float64")
+            for arrays in (self.outputs, self.shaken)
+        )
         time = self.manifest.time_axis(spec.axes)
         batch = self.manifest.batch_axis(spec.axes)
         limits = golden_limits(self.golden, spec.name)
         if limits.ndim == len(spec.axes):  # the smallest of any row and step
             shared = tuple(axis for axis in (time, batch) if axis is not None)
             limits = limits.min(shared, keepdims=True)
-        moved = _GROWTH * np.abs(self.shaken[spec.name] - array)
+        moved = _GROWTH * np.abs(shaken - array)
         both = [array, np.maximum(limits, moved)]
         if time is None:
             return both

@@ -225,7 +225,7 @@ class Memory:
         the place of padding.
 
         Raises:
-            UnsupportedError: too many copies, or copies of whole numbers.
+            UnsupportedError: too many copies, or copies of inputs of whole numbers.
         """
         flat = value.addresses.reshape(-1)
         key = (flat.tobytes(), fill)
@@ -255,11 +255,13 @@ class Memory:
         if np.array_equal(flat, self.at(buffer)):
             return buffer
         copies = list(strided_copies(flat, self._region(flat)))
-        if value.dtype not in ("float32", "bool") or len(copies) > _MOST_COPIES:
+        is_copied = value.dtype in ("float32", "bool", "int64")
+        if not is_copied or len(copies) > _MOST_COPIES:
             raise UnsupportedError(
                 f"{len(copies)} copies of {value.dtype} {value.shape}"
             )
-        out = self.writer.buffer(flat.size)
+        dtype = "int64" if value.dtype == "int64" else "float32"
+        out = self.writer.buffer(flat.size, dtype)
         for source, *rest in copies:
             number = int(self._region(np.array([source]))[0])
             start = source - self._starts[number]

@@ -76,6 +76,8 @@ _BINARY = {
 }  # fmt: skip
 """Greater and GreaterOrEqual take their inputs the other way around."""
 _COMPARISONS = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
+_WHOLE = ("int64", "int32")
+"""Types of whole numbers; computed ones are int64."""
 
 
 def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
@@ -109,6 +111,14 @@ def floats(operand: In) -> Value:
     if value.dtype != "float32":
         raise UnsupportedError(f"an input of {value.dtype}, expected float32")
     return value
+
+
+def _numbers(operand: In) -> Value:
+    """Return an input of float32 or int64 that is computed at run time; raises
+    ``UnsupportedError`` for others.
+    """
+    value = _value(operand)
+    return value if value.dtype == "int64" else floats(value)
 
 
 def as_array(operand: In, what: str) -> Array:
@@ -361,6 +371,9 @@ def _logical(memory: Memory, node: ir.Node, a: In, b: In) -> Out:
 @lowers("Where")
 def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Lower Where on operands of any shapes that broadcast."""
+    condition, chosen, other = operands
+    if chosen is not None and chosen.dtype in _WHOLE:
+        return _where_whole(memory, _filled(memory, condition), chosen, other)
     values = [_filled(memory, operand) for operand in operands]
     shape = np.broadcast_shapes(*(value.shape for value in values))
     rows = [
@@ -368,7 +381,18 @@ def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
     ]
     out = memory.writer.buffer(prod(shape))
     memory.writer.operation(Code.WHERE, *rows, out)
-    return memory.value(out, shape)
+    return memory.value(out, shape, values[1].dtype)
+
+
+def _where_whole(memory: Memory, condition: Value, chosen: In, other: In) -> Value:
+    """Return ``other + condition * (chosen - other)`` of whole numbers."""
+    if isinstance(chosen, np.ndarray) and isinstance(other, np.ndarray):
+        difference: In = chosen - other
+    else:
+        difference = _combine(memory, Binary.SUBTRACT, (chosen, other))
+    flags = _to_int64(memory, condition)
+    added = _combine(memory, Binary.MULTIPLY, (flags, difference))
+    return _combine(memory, Binary.ADD, (added, other))
 
 
 @lowers("BatchNormalization")
@@ -386,14 +410,16 @@ def _batch_norm(memory: Memory, node: ir.Node, operand: In, *parameters: In) -> 
 
 @lowers("Cast")
 def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
-    """Convert to float32, int64 or bool."""
+    """Convert to float32, int64 or bool; int32 becomes int64."""
     value = _value(operand)
     to = ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
-    if to in ("int64", "int32") and not is_float:
+    if to in _WHOLE and not is_float:
         return value
-    if to == "int64":
+    if to in _WHOLE:
         return _to_int64(memory, value)
+    if to == "bool" and value.dtype != "bool":
+        return _inverted(memory, _combine(memory, Binary.EQUAL, (value, np.zeros(1))))
     if to != "float32" and to != value.dtype:
         raise UnsupportedError(f"from {value.dtype} to {to}")
     if not is_float:
@@ -510,11 +536,14 @@ def _layer_norm(
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     """Reduce over some axes by a sum, a mean or a norm."""
-    value = floats(operand)
+    value = _numbers(operand)
     reduced = _reduced_axes(node, axes, len(value.shape))
     if node.op_type in ("ReduceL2", "ReduceSumSquare"):
         value = _combine(memory, Binary.MULTIPLY, (value, value))
-    total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
+    if value.dtype == "int64":
+        total = _combine_over(memory, value, reduced, function=Binary.ADD)
+    else:
+        total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
     if not attribute(node, "keepdims", 1):
         total = _without(total, reduced)
     if node.op_type == "ReduceL2":
@@ -527,10 +556,10 @@ def _reduce_to_extreme(
     memory: Memory, node: ir.Node, operand: In, axes: In = None
 ) -> Out:
     """Reduce over some axes to a maximum or minimum."""
-    value = floats(operand)
+    value = _numbers(operand)
     reduced = _reduced_axes(node, axes, len(value.shape))
     extreme = _BINARY[node.op_type.removeprefix("Reduce")]
-    found = _extreme_over(memory, value, reduced, extreme=extreme)
+    found = _combine_over(memory, value, reduced, function=extreme)
     return found if attribute(node, "keepdims", 1) else _without(found, reduced)
 
 
@@ -543,7 +572,7 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
     axis = attribute(node, "axis", 0) % len(value.shape)
     count = value.shape[axis]
     extreme = _BINARY[node.op_type.removeprefix("Arg")]
-    found = _extreme_over(memory, value, [axis], extreme=extreme)
+    found = _combine_over(memory, value, [axis], function=extreme)
     is_extreme = _combine(memory, Binary.EQUAL, (value, found))
     is_nan = _inverted(memory, _combine(memory, Binary.EQUAL, (value, value)))
     flags = (_as_floats(is_extreme), _as_floats(is_nan))
@@ -552,27 +581,30 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
     shape = [-1, *[1] * (len(value.shape) - axis - 1)]
     index = np.arange(count, 2 * count, dtype="float32").reshape(shape)
     ranked = _combine(memory, Binary.ADD, (bonus, index))
-    first = _extreme_over(memory, ranked, [axis], extreme=Binary.MINIMUM)
+    first = _combine_over(memory, ranked, [axis], function=Binary.MINIMUM)
     if not attribute(node, "keepdims", 1):
         first = _without(first, [axis])
     return _to_int64(memory, first)
 
 
-def _extreme_over(
-    memory: Memory, value: Value, reduced: Sequence[int], *, extreme: Binary
+def _combine_over(
+    memory: Memory, value: Value, reduced: Sequence[int], *, function: Binary
 ) -> Value:
-    """Return the extreme over some axes, which are kept with size 1: halves are
-    compared until one element is left.
+    """Return the sum or extreme over some axes, which are kept with size 1: halves are
+    combined until one element is left.
     """
     outer = [axis for axis in range(len(value.shape)) if axis not in reduced]
     kept = [value.shape[axis] for axis in outer]
     left = value.addresses.transpose(*reduced, *outer).reshape(-1, *kept)
     while len(left) > 1:
         half = len(left) // 2
-        halves = (Value(left[:half]), Value(left[-half:]))
-        compared = _combine(memory, extreme, halves).addresses
-        left = np.concatenate([compared, left[half:-half]])
-    return Value(np.expand_dims(left[0], tuple(reduced)))
+        halves = (
+            value._replace(addresses=left[:half]),
+            value._replace(addresses=left[-half:]),
+        )
+        combined = _combine(memory, function, halves).addresses
+        left = np.concatenate([combined, left[half:-half]])
+    return value._replace(addresses=np.expand_dims(left[0], tuple(reduced)))
 
 
 def _as_floats(flags: Value) -> Value:

@@ -8,7 +8,6 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.native import installed
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is missing")
@@ -159,24 +158,3 @@ def test_a_program_combines_flags():
     torch.manual_seed(6)
     got, want = steps_and_results(Logic().eval(), torch.randn(9, 3))
     np.testing.assert_array_equal(got, want)
-
-
-class Decision(Extremes):
-    """Labels or flags as an output."""
-
-    def __init__(self, decide):
-        super().__init__()
-        self.decide = decide
-
-    def forward(self, x):
-        return self.decide(self.rnn(x)[0])
-
-
-@pytest.mark.parametrize(
-    ("decide", "dtype"), [(lambda y: y.argmax(-1), "int64"), (lambda y: y > 0, "bool")]
-)
-def test_an_output_that_is_not_float32_is_refused_with_what_to_write(decide, dtype):
-    config = ExportConfig(inputs={"x": ("N", "L", 3)})
-    artifact = export(Decision(decide).eval(), torch.randn(2, 5, 3), config)
-    with pytest.raises(UnsupportedError, match=rf"is {dtype}, .* return \.float\(\)"):
-        to_native(artifact.model)
