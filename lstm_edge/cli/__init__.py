@@ -28,6 +28,8 @@ __all__ = ["cli", "main", "run"]
 
 _BY_SIGNAL = 128
 _SIGPIPE = 13
+_OF_WRITING = (errno.ENOSPC, errno.EBADF)
+"""A full disk, and a closed file."""
 _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 _VERBS = {
@@ -97,11 +99,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if (
-            getattr(sys, name) is None
-        ):  # closed by the caller: the next file opened would get its number
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    # closed by the caller: the next file opened would get its number
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stdout is None:  # writing fails, as on any closed file
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if "_LSTM_EDGE_COMPLETE" in os.environ:  # set by the shell's completion
         cli.main()
     gc.set_threshold(
@@ -182,8 +186,10 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def _about(error: OSError) -> str:
-    """Return an error of the system; a full disk without a name is standard output."""
-    is_output = error.errno == errno.ENOSPC and error.filename is None
+    """Return an error of the system; one of writing without a name is standard
+    output's.
+    """
+    is_output = error.errno in _OF_WRITING and error.filename is None
     return (
         f"can't write to standard output: {error.strerror}" if is_output else str(error)
     )

@@ -69,8 +69,8 @@ def command(
 
     \b
     Example:
-      lstm-edge validate har.onnx --against runs/har --data har.npz --html report.html
-      lstm-edge validate tagger.onnx --against nets:build --weights tagger.pt --quick
+      lstm-edge validate har.onnx --against runs/har --html report.html
+      lstm-edge validate t.onnx --against nets:build --weights t.pt --quick
     """  # noqa: D301
     for target in filter(None, (options.junit, options.html)):
         check_target(target)

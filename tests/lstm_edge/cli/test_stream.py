@@ -158,8 +158,16 @@ def test_a_full_disk_is_one_error_with_the_state_saved(start, tmp_path):
     assert State.load(tmp_path / "s.npz")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
-def test_closed_descriptors_are_nothing_to_read_and_nowhere_to_write(har, closed):
+UNWRITABLE = b"error: can't write to standard output: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "err"),
+    [("<&-", 0, b""), (">&-", 2, UNWRITABLE), (">&- 2>&-", 2, b"")],
+)
+def test_closed_descriptors_are_nothing_to_read_and_an_error_to_write(
+    har, closed, code, err
+):
     command = f"exec '{sys.executable}' -c '{MAIN}' stream '{har.path}' {closed}"
     done = subprocess.run(
         command,
@@ -169,7 +177,7 @@ def test_closed_descriptors_are_nothing_to_read_and_nowhere_to_write(har, closed
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", err)
 
 
 def test_a_result_whose_sample_was_taken_is_written_before_it_ends(

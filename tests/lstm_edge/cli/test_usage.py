@@ -456,6 +456,7 @@ def _contents(folder):
 def test_the_help_of_every_verb_has_an_example(invoke, verb):
     code, out, _ = invoke(verb, "--help")
     assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
     section = out.partition("Example:")[2].partition("\n\n")[0]
     commands = section.strip().replace("\\\n", "").splitlines()
     assert commands

@@ -139,7 +139,11 @@ def _filled(memory: Memory, operand: In) -> Value:
     """Return a value; a stored array becomes a buffer."""
     if isinstance(operand, np.ndarray):
         is_float_or_bool = operand.dtype in (np.float32, np.bool_)
-        if operand.size and is_float_or_bool:
+        if not is_float_or_bool:
+            raise UnsupportedError(
+                f"a stored input of {operand.dtype}, expected float32"
+            )
+        if operand.size:
             return memory.stored(operand)
     value = _value(operand)
     return value if value.dtype == "bool" else floats(value)
