@@ -22,7 +22,7 @@ from lstm_edge_runtime.state import STATE_TYPES
 
 from ...graph import infer_shapes
 from ...versions import OPSET
-from . import convolutions  # noqa: F401  registers its operators
+from . import convolutions, reductions  # noqa: F401  they register their operators
 from .evaluate import attribute, evaluate
 from .loops import inline_loops
 from .memory import INT8, Memory, Value

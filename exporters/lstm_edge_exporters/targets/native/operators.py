@@ -113,7 +113,7 @@ def floats(operand: In) -> Value:
     return value
 
 
-def _numbers(operand: In) -> Value:
+def numbers_of(operand: In) -> Value:
     """Return an input of float32 or int64 that is computed at run time; raises
     ``UnsupportedError`` for others.
     """
@@ -171,10 +171,10 @@ def _unary(memory: Memory, node: ir.Node, operand: In) -> Out:
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return _map(memory, floats(operand), function=function, alpha=alpha, beta=beta)
+    return map_each(memory, floats(operand), function=function, alpha=alpha, beta=beta)
 
 
-def _map(
+def map_each(
     memory: Memory,
     value: Value,
     function: Function,
@@ -199,15 +199,19 @@ def _clip(
     high = np.inf if most is None else as_array(most, "a limit").item()
     low = float(attribute(node, "min", low))
     high = float(attribute(node, "max", high))
-    return _map(memory, floats(operand), function=Function.CLIP, alpha=low, beta=high)
+    return map_each(
+        memory, floats(operand), function=Function.CLIP, alpha=low, beta=high
+    )
 
 
 @lowers("HardSwish")
 def _hard_swish(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower HardSwish to ``x * hard_sigmoid(x)``."""
     value = floats(operand)
-    share = _map(memory, value, function=Function.HARD_SIGMOID, alpha=1 / 6, beta=0.5)
-    return _combine(memory, Binary.MULTIPLY, (value, share))
+    share = map_each(
+        memory, value, function=Function.HARD_SIGMOID, alpha=1 / 6, beta=0.5
+    )
+    return combine(memory, Binary.MULTIPLY, (value, share))
 
 
 @lowers(*_BINARY)
@@ -217,11 +221,11 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
         return next(input_ for input_ in inputs if isinstance(input_, Value))
     first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
     for operand in rest:
-        first = _combine(memory, _BINARY[node.op_type], (first, operand))
+        first = combine(memory, _BINARY[node.op_type], (first, operand))
     return _value(first)
 
 
-def _combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
+def combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
     """Return a function of two values of float32, or of whole numbers; one of them may
     be stored.
     """
@@ -252,15 +256,15 @@ def _remainder(memory: Memory, node: ir.Node, *operands: In) -> Out:
     result = _truncated_remainder(memory, a, b)
     if attribute(node, "fmod", 0):
         return result
-    moved = _combine(memory, Binary.ADD, (result, b))
+    moved = combine(memory, Binary.ADD, (result, b))
     return _truncated_remainder(memory, moved, b)
 
 
 def _truncated_remainder(memory: Memory, a: In, b: In) -> Value:
     """Return the remainder of whole numbers with the sign of ``a``."""
-    quotient = _combine(memory, Binary.DIVIDE, (a, b))
-    product = _combine(memory, Binary.MULTIPLY, (quotient, b))
-    return _combine(memory, Binary.SUBTRACT, (a, product))
+    quotient = combine(memory, Binary.DIVIDE, (a, b))
+    product = combine(memory, Binary.MULTIPLY, (quotient, b))
+    return combine(memory, Binary.SUBTRACT, (a, product))
 
 
 class _Pair(NamedTuple):
@@ -347,12 +351,12 @@ def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) ->
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Not."""
-    return _inverted(memory, _filled(memory, operand))
+    return inverted(memory, _filled(memory, operand))
 
 
-def _inverted(memory: Memory, value: Value) -> Value:
+def inverted(memory: Memory, value: Value) -> Value:
     """Return ``1 - x`` of a bool."""
-    return _map(
+    return map_each(
         memory,
         value,
         function=Function.AFFINE,
@@ -365,11 +369,11 @@ def _inverted(memory: Memory, value: Value) -> Value:
 @lowers("And", "Or", "Xor")
 def _logical(memory: Memory, node: ir.Node, a: In, b: In) -> Out:
     """Combine bools as the 0 and 1 that they are in a program."""
-    pair = (_as_floats(_filled(memory, a)), _as_floats(_filled(memory, b)))
+    pair = (as_floats(_filled(memory, a)), as_floats(_filled(memory, b)))
     if node.op_type == "Xor":
-        return _inverted(memory, _combine(memory, Binary.EQUAL, pair))
+        return inverted(memory, combine(memory, Binary.EQUAL, pair))
     function = Binary.MULTIPLY if node.op_type == "And" else Binary.MAXIMUM
-    return _combine(memory, function, pair)._replace(dtype="bool")
+    return combine(memory, function, pair)._replace(dtype="bool")
 
 
 @lowers("Where")
@@ -393,10 +397,10 @@ def _where_whole(memory: Memory, condition: Value, chosen: In, other: In) -> Val
     if isinstance(chosen, np.ndarray) and isinstance(other, np.ndarray):
         difference: In = chosen - other
     else:
-        difference = _combine(memory, Binary.SUBTRACT, (chosen, other))
-    flags = _to_int64(memory, condition)
-    added = _combine(memory, Binary.MULTIPLY, (flags, difference))
-    return _combine(memory, Binary.ADD, (added, other))
+        difference = combine(memory, Binary.SUBTRACT, (chosen, other))
+    flags = to_int64(memory, condition)
+    added = combine(memory, Binary.MULTIPLY, (flags, difference))
+    return combine(memory, Binary.ADD, (added, other))
 
 
 @lowers("BatchNormalization")
@@ -408,8 +412,8 @@ def _batch_norm(memory: Memory, node: ir.Node, operand: In, *parameters: In) -> 
     )
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
-    scaled = _combine(memory, Binary.MULTIPLY, (value, factor.reshape(shape)))
-    return _combine(memory, Binary.ADD, (scaled, (bias - mean * factor).reshape(shape)))
+    scaled = combine(memory, Binary.MULTIPLY, (value, factor.reshape(shape)))
+    return combine(memory, Binary.ADD, (scaled, (bias - mean * factor).reshape(shape)))
 
 
 @lowers("Cast")
@@ -421,9 +425,9 @@ def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
     if to in _WHOLE and not is_float:
         return value
     if to in _WHOLE:
-        return _to_int64(memory, value)
+        return to_int64(memory, value)
     if to == "bool" and value.dtype != "bool":
-        return _inverted(memory, _combine(memory, Binary.EQUAL, (value, np.zeros(1))))
+        return inverted(memory, combine(memory, Binary.EQUAL, (value, np.zeros(1))))
     if to != "float32" and to != value.dtype:
         raise UnsupportedError(f"from {value.dtype} to {to}")
     if not is_float:
@@ -431,11 +435,16 @@ def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
     return value._replace(dtype=to)
 
 
-def _to_int64(memory: Memory, value: Value) -> Value:
+def to_int64(memory: Memory, value: Value) -> Value:
     """Convert floats to whole numbers."""
     return memory.map(
         value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64"
     )
+
+
+def as_floats(flags: Value) -> Value:
+    """Return bools as the 0 and 1 that they are in a program."""
+    return flags._replace(dtype="float32")
 
 
 # rows of numbers
@@ -490,7 +499,7 @@ def _gemm(
     row = memory.writer.linear(memory.row(source), weights, bias)
     product = memory.value(row, (source.shape[0], len(weights)))
     if isinstance(addend, Value):
-        return _combine(memory, Binary.ADD, (product, addend))
+        return combine(memory, Binary.ADD, (product, addend))
     return product
 
 
@@ -535,131 +544,6 @@ def _layer_norm(
     options = (prod(inner), float(attribute(node, "epsilon", 1e-5)), *parameters)
     row = memory.writer.add(Code.NORMALIZE, memory.row(value), *options)
     return memory.value(row, value.shape)
-
-
-@lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
-def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
-    """Reduce over some axes by a sum, a mean or a norm."""
-    value = _numbers(operand)
-    reduced = _reduced_axes(node, axes, len(value.shape))
-    if node.op_type in ("ReduceL2", "ReduceSumSquare"):
-        value = _combine(memory, Binary.MULTIPLY, (value, value))
-    if value.dtype == "int64":
-        total = _combine_over(memory, value, reduced, function=Binary.ADD)
-    else:
-        total = _sum_over(memory, value, reduced, mean=node.op_type == "ReduceMean")
-    if not attribute(node, "keepdims", 1):
-        total = _without(total, reduced)
-    if node.op_type == "ReduceL2":
-        return _map(memory, total, Function.SQRT)
-    return total
-
-
-@lowers("ReduceMax", "ReduceMin")
-def _reduce_to_extreme(
-    memory: Memory, node: ir.Node, operand: In, axes: In = None
-) -> Out:
-    """Reduce over some axes to a maximum or minimum."""
-    value = _numbers(operand)
-    reduced = _reduced_axes(node, axes, len(value.shape))
-    extreme = _BINARY[node.op_type.removeprefix("Reduce")]
-    found = _combine_over(memory, value, reduced, function=extreme)
-    return found if attribute(node, "keepdims", 1) else _without(found, reduced)
-
-
-@lowers("ArgMax", "ArgMin")
-def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
-    """Return the first index of the extreme, or of NaN."""
-    value = floats(operand)
-    if attribute(node, "select_last_index", 0):
-        raise UnsupportedError("select_last_index")
-    axis = attribute(node, "axis", 0) % len(value.shape)
-    count = value.shape[axis]
-    extreme = _BINARY[node.op_type.removeprefix("Arg")]
-    found = _combine_over(memory, value, [axis], function=extreme)
-    is_extreme = _combine(memory, Binary.EQUAL, (value, found))
-    is_nan = _inverted(memory, _combine(memory, Binary.EQUAL, (value, value)))
-    flags = (_as_floats(is_extreme), _as_floats(is_nan))
-    is_found = _combine(memory, Binary.MAXIMUM, flags)
-    bonus = _combine(memory, Binary.MULTIPLY, (is_found, np.float32(-count)))
-    shape = [-1, *[1] * (len(value.shape) - axis - 1)]
-    index = np.arange(count, 2 * count, dtype="float32").reshape(shape)
-    ranked = _combine(memory, Binary.ADD, (bonus, index))
-    first = _combine_over(memory, ranked, [axis], function=Binary.MINIMUM)
-    if not attribute(node, "keepdims", 1):
-        first = _without(first, [axis])
-    return _to_int64(memory, first)
-
-
-def _combine_over(
-    memory: Memory, value: Value, reduced: Sequence[int], *, function: Binary
-) -> Value:
-    """Return the sum or extreme over some axes, which are kept with size 1: halves are
-    combined until one element is left.
-    """
-    outer = [axis for axis in range(len(value.shape)) if axis not in reduced]
-    kept = [value.shape[axis] for axis in outer]
-    left = value.addresses.transpose(*reduced, *outer).reshape(-1, *kept)
-    while len(left) > 1:
-        half = len(left) // 2
-        halves = (
-            value._replace(addresses=left[:half]),
-            value._replace(addresses=left[-half:]),
-        )
-        combined = _combine(memory, function, halves).addresses
-        left = np.concatenate([combined, left[half:-half]])
-    return value._replace(addresses=np.expand_dims(left[0], tuple(reduced)))
-
-
-def _as_floats(flags: Value) -> Value:
-    """Return bools as the 0 and 1 that they are in a program."""
-    return flags._replace(dtype="float32")
-
-
-def _without(value: Value, axes: Sequence[int]) -> Value:
-    """Return a value without some of its axes, of size 1."""
-    return value._replace(addresses=value.addresses.squeeze(tuple(axes)))
-
-
-def _reduced_axes(node: ir.Node, axes: In, rank: int) -> list[int]:
-    """Return the axes that a node reduces, in order; all if it names none."""
-    if attribute(node, "noop_with_empty_axes", 0):
-        raise UnsupportedError("noop_with_empty_axes")
-    stored = attribute(node, "axes", ())
-    if axes is not None:
-        stored = as_array(axes, "axes").reshape(-1).tolist()
-    return sorted({axis % rank for axis in stored} or range(rank))
-
-
-def _sum_over(
-    memory: Memory, value: Value, reduced: Sequence[int], *, mean: bool
-) -> Value:
-    """Return the sum or mean over some axes, which are kept with size 1."""
-    length = prod(value.shape[axis] for axis in reduced)
-    if length == 1:
-        return value
-    axes = range(len(value.shape))
-    outer = [axis for axis in axes if axis not in reduced]
-    shape = [1 if axis in reduced else value.shape[axis] for axis in axes]
-    factors = np.full((1, length), 1 / length if mean else 1, "float32")
-    row = memory.row(Value(value.addresses.transpose(*outer, *reduced)))
-    return memory.value(memory.writer.linear(row, factors), shape)
-
-
-@lowers("CumSum")
-def _cumulative_sum(memory: Memory, node: ir.Node, operand: In, along: In) -> Out:
-    """Add up the frames of a unit from the first to the last."""
-    value = floats(operand)
-    if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
-        raise UnsupportedError("reverse or exclusive")
-    axis = as_array(along, "an axis").item()
-    first, *frames = np.moveaxis(value.addresses, axis, 0)
-    total = Value(first)
-    totals = [first]
-    for frame in frames:
-        total = _combine(memory, Binary.ADD, (total, Value(frame)))
-        totals.append(total.addresses)
-    return Value(np.moveaxis(np.stack(totals), 0, axis))
 
 
 # numbers that are moved
