@@ -214,6 +214,58 @@ def _hard_swish(memory: Memory, node: ir.Node, operand: In) -> Out:
     return combine(memory, Binary.MULTIPLY, (value, share))
 
 
+@lowers("Mish")
+def _mish(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Lower Mish to ``x * tanh(softplus(x))``."""
+    value = floats(operand)
+    share = map_each(memory, value, Function.SOFTPLUS)
+    share = map_each(memory, share, Function.TANH)
+    return combine(memory, Binary.MULTIPLY, (value, share))
+
+
+@lowers("Celu")
+def _celu(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Lower Celu to ``alpha * elu(x / alpha)``."""
+    alpha = float(attribute(node, "alpha", 1.0))
+    scaled = combine(memory, Binary.DIVIDE, (floats(operand), np.array(alpha)))
+    bent = map_each(memory, scaled, Function.ELU, alpha=1.0)
+    return combine(memory, Binary.MULTIPLY, (bent, np.array(alpha)))
+
+
+@lowers("Sign")
+def _sign(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Lower Sign to ``(0 < x) - (x < 0)``."""
+    value = numbers_of(operand)
+    zero = np.zeros(1)
+    is_below = combine(memory, Binary.LESS, (value, zero))
+    is_above = combine(memory, Binary.LESS, (zero, value))
+    pair = (as_floats(is_above), as_floats(is_below))
+    sign = combine(memory, Binary.SUBTRACT, pair)
+    return to_int64(memory, sign) if value.dtype == "int64" else sign
+
+
+@lowers("IsNaN")
+def _is_nan(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Lower IsNaN."""
+    return is_nan(memory, floats(operand))
+
+
+@lowers("IsInf")
+def _is_infinite(memory: Memory, node: ir.Node, operand: In) -> Out:
+    """Lower IsInf."""
+    value = floats(operand)
+    names = ("detect_negative", "detect_positive")
+    if not all(attribute(node, name, 1) for name in names):
+        raise UnsupportedError("infinity of one sign: compare with it")
+    size = map_each(memory, value, Function.ABS)
+    return combine(memory, Binary.EQUAL, (size, np.array(np.inf)))
+
+
+def is_nan(memory: Memory, value: Value) -> Value:
+    """Return bools: elements that do not equal themselves."""
+    return inverted(memory, combine(memory, Binary.EQUAL, (value, value)))
+
+
 @lowers(*_BINARY)
 def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     """Combine the inputs, from the first to the last."""

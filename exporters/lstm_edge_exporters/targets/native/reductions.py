@@ -17,7 +17,7 @@ from .operators import (
     as_floats,
     combine,
     floats,
-    inverted,
+    is_nan,
     lowers,
     map_each,
     numbers_of,
@@ -26,13 +26,17 @@ from .operators import (
 from .program import Binary, Function
 
 _EXTREMES = {"Max": Binary.MAXIMUM, "Min": Binary.MINIMUM}
+_PAIRWISE = {**_EXTREMES, "Prod": Binary.MULTIPLY}
+"""Reductions that combine two elements at a time."""
 
 
-@lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
+@lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     """Reduce over some axes by a sum, a mean or a norm."""
     value = numbers_of(operand)
     reduced = _reduced_axes(node, axes, len(value.shape))
+    if node.op_type == "ReduceL1":
+        value = map_each(memory, floats(value), Function.ABS)
     if node.op_type in ("ReduceL2", "ReduceSumSquare"):
         value = combine(memory, Binary.MULTIPLY, (value, value))
     if value.dtype == "int64":
@@ -46,16 +50,33 @@ def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     return total
 
 
-@lowers("ReduceMax", "ReduceMin")
-def _reduce_to_extreme(
+@lowers("ReduceMax", "ReduceMin", "ReduceProd")
+def _reduce_pairwise(
     memory: Memory, node: ir.Node, operand: In, axes: In = None
 ) -> Out:
-    """Reduce over some axes to a maximum or minimum."""
+    """Reduce over some axes to a maximum, a minimum or a product."""
     value = numbers_of(operand)
     reduced = _reduced_axes(node, axes, len(value.shape))
-    extreme = _EXTREMES[node.op_type.removeprefix("Reduce")]
-    found = _combine_over(memory, value, reduced, function=extreme)
+    function = _PAIRWISE[node.op_type.removeprefix("Reduce")]
+    found = _combine_over(memory, value, reduced, function=function)
     return found if attribute(node, "keepdims", 1) else _without(found, reduced)
+
+
+@lowers("ReduceLogSumExp")
+def _log_sum_exp(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
+    """Reduce over some axes to ``most + log(sum(exp(x - most)))``; ``most`` is the
+    maximum, or the nearest finite number.
+    """
+    value = floats(operand)
+    reduced = _reduced_axes(node, axes, len(value.shape))
+    most = _combine_over(memory, value, reduced, function=Binary.MAXIMUM)
+    limit = float(np.finfo("float32").max)
+    most = map_each(memory, most, Function.CLIP, alpha=-limit, beta=limit)
+    below = combine(memory, Binary.SUBTRACT, (value, most))
+    powers = map_each(memory, below, Function.EXP)
+    total = _sum_over(memory, powers, reduced, mean=False)
+    result = combine(memory, Binary.ADD, (map_each(memory, total, Function.LOG), most))
+    return result if attribute(node, "keepdims", 1) else _without(result, reduced)
 
 
 @lowers("ArgMax", "ArgMin")
@@ -69,8 +90,7 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
     extreme = _EXTREMES[node.op_type.removeprefix("Arg")]
     found = _combine_over(memory, value, [axis], function=extreme)
     is_extreme = combine(memory, Binary.EQUAL, (value, found))
-    is_nan = inverted(memory, combine(memory, Binary.EQUAL, (value, value)))
-    flags = (as_floats(is_extreme), as_floats(is_nan))
+    flags = (as_floats(is_extreme), as_floats(is_nan(memory, value)))
     is_found = combine(memory, Binary.MAXIMUM, flags)
     bonus = combine(memory, Binary.MULTIPLY, (is_found, np.float32(-count)))
     shape = [-1, *[1] * (len(value.shape) - axis - 1)]
@@ -85,7 +105,7 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
 def _combine_over(
     memory: Memory, value: Value, reduced: Sequence[int], *, function: Binary
 ) -> Value:
-    """Return the sum or extreme over some axes, which are kept with size 1: halves are
+    """Return the sum, product or extreme over some axes, which are kept with size 1: halves are
     combined until one element is left.
     """
     outer = [axis for axis in range(len(value.shape)) if axis not in reduced]
