@@ -164,3 +164,23 @@ def test_an_output_of_bytes_is_refused_with_what_to_write():
     )
     with pytest.raises(UnsupportedError, match=r"uint8"):
         to_native(artifact.model)
+
+
+def counting(count, y):
+    count = count + (y > 0)
+    return count, count
+
+
+BEYOND = {
+    "a state": lambda: Loops(counting, torch.int64),
+    "a sum": lambda: Decides(lambda y: (9 * y).long().sum(-1)),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_outputs_that_may_be_beyond_float32_are_refused(name):
+    artifact = export(
+        BEYOND[name]().eval(), torch.randn(2, 5, 3), ExportConfig(inputs=X)
+    )
+    with pytest.raises(UnsupportedError, match=r"may be above 2\*\*24.*return .float"):
+        to_native(artifact.model)

@@ -29,6 +29,7 @@ from .memory import INT8, Memory, Value
 from .operators import LOWER, MICROSOFT, MOVES, In
 from .products import rewrite_products
 from .program import Binary, Function, ProgramWriter
+from .whole import may_pass_float32
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
@@ -250,6 +251,12 @@ class _Compiler:
                 f" {', '.join(OUTPUT_TYPES)}; return .float() of it"
             )
         if value.dtype not in ("float32", "bool"):
+            results = {result.name: result for result in self._graph.outputs}
+            if may_pass_float32(results[output.name]):
+                raise UnsupportedError(
+                    f"output {output.name} is {output.dtype} and may be above 2**24;"
+                    " outputs of programs are float32: return .float() of it"
+                )
             value = self._memory.map(value, self._writer.cast, "float32")
         time = manifest.time_axis(output.axes)
         if time is not None:
