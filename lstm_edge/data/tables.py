@@ -272,6 +272,7 @@ def _read_parquet(path: Path) -> Table:
     """Read a Parquet file."""
     try:
         frame = pd.read_parquet(path)
+        frame.select_dtypes("string").to_numpy()  # raises for text that is not UTF-8
     except ImportError as error:
         raise MissingDependencyError(
             f"{path}: Parquet files need pyarrow; {install_command('parquet')}"

@@ -132,6 +132,15 @@ def test_another_encoding_is_named_and_then_read(tmp_path):
     )
 
 
+def test_parquet_text_that_is_not_utf_8_is_refused(tmp_path):
+    path = tmp_path / "data.parquet"
+    frame = pd.DataFrame({"a": [1.0, 2.0], "label": ["walk", "rest"]})
+    frame.to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"walk", b"\xffalk"))
+    with pytest.raises(FileFormatError, match=r"can't be read as Parquet"):
+        read_data(path, ReadConfig(label="label"))
+
+
 def test_parquet_and_a_folder_give_what_the_table_gives(tmp_path):
     expected = table(tmp_path, LOG)
     pd.read_csv(tmp_path / "data.csv").to_parquet(tmp_path / "data.parquet")
