@@ -37,7 +37,7 @@ from .convolutions import name_convolutions
 from .floats import default_dtype
 from .hoist import hoist
 from .roll import loop_sizes, roll
-from .splits import drop_whole_slices, split_by_slices
+from .splits import drop_whole_slices, read_pieces, split_by_slices
 from .translations import TRANSLATIONS
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
@@ -210,7 +210,9 @@ def _simplify(model: ir.Model) -> None:
     of_bodies = common.LiftSubgraphInitializersToMainGraphPass()
     # onnxruntime computes garbage where a body has one value twice among its outputs
     identities = (common.IdentityEliminationPass(), common.OutputFixPass())
-    ir.passes.Sequential(steps, unused[0], lift, of_bodies)(model)
+    steps(model)
+    read_pieces(model)
+    ir.passes.Sequential(unused[0], lift, of_bodies)(model)
     hoist(model)
     ir.passes.Sequential(unused[0], *identities)(model)
     traced = re.compile(r"val_\d+")

@@ -4,6 +4,7 @@ packing as padded data.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ._torch_internals import PACK, PAD_PACKED, assume, watch_text
 from .advice import line_of_frame
 from .loops import Loops
+from .part_writes import Parts
 from .replaced import REPLACED
 
 DOMAIN = "lstm_edge"
@@ -173,6 +175,7 @@ class Recorder(TorchFunctionMode):
         self.texts: dict[str, None] = {}
         """The user's lines that turn a size into text."""
         self.loops = Loops()
+        self._parts = Parts()
         self._path = ""
         self._packing = _Packing()
 
@@ -199,6 +202,7 @@ class Recorder(TorchFunctionMode):
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
         self.calls.clear()
         self.loops.begin()
+        self._parts.begin()
         self.outputs.clear()
         self.shapes[:] = shapes
         self.texts.clear()
@@ -220,8 +224,16 @@ class Recorder(TorchFunctionMode):
         result = self.loops.call(func, args, kwargs)
         if result is NotImplemented:
             args, kwargs = self.loops.with_numbers((args, kwargs))
-            result = self._answer(func, args, kwargs)
+            result = self._change_or_answer(func, args, kwargs)
         self.loops.tag(result)
+        return result
+
+    def _change_or_answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Change a part of a tensor in place, or return the result of a function."""
+        if self._parts.changes(func, args, kwargs):
+            return self._parts.change(partial(self._answer, func), args, kwargs)
+        result = self._answer(func, args, kwargs)
+        self._parts.note(func, args, kwargs, result)
         return result
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -1,11 +1,13 @@
 """Parts of a tensor: those whose size is computed are slices instead of a sequence;
-slices that take all go.
+slices that take all go, and so do concatenations of which one piece is read.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import Builder, constant, keep_line
+from ..graph import Builder, axes_of, constant, keep_line
 from .unrolled import number_of
 
 _WHOLE = 2**62
@@ -37,6 +39,40 @@ def drop_whole_slices(model: ir.Model) -> None:
         if is_whole and value is not None and not node.outputs[0].is_graph_output():
             ir.convenience.replace_all_uses_with(node.outputs[0], value)
             model.graph.remove(node, safe=True)
+
+
+def read_pieces(model: ir.Model) -> None:
+    """Let what reads the first or last elements of a concatenation read the piece, in
+    place: ``h = y[:, -1]`` after a write into ``h``, which is one into ``y``.
+    """
+    for node in [node for node in model.graph if node.op_type == "Gather"]:
+        joined, index = node.inputs
+        position = number_of(index)
+        concat = _without_transposes(joined)
+        if position is None or position.size != 1 or concat is None:
+            continue
+        axis = concat.attributes.get_int("axis", 0)
+        number = int(position.item())
+        piece = concat.inputs[0 if number >= 0 else -1]
+        sizes = axes_of(piece) if piece is not None else ()
+        size = sizes[axis] if sizes else None
+        has_axis = node.attributes.get_int("axis", 0) == axis
+        if has_axis and isinstance(size, int) and -size <= number < size:
+            node.replace_input_with(0, piece)
+
+
+def _without_transposes(value: ir.Value | None) -> ir.Node | None:
+    """Return the concatenation that makes a value, behind transposes that cancel."""
+    order: Sequence[int] | None = None
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type == "Transpose":
+        perm = node.attributes["perm"].as_ints()
+        order = perm if order is None else [perm[axis] for axis in order]
+        source = node.inputs[0]
+        node = source.producer() if source is not None else None
+    is_moved = order is not None and [*order] != sorted(order)
+    is_concat = node is not None and node.op_type == "Concat"
+    return node if is_concat and not is_moved else None
 
 
 def _is(value: ir.Value | None, number: int) -> bool:

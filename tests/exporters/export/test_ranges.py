@@ -4,6 +4,7 @@ line."""
 import pytest
 import torch
 import torch.nn.functional as F
+from compared import export_and_compare
 from torch import nn
 
 from lstm_edge_exporters import export
@@ -42,6 +43,27 @@ class WritesFeatures(Net):
         y[..., -1] = 1.5
         y[:, :, 0] = y[:, :, 1] - y[:, :, 0]
         return y
+
+
+class ChangesParts(Net):
+    """Changes parts of what a layer returns in place."""
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        y[:, 1:] += x[:, 1:, :1]
+        y[:, 0].fill_(0.5)
+        y[:, -1:, 1:3].mul_(2)
+        return y
+
+
+class ChangesLast(Net):
+    """Changes the last step of what a layer returns."""
+
+    def forward(self, x):
+        h = self.rnn(x)[0][:, -1]
+        h[:, 0] += 1
+        h[:, 1:3] *= 2
+        return h
 
 
 class DoublesByElements(Net):
@@ -187,10 +209,16 @@ def test_the_sizes_that_operators_need_are_stated(module, limits):
     assert made.manifest.ranges == {"L": limits}
 
 
-def test_writes_into_the_output_of_a_layer_take_any_size_and_stream():
-    manifest = export(WritesFeatures().eval(), X).manifest
+@pytest.mark.parametrize("module", [WritesFeatures, ChangesLast])
+def test_writes_into_the_output_of_a_layer_take_any_size_and_stream(module):
+    manifest = export(module().eval(), X).manifest
     assert manifest.ranges == {}
     assert manifest.streamable
+
+
+def test_changed_steps_take_any_size():
+    manifest = export_and_compare(ChangesParts().eval(), X).manifest
+    assert manifest.ranges == {}
 
 
 class Spelled(nn.Module):

@@ -39,7 +39,23 @@ def with_writes(_, __, y):
     return y
 
 
+def with_changed_parts(_, x, y):
+    y = y.clone()
+    y[..., 1:3] *= 2
+    y[..., 0] += 1
+    front = y[..., :2]
+    front.add_(1)
+    y[..., :3][..., 1:] = 0
+    y[..., ::2] -= x[..., :1]
+    y[..., [3, 1]] = y[..., :2].clone()
+    y.select(-1, 1).copy_(x[..., 2])
+    first, _ = y.chunk(2, -1)
+    F.relu(first, inplace=True)
+    return torch.cat([y, front], -1)
+
+
 HEADS = {
+    "changed parts": with_changed_parts,
     "written features": with_writes,
     "a label per step": lambda _, __, y: y.argmax(-1),
     "largest values": lambda _, __, y: y.topk(2, -1).values,
