@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import rewriter
+from onnxscript.function_libs.torch_lib.ops.core import aten_index
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 from onnxscript.rewriter.rules.common import _basic_rules
 from torch import nn
@@ -35,6 +36,7 @@ __all__ = [
     "Guard",
     "OptimizedModule",
     "assume",
+    "aten_index",
     "decompose",
     "fixing_frame",
     "guards",

@@ -2,13 +2,15 @@
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import BOOL, DOUBLE, INT64
 from onnxscript import opset18 as op
+
+from ._torch_internals import aten_index
 
 
 def _float64(size: Any) -> Any:
@@ -31,6 +33,16 @@ def _atan2(y: Any, x: Any) -> Any:
     angle = op.Atan(op.Div(y, op.Where(is_origin, one, x)))
     opposite = op.Where(op.Less(y, zero), op.Sub(angle, pi), op.Add(angle, pi))
     return op.Where(op.Less(x, zero), opposite, angle)
+
+
+def _index(x: Any, indices: Sequence[Any]) -> Any:
+    """Return ``x[..., index, ...]``: one axis is looked up by Gather, which streams."""
+    (axis, index), *others = (
+        (axis, index) for axis, index in enumerate(indices) if index is not None
+    )
+    if others or index.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        return aten_index(x, indices)
+    return op.Gather(x, index, axis=axis)
 
 
 def _where(condition: Any, chosen: Any, other: Any) -> Any:
@@ -93,6 +105,7 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     operator.truediv: lambda a, b: op.Div(_float64(a), _float64(b)),
     torch.sym_float: _float64,
     torch.ops.aten.atan2.default: _atan2,
+    torch.ops.aten.index.Tensor: _index,
     torch.ops.aten.masked_fill.Scalar: _masked_fill,
     torch.ops.aten.masked_fill.Tensor: _masked_fill,
     torch.ops.aten.where.Scalar: _where,

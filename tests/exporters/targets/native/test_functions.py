@@ -98,6 +98,7 @@ FUNCTIONS = {
     "infinite": lambda x: x.isinf().float(),
     "sum of sizes": lambda x: x.norm(p=1, dim=-1, keepdim=True),
     "product": lambda x: x.prod(-1, keepdim=True),
+    "features in another order": lambda x: x[..., [2, -3, 2]],
     "log of sum": lambda x: x.logsumexp(-1, keepdim=True),
     "log of sum over two axes": lambda x: (
         x[..., None].expand(*x.shape, 2).logsumexp((-2, -1))
