@@ -61,6 +61,11 @@ def counted(count, y):
     return count, count.to(y.dtype) * y
 
 
+def debounced(count, y):
+    count = torch.where(y > 0, torch.clamp(count + 1, max=3), -(count.abs() // 2))
+    return count, count.clamp(-1, 2).to(y.dtype)
+
+
 NETWORKS = {
     "a label": lambda: Decides(lambda y: y.argmax(-1)),
     "the last label": lambda: Decides(lambda y: y[:, -1].argmax(-1)),
@@ -79,6 +84,7 @@ NETWORKS = {
     "casts": lambda: Decides(lambda y: y * (3 * y).int() + (3 * y).long().bool()),
     "a masked write": lambda: Loops(clamped, torch.float32),
     "a state of flags": lambda: Loops(latched, torch.bool),
+    "a debounced state": lambda: Loops(debounced, torch.int64),
     "a state of counts": lambda: Loops(counted, torch.int32),
 }
 

@@ -168,10 +168,23 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
 @lowers("Gelu", domain=MICROSOFT)
 def _unary(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower a function of one number."""
+    value = numbers_of(operand)
+    if value.dtype == "int64":
+        return _whole_unary(memory, node.op_type, value)
     function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return map_each(memory, floats(operand), function=function, alpha=alpha, beta=beta)
+    return map_each(memory, value, function=function, alpha=alpha, beta=beta)
+
+
+def _whole_unary(memory: Memory, op_type: str, value: Value) -> Value:
+    """Return ``-x`` or ``abs(x)`` of whole numbers."""
+    if op_type not in ("Neg", "Abs"):
+        raise UnsupportedError(f"an input of {value.dtype}, expected float32")
+    negative = combine(memory, Binary.SUBTRACT, (np.zeros(1), value))
+    if op_type == "Neg":
+        return negative
+    return combine(memory, Binary.MAXIMUM, (value, negative))
 
 
 def map_each(
@@ -195,13 +208,17 @@ def _clip(
     memory: Memory, node: ir.Node, operand: In, least: In = None, most: In = None
 ) -> Out:
     """Lower Clip; its limits are inputs or, in old opsets, attributes."""
+    value = numbers_of(operand)
+    if value.dtype == "int64":
+        for function, limit in ((Binary.MAXIMUM, least), (Binary.MINIMUM, most)):
+            if limit is not None:
+                value = combine(memory, function, (value, limit))
+        return value
     low = -np.inf if least is None else as_array(least, "a limit").item()
     high = np.inf if most is None else as_array(most, "a limit").item()
     low = float(attribute(node, "min", low))
     high = float(attribute(node, "max", high))
-    return map_each(
-        memory, floats(operand), function=Function.CLIP, alpha=low, beta=high
-    )
+    return map_each(memory, value, function=Function.CLIP, alpha=low, beta=high)
 
 
 @lowers("HardSwish")
