@@ -387,6 +387,27 @@ def test_another_file_is_a_reference(made, tmp_path):
     )
 
 
+class Decides(nn.Module):
+    """Whole numbers that follow from the units of a GRU, which may all be 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 7, batch_first=True)
+
+    def forward(self, x):
+        y = self.gru(x)[0]
+        return y.argmin(-1), torch.floor(10 * y).int(), y.topk(3).indices
+
+
+def test_decisions_of_saturated_units_are_no_alarm(tmp_path):
+    torch.manual_seed(0)
+    module = Decides().eval()
+    path = tmp_path / "net.onnx"
+    export(module, torch.randn(2, 6, 3)).save(path)
+    report = validate(path, module)
+    assert report.ok, report.verdict
+
+
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()
