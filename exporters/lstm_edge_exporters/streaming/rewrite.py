@@ -17,6 +17,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import (
     END,
+    MOVING_AXES,
     Builder,
     UniqueNames,
     axes_of,
@@ -427,6 +428,10 @@ def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
     )
 
 
+_OF_FIRST = (*MOVING_AXES, "Cast", "Expand", "Reshape", "Slice")
+"""Operators whose results hold numbers of their first input alone."""
+
+
 def fill_of(value: ir.Value) -> float | None:
     """Return the number that all elements of a constant of any size equal; None for
     other values.
@@ -439,13 +444,7 @@ def fill_of(value: ir.Value) -> float | None:
             if array.size and (array == array.flat[0]).all()
             else None
         )
-    if node is not None and node.op_type in (
-        "Cast",
-        "Expand",
-        "Identity",
-        "Reshape",
-        "Unsqueeze",
-    ):
+    if node is not None and node.op_type in _OF_FIRST:
         return None if node.inputs[0] is None else fill_of(node.inputs[0])
     if node is not None and node.op_type == "ConstantOfShape":
         number = node.attributes.get("value")

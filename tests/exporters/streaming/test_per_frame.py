@@ -54,7 +54,14 @@ def with_changed_parts(_, x, y):
     return torch.cat([y, front], -1)
 
 
+def with_filled_parts(_, x, y):
+    filled = torch.zeros_like(y)
+    filled[..., 0] = x[..., 1]
+    return filled
+
+
 HEADS = {
+    "a part of zeros": with_filled_parts,
     "changed parts": with_changed_parts,
     "written features": with_writes,
     "a label per step": lambda _, __, y: y.argmax(-1),

@@ -85,7 +85,8 @@ NETWORKS = {
     "a masked write": lambda: Loops(clamped, torch.float32),
     "a state of flags": lambda: Loops(latched, torch.bool),
     "a debounced state": lambda: Loops(debounced, torch.int64),
-    "a state of counts": lambda: Loops(counted, torch.int32),
+    "a state of counts": lambda: Loops(counted, torch.int64),
+    "counts of all steps": lambda: Decides(lambda y: (y > 0).cumsum(1).float()),
 }
 
 
@@ -175,6 +176,18 @@ def test_an_output_of_bytes_is_refused_with_what_to_write():
 def counting(count, y):
     count = count + (y > 0)
     return count, count
+
+
+def test_states_of_int32_are_refused_as_they_would_not_wrap():
+    artifact = export(
+        Loops(counted, torch.int32).eval(),
+        torch.randn(2, 5, 3),
+        ExportConfig(inputs=X),
+    )
+    with pytest.raises(
+        UnsupportedError, match=r"is int32, expected one of float32, int64"
+    ):
+        to_native(artifact.model)
 
 
 BEYOND = {

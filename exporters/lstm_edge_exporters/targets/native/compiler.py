@@ -35,8 +35,8 @@ _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
 
 
-_WHOLE = {"int32": "int64"}
-"""Types of whole numbers that are others while a program computes."""
+_STATE_TYPES = ("float32", "int64", "bool")
+"""Types of states; int32 is computed as int64, which does not wrap at 2**31."""
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 """Exceptions of evaluation and lowering for sizes that do not fit."""
 
@@ -198,12 +198,12 @@ class _Compiler:
             self._states.append((ProgramState(state, None, ring), buffer))
             self._pasts[state.input] = buffer, ring, axis
             return
-        dtype = STATE_TYPES.get(state.dtype)
-        if dtype is None:
+        if state.dtype not in _STATE_TYPES:
             raise UnsupportedError(
                 f"state {state.input} is {state.dtype}, expected one of"
-                f" {', '.join(STATE_TYPES)}: convert it where the module makes it"
+                f" {', '.join(_STATE_TYPES)}: convert it where the module makes it"
             )
+        dtype = STATE_TYPES[state.dtype]
         has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
         layers = shape[0] if has_layers else 1
         addresses = []
@@ -213,7 +213,7 @@ class _Compiler:
             self._states.append((program_state, buffer))
             addresses.append(self._memory.at(buffer))
         joined = np.concatenate(addresses).reshape(shape)
-        self._values[state.input] = Value(joined, _WHOLE.get(state.dtype, state.dtype))
+        self._values[state.input] = Value(joined, state.dtype)
 
     def _axis_of_frames(self, state: StateSpec, shape: Sequence[int]) -> int | None:
         """Return the axis of the frames of a state that is the last frames of a value;
@@ -273,8 +273,7 @@ class _Compiler:
         """Set the new value of a state of the file."""
         value = self._get(state.output)
         writer = self._writer
-        is_computed = isinstance(value, Value)
-        if not is_computed or value.dtype != _WHOLE.get(state.dtype, state.dtype):
+        if not isinstance(value, Value) or value.dtype != state.dtype:
             raise UnsupportedError(f"state {state.output} does not depend on the input")
         if state.input in self._pasts:
             self._memory.push(value, *self._pasts[state.input][:2])

@@ -244,6 +244,8 @@ def _mish(memory: Memory, node: ir.Node, operand: In) -> Out:
 def _celu(memory: Memory, node: ir.Node, operand: In) -> Out:
     """Lower Celu to ``alpha * elu(x / alpha)``."""
     alpha = float(attribute(node, "alpha", 1.0))
+    if alpha <= 0:
+        raise UnsupportedError(f"alpha {alpha:g}, expected above 0")
     scaled = combine(memory, Binary.DIVIDE, (floats(operand), np.array(alpha)))
     bent = map_each(memory, scaled, Function.ELU, alpha=1.0)
     return combine(memory, Binary.MULTIPLY, (bent, np.array(alpha)))

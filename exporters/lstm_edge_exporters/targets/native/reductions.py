@@ -155,14 +155,14 @@ def _sum_over(
 @lowers("CumSum")
 def _cumulative_sum(memory: Memory, node: ir.Node, operand: In, along: In) -> Out:
     """Add up the frames of a unit from the first to the last."""
-    value = floats(operand)
+    value = numbers_of(operand)
     if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
         raise UnsupportedError("reverse or exclusive")
     axis = as_array(along, "an axis").item()
     first, *frames = np.moveaxis(value.addresses, axis, 0)
-    total = Value(first)
+    total = value._replace(addresses=first)
     totals = [first]
     for frame in frames:
-        total = combine(memory, Binary.ADD, (total, Value(frame)))
+        total = combine(memory, Binary.ADD, (total, value._replace(addresses=frame)))
         totals.append(total.addresses)
-    return Value(np.moveaxis(np.stack(totals), 0, axis))
+    return value._replace(addresses=np.moveaxis(np.stack(totals), 0, axis))
