@@ -78,6 +78,7 @@ NETWORKS = {
     "counts in another order": lambda: Decides(
         lambda y: torch.where(y > 0, (9 * y).int().flip(-1), (5 * y).int())
     ),
+    "two digits": lambda: Decides(lambda y: 10 * y.argmax(-1) + (y > 0).sum(-1)),
     "a choice of two constants": lambda: Decides(
         lambda y: y * torch.where(y > 0, 1, 3)
     ),
@@ -192,6 +193,8 @@ def test_states_of_int32_are_refused_as_they_would_not_wrap():
 
 BEYOND = {
     "a state": lambda: Loops(counting, torch.int64),
+    "a constant": lambda: Decides(lambda y: torch.where(y > 0, 2**24 + 1, 0)),
+    "a multiple": lambda: Decides(lambda y: y.argmax(-1) * 10**7),
     "a sum": lambda: Decides(lambda y: (9 * y).long().sum(-1)),
 }
 
