@@ -30,13 +30,9 @@ _TYPES = (
     *("float64", "float16", "bool", "uint16", "uint32", "uint64"),
 )
 """Types of elements; the index is the number in a file."""
-STATE_TYPES = {
-    "float32": "float32",
-    "int64": "int64",
-    "int32": "int64",
-    "bool": "float32",
-}
-"""Types of states in programs and saved states, by those in the model file."""
+STATE_TYPES = {"float32": "float32", "int64": "int64", "bool": "float32"}
+"""Types of the states of programs, also where they are saved, by those in the model
+file. A program has no int32, which would not wrap at 2**31 in int64."""
 _MAX_AGE = 1 << 62
 
 

@@ -16,7 +16,7 @@ from .traced_sizes import in_example
 _Entry = tuple[int, Any]
 """Axis, and an index or a slice of it."""
 _Taken = tuple[Any, Sequence[_Entry]]
-"""A part of a tensor, and what it takes of each axis."""
+"""A part of a tensor, and the axes that it is selected from."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Part:
     whole: Tensor
     """The tensor that it is a part of; maybe a part itself."""
     entries: Sequence[_Entry]
-    """What the part takes of the axes of ``whole``."""
+    """Axes of ``whole``, each with the index or slice that gives the part."""
 
 
 class Parts:
@@ -52,7 +52,7 @@ class Parts:
     def changes(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Return True if ``func`` changes a part in place."""
         is_part = bool(args) and id(args[0]) in self._parts
-        return is_part and is_in_place(func, kwargs)
+        return is_part and _is_in_place(func, kwargs)
 
     def change(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Change a part: a copy of it, which is written into the whole tensor."""
@@ -71,7 +71,7 @@ class Parts:
             self._write(part.whole, _written(part.whole, part.entries, value))
 
 
-def is_in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
+def _is_in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
     """Return True if ``func`` changes its first argument: ``add_``, ``__iadd__``,
     ``relu(inplace=True)``.
     """
@@ -81,18 +81,11 @@ def is_in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
     return changes or kwargs.get("inplace") is True
 
 
-_SPECIAL = frozenset(
-    (
-        "__setitem__",
-        *(
-            f"__i{name}__"
-            for name in (
-                *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
-                *("and", "or", "xor", "lshift", "rshift"),
-            )
-        ),
-    )
+_OPERATORS = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+    *("and", "or", "xor", "lshift", "rshift"),
 )
+_SPECIAL = frozenset(("__setitem__", *(f"__i{name}__" for name in _OPERATORS)))
 """Special methods that change a tensor in place."""
 
 
@@ -130,7 +123,7 @@ def _is_choice(tensor: Tensor, index: Any, value: Any) -> bool:
 
 
 def _entries(tensor: Tensor, index: Any) -> list[_Entry] | None:
-    """Return what an index takes of each axis; None for one with tensors, new axes,
+    """Return the axes that an index selects from; None for one with tensors, new axes,
     several lists, or a list for an axis of any size.
     """
     given = index if isinstance(index, tuple) else (index,)

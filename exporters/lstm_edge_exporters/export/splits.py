@@ -1,5 +1,5 @@
-"""Parts of a tensor: those whose size is computed are slices instead of a sequence;
-slices that take all go, and so do concatenations of which one piece is read.
+"""Parts of a tensor: splits into parts of a computed size become slices, slices of a
+whole axis are removed, and reads of one piece of a concatenation read the piece.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def drop_whole_slices(model: ir.Model) -> None:
 
 
 def read_pieces(model: ir.Model) -> None:
-    """Let what reads the first or last elements of a concatenation read the piece, in
-    place: ``h = y[:, -1]`` after a write into ``h``, which is one into ``y``.
+    """Let every Gather of an element of the first or last piece of a concatenation read
+    the piece, in place: ``h = y[:, -1]`` after a write into ``h`` and so into ``y``.
     """
     for node in [node for node in model.graph if node.op_type == "Gather"]:
         joined, index = node.inputs

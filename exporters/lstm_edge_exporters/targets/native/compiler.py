@@ -35,8 +35,6 @@ _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
 
 
-_STATE_TYPES = ("float32", "int64", "bool")
-"""Types of states; int32 is computed as int64, which does not wrap at 2**31."""
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 """Exceptions of evaluation and lowering for sizes that do not fit."""
 
@@ -127,6 +125,7 @@ class _Compiler:
         self._opset = model.graph.opset_imports.get("", OPSET)
         self._writer = ProgramWriter(manifest.unit)
         self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
+        self._results = {_name(value): value for value in model.graph.outputs}
         self._values: dict[str, Any] = {}
         self._sized: dict[str, Array] = {}
         """Mask per array, by name: numbers that follow from the number of rows or
@@ -198,10 +197,10 @@ class _Compiler:
             self._states.append((ProgramState(state, None, ring), buffer))
             self._pasts[state.input] = buffer, ring, axis
             return
-        if state.dtype not in _STATE_TYPES:
+        if state.dtype not in STATE_TYPES:
             raise UnsupportedError(
                 f"state {state.input} is {state.dtype}, expected one of"
-                f" {', '.join(_STATE_TYPES)}: convert it where the module makes it"
+                f" {', '.join(STATE_TYPES)}: convert it where the module makes it"
             )
         dtype = STATE_TYPES[state.dtype]
         has_layers = len(shape) > 1 and state.axes[0] != self._manifest.batch
@@ -222,10 +221,9 @@ class _Compiler:
         One Concat appends new frames to it, and a Slice of the result is its new value.
         """
         values = {value.name: value for value in self._graph.inputs}
-        results = {value.name: value for value in self._graph.outputs}
         value = values[state.input]
         joining = next((node for node, _ in value.uses()), None)
-        slicing = results[state.output].producer()
+        slicing = self._results[state.output].producer()
         is_read_once = state.dtype == "float32" and self._uses[state.input] == 1
         if not is_read_once or joining is None or slicing is None:
             return None
@@ -251,8 +249,7 @@ class _Compiler:
                 f" {', '.join(OUTPUT_TYPES)}; return .float() of it"
             )
         if value.dtype not in ("float32", "bool"):
-            results = {result.name: result for result in self._graph.outputs}
-            if may_pass_float32(results[output.name]):
+            if may_pass_float32(self._results[output.name]):
                 raise UnsupportedError(
                     f"output {output.name} is {output.dtype} and may be above 2**24;"
                     " outputs of programs are float32: return .float() of it"

@@ -173,10 +173,8 @@ class _Recorded:
 
     def limited(self, spec: TensorSpec) -> list[Array]:
         """Return the expected values of an output, and its limits, step by step."""
-        array, shaken = (
-            arrays[spec.name].astype("float64")
-            for arrays in (self.outputs, self.shaken)
-        )
+        array = self.outputs[spec.name].astype("float64")
+        shaken = self.shaken[spec.name].astype("float64")
         time = self.manifest.time_axis(spec.axes)
         batch = self.manifest.batch_axis(spec.axes)
         limits = golden_limits(self.golden, spec.name)

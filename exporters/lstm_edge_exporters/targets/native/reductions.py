@@ -105,8 +105,8 @@ def _index_of_extreme(memory: Memory, node: ir.Node, operand: In) -> Out:
 def _combine_over(
     memory: Memory, value: Value, reduced: Sequence[int], *, function: Binary
 ) -> Value:
-    """Return the sum, product or extreme over some axes, which are kept with size 1: halves are
-    combined until one element is left.
+    """Return the sum, product or extreme over some axes, which are kept with size 1:
+    halves are combined until one element is left.
     """
     outer = [axis for axis in range(len(value.shape)) if axis not in reduced]
     kept = [value.shape[axis] for axis in outer]
