@@ -191,6 +191,26 @@ def test_states_of_int32_are_refused_as_they_would_not_wrap():
         to_native(artifact.model)
 
 
+def shifted(bits, y):
+    bits = 2 * bits + (y > 0)
+    return bits, bits.int() > 0
+
+
+WRAPPING = {
+    "a cast of a state": lambda: Loops(shifted, torch.int64),
+    "a multiple": lambda: Decides(lambda y: (9 * y).int() * 10**9 > 0),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPING)
+def test_whole_numbers_that_may_wrap_in_int32_are_refused(name):
+    artifact = export(
+        WRAPPING[name]().eval(), torch.randn(2, 5, 3), ExportConfig(inputs=X)
+    )
+    with pytest.raises(UnsupportedError, match=r"int32.*wrap.*use \.long\(\)"):
+        to_native(artifact.model)
+
+
 BEYOND = {
     "a state": lambda: Loops(counting, torch.int64),
     "a constant": lambda: Decides(lambda y: torch.where(y > 0, 2**24 + 1, 0)),

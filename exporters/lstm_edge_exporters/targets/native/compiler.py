@@ -29,7 +29,7 @@ from .memory import INT8, Memory, Value
 from .operators import LOWER, MICROSOFT, MOVES, In
 from .products import rewrite_products
 from .program import Binary, Function, ProgramWriter
-from .whole import may_pass_float32
+from .whole import may_pass_float32, may_wrap
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
@@ -327,6 +327,11 @@ class _Compiler:
         except _MISFITS as error:
             raise UnsupportedError(f"{about} does not fit its inputs") from error
         for value, result in zip(node.outputs, results, strict=False):
+            if isinstance(result, Value) and may_wrap(value):
+                raise UnsupportedError(
+                    f"{about}: int32 that may be above 2**31, where it wraps and a"
+                    " program's whole numbers do not: use .long()"
+                )
             self._values[str(value.name)] = result
         for value in node.outputs[len(results) :]:
             if self._uses[str(value.name)]:

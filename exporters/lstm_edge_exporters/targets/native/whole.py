@@ -1,4 +1,6 @@
-"""Whole numbers that the outputs of a program, which are float32, hold exactly."""
+"""Sizes of whole numbers: a program computes int32 as int64, and its outputs are
+float32.
+"""
 
 from collections.abc import Iterator
 from math import prod
@@ -38,6 +40,13 @@ def may_pass_float32(value: ir.Value) -> bool:
     grows = any(node.op_type in _GROWING for node in nodes)
     is_large = prod(size + 1 for size in sizes) > _MOST / _MOST_INDEX
     return grows and (is_large or any(map(_is_of_floats, nodes)))
+
+
+def may_wrap(value: ir.Value) -> bool:
+    """Return True if ``value`` is int32 and may be above 2**31, where int32 wraps."""
+    node = value.producer()
+    computes = node is not None and node.op_type in (*_GROWING, "Cast")
+    return computes and value.dtype == ir.DataType.INT32 and may_pass_float32(value)
 
 
 def _stored(value: ir.Value) -> Array:
