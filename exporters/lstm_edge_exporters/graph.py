@@ -454,3 +454,28 @@ class Builder:
     def name(self, stem: str) -> str:
         """Return an unused name that starts with the prefix."""
         return self._names.unique(f"{self._prefix}.{stem}" if self._prefix else stem)
+
+
+def put_behind(
+    value: ir.Value,
+    op: str,
+    others: Sequence[ir.Value],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Let the readers of a node's result read ``op(value, *others)``, which takes over
+    the name of ``value``.
+    """
+    node = value.producer()
+    assert node is not None
+    assert isinstance(node.graph, ir.Graph)
+    following = [*node.graph][node.graph.index(node) + 1 :]
+    build = Builder(following[0] if following else node.graph, f"{value.name}.behind")
+    new = build.value(op, [value, *others], attributes)
+    new.shape = None
+    name = value.name
+    value.name = f"{name}.before"
+    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+    reader = new.producer()
+    assert reader is not None
+    reader.replace_input_with(0, value)
+    new.name = name

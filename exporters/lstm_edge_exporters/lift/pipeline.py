@@ -63,7 +63,7 @@ class Lifted(Artifact[Verified]):
 def lift_file(source: Source, config: LiftConfig) -> Lifted:
     """Return a file with explicit states; see ``lift``."""
     original = read_graph(source)
-    model = original.clone()
+    model = original.graph.clone()
     constants = put_constants(model, config.constants)
     declared_sizes = _declare_axes(model, config)
     axes = name_axes(model, declared_sizes)
@@ -73,14 +73,15 @@ def lift_file(source: Source, config: LiftConfig) -> Lifted:
     manifest = _describe(along_time.model, axes, states.all)
     cases = lifted_cases(
         along_time.model.graph,
-        original.graph,
+        original.graph.graph,
         manifest=manifest,
         axes=axes,
         declared=declared_sizes,
         seed=config.seed,
     )
-    pair = pair_up(manifest, original, lifted=along_time.model, constants=constants)
-    verified = verify_lifted(pair, cases)
+    both = pair_up(manifest, original, lifted=along_time.model, constants=constants)
+    verified = verify_lifted(both, cases)
+    pair = both.pair
     unstreamable = along_time.unstreamable or _why_window(axes, to_free)
     if unstreamable:
         manifest = manifest._replace(unstreamable=unstreamable)

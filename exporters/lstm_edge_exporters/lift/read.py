@@ -3,12 +3,14 @@
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import helper
 from onnx.external_data_helper import (
     ExternalDataInfo,
     _get_all_tensors,
@@ -23,13 +25,15 @@ from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
     InputError,
+    LstmEdgeError,
     first_line,
 )
 from lstm_edge_runtime.files import is_program, read_content
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.ort import open_session
 
-from ..graph import RANDOM, data_inputs, describe_value, to_bytes
+from ..door import normalize
+from ..graph import RANDOM, data_inputs, describe_value
 from ..options import is_axis_name
 from ..recurrent import label
 
@@ -40,7 +44,17 @@ _ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 Source = str | os.PathLike[str] | bytes
 
 
-def read_graph(source: Source) -> ir.Model:
+@dataclass(frozen=True)
+class Original:
+    """A file to lift."""
+
+    content: bytes
+    """The file with its weights, as it is."""
+    graph: ir.Model
+    """Its graph in the form that all stages read."""
+
+
+def read_graph(source: Source) -> Original:
     """Read a file, or its content: functions inlined, nodes sorted.
 
     Raises:
@@ -51,6 +65,8 @@ def read_graph(source: Source) -> ir.Model:
         ContractError: an int8 file.
     """
     proto = _read(source)
+    content = proto.SerializeToString()
+    open_session(content, name="the file")  # before others print the names in it
     try:
         model = ir.from_proto(proto)
         if model.functions:
@@ -60,9 +76,11 @@ def read_graph(source: Source) -> ir.Model:
         model.graph.inputs[:] = data_inputs(model.graph)
         model.ir_version = max(model.ir_version, 4)
         _rename_axes(model)
+        model = normalize(model)
+    except LstmEdgeError:
+        raise
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    open_session(to_bytes(model), name="the file")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(
@@ -73,7 +91,7 @@ def read_graph(source: Source) -> ir.Model:
                 f"{label(node)} rounds by the values of each call, so chunks can't"
                 " equal the full sequence; lift the float file, then quantize it"
             )
-    return model
+    return Original(content, model)
 
 
 def _rename_axes(model: ir.Model) -> None:
@@ -182,6 +200,18 @@ def _is_about_sizes(node: ir.Node) -> bool | None:
     )
 
 
+def _name_domain(model: onnx.ModelProto) -> int:
+    """Let opsets of the domain ``ai.onnx`` be those of its short name, in place; return
+    the opset.
+    """
+    standard = [x for x in model.opset_import if x.domain in ("", "ai.onnx")]
+    opset = max((entry.version for entry in standard), default=0)
+    others = [x for x in model.opset_import if x.domain not in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid("", opset), *others])
+    return opset
+
+
 def weight_files(path: Path) -> list[Path]:
     """Return the files that hold weights of the file ``path``, next to it.
 
@@ -228,8 +258,7 @@ def _read(source: Source) -> onnx.ModelProto:
         ) from error
     if any(map(uses_external_data, _get_all_tensors(model))):
         raise FileFormatError("its weights are in another file; load it by its path")
-    standard = [x for x in model.opset_import if x.domain in ("", "ai.onnx")]
-    opset = max((entry.version for entry in standard), default=0)
+    opset = _name_domain(model)
     if not model.graph.node or opset < _OLDEST_OPSET:
         raise FileFormatError(
             f"{name} has {len(model.graph.node)} nodes and opset {opset}, expected"

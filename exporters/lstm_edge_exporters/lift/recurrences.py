@@ -39,11 +39,9 @@ class Recurrence:
             yield self.node.inputs[0], 0
         elif self.node.op_type == "Scan":
             count = self.node.attributes["num_scan_inputs"].as_int()
-            axes = self.node.attributes.get_ints("scan_input_axes", ()) or [0] * count
-            scanned = self.node.inputs[len(self.node.inputs) - count :]
-            for value, axis in zip(scanned, axes, strict=False):
+            for value in self.node.inputs[len(self.node.inputs) - count :]:
                 if value is not None:
-                    yield value, axis
+                    yield value, 0
         elif self.node.inputs[0] is not None:
             yield self.node.inputs[0], None
 

@@ -27,6 +27,7 @@ from ..graph import (
     infer_shapes,
     is_data_free,
     operands,
+    put_behind,
     walk,
 )
 from ..recurrent import LENGTHS, is_recurrent, slots
@@ -151,8 +152,6 @@ def _dynamic_axis(
 
 def restore_order(model: ir.Model) -> None:
     """Let recurrent nodes run on unsorted rows, and sort their results."""
-    if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
-        return
     for node in [node for node in model.graph if is_recurrent(node)]:
         orders = list(_orders(node))
         if orders and _keep_rows(model, node, orders):
@@ -209,7 +208,7 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
         node.replace_input_with(index, restored)
     for index, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
-            _sort_rows(node, value, order, axis=1 if index else 2)
+            put_behind(value, "Gather", [order], {"axis": 1 if index else 2})
 
 
 def _row_axes(node: ir.Node) -> dict[int, int]:
@@ -234,24 +233,3 @@ def _skip_equal_rows(order: ir.Value) -> None:
         is_sort = sort.op_type == "Gather" and index == 1
         if is_sort and source is not None and is_data_free(source):
             ir.convenience.replace_all_uses_with(sort.outputs[0], source)
-
-
-def _sort_rows(node: ir.Node, value: ir.Value, order: ir.Value, *, axis: int) -> None:
-    """Let users of an output of ``node`` read its rows in this order."""
-    build = Builder(_following(node), f"{value.name}.sort")
-    new = build.value("Gather", [value, order], {"axis": axis}, like=value)
-    name = value.name
-    value.name = f"{name}.as_came"
-    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
-    sort = new.producer()
-    assert sort is not None
-    sort.replace_input_with(0, value)
-    new.name = name
-
-
-def _following(node: ir.Node) -> ir.Node | ir.Graph:
-    """Return the node that follows ``node``, or the graph if ``node`` is its last one."""
-    assert isinstance(node.graph, ir.Graph)
-    nodes = [*node.graph]
-    following = nodes[nodes.index(node) + 1 :]
-    return following[0] if following else node.graph

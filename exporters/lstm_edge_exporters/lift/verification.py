@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import take_steps
+from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import open_session
 
 from ..cast import widened
-from ..graph import forget_shapes, to_bytes, to_proto
+from ..graph import data_inputs, forget_shapes, to_bytes, to_proto
 from ..progress import ignore
 from ..verify.cases import (
     Case,
@@ -30,6 +30,7 @@ from ..verify.engine import engine_of
 from ..verify.float64 import Graph64
 from ..verify.verify import Verified, find_streaming, row_checks, verify
 from .axes import NamedAxes
+from .read import Original
 from .running import case_generator, runner
 
 _GRID = ((1, 1), (2, 7), (3, 12), (1, 33))
@@ -82,15 +83,26 @@ def lifted_cases(
     )
 
 
+@dataclass(frozen=True)
+class LiftedPair:
+    """A lifted file and its original."""
+
+    pair: Pair
+    """The lifted graph, and the original's in float64."""
+    original32: Runner
+    """The original file itself, run by onnxruntime."""
+
+
 def pair_up(
-    manifest: Manifest, original: ir.Model, lifted: ir.Model, constants: Feeds
-) -> Pair:
+    manifest: Manifest, original: Original, lifted: ir.Model, constants: Feeds
+) -> LiftedPair:
     """Return a lifted file and its original, whose missing inputs are ``constants``."""
-    original = original.clone()
-    forget_shapes(original)
+    graph64 = original.graph.clone()
+    forget_shapes(graph64)
     graph = Graph64(widened(to_proto(lifted)))
-    exact = Graph64(widened(to_proto(original)))
-    float32 = runner(original, "the original")
+    exact = Graph64(widened(to_proto(graph64)))
+    float32 = runner(original.graph, "the original")
+    as_it_is = engine_of(open_session(original.content))
     engine = engine_of(open_session(to_bytes(lifted)))
 
     def reference(feeds: Feeds) -> Mapping[str, Array]:
@@ -102,19 +114,28 @@ def pair_up(
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RuntimeError(first_line(error)) from error
 
-    return Pair(
+    inputs = [str(value.name) for value in data_inputs(original.graph.graph)]
+
+    def original32(feeds: Feeds) -> Mapping[str, Array]:
+        """Run the original file."""
+        feeds = {**constants, **feeds}
+        return as_it_is({name: feeds[name] for name in inputs})
+
+    pair = Pair(
         manifest=manifest, graph=graph, reference=remember(reference), engine=engine
     )
+    return LiftedPair(pair, original32)
 
 
-def verify_lifted(pair: Pair, cases: Cases) -> Verified:
+def verify_lifted(both: LiftedPair, cases: Cases) -> Verified:
     """Check that a lifted file equals its original, and single rows the rows of a
     batch.
 
     Raises:
         CheckFailedError: it does not.
     """
-    verified = verify(pair, cases, module32=None, show=ignore)
+    pair = both.pair
+    verified = verify(pair, cases, module32=both.original32, show=ignore)
     if verified.largest > _STRICT:  # allowed where the effect of rounding is as large
         raise CheckFailedError(
             f"it differs from the original by {verified.largest:.2g} of the largest"

@@ -74,7 +74,7 @@ class Graph64:
             raise UnsupportedError(
                 f"the graph can't be evaluated in float64: {first_line(error)}"
             ) from error
-        for run, node in zip(self.evaluator.rt_nodes_, model.graph, strict=True):
+        for run, node in _runs(self.evaluator, model.graph):
             for name, attribute in node.attributes.items():
                 if attribute.type is ir.AttributeType.FLOAT:  # a file has it in float32
                     setattr(run, name, attribute.as_float())
@@ -145,9 +145,18 @@ class Graph64:
             if not _decides(initializers[name]):
                 constants[name] = _moved(array, rng, ulp)
         graph = Graph64(self.model, constants)
-        for run in graph.evaluator.rt_nodes_:
+        for run, _ in _runs(graph.evaluator, self.model.graph):
             run.move = ulp, seed
         return graph
+
+
+def _runs(evaluator: Any, graph: ir.Graph) -> Iterator[tuple[Any, ir.Node]]:
+    """Yield what the evaluator runs for each node, those in bodies included."""
+    for run, node in zip(evaluator.rt_nodes_, graph, strict=True):
+        yield run, node
+        for name, attribute in node.attributes.items():
+            if attribute.type is ir.AttributeType.GRAPH:
+                yield from _runs(getattr(run, name), attribute.as_graph())
 
 
 def _name_outputs(graph: onnx.GraphProto) -> None:
@@ -232,13 +241,45 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
-_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "hardsigmoid": lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
-    "softsign": lambda x: x / (1.0 + np.abs(x)),
+_ACTIVATIONS: Mapping[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
+    "sigmoid": (_sigmoid, ()),
+    "tanh": (np.tanh, ()),
+    "relu": (lambda x: np.maximum(x, 0.0), ()),
+    "softsign": (lambda x: x / (1.0 + np.abs(x)), ()),
+    "softplus": (lambda x: np.logaddexp(x, 0.0), ()),
+    "elu": (lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x), (1.0,)),
+    "leakyrelu": (lambda x, alpha: np.where(x < 0, alpha * x, x), (0.01,)),
+    "thresholdedrelu": (lambda x, alpha: np.where(x > alpha, x, 0.0), (1.0,)),
+    "hardsigmoid": (lambda x, a, b: np.clip(a * x + b, 0.0, 1.0), (0.2, 0.5)),
+    "affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+    "scaledtanh": (lambda x, alpha, beta: alpha * np.tanh(beta * x), (1.0, 1.0)),
 }
+"""Activations of recurrent layers, with the defaults of alpha and beta if they have
+these."""
+
+
+def _activations(names: Sequence[str], options: Mapping[str, Any]) -> list[Any]:
+    """Return the functions of a layer; alpha and beta are consumed in the order of
+    those that have them.
+    """
+    alphas = iter(options.get("activation_alpha") or ())
+    betas = iter(options.get("activation_beta") or ())
+    functions = list[Any]()
+    for name in names:
+        if name.lower() not in _ACTIVATIONS:
+            raise NotImplementedError(f"a layer with activation {name}")
+        function, defaults = _ACTIVATIONS[name.lower()]
+        both = zip((alphas, betas), defaults, strict=False)
+        parameters = [next(given, default) for given, default in both]
+        functions.append(partial(_with_parameters, function, parameters))
+    return functions
+
+
+def _with_parameters(
+    function: Callable[..., Array], parameters: Sequence[float], x: Array
+) -> Array:
+    """Return an activation of ``x``."""
+    return function(x, *parameters)
 
 
 def _moved_sigmoid(gates: int, ulp: float, seed: int) -> Callable[[Array], Array]:
@@ -261,21 +302,15 @@ class _Direction:
 
     def __init__(
         self,
-        op_type: str,
-        names: Sequence[str],
+        functions: Sequence[Callable[[Array], Array]],
         r: Array,
         bias: Array,
         options: Mapping[str, Any],
     ):
         """Choose the activations; ``clip`` bounds what enters them."""
-        unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
-        if unknown or options.get("activation_alpha") or options.get("activation_beta"):
-            raise NotImplementedError(
-                f"{op_type} with activations {', '.join(names)} that have parameters"
-            )
-        functions = [_ACTIVATIONS[name.lower()] for name in names]
+        functions = [*functions]
         ulp, seed = options["move"]
-        if ulp and names[0].lower() == "sigmoid":
+        if ulp and options["gate"] == "sigmoid":
             functions[0] = _moved_sigmoid(r.shape[-1], ulp, seed)
         clip = options.get("clip")
         if clip:
@@ -349,17 +384,17 @@ def _recurrent(
     y = np.zeros((steps, directions, rows, width))
     ends = []
     usual = ACTIVATIONS[op_type]
+    names = [*(activations or usual * directions)]
+    functions = _activations(names, options)
     for number in range(directions):
         first = number * len(usual)
-        chosen = list(activations or ())[first : first + len(usual)]
         biases = np.zeros(2 * w.shape[1]) if b is None else b[number]
         w_bias, r_bias = np.split(biases, 2)
         layer = _Direction(
-            op_type=op_type,
-            names=chosen or usual,
+            functions=functions[first : first + len(usual)],
             r=r[number].T,
             bias=r_bias,
-            options=options,
+            options={**options, "gate": names[first].lower()},
         )
         if peepholes is not None:
             by_gate = peepholes[number].reshape(3, -1)

@@ -194,22 +194,3 @@ def test_a_case_of_too_many_numbers_is_not_drawn():
         FileFormatError, match="525,328,560 numbers, at most 67,108,864"
     ):
         evaluate(model, values, sizes[:1])
-
-
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [
-        ("LeakyRelu", {}),
-        ("HardSigmoid", {"activation_alpha": [0.3]}),
-        ("HardSigmoid", {"activation_beta": [0.4]}),
-    ],
-)
-def test_activations_with_parameters_are_refused(network, name, more):
-    net = network()
-    net.recurrent("RNN", "x", 3, 4, outputs=("Y",), activations=[name], **more)
-    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
-    content = net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()
-    with pytest.raises(
-        CheckFailedError, match=f"RNN with activations {name} that have parameters"
-    ):
-        lift(content)

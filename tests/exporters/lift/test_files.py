@@ -83,7 +83,7 @@ NO_NETWORKS = {
     "NoSuchOperator": lambda model, _: edited(model, operator="NoSuchOperator"),
     "carries lstm-edge's manifest": lambda model, _: lift(edited(model)).model,
     "no node of the graph computes": lambda model, _: without_results(model),
-    "constant 'W' has no data type": lambda model, _: untyped(model),
+    "Tensor does not have type information": lambda model, _: untyped(model),
     "is empty": lambda *_: b"",
 }
 
