@@ -27,6 +27,8 @@ _DTYPES = frozenset({"float16", "float32", "float64", "bool"}) | {
 }
 _MAX_NUMBER = 2**31 - 1
 """Largest size, unit or delay: above it, products no longer fit into 64 bits."""
+_MAX_DEPTH = 32
+"""Largest nesting of a manifest's JSON."""
 _MAX_STEP = 2**31
 """Largest number of elements of one tensor at one time step."""
 
@@ -42,11 +44,25 @@ def read_manifest(text: str) -> Manifest:
         ManifestError, "the manifest is malformed", "export the model again"
     ):
         raw = read_json(text)
+        _check_depth(raw)
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
         manifest: Manifest = decode(Manifest, {**raw, **raw["axes"]})
         check_manifest(manifest)
     return manifest
+
+
+def _check_depth(raw: Any) -> None:
+    """Raise ``ValueError`` for JSON that is nested too deep to be walked through."""
+    level = [raw]
+    for _ in range(_MAX_DEPTH):
+        containers = [entry for entry in level if isinstance(entry, dict | list)]
+        level = []
+        for entry in containers:
+            level += entry.values() if isinstance(entry, dict) else entry
+        if not level:
+            return
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -105,11 +121,24 @@ def _check_axes(manifest: Manifest) -> None:
     specs: tuple[TensorSpec | StateSpec, ...] = (*manifest.inputs, *manifest.outputs)
     for spec in (*specs, *manifest.states):
         _check_tensor(spec[0], spec.dtype, spec.axes)
+    inputs = {spec.name: spec.axes for spec in manifest.inputs}
+    _check_sums({**inputs, **{state.input: state.axes for state in manifest.states}})
     for axis, allowed in manifest.ranges.items():
         if not _is_range(allowed):
             raise ValueError(f"the range of {axis!r:.40} is {allowed!s:.60}")
     if manifest.lengths is not None:
         _check_lengths(manifest.lengths, manifest.lengths_input)
+
+
+def _check_sums(inputs: Mapping[str, Axes]) -> None:
+    """Raise ``ValueError`` for a sum with a name that no axis has alone, so that its
+    size does not follow from samples.
+    """
+    alone = {axis for axes in inputs.values() for axis in axes}
+    for name, axes in inputs.items():
+        sums = [parse_sum(axis)[0] for axis in axes if isinstance(axis, str)]
+        if any(len(names) > 1 and not alone.issuperset(names) for names in sums):
+            raise ValueError(f"{name} has axes {describe(axes):.80}")
 
 
 def _check_tensor(name: str, dtype: str, axes: Axes) -> None:
