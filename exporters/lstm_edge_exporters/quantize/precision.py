@@ -88,7 +88,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     # the quantizer turns Gemm's weights around and forgets their shapes
     del proto.graph.value_info[:]
-    excluded = _thick_products(proto.graph) if scheme.per_channel else []
+    excluded = _excluded_products(proto.graph, scheme)
     metadata = list(proto.metadata_props)
     proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     try:
@@ -116,15 +116,18 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     return quantized
 
 
-def _thick_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of products with weights of three axes, which onnxruntime can't
-    run per channel.
+def _excluded_products(graph: onnx.GraphProto, scheme: Scheme) -> list[str]:
+    """Return the names of products that onnxruntime can't run: with vectors, and per
+    channel with weights of three axes.
     """
-    thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    ranks = (2,) if scheme.per_channel else (2, 3, 4)
+    weights = {
+        weight.name for weight in graph.initializer if len(weight.dims) not in ranks
+    }
     return [
         node.name
         for node in graph.node
-        if node.op_type == "MatMul" and thick.intersection(node.input)
+        if node.op_type == "MatMul" and weights.intersection(node.input)
     ]
 
 
@@ -180,7 +183,7 @@ def store_int8(model: ir.Model, operators: set[str]) -> None:
                 axes[value] = -1 if is_transposed else axis
     for value, axis in axes.items():
         weight = _array(value).astype(np.float64)
-        largest = np.abs(weight).max(axis=axis, keepdims=True)
+        largest = np.abs(weight).max(axis=max(axis, -weight.ndim), keepdims=True)
         scale = np.where(largest > 0, largest / 127, 1.0)
         stored = np.rint(weight / scale).astype(np.int8)
         _store(model.graph, value, stored=stored, scale=scale.astype(np.float32))

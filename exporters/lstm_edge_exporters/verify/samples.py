@@ -33,7 +33,7 @@ def sample_feeds(
     their whole units.
 
     Raises:
-        InputError: as ``check_samples``.
+        InputError: as ``check_samples``, or a sample shorter than a unit.
     """
     check_samples(samples, manifest)
     return [_sample(samples, manifest, index) for index in selected(samples, most)]
@@ -52,6 +52,11 @@ def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array
     if samples.lengths is not None:
         steps = int(samples.lengths[index])
     whole_units = steps // manifest.unit * manifest.unit
+    if not whole_units:
+        raise InputError(
+            f"sample {index} has {steps} steps, expected {manifest.unit} or more, the"
+            " unit of the file; leave it out"
+        )
     return take_steps(manifest.time_axes, feeds, start=0, stop=whole_units)
 
 

@@ -139,6 +139,23 @@ def test_a_matrix_of_three_axes_runs_with_every_scheme(scheme):
     }
 
 
+@pytest.mark.parametrize("scheme", precision.schemes("x86"), ids=str)
+@pytest.mark.parametrize("stores", [False, True])
+def test_a_vector_has_one_scale_and_no_integer_arithmetic(scheme, stores):
+    rng = np.random.default_rng(0)
+    content = make_model(
+        "g (float[L,300] x) => (float[L] y) { h = MatMul (x, w) y = MatMul (h, v) }",
+        {"w": rng.normal(size=(300, 300)), "v": rng.normal(size=300)},
+    )
+    if stores:
+        proto = precision.int8_storage(ir.from_proto(content))
+    else:
+        proto = precision.int8_dynamic(ir.from_proto(content), scheme)
+    x = {"x": rng.normal(size=(5, 300)).astype(np.float32)}
+    expected, got = (_run(model, x) for model in (content, proto))
+    assert np.abs(got - expected).max() < 0.2 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize(
     ("operator", "nodes"),
     [
