@@ -201,6 +201,7 @@ def _row(group: "Group") -> dict[str, object]:
     worst = group.worst
     return {
         "group": group.title,
+        "tests": group.tests,
         "checks": len(group.checks) - group.count("skipped"),
         "limit": None if worst is None else worst.limit,
         "error": None if worst is None else worst.ratio * worst.limit,

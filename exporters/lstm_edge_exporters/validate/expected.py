@@ -46,6 +46,8 @@ class Expected:
     """The same in float32."""
     reference: Runner
     """The function in float64: the module, or ``exact``."""
+    is_module: bool
+    """True if the reference is a module, False if it is ``exact`` itself."""
     cases: CaseGenerator
     """Draws inputs."""
     reach: int = 0
@@ -111,6 +113,7 @@ def against_module(
         exact=built.exact,
         proto=built.file,
         reference=built.module64,
+        is_module=True,
         cases=built.cases,
         reach=built.along_time.reach,
         configured=config is not None,
@@ -140,6 +143,7 @@ def _of_file(
         exact=exact,
         proto=proto,
         reference=graph,
+        is_module=False,
         cases=cases,
         sha256=sha256,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.selftest import Comparison
@@ -23,6 +23,8 @@ class Group:
     """Results, in the order in which they ran."""
     advice: str = ""
     """Meaning of a failure, and the remedy."""
+    tests: Literal["file", "exporter"] = "file"
+    """Subject of the checks: the exporter if the file holds the graph that it gives."""
 
     @property
     def status(self) -> Status:

@@ -513,9 +513,28 @@ def test_a_module_alone_is_a_reference(made):
 def test_samples_of_the_data_are_compared(made, examine):
     x = np.random.default_rng(0).normal(size=(12, 9, 6)).astype(np.float32)
     report = examine(made("stacked"), data=Samples({"x": x}, np.zeros(12, np.int64)))
-    (group,) = [group for group in report.groups if group.key == "inputs"]
-    assert group.status == "passed"
-    assert sum(check.name.startswith("sample ") for check in group.checks) == 24
+    for key, name in (("inputs", "sample "), ("engines", "onnxruntime, sample ")):
+        (group,) = [group for group in report.groups if group.key == key]
+        assert group.status == "passed"
+        assert sum(check.name.startswith(name) for check in group.checks) == 12
+
+
+def test_the_report_says_which_groups_test_the_file_and_which_the_exporter(
+    made, examine, tmp_path
+):
+    tests = {group.key: group.tests for group in examine(made("plain")).groups}
+    assert tests == {
+        **dict.fromkeys(("contract", "graph", "golden", "engines"), "file"),
+        **dict.fromkeys(("function", "states", "inputs"), "exporter"),
+    }
+    copied = tmp_path / "copy.onnx"
+    copied.write_bytes(made("plain").path.read_bytes())
+    report = validate(
+        copied, against_file(made("plain").path, open_file(copied)), QUICK
+    )
+    skipped = [group.key for group in report.groups if group.status == "skipped"]
+    assert report.ok
+    assert skipped == ["function", "inputs"]  # one function can't differ from itself
 
 
 @pytest.fixture(scope="module")
