@@ -39,6 +39,9 @@ from .kept_sizes import keeping_sizes
 from .loops import Loop
 from .record import Recorder, RecurrentCall
 
+_LARGE = 10**6
+"""A size above all remainders and limits in the sizes of a network."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -65,6 +68,8 @@ class Program:
     """Name of the time axis; None without one."""
     loops: tuple[sympy.Expr, ...]
     """The number of steps of each loop over time, in terms of axes."""
+    counts: bool
+    """True if steps of a loop are counted by Python: no graph shows it."""
     texts: tuple[str, ...]
     """The user's lines that turn a size into text."""
 
@@ -177,6 +182,7 @@ class _Sizes:
             batch=self._first(rows, "N"),
             sequence=self._first(times, "L"),
             loops=tuple(self._named(loop.steps.node.expr) for loop in loops),
+            counts=self.recorder.loops.counts,
             texts=tuple(self.recorder.texts),
         )
 
@@ -595,12 +601,14 @@ def _growing(size: Any) -> list[str]:
 
 
 def growing(size: sympy.Expr) -> set[str]:
-    """Return the names that a size grows with: ``min(L, 5)`` grows with none."""
-    sizes = dict.fromkeys(size.free_symbols, 97)
+    """Return the names that a size grows with: ``min(L, 5)`` and ``L % 5`` grow with
+    none.
+    """
+    sizes = dict.fromkeys(size.free_symbols, _LARGE)
     return {
         str(symbol)
         for symbol in sizes
-        if size.subs(sizes) != size.subs({**sizes, symbol: 193})
+        if abs(size.subs({**sizes, symbol: _LARGE**2}) - size.subs(sizes)) > _LARGE
     }
 
 

@@ -1,5 +1,6 @@
 """Conditions on sizes that a trace rests on: the sizes at which one may fail."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -12,6 +13,8 @@ _SIZES = (*range(1, 65), 100, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on one axis is evaluated, in addition to its roots."""
 _FEW_SIZES = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes of each axis at which a condition on several axes is evaluated."""
+_LONGEST_PERIOD = 4096
+"""Up to this one, a condition that repeats is evaluated at every size of its period."""
 
 
 def failing_sizes(
@@ -20,8 +23,9 @@ def failing_sizes(
     """Return sizes within ``ranges`` at which ``condition`` is false; None if none are
     found.
 
-    The condition is evaluated at small and large sizes, and next to each size at which
-    it may change: where both sides of an equation or inequality in it are equal.
+    The condition is evaluated at small and large sizes, at the multiples of what it
+    divides by, and next to each size at which it may change: where both sides of an
+    equation or inequality in it are equal.
 
     Args:
         condition: a sympy expression whose symbols are called like axes.
@@ -43,7 +47,8 @@ def _candidates(
     grid = []
     for axis in axes:
         allowed = map(limits[axis].nearest, tried)
-        grid.append([*dict.fromkeys(allowed)])
+        multiples = map(limits[axis].nearest, _multiples(condition, len(axes) == 1))
+        grid.append([*dict.fromkeys([*allowed, *multiples])])
     for sizes in product(*grid):
         yield dict(zip(axes, sizes, strict=True))
     for index, axis in enumerate(axes):
@@ -52,6 +57,23 @@ def _candidates(
             fixed = dict(zip(others, sizes, strict=True))
             for size in _turning_sizes(condition.subs(fixed), axis):
                 yield fixed | {axis: limits[axis].nearest(size)}
+
+
+def _multiples(condition: Any, is_alone: bool) -> Iterator[int]:
+    """Yield the sizes at which a remainder or rounding in ``condition`` may be another
+    one: a whole period for one axis if it is short, else those next to multiples.
+    """
+    divisors = {
+        int(function.args[1])
+        for function in condition.atoms(sympy.Function)
+        if len(function.args) == 2 and function.args[1].is_Integer
+    }
+    period = math.lcm(*filter(None, divisors))
+    if is_alone and period <= _LONGEST_PERIOD:
+        yield from range(1, period + 1)
+        return
+    for multiple in (*divisors, period):
+        yield from range(max(1, multiple - 1), multiple + 2)
 
 
 def _turning_sizes(condition: Any, axis: Any) -> Iterator[int]:

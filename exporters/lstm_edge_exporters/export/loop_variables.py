@@ -50,7 +50,15 @@ def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(f"{name}.last", value[-1], depth - 1)
 
 
-def numbers_of(frame: FrameType) -> list[str]:
-    """Return the names of the variables that are numbers of Python."""
-    variables = frame.f_locals.items()
-    return [name for name, value in variables if type(value) in (int, float)]
+def numbers_of(frame: FrameType) -> dict[str, float]:
+    """Return the variables that are numbers of Python, and such attributes of modules,
+    by name.
+    """
+    numbers = dict[str, float]()
+    for name, value in list(frame.f_locals.items()):
+        if isinstance(value, nn.Module):
+            inner = ((f"{name}.{key}", item) for key, item in vars(value).items())
+            numbers |= {key: item for key, item in inner if type(item) in (int, float)}
+        elif type(value) in (int, float):
+            numbers[name] = value
+    return numbers

@@ -46,9 +46,6 @@ READ = "Read"
 STEPS = 5
 """Iterations that a loop makes while it is traced: the first, those that are compared,
 and the last."""
-LOOP_STEPS = (2, 3, 4, 6, 7, 300)
-"""Further numbers of steps at which a network with loops is compared: next to
-``STEPS``, and many."""
 _WITHOUT_DATA = frozenset(
     (
         Tensor.size,
@@ -79,6 +76,8 @@ class Loop:
     rows: Any = None
     """The first other traced size of a tensor whose steps are read, or a fixed one in
     front of the steps: ``x (2, L, 3)``."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """The Python numbers that the function has at the start of the iteration."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +230,8 @@ class Loops:
         self.marks: list[Tensor] = []
         """Results of the marks; as outputs of the trace they stay in the graph."""
         self.loops: list[Loop] = []
+        self.counts = False
+        """True if a step changes a Python number, or asks for the length of a list."""
         self._open: Loop | None = None
         self._tags: dict[int, _Tag] = {}
         self._writes: dict[int, _Write] = {}
@@ -306,6 +307,9 @@ class Loops:
                 tag = self._tag(tensor, loop, loop.iteration - 1)
             if tag.loop is loop and tag.iteration >= 0:
                 named[name] = tensor
+        numbers = numbers_of(frame)
+        self.counts |= loop.iteration > 1 and numbers != loop.numbers
+        loop.numbers = numbers
         made = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{MARK}",
             [torch.scalar_tensor(loop.steps, dtype=torch.int64), *named.values()],
@@ -314,7 +318,7 @@ class Loops:
                 "iteration": loop.iteration,
                 "line": loop.line,
                 "names": [*named] or [""],
-                "numbers": numbers_of(frame) or [""],
+                "numbers": [*numbers] or [""],
             },
             dtypes=[torch.int64],
             shapes=[[1]],
@@ -372,6 +376,7 @@ class Loops:
             runs = [*self._runs(value)]
             if len(runs) == 1 and isinstance(runs[0], Loop):
                 return runs[0].steps
+            self.counts |= self._open is not None
         return builtins.len(value)
 
     def _zip(self, *iterables: Any, strict: bool = False) -> Any:
@@ -628,16 +633,13 @@ class Loops:
         return _TensorSteps(loops=self, tensor=tensor, axis=dim, width=1)
 
     def log_cum_sum_exp(self, tensor: Tensor, dim: int) -> Tensor:
-        """Return ``tensor.logcumsumexp(dim)``; the largest number is taken out at each
-        step, so that no exponential overflows.
-        """
+        """Return ``tensor.logcumsumexp(dim)``."""
         steps: Any = self._along(tensor, dim)
         first = tensor.select(dim, 0)
         log_sum = torch.full_like(first, torch.finfo(torch.float32).min)
         results = []
         for step in steps:
-            largest = torch.maximum(log_sum, step)
-            log_sum = largest + torch.log1p(torch.exp(-(log_sum - step).abs()))
+            log_sum = torch.logaddexp(log_sum, step)
             self.tag(log_sum)
             results.append(log_sum)
         stacked = self.stack(results, dim)
@@ -713,7 +715,7 @@ class Loops:
             value = torch.full_like(slot, value)
         if step.width:
             value = value.expand(slot.unsqueeze(step.axis).shape).squeeze(step.axis)
-        value = value.to(slot.dtype).expand(slot.shape) * 1
+        value = value.to(slot.dtype).expand(slot.shape).clone()
         self._tag(value, loop, loop.iteration)
         write.values.append(value)
         return None

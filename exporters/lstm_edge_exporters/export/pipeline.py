@@ -41,9 +41,10 @@ from .call import Call, note_on_dtype, own_copy, try_example
 from .capture import Program, capture
 from .config import ExportConfig
 from .floats import TURNS, copy_as
-from .loops import LOOP_STEPS
+from .loop_lengths import lengths
 from .lower import lower, record_time_axes
 from .lower_recurrent import lower_recurrent
+from .precision import refuse_other_floats
 from .reference import TorchReference
 from .state_arguments import sources
 from .states import Exposed, expose_states
@@ -100,6 +101,7 @@ def build(
         module32 = own_copy(module)
         call32 = Call.of(module32, example).as_floats(torch.float32)
         try_example(copy.deepcopy(module32), call32)
+        refuse_other_floats(module32, call32, original=module)
         module64 = copy_as(module32, torch.float64)
         call = call32.as_floats(torch.float64)
         program = capture(copy.deepcopy(module64), call, config)
@@ -119,7 +121,9 @@ def build(
         if manifest.states:
             manifest = _with_reset_interval(manifest)
         file = to_float32(exact)
-    run = remember(TorchReference(module64, call, exposed.titles))
+        reference = TorchReference(module64, call, exposed.titles)
+        further = lengths(program, lambda: reference.tensors(call.example))
+    run = remember(reference)
     arrays = {
         name: tensor.numpy()
         for name, tensor in zip(call.names, call32.example, strict=True)
@@ -127,8 +131,7 @@ def build(
     cases = cases_of(exact.graph, manifest, arrays, seed=config.seed)
     # the module starts at reset, unless it takes the state
     held = frozenset(state.input for state in manifest.states) - {*call.names}
-    steps = LOOP_STEPS if program.loops else ()
-    cases = replace(cases.fitted_to(run), held=held, further_steps=steps)
+    cases = replace(cases.fitted_to(run), held=held, further_steps=further)
     reference32 = TorchReference(
         module=module32, call=call, titles=exposed.titles, dtype=torch.float32
     )

@@ -3,6 +3,7 @@
 It grows evenly, and forward may decide nothing by it but what the first step does.
 """
 
+import math
 import operator
 import sys
 from collections.abc import Callable
@@ -93,7 +94,8 @@ class Evenly(float):
         cls, base: float, slope: float, iteration: int, results: Results
     ) -> "Self":
         """Make the number of an iteration."""
-        made = super().__new__(cls, base + slope * iteration)
+        # functions in C read the float itself: NaN shows that one did
+        made = super().__new__(cls, math.nan)
         made.base = base
         made.slope = slope
         made.iteration = iteration
@@ -133,6 +135,7 @@ class Evenly(float):
         return operator.index(self.number)  # type: ignore[arg-type]
 
     __int__ = __trunc__ = __floor__ = __ceil__ = __round__ = _refused
+    __abs__ = is_integer = as_integer_ratio = _refused
 
     def __str__(self) -> str:
         """Refuse to be written as text."""
@@ -157,6 +160,10 @@ class Evenly(float):
     def __bool__(self) -> bool:
         """Return True if the number is not 0."""
         return bool(self.compared(operator.ne, 0))
+
+    def __pos__(self) -> "Self":
+        """Return the number itself."""
+        return self
 
     def __neg__(self) -> Any:
         """Return the negative number, which also grows evenly."""
@@ -237,7 +244,18 @@ def evenly(base: float, slope: float, iteration: int, results: Results) -> Any:
 
 def plain_numbers(args: Any) -> Any:
     """Return ``args`` with ordinary numbers."""
-    return pytree.tree_map(plain_number, args)
+    return pytree.tree_map(_ordinary, args)
+
+
+def _ordinary(value: Any) -> Any:
+    """Return an ordinary number; refuse what a function in C made of a step's."""
+    if isinstance(value, float) and not isinstance(value, Evenly) and value != value:
+        raise _refusal(
+            "takes NaN, or computes with the number of a step by a function of Python or"
+            " NumPy",
+            "torch.arange(x.size(1)) in front of the loop, and read its element t",
+        )
+    return plain_number(value)
 
 
 def plain_number(value: Any) -> Any:

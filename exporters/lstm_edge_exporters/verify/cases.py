@@ -29,6 +29,8 @@ smallest size of an axis. Every third starts from the reset states."""
 _BEYOND = 2
 """Length of the longest case in multiples of the example's, if the grid does not reach
 that far."""
+_MANY = 300
+"""Number of steps from which one row is compared."""
 _LONGEST_CHUNK = 8
 _CACHED = 24
 """Number of cases whose results are cached."""
@@ -172,7 +174,8 @@ class CaseGenerator:
             yield self._beyond(sizes)
         for number, steps in enumerate(self.further_steps):
             offset = len(GRID) + 1 + number
-            case = self.case(2, steps, at_reset=number % 2 == 0, offset=offset)
+            rows = 1 if steps > _MANY else 2
+            case = self.case(rows, steps, at_reset=number % 2 == 0, offset=offset)
             yield replace(case, is_long=steps > longest)
 
     def _grid_case(

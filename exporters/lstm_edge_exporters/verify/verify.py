@@ -41,6 +41,11 @@ _MOST_REACHED = 256
 """Of these at the most."""
 _ORDERING = frozenset({"ArgMax", "ArgMin", "TopK"})
 """Operators whose results depend on an order of numbers, which NaN do not have."""
+_OF_MANY_STEPS = (
+    "; if forward counts steps or holds them in a list, deque or attribute, keep the"
+    " count in a tensor: n = n + 1, and torch.where(n > limit, a, b)"
+)
+"""What to do if the comparison fails at more steps than a trace shows."""
 _SHORT = 7
 """Number of steps of the rows that are compared with and without padding."""
 _ROWS_OFFSET = 50
@@ -120,8 +125,9 @@ def verify(
                 engine += require(
                     f"at {case}: onnxruntime in float32", pair.rounding(case.feeds)
                 )
-        except CheckFailedError:
-            raise
+        except CheckFailedError as error:
+            about = _OF_MANY_STEPS if case.is_long else ""
+            raise CheckFailedError(f"{error}{about}") from error
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise CheckFailedError(
                 f"at {case} the file does not run: {first_line(error)}"
