@@ -11,6 +11,7 @@ from onnxscript import BOOL, DOUBLE, INT64
 from onnxscript import opset18 as op
 
 from ._torch_internals import aten_index
+from .divisions import DIVISIONS
 
 
 def _float64(size: Any) -> Any:
@@ -74,10 +75,15 @@ def _bool_tensor(value: Any) -> Any:
     return op.Cast(number, to=BOOL.dtype)
 
 
+def _number_like(number: int, x: Any) -> Any:
+    """Return a whole number in the dtype of ``x``."""
+    constant: Any = op.Constant(value_int=number)
+    return op.CastLike(constant, x)
+
+
 def _zero_like(x: Any) -> Any:
     """Return 0 in the dtype of ``x``."""
-    zero: Any = op.Constant(value_int=0)
-    return op.CastLike(zero, x)
+    return _number_like(0, x)
 
 
 def _sign(x: Any) -> Any:
@@ -96,7 +102,45 @@ def _heaviside(x: Any, at_zero: Any) -> Any:
     return op.Where(op.Equal(x, zero), at_zero, step)
 
 
+def _log_sigmoid(x: Any) -> Any:
+    """Return ``log(sigmoid(x))``; the sigmoid of -20 is 0 in onnxruntime."""
+    return op.Sub(op.Min(x, _zero_like(x)), op.Softplus(op.Neg(op.Abs(x))))
+
+
+def _log_add_exp(a: Any, b: Any, base: float = math.e) -> Any:
+    """Return ``log(base**a + base**b)`` without large powers; equal infinities
+    stay.
+    """
+    distance = op.Abs(op.Sub(a, b))
+    distance = op.Where(op.Equal(a, b), _zero_like(a), distance)
+    if base == math.e:
+        return op.Add(op.Max(a, b), op.Softplus(op.Neg(distance)))
+    constant: Any = op.Constant(value_float=math.log(base))
+    scale: Any = op.CastLike(constant, a)
+    rest = op.Div(op.Softplus(op.Neg(op.Mul(distance, scale))), scale)
+    return op.Add(op.Max(a, b), rest)
+
+
+def _log1p(x: Any) -> Any:
+    """Return ``log(1 + x)`` with the digits of a small ``x``, after Kahan."""
+    one = _number_like(1, x)
+    total = op.Add(one, x)
+    exact = op.Div(op.Mul(x, op.Log(total)), op.Sub(total, one))
+    is_small = op.Less(op.Abs(x), one)
+    by_size = op.Where(is_small, exact, op.Log(total))
+    return op.Where(op.Equal(total, one), x, by_size)
+
+
+def _expm1(x: Any) -> Any:
+    """Return ``exp(x) - 1`` with the digits of a small ``x``, from ``tanh(x / 2)``."""
+    one = _number_like(1, x)
+    half = op.Tanh(op.Div(x, _number_like(2, x)))
+    exact = op.Div(op.Add(half, half), op.Sub(one, half))
+    return op.Where(op.Less(op.Abs(x), one), exact, op.Sub(op.Exp(x), one))
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    **DIVISIONS,
     math.ceil: lambda size: _whole(op.Ceil(_float64(size))),
     math.floor: lambda size: _whole(op.Floor(_float64(size))),
     math.trunc: _whole,
@@ -115,6 +159,11 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.sign.default: _sign,
     torch.ops.aten.sgn.default: _sign,
     torch.ops.aten.heaviside.default: _heaviside,
+    torch.ops.aten.log_sigmoid.default: _log_sigmoid,
+    torch.ops.aten.logaddexp.default: _log_add_exp,
+    torch.ops.aten.logaddexp2.default: lambda a, b: _log_add_exp(a, b, 2),
+    torch.ops.aten.log1p.default: _log1p,
+    torch.ops.aten.expm1.default: _expm1,
 }
 """Translations of arithmetic on sizes and of operators, by the function in a traced
 graph."""

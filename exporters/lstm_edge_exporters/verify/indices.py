@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array, Manifest
@@ -86,7 +87,7 @@ def _limits(value: ir.Value, visited: set[ir.Value]) -> Iterator[int]:
         limit = _limit(node, operand, other)
         if limit is not None:
             yield limit
-        elif _shifts(node, operand) and other is not None and other.size:
+        elif _shifts(node, operand) and other is not None and _is_finite(other):
             shift = int(other.max() if node.op_type == "Add" else -other.min())
             for shifted_limit in _limits(node.outputs[0], visited):
                 yield shifted_limit - shift
@@ -100,6 +101,11 @@ def _other_constant(node: ir.Node, operand: int) -> Array | None:
     if len(node.inputs) != 2 or operand > 1:
         return None
     return constant(node.inputs[1 - operand])
+
+
+def _is_finite(array: Array) -> bool:
+    """Return True for numbers without infinities and NaN, of which there is one."""
+    return bool(array.size and np.isfinite(array).all())
 
 
 def _shifts(node: ir.Node, operand: int) -> bool:
