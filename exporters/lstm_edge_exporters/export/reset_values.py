@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import axes_of, is_data_free, spec_of
+from ..graph import is_data_free, spec_of
 from ..verify.float64 import Graph64
 from ..versions import IR_VERSION
 from .capture import Program
@@ -37,32 +37,40 @@ def reset_values(
     values_at_start = [*graph.inputs, *results]
     start_graph = ir.convenience.extract(graph, values_at_start, [*values.values()])
     model_at_start = ir.Model(start_graph, ir_version=IR_VERSION)
-    sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
-    sizes[str(program.batch)] = 2
-    _replace_traced_calls(start_graph, sizes)
-    feeds = {}
-    for spec in map(spec_of, model_at_start.graph.inputs):
-        feeds[spec.name] = np.zeros(shape_of(spec.axes, sizes), spec.dtype)
+    _without_calls(start_graph)
+    at_sizes = [_evaluated(model_at_start, program, steps) for steps in (1, 6)]
     resets: dict[ir.Value, float | Array] = {}
-    for name, rows in Graph64(model_at_start)(feeds).items():
+    for name, rows in at_sizes[0].items():
         value = values[name]
         first_row = rows.take([0], axis=batch_axes[value])
-        if (rows == first_row).all():
+        if (
+            all(np.array_equal(rows, other[name]) for other in at_sizes)
+            and (rows == first_row).all()
+        ):
             resets[value] = _reset_value(first_row)
     return resets
 
 
-def _replace_traced_calls(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
-    """Replace the results of recurrent calls and loops by zeros: only their sizes are
+def _evaluated(model: ir.Model, program: Program, steps: int) -> Mapping[str, Array]:
+    """Return the initial states for two rows and about ``steps`` steps."""
+    sizes = {name: limits.nearest(steps) for name, limits in program.ranges.items()}
+    sizes.setdefault(str(program.sequence), steps)
+    sizes[str(program.batch)] = 2
+    feeds = {}
+    for spec in map(spec_of, model.graph.inputs):
+        feeds[spec.name] = np.zeros(shape_of(spec.axes, sizes), spec.dtype)
+    return Graph64(model)(feeds)
+
+
+def _without_calls(graph: ir.Graph) -> None:
+    """Turn the results of recurrent calls and loops into inputs: only their sizes are
     read.
     """
     calls = [node for node in graph if node.domain != ""]
     for node in calls:
         for output in node.outputs:
-            assert output.dtype is not None
-            zeros = np.zeros(shape_of(axes_of(output), sizes), output.dtype.numpy())
-            stand_in = ir.val(output.name, const_value=ir.tensor(zeros))
-            graph.register_initializer(stand_in)
+            stand_in = ir.val(output.name, type=output.type, shape=output.shape)
+            graph.inputs.append(stand_in)
             output.replace_all_uses_with(stand_in)
         graph.remove(node)
 

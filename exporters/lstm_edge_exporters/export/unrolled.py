@@ -127,7 +127,7 @@ class Unrolled:
         self.variables = [_variables(mark) for mark in self.marks]
         """Variables that the loop has set before each mark, by name."""
         self.families: list[Family] = []
-        self._made: dict[tuple[Any, ...], Family] = {}
+        self._made: dict[tuple[Any, ...], list[Family]] = {}
         self._waiting: list[Family] = []
         self.invariant: set[Family] = set()
 
@@ -208,9 +208,10 @@ class Unrolled:
         if is_shared and not self.iteration(first):
             return first
         key = (id(members[0]), id(members[1]))
-        if (made := self._made.get(key)) is not None:
-            made.members = _filled(made.members, members)
-            return made
+        for made in self._made.get(key, ()):
+            if _agree(made.members, members):
+                made.members = _filled(made.members, members)
+                return made
         if (arrays := _numbers_of(members)) is not None:
             is_constant = all(np.array_equal(arrays[0], array) for array in arrays)
             return first if is_constant else self._keep(key, _number(members, arrays))
@@ -223,7 +224,7 @@ class Unrolled:
 
     def _keep(self, key: tuple[Any, ...], family: Family) -> Family:
         """Enter a new family."""
-        self._made[key] = family
+        self._made.setdefault(key, []).append(family)
         self.families.append(family)
         return family
 
@@ -437,6 +438,12 @@ def _number(members: Members, arrays: Sequence[Any]) -> Number:
         if not np.allclose(array, expected, rtol=_TOLERANCE, atol=0):
             raise UnlikeError("its steps use numbers that do not grow evenly")
     return Number(members, start=start, slope=slope)
+
+
+def _agree(one: Members, other: Members) -> bool:
+    """Return True if two rows have the same values where both are known."""
+    pairs = zip(one, other, strict=True)
+    return all(a is b for a, b in pairs if a is not None and b is not None)
 
 
 def _filled(members: Members, others: Members) -> Members:

@@ -299,6 +299,39 @@ class Biquad(nn.Module):
         return torch.stack(outs, 1)
 
 
+@network()
+class ThirdOrder(nn.Module):
+    """A filter of third order, whose oldest values all start as one tensor."""
+
+    def forward(self, x):
+        x1 = x2 = x3 = y1 = y2 = y3 = torch.zeros_like(x[:, 0])
+        outs = []
+        for t in range(x.size(1)):
+            y = 0.2 * x[:, t] + 0.3 * x1 + 0.1 * x2 + 0.05 * x3
+            y = y + 0.4 * y1 - 0.2 * y2 + 0.1 * y3
+            x3, x2, x1 = x2, x1, x[:, t]
+            y3, y2, y1 = y2, y1, y
+            outs.append(y)
+        return torch.stack(outs, 1)
+
+
+@network(streams=False)
+class Fired(nn.Module):
+    """Spikes are bools, and the last one decides."""
+
+    def forward(self, x):
+        v = x.new_zeros(x.size(0), 3)
+        fired = torch.zeros(x.shape, dtype=torch.bool)
+        for t in range(x.size(1)):
+            v = (
+                v + x[:, t]
+                if t == 0
+                else torch.where(~fired[:, t - 1], 0.9 * v + x[:, t], v * 0)
+            )
+            fired[:, t] = v > 1
+        return fired.float()
+
+
 @network(node="GRU")
 class LearnedStart(nn.Module):
     def __init__(self):

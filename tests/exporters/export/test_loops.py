@@ -860,3 +860,26 @@ def test_a_part_of_a_buffer_may_be_written_behind_its_first_frame():
     export_and_compare(
         WritesBehindTheFirst().eval(), (torch.randn(2, 6, 3),), ExportConfig(inputs=X)
     )
+
+
+class Shared(nn.Module):
+    """A state that starts at a share of the number of steps."""
+
+    def forward(self, x):
+        h = x.new_full((x.size(0), 3), 1.0 / x.size(1))
+        outs = []
+        for t in range(x.size(1)):
+            h = 0.5 * h + x[:, t]
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+def test_a_reset_value_that_follows_the_length_stays_inside():
+    artifact = export_and_compare(Shared().eval(), torch.randn(2, 5, 3))
+    assert not artifact.manifest.states
+    assert not artifact.manifest.streamable
+
+
+@pytest.mark.parametrize("name", ["ThirdOrder", "Fired"])
+def test_a_loop_reads_what_earlier_steps_have_made(name):
+    assert exported(name).manifest.streamable == NETWORKS[name].streams
