@@ -41,7 +41,7 @@ _VERBS = {
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
     "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
-    "score": "Run a model on a Parquet data set of any size.",
+    "score": "Run a model on a folder of Parquet files of any size.",
     "stream": "Run a model on samples as they arrive.",
     "inspect": "Show a file's inputs, outputs, states and provenance.",
     "selftest": "Verify a file's results on this device.",

@@ -250,9 +250,9 @@ def _value_of(entry: "Field[Any]") -> dict[str, Any]:
         is_number = get_args(hint)[1] is float
         read = rule.parse or (float if is_number else str)
         pairs = functools.partial(_read_pairs, read)
-        return {"multiple": True, "callback": _reader(pairs)}
+        return {"multiple": True, "callback": reader(pairs)}
     if rule.parse or get_origin(hint) is tuple:
-        return {"callback": _reader(rule.parse or _read_names)}
+        return {"callback": reader(rule.parse or read_names)}
     if rule.choices:
         return {"type": click.Choice(rule.choices)}
     if rule.role:
@@ -269,7 +269,7 @@ def _type_of(hint: Any) -> Any:
     return PATH if Path in types else str
 
 
-def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
+def reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return a callback that reads the text of an option, and names it in an error."""
 
     def read(_: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -283,7 +283,7 @@ def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
     return read
 
 
-def _read_names(text: str) -> tuple[str, ...]:
+def read_names(text: str) -> tuple[str, ...]:
     """Return the names of ``NAME,NAME``."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
@@ -377,7 +377,7 @@ outputs_option = _output(
 )
 reset_every_option = click.option(
     "--reset-every",
-    callback=_reader(_count_or_never),
+    callback=reader(_count_or_never),
     metavar="N|never",
     help=(
         "Reset the state every N steps.  [default: every window if training did so,"

@@ -25,6 +25,7 @@ _EXTRAS = {
     "native": ("for several times faster steps", ("lstm_edge_native",)),
     "report": ("for pages and plots: train, validate --html", ("jinja2", "matplotlib")),
     "parquet": ("for score, and for tables in Parquet", ("duckdb", "pyarrow")),
+    "spark": ("for score --spark", ("pyspark",)),
 }
 """Purpose and packages of each extra."""
 

@@ -1,76 +1,91 @@
-"""``lstm-edge score``: run a model on a Parquet data set of any size."""
+"""``lstm-edge score``: run a model on a folder of Parquet files of any size."""
 
-import os
-from dataclasses import asdict, replace
+import time
 from pathlib import Path
 
 import click
 
-from lstm_edge.score.config import ScoreConfig
+from lstm_edge_runtime.errors import counted
 
-from ._options import PATH, check_models, options_of, reset_every_option, verb
-from ._output import Output, Show
+from ._options import (
+    PATH,
+    check_models,
+    needing,
+    read_names,
+    reader,
+    reset_every_option,
+    verb,
+)
+from ._output import Output
 
 
-@verb("score", extra="parquet")
-@click.argument("dataset")
+@verb("score")
+@click.argument("data", type=PATH)
 @click.option(
     "-m", "--model", type=PATH, required=True, callback=check_models, help="Model file."
 )
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the results.")
 @click.option(
-    "-o",
-    "--output",
-    type=PATH,
-    required=True,
-    help="Output folder, which must not exist.",
+    "--series", default="series", metavar="COLUMN", help="Column that names the source."
 )
-@options_of(config=ScoreConfig)
+@click.option(
+    "--order", default="order", metavar="COLUMN", help="Column to sort each source by."
+)
+@click.option(
+    "--features",
+    callback=reader(read_names),
+    metavar="NAMES",
+    help="Feature columns.  [default: the model's]",
+)
 @reset_every_option
 @click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help="Number of processes.  [default: one per core]",
+    "--spark", metavar="MASTER", help="Run on Spark: its master, such as local[4]."
 )
 def command(
-    dataset: str,
+    data: Path,
     model: Path,
     output: Path,
-    config: ScoreConfig,
+    series: str,
+    order: str,
+    features: tuple[str, ...] | None,
     reset_every: int | str | None,
-    workers: int | None,
-    show: Show,
+    spark: str | None,
 ) -> Output:
-    """Run a model on every series of DATASET, a folder, a file or a glob of Parquet
-    with one row per sample.
+    """Run a model on every source in DATA, a folder of Parquet files with one row per
+    sample.
 
-    OUTPUT has one row per sample, ordered by series: the series, the order, and the
-    label and probability of each class after that sample, or the predicted values. A
-    series may be split over many files and larger than memory. The same command
-    continues a run that was killed.
+    Each run scores the files that are new since the last one, continues the state of
+    every source, and adds a folder to OUTPUT. It has one row per sample: the source, the
+    order, and the label and probability of each class after that sample, or the predicted
+    values. Results and states of a run appear together or not at all.
 
     \b
     Example:
-      lstm-edge score day2/ -m har.onnx -o scores2 --series device \\
-          --order time --since scores1
+      lstm-edge score recordings/ -m har.onnx -o scores --series device \\
+          --order time
     """  # noqa: D301
-    from lstm_edge.score.job import score
-    from lstm_edge.score.workers import processes
+    begun = time.monotonic()
+    names = (series, order, features or ())
+    with needing("spark" if spark else "parquet", "score"):
+        from lstm_edge.score.job import open_job, summarize
 
-    used = processes(workers or os.cpu_count() or 1)
-    config = replace(config, reset_every=reset_every)
-    report = score(
-        dataset, model, output=output, options=config, workers=used, show=show
-    )
+        with open_job(
+            data, model, output, names, reset_every, "Spark" if spark else "DuckDB"
+        ) as job:
+            if spark:
+                from lstm_edge.score.on_spark import run_on_spark
+
+                run_on_spark(job, spark)
+            else:
+                from lstm_edge.score.on_duckdb import run_on_duckdb
+
+                run_on_duckdb(job)
+    document = summarize(job)
     notes = []
-    if report.late:
+    if document["late"]:
         notes.append(
-            "late rows came before the last one that was scored of their series, and"
-            " were left out"
+            f"{counted(document['late'], 'row')} came before the last scored row of their"
+            " source and were left out; see the folder _late of the run"
         )
-    document = {
-        "output": output,
-        **asdict(report),
-        "rows_per_second": report.rows / report.seconds,
-        "notes": notes,
-    }
-    return Output(document)
+    document["seconds"] = time.monotonic() - begun
+    return Output({**document, "notes": notes})

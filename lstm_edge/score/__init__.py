@@ -1,1 +1,1 @@
-"""Run a model on every series of a Parquet data set of any size."""
+"""Run a model on every source of a folder of Parquet files, run after run."""

@@ -1,187 +1,234 @@
-"""A run, from the data set to the output."""
+"""A run: it scores the files that are new since the last one, whole or not at all."""
 
 import contextlib
+import json
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from pyarrow import parquet
 
-from lstm_edge.run_files import LOCK, locked
-from lstm_edge_runtime.errors import InputError, counted
-from lstm_edge_runtime.files import write_bytes
+from lstm_edge.run_files import locked
+from lstm_edge_runtime.errors import (
+    FileFormatError,
+    InputError,
+    NotFoundError,
+    first_line,
+)
+from lstm_edge_runtime.files import (
+    malformed_as,
+    open_regular,
+    read_content,
+    read_json,
+    write_bytes,
+)
 
-from .config import ScoreConfig
-from .plan import EVENTS, PLAN, STATES, Plan, is_in_dataset, make_plan
-from .stages import SKIPPED, read_group, score_partition
-from .workers import Workers
+from .source import LATE, Scorer
 
-Show = Callable[[float, str], None]
+_ORDERS = ("int", "uint", "float", "double", "date32", "timestamp")
+"""How Arrow's names of types begin that order rows."""
 
 
 @dataclass(frozen=True)
-class ScoreSummary:
-    """Result of a run."""
+class Job:
+    """All that an engine needs."""
 
-    rows: int
-    """Number of rows with a result."""
-    late: int
-    """Number of rows that were left out, because later rows of their series had been
-    scored."""
-    series: int
-    """Number of series, those of the earlier runs included."""
-    events: int | None
-    """Number of events; None if these were not asked for."""
-    files: int
-    """Number of files of the data set."""
-    skipped: dict[str, str]
-    """The error of each file that was left out."""
-    reset_every: int | str
-    """Number of steps after which a series is reset, or ``"never"``."""
-    seconds: float
-    """Duration of the run."""
+    model: bytes
+    """Content of the model file."""
+    columns: pa.Schema
+    """Columns that are read: series, order and features."""
+    results: pa.Schema
+    """Columns that are written: series, order, ``LATE`` and results."""
+    output: Path
+    """Folder of the runs."""
+    earlier: int
+    """Number of the runs before."""
+    facts: Mapping[str, Any]
+    """What is written about a run; ``files`` are those that no run has scored."""
 
+    @property
+    def work(self) -> Path:
+        """Folder of a run that is not complete, with a folder per value of ``LATE``."""
+        return self.output / ".run"
 
-def score(
-    dataset: str,
-    model: Path,
-    output: Path,
-    options: ScoreConfig,
-    workers: Workers,
-    show: Show = lambda *_: None,
-) -> ScoreSummary:
-    """Score a Parquet data set; write the folder ``output`` with the results,
-    ``STATES`` and ``EVENTS``.
-
-    It appears when it is complete. The next run with the same arguments continues one
-    that was killed.
-    """
-    begun = time.monotonic()
-    exists = output.exists() or output.is_symlink()
-    if exists or not output.parent.is_dir():
-        why = "is in a folder that does not exist; create that"
-        if exists:
-            why = "exists; remove it"
-        raise InputError(f"{output} {why}, or name another output")
-    if is_in_dataset(dataset, output / "part-00000.parquet"):
-        raise InputError(
-            f"{output} would be read as a part of {dataset} by the next run; name an"
-            " output outside of it"
-        )
-    plan, skipped = make_plan(dataset, model, output=output, options=options)
-    with _working(plan):
-        work = Path(plan.work)
-        rows = 0
-        groups = len(plan.groups)
-        files = len(plan.files)
-        for done, _ in enumerate(workers(read_group, plan, groups), 1):
-            show(
-                0.3 * done / groups,
-                f"read {files * done // groups} of {counted(files, 'file')}",
-            )
-        for done, count in enumerate(
-            workers(score_partition, plan, plan.partitions), 1
-        ):
-            rows += count
-            show(
-                0.3 + 0.7 * done / plan.partitions,
-                f"scored {done} of {counted(plan.partitions, 'partition')}",
-            )
-        skipped |= dict(
-            file.read_text("utf-8").split("\n", 1)
-            for file in work.glob(f"_rows/*/{SKIPPED}")
-        )
-        summary = ScoreSummary(
-            rows=rows,
-            late=sum(count for path, _, _, count in plan.files if path not in skipped)
-            - rows,
-            series=sum(_rows(work / STATES)),
-            events=sum(_rows(work / EVENTS)) if options.events else None,
-            files=files,
-            skipped=skipped,
-            reset_every=plan.options.reset_every or "never",
-            seconds=time.monotonic() - begun,
-        )
-        _publish(plan, output)
-    return summary
+    def publish(self, number: int) -> None:
+        """Rename the results to the folder of a run. If it exists, the process was killed
+        after this, and the run was repeated.
+        """
+        folder = self.work / f"{LATE}=false"
+        folder.mkdir(exist_ok=True)
+        for path in self.work.glob(f"{LATE}=true"):
+            path.rename(folder / LATE)
+        for path in self.work.glob("_*.parquet"):
+            path.rename(folder / path.name)
+        for path in folder.rglob("*.parquet"):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        write_bytes(folder / "_run.json", json.dumps(self.facts, indent=1).encode())
+        target = self.output / f"run={number:05d}"
+        if not target.exists():
+            folder.rename(target)
+        shutil.rmtree(self.work)
 
 
-def _rows(folder: Path) -> list[int]:
-    """Return the number of rows of each Parquet part in a folder."""
-    return [parquet.read_metadata(path).num_rows for path in folder.glob("part-*")]
+def find_runs(output: Path) -> list[Path]:
+    """Return the folders of the complete runs."""
+    return sorted(output.glob("run=*"))
 
 
 @contextlib.contextmanager
-def _working(plan: Plan) -> Iterator[None]:
-    """Open the working folder: the work of a run with the same plan is continued, any
-    other removed.
-    """
-    work = Path(plan.work)
-    _check_working_folder(work)
-    with locked(work):
-        is_continued = _read_text(work / PLAN) == plan.to_json()
-        if not is_continued:
-            _remove(path for path in work.iterdir() if path.name != LOCK)
-            write_bytes(work / PLAN, plan.to_json().encode())
-        yield
+def open_job(
+    data: Path,
+    model: Path,
+    output: Path,
+    names: tuple[str, str, tuple[str, ...]],
+    reset_every: int | str | None,
+    engine: str,
+) -> Iterator[Job]:
+    """Context with the job of the files that are new, and with the only run of an output.
 
-
-def _check_working_folder(work: Path) -> None:
-    """Raise InputError for a folder that no run made: a link, or one with other
-    files.
+    ``names`` are the columns of series, order and features, () for those of the model.
+    Raises InputError if arguments do not fit, or differ from those of the runs before.
     """
-    if work.is_symlink() or (work.exists() and not work.is_dir()):
+    content = read_content(model)[1]
+    scorer = Scorer(content, reset_every)
+    series, order, features = names
+    features = features or scorer.features
+    if len(features) != scorer.width:
         raise InputError(
-            f"{work} is not a folder of a killed run, whose name it has; move it, or"
-            " name another output"
+            f"got {len(features)} features ({', '.join(features) or 'without names'}),"
+            f" expected {scorer.width}; name them with --features"
         )
-    if not work.exists():
-        return
-    names = {path.name for path in work.iterdir()}
-    patterns = (LOCK, PLAN, f".{PLAN}.*.tmp", "_*", "part-*", ".part-*")
-    others = [name for name in names if not _matches(name, patterns)]
-    is_begun = PLAN in names or names <= {LOCK}
-    if others or not is_begun:
-        name = min(others or names)
-        raise InputError(
-            f"{work} contains {name}, which no run wrote; move it, or name another"
-            " output"
-        )
+    results = [pa.field(LATE, pa.bool_())]
+    if scorer.labels:
+        results.append(pa.field("label", pa.string()))
+    results += [pa.field(name, pa.float32()) for name in scorer.values]
+    found = _find_files(data, output)
+    columns = _read_columns(min(found), (series, order, *features))
+    written = pa.schema([*list(columns)[:2], *results])
+    _check_names(written.names)
+    facts = {
+        "data": str(data.resolve()),
+        "engine": engine,
+        "model": scorer.identity,
+        "reset_every": scorer.reset_every,
+        "columns": [[field.name, str(field.type)] for field in columns],
+    }
+    with locked(output):
+        earlier = find_runs(output)
+        before = _check_runs(output, facts, found)
+        new = {path: found[path] for path in found if path not in before}
+        for path in new:
+            if _read_columns(path, columns.names) != columns:
+                raise InputError(f"{path} has other types than {min(found)}")
+        facts["files"] = new
+        job = Job(content, columns, written, output.resolve(), len(earlier), facts)
+        shutil.rmtree(job.work, ignore_errors=True)
+        yield job
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return True if the name matches one of the patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def summarize(job: Job) -> dict[str, Any]:
+    """Return the new runs, their numbers of rows, and other facts."""
+    made = find_runs(job.output)[job.earlier :]
+    return {
+        "runs": made,
+        "files": len(job.facts["files"]),
+        "rows": sum(map(_count_rows, made)),
+        "late": sum(_count_rows(folder / LATE) for folder in made),
+        "reset_every": job.facts["reset_every"],
+    }
 
 
-def _read_text(path: Path) -> str:
-    """Return the text of a file; empty without it."""
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _count_rows(folder: Path) -> int:
+    """Return the number of rows of the results in a folder."""
+    files = folder.glob("[!_]*.parquet")
+    return sum(parquet.read_metadata(path).num_rows for path in files)
 
 
-def _publish(plan: Plan, output: Path) -> None:
-    """Remove all that is not part of the output, such as files of killed runs, and
-    rename it.
+def _find_files(data: Path, output: Path) -> dict[str, int]:
+    """Return the Parquet files in a folder, without names that begin with ``_`` or ``.``,
+    and their times of modification in milliseconds.
     """
-    work = Path(plan.work)
-    published = (PLAN, STATES, EVENTS)
-    _remove(path for path in work.glob("_*") if path.name not in published)
-    _remove(work.rglob(".*"))
-    _remove(
-        path
-        for path in work.glob("part-*")
-        if not parquet.read_metadata(path).num_columns
-    )
-    work.rename(output)
+    root = data.resolve()
+    if root in (output.resolve(), *output.resolve().parents):
+        raise InputError(f"{output} is in {data}; name an output outside of it")
+    files = {}
+    for path in sorted(root.rglob("*.parquet")):
+        names = path.relative_to(root).parts
+        if path.is_file() and not any(name.startswith(("_", ".")) for name in names):
+            files[str(path)] = path.stat().st_mtime_ns // 1_000_000
+    if not files:
+        raise NotFoundError(f"{data} is no folder with .parquet files; name another")
+    return files
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    """Remove files and folders; a link is removed, not what it points to."""
-    for path in list(paths):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _read_columns(path: str, names: Iterable[str]) -> pa.Schema:
+    """Return the series, order and features of a file; InputError if one is missing."""
+    try:
+        schema = parquet.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(
+            f"{path} can't be read as Parquet ({first_line(error)})"
+        ) from error
+    lower = [name.lower() for name in schema.names]
+    fields = []
+    for name in names:
+        if name not in schema.names or lower.count(name.lower()) > 1:
+            raise InputError(
+                f"{path} has no single column {name!r} ({', '.join(schema.names)}); name"
+                " columns with --series, --order and --features"
+            )
+        kind = schema.field(name).type
+        if pa.types.is_dictionary(kind):  # as pandas writes it
+            kind = kind.value_type
+        fields.append(
+            pa.field(name, pa.string() if str(kind)[-6:] == "string" else kind)
+        )
+    _check_names([field.name for field in fields])
+    if not str(fields[1].type).startswith(_ORDERS):
+        raise InputError(
+            f"{path}: {fields[1].name!r} is {fields[1].type}, expected numbers, dates or"
+            " times; name another with --order"
+        )
+    return pa.schema(fields)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise InputError for two names that are equal but for case, as engines ignore."""
+    lower = [name.lower() for name in names]
+    for name in lower:
+        if lower.count(name) > 1:
+            raise InputError(f"two columns would be named {name!r}; rename one")
+
+
+def _check_runs(
+    output: Path, facts: Mapping[str, Any], found: Mapping[str, int]
+) -> set[str]:
+    """Return the files that were scored; InputError if a file or a fact has changed."""
+    runs = find_runs(output)
+    others = {path.name for path in output.iterdir()} - {".lock", ".run", "_spark"}
+    if others and not runs:
+        raise InputError(f"{output} contains {min(others)}; name another output")
+    scored: dict[str, int] = {}
+    for folder in runs:
+        path = folder / "_run.json"
+        with (
+            malformed_as(FileFormatError, f"{path} is damaged", "use a new output"),
+            open_regular(path) as file,
+        ):
+            before = read_json(file.read())
+            scored |= before["files"]
+        for name, value in facts.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{folder} has {name} {before.get(name)}, expected {value}; use a new"
+                    " output"
+                )
+    for name, modified in scored.items():
+        if found.get(name, modified) != modified:
+            raise InputError(f"{name} changed since it was scored; use a new output")
+    return set(scored)

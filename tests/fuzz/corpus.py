@@ -40,8 +40,11 @@ def make_corpus(folder: Path) -> None:
     _verb(*train, "--batch-size", 4)
     _states(folder)
     _foreign(folder)
-    score = "score", folder / "days" / "1.parquet", "--workers", 1
-    _verb(*score, "--model", models / "lstm.onnx", "-o", folder / "scored")
+    (folder / "nights").mkdir()
+    shutil.copy(folder / "days" / "1.parquet", folder / "nights")
+    model = "--model", models / "lstm.onnx"
+    _verb("score", folder / "nights", *model, "-o", folder / "scored")
+    shutil.copy(folder / "days" / "2.parquet", folder / "nights")
     (folder / "lep").mkdir()
     native = ("gru", "lstm") if installed() else ()
     for name in native:

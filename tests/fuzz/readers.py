@@ -277,8 +277,8 @@ def wav(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return _use_data(rng, corpus, path)
 
 
-def since(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """A plan, a state or a result of an earlier run of score."""
+def scored(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """The description, the states or the results of an earlier run of score."""
     copy = shutil.copytree(corpus / "scored", folder / "scored")
     path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
     content = path.read_bytes()
@@ -289,9 +289,8 @@ def since(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         else mutate.damage(rng, content)
     )
     path.write_bytes(damaged)
-    score = "score", str(corpus / "days" / "2.parquet"), "--workers", "1"
-    model = "--model", str(corpus / "onnx" / "lstm.onnx"), "--since", str(copy)
-    return Verb((*score, *model, "-o", str(folder / "out")))
+    model = "--model", str(corpus / "onnx" / "lstm.onnx")
+    return Verb(("score", str(corpus / "nights"), *model, "-o", str(copy)))
 
 
 def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -401,7 +400,7 @@ READERS: dict[str, Read] = {
     "foreign": foreign,
     "parquet": parquet,
     "wav": wav,
-    "since": since,
+    "scored": scored,
     "scale": scale,
     "npz": npz,
     "csv": table,
