@@ -104,9 +104,7 @@ def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
 def _reduced_axes(node: ir.Node, rank: int) -> list[int]:
     """Return the axes that a reduction reads; all if they are computed or left out."""
     stored_axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = [*(node.attributes.get_ints("axes", None) or ())]
-    if stored_axes is not None:
-        axes = stored_axes.reshape(-1).tolist()
+    axes = [] if stored_axes is None else stored_axes.reshape(-1).tolist()
     return [axis % rank for axis in axes or range(rank)]
 
 

@@ -31,10 +31,9 @@ from ..graph import (
 )
 from ..sizes import time_axes_of
 from .positions import count_on
-from .rewrite import NotStreamableError, Rewriter, UndecidedError, fill_of
+from .rewrite import NotStreamableError, Rewriter, fill_of
 from .rules import RULES
 
-_OLDEST_OPSET = 13
 _SIZES = {"Shape", "Size"}
 
 
@@ -87,10 +86,6 @@ def stream(model: ir.Model, manifest: Manifest) -> Streamed:
         sequence not in axes_of(value) for value in data_inputs(model.graph)
     ):
         return Streamed(model=model, manifest=manifest, reach=0, ahead={}, need="")
-    if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
-        raise UndecidedError(
-            f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later"
-        )
     work = Rewriter(
         model=model, states=manifest.states, batch=manifest.batch, sequence=sequence
     )

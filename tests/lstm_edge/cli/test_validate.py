@@ -157,7 +157,7 @@ def test_samples_of_data_are_compared(job, invoke):
     code, out, _ = invoke("validate", job / "m.onnx", *arguments)
     checks = [check for group in json.loads(out)["groups"] for check in group["checks"]]
     assert code == 0
-    assert sum(check["name"].startswith("sample ") for check in checks) == 32
+    assert sum("sample " in check["name"] for check in checks) == 32
 
 
 @pytest.mark.system

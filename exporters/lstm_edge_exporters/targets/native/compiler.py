@@ -21,7 +21,6 @@ from lstm_edge_runtime.native import OUTPUT_TYPES, TYPES, Past
 from lstm_edge_runtime.state import STATE_TYPES
 
 from ...graph import infer_shapes
-from ...versions import OPSET
 from . import convolutions, reductions  # noqa: F401  they register their operators
 from .evaluate import attribute, evaluate
 from .loops import inline_loops
@@ -122,7 +121,6 @@ class _Compiler:
         self._model = model
         self._graph = model.graph
         self._manifest = manifest
-        self._opset = model.graph.opset_imports.get("", OPSET)
         self._writer = ProgramWriter(manifest.unit)
         self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
         self._results = {_name(value): value for value in model.graph.outputs}
@@ -393,7 +391,7 @@ class _Compiler:
         operands = [operand for operand in rest if operand is not None]
         if not all(isinstance(operand, np.ndarray) for operand in operands):
             raise UnsupportedError("a shape, axis or index that depends on the input")
-        moved = evaluate(node, [value.addresses, *rest], self._opset)  # type: ignore[list-item]
+        moved = evaluate(node, [value.addresses, *rest])  # type: ignore[list-item]
         return [value._replace(addresses=addresses) for addresses in moved]
 
     # sizes, and other known numbers
@@ -403,7 +401,7 @@ class _Compiler:
         steps.
         """
         like = np.broadcast_to(np.int8(0), value.shape)
-        (result,) = evaluate(node, [like], self._opset)
+        (result,) = evaluate(node, [like])
         start = attribute(node, "start", 0)
         sized = ~_fixed_sizes(node.inputs[0], value)[start : attribute(node, "end")]
         mask = sized if node.op_type == "Shape" else np.asarray(sized.any())
@@ -414,15 +412,15 @@ class _Compiler:
         """Return the results of a node of known inputs, and mark the numbers in them
         that follow from rows and steps.
         """
-        arrays = evaluate(node, inputs, self._opset)
+        arrays = evaluate(node, inputs)
         masks = [
             self._sized.get(_name(value), np.zeros(np.shape(array), bool))
             for value, array in zip(node.inputs, inputs, strict=True)
         ]
         if node.op_type in (*MOVES, "Gather"):
-            self._mark(node, evaluate(node, [masks[0], *inputs[1:]], self._opset))
+            self._mark(node, evaluate(node, [masks[0], *inputs[1:]]))
         elif node.op_type == "Concat":
-            self._mark(node, evaluate(node, masks, self._opset))
+            self._mark(node, evaluate(node, masks))
         elif node.op_type not in _TAKES_SIZES:
             sized = any(mask.any() for mask in masks)
             self._mark(node, [np.full(array.shape, sized) for array in arrays])

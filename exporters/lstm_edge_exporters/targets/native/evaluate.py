@@ -19,8 +19,9 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return value.value.numpy() if value.type is ir.AttributeType.TENSOR else value.value
 
 
-def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[Array]:
-    """Return the outputs of a node of ``ai.onnx``, by onnx's reference implementation.
+def evaluate(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
+    """Return the outputs of a node of ``ai.onnx``, by the latest version of the operator
+    in onnx's reference implementation.
 
     Raises:
         UnsupportedError: it does not take these arrays, or is not implemented.
@@ -35,7 +36,7 @@ def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[
     }
     try:
         with np.errstate(all="ignore"):
-            outputs = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
+            outputs = ReferenceEvaluator(proto).run(None, feeds)
     except (
         Exception
     ) as error:  # whatever the implementation raises for sizes that do not fit

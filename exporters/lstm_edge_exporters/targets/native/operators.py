@@ -207,7 +207,7 @@ def map_each(
 def _clip(
     memory: Memory, node: ir.Node, operand: In, least: In = None, most: In = None
 ) -> Out:
-    """Lower Clip; its limits are inputs or, in old opsets, attributes."""
+    """Lower Clip."""
     value = numbers_of(operand)
     if value.dtype == "int64":
         for function, limit in ((Binary.MAXIMUM, least), (Binary.MINIMUM, most)):
@@ -216,8 +216,6 @@ def _clip(
         return value
     low = -np.inf if least is None else as_array(least, "a limit").item()
     high = np.inf if most is None else as_array(most, "a limit").item()
-    low = float(attribute(node, "min", low))
-    high = float(attribute(node, "max", high))
     return map_each(memory, value, function=Function.CLIP, alpha=low, beta=high)
 
 

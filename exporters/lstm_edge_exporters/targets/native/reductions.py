@@ -131,9 +131,7 @@ def _reduced_axes(node: ir.Node, axes: In, rank: int) -> list[int]:
     """Return the axes that a node reduces, in order; all if it names none."""
     if attribute(node, "noop_with_empty_axes", 0):
         raise UnsupportedError("noop_with_empty_axes")
-    stored = attribute(node, "axes", ())
-    if axes is not None:
-        stored = as_array(axes, "axes").reshape(-1).tolist()
+    stored = [] if axes is None else as_array(axes, "axes").reshape(-1).tolist()
     return sorted({axis % rank for axis in stored} or range(rank))
 
 
