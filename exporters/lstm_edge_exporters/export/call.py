@@ -6,7 +6,8 @@ import dataclasses
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Any
@@ -134,6 +135,14 @@ class Call:
             for axis, size in enumerate(axes.get(name, ())):
                 if isinstance(size, str) and tensors[index].shape[axis] == 1:
                     tensors[index] = tensors[index].repeat_interleave(2, axis)
+        return dataclasses.replace(self, leaves=self._leaves(tensors))
+
+    def with_another_row(self, rows: int) -> "Call":
+        """Return the same call with one element more along first axes of ``rows``."""
+        tensors = [
+            torch.cat([x, x[:1]]) if x.dim() and x.shape[0] == rows else x
+            for x in self.example
+        ]
         return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -268,6 +277,24 @@ def _compute_parametrized(module: nn.Module) -> None:
         del layer.parametrizations
         for name, value in values.items():
             setattr(layer, name, nn.Parameter(value, requires_grad=False))
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Restore the tensors that ``forward`` assigns to attributes of layers: the next
+    call may have another batch size.
+    """
+    spaces = [vars(layer) for layer in module.modules()]
+    spaces += [layer._buffers for layer in module.modules()]
+    held = []
+    for space in spaces:
+        tensors = {name: x for name, x in space.items() if isinstance(x, Tensor)}
+        held.append((space, tensors))
+    try:
+        yield
+    finally:
+        for space, tensors in held:
+            space.update(tensors)
 
 
 class _WholeLengths(TorchFunctionMode):

@@ -30,8 +30,8 @@ from ._torch_internals import (
     tracing_any_size,
 )
 from .advice import frame_line, refusal, stack_line
-from .call import Call, flatten_output
-from .conditions import failing_sizes
+from .call import Call, flatten_output, restored
+from .conditions import excluded_sizes, failing_sizes
 from .config import ExportConfig
 from .convolutions import Convolutions
 from .floats import Floats
@@ -72,6 +72,17 @@ class Program:
     """True if steps of a loop are counted by Python: no graph shows it."""
     texts: tuple[str, ...]
     """The user's lines that turn a size into text."""
+    branches: Mapping[str, Mapping[int, str]]
+    """The few sizes of each axis at which forward takes another branch, which may
+    compute the same, with the user's lines."""
+
+
+class _FixedRowsError(UnsupportedError):
+    """A line of the user's fixes the number of rows."""
+
+    def __init__(self, message: str, rows: int) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class _Flat(nn.Module):
@@ -96,12 +107,20 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     """Trace ``module``, a private copy in float64, with the example of ``call`` in
     float64. Regions of ``torch.autocast`` do not change float64.
 
-    Only a trace tells which axes are dynamic. Where PyTorch took a size of one along
-    such an axis for a constant, the module is traced with a size of two there.
+    Only a trace tells which axes are dynamic. Where forward compares rows with their
+    number in the example, or PyTorch took a size of one along
+    such an axis for a constant, the module is traced with another size there.
     """
     given = config.given_axes(call.shapes)
     call = call.with_two(given)
-    program = _trace(module, call, given)
+    try:
+        program = _trace(module, call, given)
+    except _FixedRowsError as error:
+        # a buffer of an earlier call may have this size
+        try:
+            return _trace(module, call.with_another_row(error.rows), given)
+        except UnsupportedError:
+            raise error from None
     is_limited = any(limits.most is not None for limits in program.ranges.values())
     larger = call.with_two(program.axes)
     if is_limited and larger.shapes != call.shapes:
@@ -121,7 +140,7 @@ def _trace(module: nn.Module, call: Call, given: Mapping[str, Axes]) -> Program:
         )
     stand_ins = recorder.loops.stand_ins()
     sizes = keeping_sizes(module, stand_ins)
-    with quietly(), torch.no_grad(), tracing_any_size(), sizes:
+    with quietly(), torch.no_grad(), tracing_any_size(), sizes, restored(module):
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder),
@@ -184,6 +203,7 @@ class _Sizes:
             loops=tuple(self._named(loop.steps.node.expr) for loop in loops),
             counts=self.recorder.loops.counts,
             texts=tuple(self.recorder.texts),
+            branches=self._branches,
         )
 
     def _refuse_unclear(self) -> None:
@@ -467,12 +487,15 @@ class _Sizes:
                 if is_dynamic and size is not None:
                     where = f" ({line})" if line else ""
                     axes = [str(self.axis(other)) for other in shape]
-                    raise UnsupportedError(
+                    message = (
                         f"forward fixes axis {axis} of {name} at {size}{where}: a loop"
                         " or a layer treats the size as a constant; use tensor"
                         " operations over the whole axis, or fix the axis: --input"
                         f" {name}={','.join(axes)} (inputs=)"
                     )
+                    if axis == 0 and line:
+                        raise _FixedRowsError(message, size)
+                    raise UnsupportedError(message)
 
     @cached_property
     def _fixed_sizes_of_layers(self) -> set[int | None]:
@@ -506,13 +529,13 @@ class _Sizes:
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis that the tracer promises."""
-        guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
             name = self.names.get(str(symbol))
             if name is None:
                 continue
-            has_branch_for_one = sympy.Ne(symbol, 1) in guards
-            least = 2 if has_branch_for_one else int(bounds.lower)
+            branches = self._branches.get(name, {})
+            is_compared = {*range(1, int(bounds.lower))} <= branches.keys()
+            least = 1 if is_compared else int(bounds.lower)
             most = None if bounds.upper == int_oo else int(bounds.upper)
             yield name, AxisRange(max(1, least), most)
 
@@ -521,13 +544,26 @@ class _Sizes:
         ``ranges``.
         """
         for guard, line in self._guards():
-            failing = failing_sizes(self._named(guard), ranges) if line else None
+            condition = self._named(guard)
+            is_compared = not line or bool(excluded_sizes(condition))
+            failing = None if is_compared else failing_sizes(condition, ranges)
             if failing is not None:
                 size = ", ".join(f"{name}={size}" for name, size in failing.items())
                 raise UnsupportedError(
                     f"forward takes another branch at {size} than for the example"
                     f" ({line}); write it with tensor operations that hold at any size"
                 )
+
+    @cached_property
+    def _branches(self) -> dict[str, dict[int, str]]:
+        """The few sizes that a condition of the user's code excludes, by axis."""
+        branches = dict[str, dict[int, str]]()
+        for guard, line in self._guards():
+            condition = self._named(guard)
+            for size in excluded_sizes(condition) if line else ():
+                (axis,) = condition.free_symbols
+                branches.setdefault(str(axis), {})[size] = line
+        return branches
 
     @cached_property
     def _seen(self) -> tuple[list[str], list[str]]:

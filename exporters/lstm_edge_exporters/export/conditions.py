@@ -13,6 +13,8 @@ _SIZES = (*range(1, 65), 100, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on one axis is evaluated, in addition to its roots."""
 _FEW_SIZES = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes of each axis at which a condition on several axes is evaluated."""
+_FEW = 8
+"""The largest number of sizes that a condition may exclude to be compared there."""
 _LONGEST_PERIOD = 4096
 """Up to this one, a condition that repeats is evaluated at every size of its period."""
 
@@ -36,6 +38,26 @@ def failing_sizes(
         if condition.subs(sizes) != sympy.true:
             return {str(axis): size for axis, size in sizes.items()}
     return None
+
+
+def excluded_sizes(condition: Any) -> range:
+    """Return the few sizes of the one axis in ``condition`` at which alone it is false:
+    1 for ``L > 1``, 4 for ``L != 4``; empty if it is no such condition.
+    """
+    if len(condition.free_symbols) != 1:
+        return range(0)
+    (axis,) = condition.free_symbols
+    if isinstance(condition, sympy.Ne) and axis in condition.args:
+        (size,) = {*condition.args} - {axis}
+        return range(size, size + 1) if size.is_Integer and size > 0 else range(0)
+    if not isinstance(condition, sympy.core.relational.Relational):
+        return range(0)
+    if not all(side == axis or side.is_Integer for side in condition.args):
+        return range(0)
+    answers = [condition.subs(axis, size) == sympy.true for size in range(1, _FEW + 2)]
+    first = answers.index(True) if True in answers else 0
+    is_least = all(answers[first:]) and condition.subs(axis, 10**6) == sympy.true
+    return range(1, first + 1) if is_least else range(0)
 
 
 def _candidates(

@@ -7,7 +7,7 @@ rounding) -> ``verify`` -> golden case and bytes.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,12 @@ from torch import nn
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.chunks import Runner
-from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    InputError,
+    UnsupportedError,
+    first_line,
+)
 from lstm_edge_runtime.manifest import AxisRange, Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session
 
@@ -48,6 +53,8 @@ from .precision import refuse_other_floats
 from .reference import TorchReference
 from .state_arguments import sources
 from .states import Exposed, expose_states
+
+_BRANCHES_OFFSET = 60
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Built:
     """Notes for the user."""
     along_time: AlongTime
     """Result of the streaming rules for the graph."""
+    branches: Mapping[str, Mapping[int, str]]
+    """The few sizes of each axis at which the module takes another branch."""
 
 
 def build(
@@ -159,6 +168,7 @@ def build(
         cases=cases,
         notes=notes,
         along_time=along_time,
+        branches=program.branches,
     )
 
 
@@ -307,6 +317,9 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         reference=built.module64,
         engine=engine,
     )
+    manifest = _without_branches(built, pair)
+    built = replace(built, cases=replace(built.cases, ranges=manifest.ranges))
+    pair = replace(pair, manifest=manifest)
     verified = verify(pair, built.cases, module32=built.module32, show=show)
     show(0.8, "feeding chunks")
     along_time = built.along_time
@@ -337,6 +350,49 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact[Ve
         verified=verified,
         notes=(*built.notes, *skipped, *verified.notes),
     )
+
+
+def _without_branches(built: Built, pair: Pair) -> Manifest:
+    """Return the manifest without the few sizes at which another branch of the module
+    computes something else.
+    """
+    manifest = built.manifest
+    for axis, lines in built.branches.items():
+        limits = manifest.ranges.get(axis, AxisRange())
+        for size, line in sorted(lines.items(), reverse=True):
+            if limits.nearest(size) != size or _is_equal_at(built, pair, axis, size):
+                continue
+            about = f"forward takes another branch at {axis}={size} ({line})"
+            if {*range(1, size)} - lines.keys():
+                raise UnsupportedError(
+                    f"{about}, which computes something else; write it with tensor"
+                    " operations that hold at any size"
+                )
+            manifest = manifest._replace(
+                ranges={**manifest.ranges, axis: limits._replace(least=size + 1)},
+                unstreamable=manifest.unstreamable or about,
+            )
+            break
+    return manifest
+
+
+def _is_equal_at(built: Built, pair: Pair, axis: str, size: int) -> bool:
+    """Return True if module and graph are equal at a size of one axis, from reset and
+    from other states.
+    """
+    rows = size if axis == built.cases.batch else 2
+    steps = size if axis == built.cases.sequence else 5
+    others = {axis: size}
+    try:
+        for at_reset in (True, False):
+            case = built.cases.case(
+                rows, steps, at_reset=at_reset, offset=_BRANCHES_OFFSET, others=others
+            )
+            if not all(record.ok for record in pair.equal(case.feeds)):
+                return False
+    except Exception:  # noqa: BLE001  the module or the graph does not take this size
+        return False
+    return True
 
 
 def _write(model: ir.Model, manifest: Manifest) -> bytes:

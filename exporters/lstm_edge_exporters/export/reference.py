@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Array
 
 from ..verify.cases import Feeds, UnsortedLengthsError
 from ._torch_internals import PACK
-from .call import Call, flatten_output
+from .call import Call, flatten_output, restored
 from .floats import Floats
 from .threads import one_thread
 
@@ -67,6 +67,7 @@ class TorchReference:
             one_thread(),
             Floats(self._dtype),
             _SortedLengths(),
+            restored(self._module),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")

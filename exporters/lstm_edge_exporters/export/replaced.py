@@ -214,7 +214,46 @@ def _pad(
     return padded
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Replace ``F.scaled_dot_product_attention``, which ONNX has for four axes only."""
+    if query.dim() == 4 or enable_gqa:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query * factor) @ key.transpose(-2, -1)
+    if is_causal:
+        sizes = query.shape[-2], key.shape[-2]
+        attn_mask = torch.ones(sizes, dtype=torch.bool).tril()
+    if attn_mask is None:
+        return scores.softmax(-1) @ value
+    if attn_mask.dtype != torch.bool:
+        scores = scores + attn_mask
+    else:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    is_masked = (scores == -torch.inf).all(-1, keepdim=True)
+    weights = scores.masked_fill(is_masked, 0.0).softmax(-1).masked_fill(is_masked, 0.0)
+    return weights @ value
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _attention,
     torch.arange: _arange,
     **dict.fromkeys((torch.amax, Tensor.amax), _over_all_axes(torch.amax)),
     **dict.fromkeys((torch.amin, Tensor.amin), _over_all_axes(torch.amin)),

@@ -1,13 +1,15 @@
 """Axes that take some sizes only: promised by the tracer, stated, or refused with the
 line."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from compared import export_and_compare
 from torch import nn
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import AxisRange
 
@@ -235,3 +237,106 @@ def test_a_size_that_is_turned_into_text_is_noted_with_its_line():
     (note,) = export(Spelled().eval(), torch.randn(2, 5, 3)).notes
     assert "size into text (test_ranges.py:" in note
     assert '== "1100"' in note
+
+
+class Branches(nn.Module):
+    """A path of its own for one step, of the same results unless ``gain`` is not 1."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x, h):
+        return self.gru(self.gain * x if x.size(1) == 1 else x, h)
+
+
+class Differences(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        y = self.gru(x)[0]
+        return y - F.pad(y, (0, 0, 1, 0))[:, :-1] if x.size(1) > 1 else y
+
+
+class Neuron(nn.Module):
+    """Its first call makes a buffer of the input's shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mem", torch.zeros(1))
+
+    def forward(self, x):
+        self.mem = torch.zeros_like(self.mem)
+        outs = []
+        for t in range(x.size(1)):
+            if self.mem.shape != x[:, t].shape:
+                self.mem = torch.zeros_like(x[:, t])
+            self.mem = 0.9 * self.mem + x[:, t]
+            outs.append(self.mem)
+        return torch.stack(outs, 1)
+
+
+def used(module, x):
+    with torch.no_grad():
+        module(x)
+    return module
+
+
+SIGNAL = torch.linspace(-1, 1, 2 * 7 * 3).reshape(2, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "example"),
+    [
+        (Branches(1.0), (SIGNAL, torch.zeros(1, 2, 4))),
+        (Differences(), SIGNAL),
+        (Neuron(), SIGNAL),
+        (used(Neuron(), SIGNAL), SIGNAL),
+    ],
+)
+def test_a_branch_of_the_same_results_is_no_limit(module, example):
+    manifest = export(module.eval(), example).manifest
+    assert (manifest.ranges, manifest.unstreamable) == ({}, "")
+
+
+def test_a_branch_of_other_results_is_named_with_its_size():
+    example = SIGNAL, torch.zeros(1, 2, 4)
+    manifest = export(Branches(2.0).eval(), example).manifest
+    assert manifest.ranges == {"L": AxisRange(2)}
+    branch = (
+        r"forward takes another branch at L=1 \(test_ranges.py:\d+: .*size\(1\) == 1"
+    )
+    assert re.match(branch, manifest.unstreamable)
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3),
+        lambda x: F.scaled_dot_product_attention(x, x, x, later(x).logical_not()),
+        lambda x: F.scaled_dot_product_attention(x, x, x, later(x)),
+        lambda x: F.scaled_dot_product_attention(
+            x, x, x, torch.zeros(x.size(1), x.size(1)).masked_fill(later(x), -torch.inf)
+        ),
+        lambda x: F.scaled_dot_product_attention(
+            *[x[:, None, None]] * 3, is_causal=True
+        ),
+    ],
+)
+def test_attention_translates_in_any_number_of_axes(attend):
+    class Attention(nn.Module):
+        def forward(self, x):
+            return attend(x)
+
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    artifact = export(Attention().eval(), SIGNAL, config)
+    assert artifact.verified.largest < 1e-12
+
+
+def later(x):
+    """True where a key is later than its query: masked, or the only ones that count."""
+    return torch.ones(x.size(1), x.size(1), dtype=torch.bool).triu(1)
