@@ -19,8 +19,6 @@ from pathlib import Path
 
 from arm_root import UnsupportedMachineError, arm_python
 
-__all__ = ["main"]
-
 ROOT = Path(__file__).parents[1]
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1")
 """Raspberry Pi 3, 4 and 5, and a server."""

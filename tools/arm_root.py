@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["UnsupportedMachineError", "arm_python", "install_for_arm"]
-
 _ROOT = Path(__file__).parents[1]
 
 _SITE = "lib/python3/dist-packages"

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["make"]
-
 _FOLDER = "aeon/datasets/data/BasicMotions"
 _LABELS = {"Standing", "Running", "Walking", "Badminton"}
 _FEATURES = ("acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z")

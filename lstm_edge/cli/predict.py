@@ -41,7 +41,9 @@ from ._output import note
 @click.option(
     "--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV."
 )
-@click.option("--plot", type=OUTPUT, help="Draw the first series to this .png file.")
+@click.option(
+    "--plot", type=OUTPUT, help="Draw the first six series to this .png file."
+)
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
