@@ -88,6 +88,11 @@ class ReadConfig:
         check_options(self)
         if bool(self.label) + bool(self.targets) + bool(self.forecast) > 1:
             raise InputError("give only one of label, targets and forecast")
+        if self.forecast and self.missing == "interpolate":
+            raise InputError(
+                "interpolation fills a gap from the value after it, which forecast"
+                " predicts; fill or remove gaps first"
+            )
 
 
 @dataclass(frozen=True)

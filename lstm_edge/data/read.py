@@ -5,6 +5,7 @@ of these as sets.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +27,13 @@ _DATA_FILES = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
 _JITTER = 0.1
 """Largest relative difference between two intervals of samples that is not
 reported."""
+_GAP = 1.5
+"""Longest interval that counts for the sampling rate, relative to the usual one."""
+_LONGEST_GAP = 10
+"""Largest number of samples that may lack where a series is resampled."""
 _RATE_TOLERANCE = 0.01
 """Largest relative difference between two sampling rates that count as equal."""
+_HOUR = 3600
 _MAX_RESAMPLED = 1_000_000
 _MAX_STEPS_PER_ROW = 100
 """A series is not resampled to more steps than the first, if these are more than the
@@ -84,6 +90,8 @@ class _Rows:
     """Position of each row in its series ``(R,)``: seconds, numbers, or row numbers."""
     is_timed: bool
     """True if ``order`` is in seconds."""
+    has_order: bool
+    """True if ``order`` is a column of the file."""
     texts: Mapping[str, Array]
     """Cells of the columns ``series``, ``group`` and ``split`` that exist, ``(R,)``."""
 
@@ -132,7 +140,11 @@ class _SeriesRows:
         full_name = self.key
         if name not in ("", self.key):
             full_name = f"{name}: {self.key}"
-        group = self.only_value("group") or full_name
+        suffix = f" ({split})" if split else ""
+        group = self.only_value("group")
+        if not group:
+            # one device's files in a folder have one series id
+            group = (self.key if "series" in self.rows.texts else full_name) + suffix
         given_split = self.only_value("split")
         if given_split and (split or given_split not in SETS):
             expected = ", ".join(SETS)
@@ -142,10 +154,9 @@ class _SeriesRows:
                 f"{self.table.path}: split of series {self.key!r} is {given_split!r},"
                 f" expected {expected}"
             )
-        suffix = f" ({split})" if split else ""
         return Series(
             name=full_name + suffix,
-            group=group + suffix,
+            group=group,
             split=split or given_split,
             x=self.rows.x[self.indices],
             y=self.rows.y[self.indices],
@@ -197,7 +208,9 @@ def _files(path: Path) -> list[Path]:
     files = [path]
     if path.is_dir():
         files = sorted(
-            file for file in path.rglob("*") if suffix_of(file) in TABLE_SUFFIXES
+            file
+            for file in path.rglob("*")
+            if suffix_of(file) in TABLE_SUFFIXES and not _is_hidden(file, path)
         )
     if not files:
         raise InputError(
@@ -208,6 +221,11 @@ def _files(path: Path) -> list[Path]:
         if not file.is_file() or suffix_of(file) not in DATA_SUFFIXES:
             raise InputError(f"{file} is not a data file; expected {_DATA_FILES}")
     return files
+
+
+def _is_hidden(file: Path, root: Path) -> bool:
+    """Return True if a name below a folder begins with a dot, as those of copies do."""
+    return any(name.startswith(".") for name in file.relative_to(root).parts)
 
 
 @dataclass
@@ -230,6 +248,8 @@ class _Reader:
     """Series read so far."""
     rates: dict[str, float] = field(default_factory=dict)
     """Sampling rate of each series that has times, in Hertz."""
+    steps: dict[str, float] = field(default_factory=dict)
+    """Usual difference of the order of each series whose order is numbers."""
     counts: Counter[str] = field(default_factory=Counter)
     """Numbers of feature values, gaps, steps, intervals, and intervals that differ."""
 
@@ -322,7 +342,7 @@ class _Reader:
         used.update(name for name in targets.values if name not in self.config.forecast)
         if targets.label:
             used.add(targets.label)
-        elif not targets.values:
+        elif "label" not in self.config.forecast:
             used.add("label")
         return tuple(name for name in table.frame if name not in used)
 
@@ -347,7 +367,14 @@ class _Reader:
             if key != "order":
                 texts[key] = table.texts(column)
         y = _read_targets(table, columns, folder=folder, config=config)
-        return _Rows(x=x, y=y, order=order, is_timed=is_timed, texts=texts)
+        return _Rows(
+            x=x,
+            y=y,
+            order=order,
+            is_timed=is_timed,
+            has_order="order" in special,
+            texts=texts,
+        )
 
     def _finish(self, series_rows: _SeriesRows, record: Series) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of
@@ -359,6 +386,8 @@ class _Reader:
         x = self._fill_gaps(path, record, order)
         self._count_growth(x)
         y = record.y
+        if series_rows.rows.has_order and len(order) > 1:
+            self._check_steps(path, record.name, series_rows)
         if series_rows.rows.is_timed and len(order) > 1:
             target_rate = self._measure_rate(record.name, order)
             if target_rate:
@@ -397,6 +426,35 @@ class _Reader:
             x[:, column] = np.interp(order, order[known], x[known, column])
         return x
 
+    def _check_steps(self, path: Path, name: str, series_rows: _SeriesRows) -> None:
+        """Raise InputError for numbers that must be times, and for local times of the
+        hour in which summer time ends.
+        """
+        if series_rows.rows.is_timed:
+            steps = np.diff(series_rows.rows.order[np.sort(series_rows.indices)])
+            back = steps[steps < 0]
+            if len(back) == 1 and back[0] >= -_HOUR:
+                raise InputError(
+                    f"{path}: in series {name!r} times go back by {-back[0]:.4g} seconds,"
+                    " as local times do when summer time ends; give times with their"
+                    " offset, such as Z"
+                )
+            return
+        step = float(np.median(np.diff(series_rows.order)))
+        column = self.config.order
+        if self.config.sampling_rate and step != 1:
+            raise InputError(
+                f"{path}: {column!r} holds numbers in steps of {step:.4g}, whose unit is"
+                " unknown, so --rate can't resample them; give ISO timestamps"
+            )
+        first_name, first = next(iter(self.steps.items()), (name, step))
+        self.steps[name] = step
+        if abs(step / first - 1) > 2 * _RATE_TOLERANCE:
+            raise InputError(
+                f"{path}: {column!r} is in steps of {first:.4g} in series {first_name!r}"
+                f" and {step:.4g} in series {name!r}; give samples of one rate"
+            )
+
     def _count_growth(self, x: npt.NDArray[np.float64]) -> None:
         """Note the features that grow at every step."""
         steps = np.diff(x, axis=0)
@@ -409,11 +467,17 @@ class _Reader:
         if it has that rate.
         """
         intervals = np.diff(times)
-        rate = 1 / float(np.median(intervals))
+        usual = intervals[intervals < _GAP * np.median(intervals)]
+        rate = 1 / float(usual.mean())  # times may be rounded to milliseconds
         differing = int((np.abs(intervals * rate - 1) > _JITTER).sum())
         target_rate = self.config.sampling_rate
         self.rates[name] = rate
         if target_rate and (differing or abs(target_rate / rate - 1) > _RATE_TOLERANCE):
+            if (longest := float(intervals.max())) * rate > _LONGEST_GAP:
+                raise InputError(
+                    f"series {name!r} has a gap of {longest:.4g} seconds, which --rate"
+                    " would fill with samples; give each part a series id of its own"
+                )
             return target_rate
         self.counts.update(differing=differing, intervals=len(intervals))
         return None
@@ -548,6 +612,11 @@ def _read_targets(
     if columns.has_classes:
         if columns.label:
             return table.texts(columns.label)
+        if "/" in folder:
+            raise InputError(
+                f"{table.path}: expected one level of folders, whose names are the"
+                " classes; or name a column of the class with --label"
+            )
         return np.full(len(table.frame), folder, object)
     if config.forecast or not columns.values:
         return np.zeros(len(table.frame), np.int64)
@@ -571,7 +640,16 @@ def _class_names(series: Sequence[Series]) -> tuple[str, ...]:
     """Return the names of the classes, sorted as numbers if all are integers."""
     names = {str(label) for label in _labels(series)}
     are_integers = all(name.removeprefix("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=int if are_integers else str))
+    ordered = sorted(names)
+    if not are_integers:
+        return tuple(ordered)
+    ordered.sort(key=int)
+    for name, after in pairwise(ordered):
+        if int(name) == int(after):
+            raise InputError(
+                f"classes {name!r} and {after!r} are the same number; write it in one way"
+            )
+    return tuple(ordered)
 
 
 def _labels(series: Sequence[Series]) -> Iterator[str]:

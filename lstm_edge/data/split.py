@@ -110,6 +110,11 @@ def _divide(
     if _groups(series) >= len(shares):
         sets = _assign(series, shares, seed)
         return tuple(replace(record, split=sets[record.group]) for record in series)
+    if any(record.group != record.name for record in series):
+        raise InputError(
+            f"{_groups(series)} groups can't fill {len(shares)} sets"
+            f" ({', '.join(shares)}); give more groups, or --test 0"
+        )
     cut_series: list[Series] = []
     for record in series:
         cut_series.extend(_in_time(record, shares))
