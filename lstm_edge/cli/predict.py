@@ -72,6 +72,8 @@ def command(
         _check_format(output, as_json=as_json)
     if plot is not None:
         _check_plot(plot)
+        with needing("report", "predict --plot"):
+            from lstm_edge.report.predictions import write_plot
     opened = load(model, **vars(options))
     data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
@@ -87,17 +89,17 @@ def command(
             f" computed in a window of {window} steps"
         )
     predicted: Iterable[PredictedSeries] = _predict(opened, samples, data)
+    drawn: list[PredictedSeries] = []
     if plot is not None:
-        predicted = list(predicted)
-        with needing("report", "predict --plot"):
-            from lstm_edge.report.predictions import write_plot
-        write_plot(plot, predicted, manifest.task)
+        predicted = drawn = list(predicted)
     text = _lines(opened, samples, predicted, as_json=as_json)
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))
-        return
-    for line in text:
-        click.echo(printable(line), nl=False)
+    else:
+        for line in text:
+            click.echo(printable(line), nl=False)
+    if plot is not None:
+        write_plot(plot, drawn, manifest.task)
 
 
 def _check_plot(path: Path) -> None:

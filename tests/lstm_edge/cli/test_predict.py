@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -312,3 +313,31 @@ def test_a_plot_shows_the_label_over_the_steps_that_it_is_of(
     (columns,) = np.nonzero(is_colored)
     assert columns.min() < 100
     assert columns.max() > 540
+
+
+def test_a_plot_that_can_not_be_made_loses_no_results(
+    invoke, har, data, tmp_path, monkeypatch
+):
+    line = (
+        "predict",
+        har.path,
+        data,
+        "-o",
+        tmp_path / "o.csv",
+        "--plot",
+        tmp_path / "p.png",
+    )
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "lstm_edge.report.predictions", None)
+        patch.setattr(
+            "lstm_edge.cli.predict._predict", lambda *_: pytest.fail("it ran")
+        )
+        with pytest.raises(ModuleNotFoundError):
+            invoke(*line)
+
+    def fail(*_):
+        raise InputError("no space")
+
+    monkeypatch.setattr("lstm_edge.report.predictions.write_plot", fail)
+    assert invoke(*line)[0] == 2
+    assert (tmp_path / "o.csv").stat().st_size
