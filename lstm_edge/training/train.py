@@ -19,7 +19,14 @@ from ..data.config import DataConfig
 from ..data.read import read_data
 from ..data.series import are_joined
 from ..data.split import Split, fold_series, split_series
-from ..run_files import METRICS, check_run_folder, locked, remove_reports
+from ..run_files import (
+    METRICS,
+    MODEL,
+    RESUME,
+    check_run_folder,
+    locked,
+    remove_reports,
+)
 from .config import TrainConfig
 from .training import Epoch, Training
 
@@ -84,10 +91,14 @@ def train(
         training = Training(split, data_config, config)
         if resume:
             training.resume(folder)
-        stopped = _run(training, folder, on_epoch)
+        replaces = not resume and (folder / MODEL).is_file()
+        stopped = _run(training, folder, on_epoch, save_states=not replaces)
         finished = training.finish(stopped, Path(data).name)
         remove_reports(folder)
+        if replaces:
+            (folder / RESUME).unlink(missing_ok=True)
         run = save(finished, folder)
+        training.save(folder)
         if folds and run.summary["stopped"] != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):
                 run.summary["cross_validation"] = _cross_validate(
@@ -131,15 +142,23 @@ def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[
 
 
 def _run(
-    training: Training, folder: Path | None, on_epoch: Callable[[Epoch, int], None]
+    training: Training,
+    folder: Path | None,
+    on_epoch: Callable[[Epoch, int], None],
+    *,
+    save_states: bool = False,
 ) -> str:
-    """Run all epochs, save the state to a folder, and return why training stopped."""
+    """Run all epochs, and return why training stopped.
+
+    With ``save_states``, the state is saved to the folder every few seconds: not next to
+    the network of an earlier run, which a killed process would leave with it.
+    """
     saved = time.monotonic()
     stopped = "interrupted"
     try:
         while not training.stopped:
             on_epoch(training.run_epoch(), training.epochs)
-            if folder and time.monotonic() - saved > _SAVE_EVERY:
+            if folder and save_states and time.monotonic() - saved > _SAVE_EVERY:
                 training.save(folder)
                 saved = time.monotonic()
         stopped = training.stopped
@@ -148,7 +167,7 @@ def _run(
             raise KeyboardInterrupt(
                 "before the first epoch was done; nothing was written"
             ) from None
-    if folder:
+    if folder and save_states:
         training.save(folder)
     return stopped
 

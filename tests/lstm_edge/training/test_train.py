@@ -1,5 +1,6 @@
 """Training: accuracy, saved files, resuming and refusals."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -260,7 +261,10 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
     assert (read_state(tmp_path / "run").config.seed, half.exists()) == (3, False)
 
 
-def test_overwrite_keeps_the_old_run_until_the_new_one_is_written(data, tmp_path):
+def test_overwrite_keeps_the_old_run_until_the_new_one_is_written(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(importlib.import_module(train.__module__), "_SAVE_EVERY", 0)
     folder = tmp_path / "run"
     train(data, folder, config=QUICK)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -273,8 +277,9 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_is_written(data, tmp_path
             overwrite=True,
         )
 
-    def stop(_epoch, _epochs):
-        raise RuntimeError("killed")
+    def stop(epoch, _epochs):
+        if epoch.number == 2:
+            raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
         train(data, folder, config=QUICK, overwrite=True, on_epoch=stop)
