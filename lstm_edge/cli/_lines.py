@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -104,9 +105,7 @@ class LineParser:
         text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
         if not text:
             return None
-        delimiter = next((mark for mark in "\t;," if mark in text), None)
-        fields = text.split(delimiter) if delimiter or self._width > 1 else [text]
-        cells = [field.strip(' "') for field in fields]
+        cells = self._split(text)
         if not self._has_sample and self._is_header(cells):
             self._columns = self._read_header(cells)
             self._line_width = len(cells)
@@ -119,6 +118,21 @@ class LineParser:
         sample = self._to_sample([cells[column] for column in self._columns])
         self._has_sample = True
         return sample
+
+    def _split(self, text: str) -> list[str]:
+        """Return the cells of a line; a cell in quotes may contain the delimiter."""
+        unquoted = re.sub('"[^"]*"', "", text)
+        delimiter = next((mark for mark in "\t;," if mark in unquoted), None)
+        if delimiter is None:
+            fields = text.split() if self._width > 1 else [text]
+            return [field.strip(' "') for field in fields]
+        try:
+            fields = next(
+                csv.reader([text], delimiter=delimiter, skipinitialspace=True)
+            )
+        except csv.Error as error:
+            raise InputError(f"expected cells with {delimiter!r}: {error}") from error
+        return [field.strip(' "') for field in fields]
 
     def _is_header(self, cells: list[str]) -> bool:
         """Return True for a line without numbers that is wide enough, or a required

@@ -36,6 +36,8 @@ def test_every_form_of_a_line_gives_the_same_sample(values, delimiter):
         (["", ""], "\ufeffp,q", "1,2", [1, 2]),
         (["speed, left", "load"], "load\tspeed, left\ttime", "1\t2\t3", [2, 1]),
         (["load"], "load", "3", [3]),
+        (["speed, left", "load"], '"speed, left",load', "1,2", [1, 2]),
+        (["a", "b"], "t,a,b", '"Mon, 3:00; ok", 1, 2', [1, 2]),
     ],
 )
 def test_a_header_selects_columns_by_the_names_or_is_skipped(
