@@ -20,7 +20,7 @@ from ._output import Output
 _EXTRAS = {
     "export": (
         "for train, export, lift, validate and quantize",
-        ("torch", "onnx", "onnxscript"),
+        ("torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "jinja2"),
     ),
     "native": ("for several times faster steps", ("lstm_edge_native",)),
     "report": ("for pages and plots: train, validate --html", ("jinja2", "matplotlib")),

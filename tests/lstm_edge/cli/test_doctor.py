@@ -52,7 +52,7 @@ def test_without_engines_and_torch_it_exits_1_and_names_the_extras():
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: no model can run on this machine")
     assert "pip install" in rows["onnxruntime"]["advice"]
-    assert rows["export"]["found"] == "missing: torch, onnx"
+    assert rows["export"]["found"] == "missing: torch, onnx, jinja2"
     assert install_command("report") in rows["report"]["advice"]
 
 
