@@ -181,7 +181,13 @@ def read_samples(
     from lstm_edge_exporters.quantize import Samples
 
     data, samples = read_for_model(path, model, config, targets="optional", tell=tell)
-    series = windows_of(data.of("test") or data.series, model.manifest.reset_every)
+    rows = data.of("test") or data.series
+    if not data.of("test"):
+        tell(
+            f"{path} defines no test set, so all of it is used; if the model was trained"
+            " on these rows, its accuracy here is not that on new ones"
+        )
+    series = windows_of(rows, model.manifest.reset_every)
     name = samples.spec.name
     if samples.one_step:
         x = np.concatenate([record.x for record in series])
