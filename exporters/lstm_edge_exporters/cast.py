@@ -28,7 +28,7 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
     # a clone would share the types of its values
     rounded = ir.from_proto(ir.to_proto(model))
     sizes = _sizes(rounded)
-    for node in list(rounded.graph):
+    for node in list(rounded.graph.all_nodes()):
         _cast_sizes(node, sizes)
     _convert(rounded, (ir.DataType.DOUBLE,), after=ir.DataType.FLOAT, unchanged=sizes)
     common.RemoveUnusedNodesPass()(rounded)

@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import rewriter
+from onnxscript.function_libs.torch_lib.ops.common import merge_dims
 from onnxscript.function_libs.torch_lib.ops.core import aten_index
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 from onnxscript.rewriter.rules.common import _basic_rules
@@ -42,6 +43,7 @@ __all__ = [
     "guards",
     "int_oo",
     "is_unbacked",
+    "merge_dims",
     "original_module",
     "original_symbol",
     "pytree",

@@ -204,7 +204,8 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
     if isinstance(output, Mapping):
         entries = output.items()
     elif dataclasses.is_dataclass(output):
-        entries = vars(output).items()
+        names = [field.name for field in dataclasses.fields(output)]
+        entries = [(name, getattr(output, name)) for name in names]
     elif isinstance(output, tuple | list) and not isinstance(
         output, PackedSequence | torch.Size
     ):

@@ -13,6 +13,8 @@ import torch
 from onnxscript import FLOAT, INT64
 from onnxscript import opset18 as op
 
+from ..graph import constant
+
 _WHOLE = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8)
 _UNSIGNED = (ir.DataType.UINT8, ir.DataType.BOOL)
 
@@ -91,11 +93,20 @@ def _operands(a: Any, b: Any) -> tuple[Any, Any, Any]:
     if not isinstance(a, ir.Value):
         return _like(a, b), b, None
     if isinstance(b, ir.Value):
-        return a, b, None
+        return a, b, _number_of(b)
     whole: Any = a
     if isinstance(b, float) and a.dtype in (*_WHOLE, *_UNSIGNED):
         whole = op.Cast(whole, to=FLOAT.dtype)
     return whole, _like(b, whole), b
+
+
+def _number_of(value: ir.Value) -> Any:
+    """Return the number that a tensor is; None if it is computed."""
+    node = value.producer()
+    if node is not None and node.op_type in ("Cast", "CastLike") and node.inputs[0]:
+        return _number_of(node.inputs[0])
+    array = constant(value)
+    return array.item() if array is not None and array.size == 1 else None
 
 
 def _int64(x: Any) -> Any:

@@ -77,10 +77,15 @@ def _is_in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
     """
     name = getattr(func, "__name__", "")
     is_special = name.startswith("__")
-    changes = name in _SPECIAL if is_special else name.endswith("_")
+    is_named = name.endswith("_") and name not in _CHANGING_AXES
+    changes = name in _SPECIAL if is_special else is_named
     return changes or kwargs.get("inplace") is True
 
 
+_CHANGING_AXES = frozenset(
+    ("squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_")
+)
+"""Methods that change no element."""
 _OPERATORS = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
     *("and", "or", "xor", "lshift", "rshift"),

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from ._torch_internals import assume
 from .part_writes import write_part
 from .spectra import inverse_stft, stft
+from .traced_sizes import expression_of
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
@@ -252,7 +254,109 @@ def _attention(
     return weights @ value
 
 
+def _einsum(equation: str, *operands: Any) -> Tensor:
+    """Sum products of more than two operands pair by pair, as programs do."""
+    tensors = [*operands[0]] if isinstance(operands[0], list | tuple) else [*operands]
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    if len(tensors) < 3 or not arrow or "." in equation:
+        whole: Tensor = torch.einsum(equation, *operands)
+        return whole
+    made: Tensor = tensors[0]
+    letters, *others = terms.split(",")
+    for index, (other, tensor) in enumerate(zip(others, tensors[1:], strict=True)):
+        needed = {*result, *"".join(others[index + 1 :])}
+        joined = "".join(dict.fromkeys(letters + other))
+        is_last = index == len(others) - 1
+        kept = result if is_last else "".join(x for x in joined if x in needed)
+        made = torch.einsum(f"{letters},{other}->{kept}", made, tensor)
+        letters = kept
+    return made
+
+
+def _group_norm(
+    input: Tensor,  # noqa: A002  PyTorch's name
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Replace ``F.group_norm`` of fixed axes behind the rows by ``F.layer_norm``."""
+    sizes = input.shape[1:]
+    if not all(type(size) is int for size in sizes):
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    rows: Any = input.flatten(1)
+    groups = rows.unflatten(1, (num_groups, -1))
+    normalized: Any = F.layer_norm(groups, groups.shape[2:], eps=eps).flatten(1)
+    result: Tensor = normalized.unflatten(1, sizes)
+    per_channel = (-1, *[1] * (len(sizes) - 1))
+    if weight is not None:
+        result = result * weight.view(per_channel)
+    return result if bias is None else result + bias.view(per_channel)
+
+
+def _scatter(
+    input: Tensor,  # noqa: A002  PyTorch's name
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    **named: Any,
+) -> Tensor:
+    """Write into rows of a fixed size by comparison with all places, as in a sum of
+    one-hot vectors.
+    """
+    src = named.pop("value", src)
+    size = input.shape[-1]
+    is_last = dim % input.dim() == input.dim() - 1
+    are_rows = [*map(expression_of, input.shape[:-1])] == [
+        *map(expression_of, index.shape[:-1])
+    ]
+    if named or not (is_last and are_rows and type(size) is int):
+        return torch.scatter(input, dim, index, src, **named)
+    is_written = index.unsqueeze(-1) == torch.arange(size)
+    if isinstance(src, Tensor):
+        parts = src[..., : index.shape[-1]].unsqueeze(-1)
+        src = torch.where(is_written, parts, torch.zeros_like(parts)).sum(-2)
+        src = src.to(input.dtype)
+    return torch.where(is_written.any(-2), src, input)
+
+
+def _unfold(
+    input: Tensor,  # noqa: A002  PyTorch's name
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Tensor:
+    """Replace ``F.unfold`` by slices, which keep time where the kernel has one step."""
+    kernel, steps, pads, strides = (
+        (size, size) if isinstance(size, int) else tuple(size)
+        for size in (kernel_size, dilation, padding, stride)
+    )
+    padded = input
+    if any(pads):
+        padded = F.pad(input, (pads[1], pads[1], pads[0], pads[0]))
+    parts = []
+    for offsets in product(*map(range, kernel)):
+        part = padded
+        for axis in (0, 1):
+            if (kernel[axis], strides[axis]) == (1, 1):
+                continue
+            first = offsets[axis] * steps[axis]
+            behind = (kernel[axis] - 1 - offsets[axis]) * steps[axis]
+            size = part.shape[axis - 2] - first - behind
+            part = part.narrow(axis - 2, first, size)
+            entries = [slice(None)] * part.dim()
+            entries[axis - 2] = slice(None, None, strides[axis])
+            part = part[tuple(entries)] if strides[axis] > 1 else part
+        parts.append(part)
+    return torch.stack(parts, -3).flatten(-4, -3).flatten(-2, -1)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.einsum: _einsum,
+    F.unfold: _unfold,
+    F.group_norm: _group_norm,
+    **dict.fromkeys((torch.scatter, Tensor.scatter), _scatter),
     F.scaled_dot_product_attention: _attention,
     torch.arange: _arange,
     **dict.fromkeys((torch.amax, Tensor.amax), _over_all_axes(torch.amax)),

@@ -26,6 +26,11 @@ _LATE = 10**9
 _TOLERANCE = 1e-12
 """Relative difference of numbers that grow evenly."""
 _SIZES = (torch.SymInt, torch.SymFloat)
+_OWN_COUNT = (
+    "a count in a tensor: n = torch.zeros(x.size(0), 1) in front of the loop, n = n + 1"
+    " in it, and torch.where(n % 2 == 0, a, b)"
+)
+"""What to use instead of the number of a step."""
 Method = Callable[[Any, Any], Any]
 
 
@@ -193,7 +198,7 @@ class Evenly(float):
         if isinstance(other, _SIZES):
             raise _refusal(
                 "compares the number of a step with a length",
-                "torch.where with a mask of all steps, and read its element t",
+                _OWN_COUNT,
             )
         if not isinstance(other, int | float):
             return NotImplemented
@@ -206,7 +211,7 @@ class Evenly(float):
         if answer != late or crosses:
             raise _refusal(
                 "treats one of the later steps differently",
-                "torch.where with a mask of all steps, and read its element t",
+                _OWN_COUNT,
             )
         return compare(plain_number(self), plain_number(other))
 
@@ -214,7 +219,7 @@ class Evenly(float):
         """Raise the error for arithmetic whose results do not grow evenly."""
         raise _refusal(
             "computes with the number of a step",
-            "torch.arange(x.size(1)) in front of the loop, and read its element t",
+            _OWN_COUNT,
         )
 
     def refuse_lookup(self) -> NoReturn:
@@ -253,7 +258,7 @@ def _ordinary(value: Any) -> Any:
         raise _refusal(
             "takes NaN, or computes with the number of a step by a function of Python or"
             " NumPy",
-            "torch.arange(x.size(1)) in front of the loop, and read its element t",
+            _OWN_COUNT,
         )
     return plain_number(value)
 

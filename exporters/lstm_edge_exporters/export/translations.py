@@ -10,7 +10,7 @@ import torch
 from onnxscript import BOOL, DOUBLE, INT64
 from onnxscript import opset18 as op
 
-from ._torch_internals import aten_index
+from ._torch_internals import aten_index, merge_dims
 from .divisions import DIVISIONS
 
 
@@ -139,6 +139,17 @@ def _expm1(x: Any) -> Any:
     return op.Where(op.Less(op.Abs(x), one), exact, op.Sub(op.Exp(x), one))
 
 
+def _broadcast_in_dim(
+    x: Any, shape: Sequence[Any], broadcast_dimensions: Sequence[int]
+) -> Any:
+    """Add the axes that ``x`` lacks; a reshape to computed sizes does not stream."""
+    added = [axis for axis in range(len(shape)) if axis not in broadcast_dimensions]
+    if added:
+        axes: Any = op.Constant(value_ints=added)
+        x = op.Unsqueeze(x, axes)
+    return op.Expand(x, merge_dims(shape))
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     **DIVISIONS,
     math.ceil: lambda size: _whole(op.Ceil(_float64(size))),
@@ -159,6 +170,7 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.sign.default: _sign,
     torch.ops.aten.sgn.default: _sign,
     torch.ops.aten.heaviside.default: _heaviside,
+    torch.ops.prims.broadcast_in_dim.default: _broadcast_in_dim,
     torch.ops.aten.log_sigmoid.default: _log_sigmoid,
     torch.ops.aten.logaddexp.default: _log_add_exp,
     torch.ops.aten.logaddexp2.default: lambda a, b: _log_add_exp(a, b, 2),

@@ -28,9 +28,10 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
     offset = flow.axis - len(axes_of(partner))
     is_aligned = time is not None and time.index - len(axes_of(value)) == offset
     if time is None or not is_aligned or time.rate != flow.rate:
-        raise work.refusal(
-            f"combines frames with {value.name}, which counts other frames"
-        )
+        does = "restarts with every call"
+        if time is not None and time.rate != flow.rate:
+            does = "counts other frames"
+        raise work.refusal(f"combines frames with {value.name}, which {does}")
     number = fill_of(value)
     if number is not None and value.dtype is not None:
         return work.constant(number, value.dtype.numpy())
@@ -151,7 +152,7 @@ class _Counter:
         """Return a Range that goes on from call to call."""
         first, _, step = node.inputs
         is_known = constant(first) is not None and constant(step) is not None
-        if value.dtype != ir.DataType.INT64 or not is_known:
+        if value.dtype not in (ir.DataType.INT64, ir.DataType.DOUBLE) or not is_known:
             raise self._refusal(value)
         work = self._work
         if self._positions is None:
@@ -161,7 +162,11 @@ class _Counter:
                 # frames in front of the first one
                 positions = work.add("Max", positions, work.constant(0))
             self._positions = positions
-        return work.add("Add", work.add("Mul", self._positions, step), first)
+        positions = self._positions
+        if value.dtype == ir.DataType.DOUBLE:
+            positions = work.add("Cast", positions, to=int(ir.DataType.DOUBLE))
+            positions.dtype = ir.DataType.DOUBLE
+        return work.add("Add", work.add("Mul", positions, step), first)
 
     def _refusal(self, value: ir.Value) -> Exception:
         """Return the error for a counter that restarts with every call."""

@@ -424,6 +424,11 @@ def _scanned(
     flow = None if source is None else work.flows.get(source)
     if source is None or flow is None:
         raise work.undecided("reads values that are computed from sizes or states")
+    if not axes_of(source):
+        raise work.refusal(
+            f"reads {source.name}, which restarts with every call; count the steps in the"
+            " loop, n = n + 1"
+        )
     if axis % len(axes_of(source)) != flow.axis:
         raise work.refusal("does not run over time")
     padded, flow = work.pad_front(source, flow)

@@ -1,6 +1,8 @@
 """Operators that tensors are made with inside ``forward``, results of no axes, and
 inputs that do not fit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -450,3 +452,36 @@ def test_a_call_of_no_layer_does_not_take_the_name_of_the_layer_before():
 def test_options_of_another_type_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))[:-1]):
         ExportConfig(**options)
+
+
+class Axes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        last = self.gru(x)[0][:, -1]
+        last.unsqueeze_(1)
+        return last.transpose_(1, 2)
+
+
+def test_axes_of_a_part_change_in_place():
+    assert export(Axes().eval(), X).manifest.outputs[0].axes == ("N", 4, 1)
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    y: torch.Tensor
+
+
+class Fields(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return Slots(self.gru(x)[0])
+
+
+def test_a_dataclass_with_slots_names_outputs():
+    assert export(Fields().eval(), X).manifest.outputs[0].name == "y"
