@@ -674,6 +674,8 @@ class Loops:
             if step.width or not step.selects_only_step:
                 raise self.refusal("reads the buffer that it writes as a whole")
             return write.values[number]
+        if number >= len(write.values):  # as it was before the loop
+            return step.read(self)
         if self._open is not None and self._open.iteration == 0:
             return NotImplemented
         raise self.refusal("reads a step of a buffer that it writes later")

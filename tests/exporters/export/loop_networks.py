@@ -315,6 +315,19 @@ class ThirdOrder(nn.Module):
         return torch.stack(outs, 1)
 
 
+@network()
+class AddedInPlace(nn.Module):
+    """Each step is added to what its buffer holds."""
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 3)
+        y = x.clone()
+        for t in range(x.size(1)):
+            h = torch.tanh(0.5 * h + x[:, t])
+            y[:, t] += h
+        return y
+
+
 @network(streams=False)
 class Fired(nn.Module):
     """Spikes are bools, and the last one decides."""

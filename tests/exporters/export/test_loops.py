@@ -880,6 +880,6 @@ def test_a_reset_value_that_follows_the_length_stays_inside():
     assert not artifact.manifest.streamable
 
 
-@pytest.mark.parametrize("name", ["ThirdOrder", "Fired"])
+@pytest.mark.parametrize("name", ["ThirdOrder", "Fired", "AddedInPlace"])
 def test_a_loop_reads_what_earlier_steps_have_made(name):
     assert exported(name).manifest.streamable == NETWORKS[name].streams
