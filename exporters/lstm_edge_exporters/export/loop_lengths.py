@@ -108,7 +108,9 @@ def _numbers(value: Any, names: AbstractSet[str], depth: int) -> Iterator[float]
     """Yield the numbers of a variable: in containers, their lengths, and the attributes
     of objects that are called like one of ``names``.
     """
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+        value, bool
+    ):
         yield from [float(value)] if abs(value) < _FAR**3 else []
     elif not depth or isinstance(value, FunctionType | MethodType | str):
         return

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lstm_edge_exporters import export
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 
 X = torch.linspace(-1, 1, 2 * 7 * 3).reshape(2, 7, 3)
@@ -171,3 +171,25 @@ def test_a_branch_at_multiples_of_a_length_is_refused(size):
     branch = re.escape(f"another branch at L={size} than")
     with pytest.raises(UnsupportedError, match=branch):
         export(Padded().eval(), X)
+
+
+class Frames(nn.Module):
+    """A loop over frames of four steps, which stops to change."""
+
+    def forward(self, x):
+        frames = F.pad(x, (0, 0, 0, -x.size(1) % 4)).unflatten(1, (-1, 4)).sum(2)
+        h = x.new_zeros(x.size(0), 3)
+        count, outs = 0, []
+        for t in range(frames.size(1)):
+            h = 0.5 * h + frames[:, t] if count < LIMIT else h
+            count = count + 1
+            outs.append(h)
+        return torch.stack(outs, 1)
+
+
+def test_a_loop_over_frames_is_compared_at_as_many_frames():
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    with pytest.raises(
+        CheckFailedError, match=r"L=3\d\d\d.*keep the count in a tensor"
+    ):
+        export(Frames().eval(), X, config)
