@@ -73,7 +73,8 @@ class Scorer:
             bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
             if source is None or len(bad):
                 row = frame.iloc[int(bad[0]) if len(bad) else 0].tolist()
-                raise InputError(f"{source!r}: an empty or infinite cell in {row[1:]}")
+                cells = ", ".join(map(str, row[1:]))
+                raise InputError(f"{source!r}: an empty or infinite cell in {cells}")
             order = frame.iloc[:, 2].to_numpy()
             is_late = np.zeros(len(order), bool)
             if late_until is not None:
