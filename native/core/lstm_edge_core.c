@@ -381,10 +381,11 @@ int lc_whole(const void *arguments, const lc_base *base) {
     return 0;
 }
 
-/* A number truncated and clamped to int64_t; 0 for NaN. */
-LC_INLINE int64_t lc_truncated(float x) {
-    if (x >= 9223372036854775808.0f) return INT64_MAX;
-    return x > -9223372036854775808.0f ? (int64_t)x : x == x ? INT64_MIN : 0;
+/* A float truncated to a type; its least number where that cannot hold it. */
+LC_INLINE int64_t lc_truncated(float x, lc_type to) {
+    const float end = to == LC_INT32 ? 2147483648.0f : 9223372036854775808.0f;
+    if (x >= -end && x < end) return (int64_t)x;
+    return to == LC_INT32 ? INT32_MIN : INT64_MIN;
 }
 
 int lc_cast(const void *arguments, const lc_base *base) {
@@ -393,9 +394,10 @@ int lc_cast(const void *arguments, const lc_base *base) {
     const int32_t *whole = (const int32_t *)base[op->x >> 24].from;
     float *y = lc_to(base, op->y);
     for (int i = 0; i < op->n; i++) {
-        const int64_t number = op->from == LC_FLOAT   ? lc_truncated(x[i])
-                               : op->from == LC_INT32 ? whole[i]
-                                                      : lc_whole_at(x, i);
+        int64_t number = op->from == LC_FLOAT   ? lc_truncated(x[i], op->to)
+                         : op->from == LC_INT32 ? whole[i]
+                                                : lc_whole_at(x, i);
+        if (op->to == LC_INT32) number = (int32_t)(uint32_t)number;
         if (op->to == LC_FLOAT) y[i] = (float)number;
         else memcpy(y + 2 * i, &number, sizeof number);
     }

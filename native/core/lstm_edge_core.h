@@ -129,7 +129,9 @@ typedef struct {
     lc_whole_kind kind;
 } lc_whole_op;
 
-/* lc_cast: n numbers of one type become another. */
+/* lc_cast: n numbers of one type become another. LC_INT32 is int32_t in an input, and a number of 32 bits in
+   an int64_t elsewhere. Floats are truncated; NaN, and what the type cannot hold, becomes its least number,
+   as on x86. Whole numbers wrap. */
 typedef enum { LC_FLOAT, LC_INT32, LC_INT64 } lc_type;
 
 typedef struct {

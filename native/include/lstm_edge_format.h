@@ -122,7 +122,9 @@ typedef enum {
     /* 0 in, 1 out (both FLOAT32 or both INT64), 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride,
        7 out stride. */
     LE_COPY = 10,
-    /* 0 in (any type), 1 out (FLOAT32, or INT64: truncated). */
+    /* 0 in (any type), 1 out (FLOAT32 or INT64), 2 flags: 1 for numbers of 32 bits in INT64. Floats are
+       truncated; NaN, and what the bits cannot hold, becomes the least whole number, as on x86. Whole numbers
+       wrap. */
     LE_CAST = 11,
     /* 0 const (1, width), 1 out. */
     LE_CONSTANT = 12,

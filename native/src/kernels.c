@@ -1659,15 +1659,15 @@ NOINLINE void depthwise(const lstm_edge_program *program, const le_op *op, const
     }
 }
 
-/* A number truncated and clamped to int64; 0 for NaN. */
-static int64_t truncated(float x) {
-    if (x >= 0x1p63f) return INT64_MAX;
-    return x > -0x1p63f ? (int64_t)x : x <= -0x1p63f ? INT64_MIN : 0;
+/* A float truncated to int64, or to int32 where it is narrow; the least number where that cannot hold it. */
+static int64_t truncated(float x, bool narrow) {
+    const float end = narrow ? 0x1p31f : 0x1p63f;
+    if (x >= -end && x < end) return (int64_t)x;
+    return narrow ? INT32_MIN : INT64_MIN;
 }
 
 static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     switch (type) {
-    case LSTM_EDGE_FLOAT32: return truncated(((const float *)p)[i]);
     case LSTM_EDGE_INT64: return ((const int64_t *)p)[i];
     case LSTM_EDGE_INT32: return ((const int32_t *)p)[i];
     case LSTM_EDGE_INT16: return ((const int16_t *)p)[i];
@@ -1731,11 +1731,21 @@ static void copy(const le_op *op, size_t size, const char *x, char *y) {
     }
 }
 
-static void cast(const le_span *in, const le_span *out, const char *from, float *y) {
-    for (size_t i = 0; i < out->width; i++) {
-        if (out->type == LSTM_EDGE_INT64) ((int64_t *)y)[i] = whole_number(from, in->type, i);
-        else if (in->type == LSTM_EDGE_FLOAT32) y[i] = ((const float *)from)[i];
+static void cast_to_float(const le_span *in, size_t width, const char *from, float *y) {
+    for (size_t i = 0; i < width; i++) {
+        if (in->type == LSTM_EDGE_FLOAT32) y[i] = ((const float *)from)[i];
         else y[i] = (float)whole_number(from, in->type, i);
+    }
+}
+
+static void cast_to_whole(const le_span *in, size_t width, bool narrow, const char *from, int64_t *y) {
+    for (size_t i = 0; i < width; i++) {
+        if (in->type == LSTM_EDGE_FLOAT32) {
+            y[i] = truncated(((const float *)from)[i], narrow);
+        } else {
+            const int64_t number = whole_number(from, in->type, i);
+            y[i] = narrow ? (int32_t)(uint32_t)number : number;
+        }
     }
 }
 
@@ -1757,7 +1767,10 @@ NOINLINE void run_by_row(const lstm_edge_program *program, const le_op *op, cons
             break;
         case LE_GATHER: gather(op, in, from, y); break;
         case LE_COPY: copy(op, le_size_of(in->type), from, (char *)y); break;
-        default: cast(in, out, from, y); /* LE_CAST */
+        default: /* LE_CAST */
+            if (out->type == LSTM_EDGE_INT64)
+                cast_to_whole(in, out->width, op->flags & 1, from, (int64_t *)y);
+            else cast_to_float(in, out->width, from, y);
         }
     }
 }

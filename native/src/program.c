@@ -619,7 +619,10 @@ static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
         return false;
     if (width(r, op->in) != width(r, op->out))
         return REFUSE_OPERATION(r, "an output of another width than the input");
-    if (op->code == LE_CAST) return true;
+    if (op->code == LE_CAST) {
+        op->flags = arg[2];
+        return arg[2] <= whole || REFUSE_OPERATION(r, "a flag that is not known");
+    }
     if (op->code == LE_UNARY) return read_activations(r, arg + 2, 1, op);
     const size_t length = arg[2];
     if (length == 0 || width(r, op->in) % length != 0)

@@ -347,7 +347,15 @@ SPECIAL: dict[str, tuple[Callable[[ProgramWriter, int], int], list[list[float]],
     ),
     "a float becomes the whole number before its point": (
         lambda writer, x: writer.cast(writer.cast(x, "int64")),
-        [[1.9, -1.9, 0.5, NAN, INF, -1e30, 3e9]], [[1, -1, 0, 0, 2.0**63, -(2.0**63), 3e9]],
+        [[1.9, -1.9, 0.5, NAN, INF, -1e30, 3e9]], [[1, -1, 0, *[-(2.0**63)] * 3, 3e9]],
+    ),
+    "a float beyond int32 becomes its least number": (
+        lambda writer, x: writer.cast(writer.cast(x, "int64", is_narrow=True)),
+        [[1.9, -1.9, -(2.0**31), NAN, INF, 2.0**31, -1e30]], [[1, -1, *[-(2.0**31)] * 5]],
+    ),
+    "a whole number beyond int32 wraps": (
+        lambda writer, x: writer.cast(writer.cast(writer.cast(x, "int64"), "int64", is_narrow=True)),
+        [[1.9, 2.0**31, 3e9, -3e9, 2.0**40 + 2.0**20]], [[1, -(2.0**31), 3e9 - 2**32, 2**32 - 3e9, 2**20]],
     ),
 }  # fmt: skip
 

@@ -203,12 +203,64 @@ WRAPPING = {
 
 
 @pytest.mark.parametrize("name", WRAPPING)
-def test_whole_numbers_that_may_wrap_in_int32_are_refused(name):
-    artifact = export(
-        WRAPPING[name]().eval(), torch.randn(2, 5, 3), ExportConfig(inputs=X)
-    )
-    with pytest.raises(UnsupportedError, match=r"int32.*wrap.*use \.long\(\)"):
-        to_native(artifact.model)
+def test_int32_wraps_as_in_the_module(name):
+    torch.manual_seed(3)
+    module = WRAPPING[name]().eval()
+    artifact = export(module, torch.randn(2, 5, 3), ExportConfig(inputs=X))
+    x = torch.randn(1, 70, 3)
+    (got,) = load(to_native(artifact.model)).run(x.numpy())[0].values()
+    np.testing.assert_array_equal(got, module(x)[-1] if got.ndim < 3 else module(x))
+
+
+class Casts(nn.Module):
+    """Casts of the input beside a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x):
+        small = torch.nan_to_num(x).clamp(-4, 4)
+        return x.int(), x.long(), x.long().int().float(), x.bool(), self.gru(small)[0]
+
+
+def test_floats_beyond_a_whole_type_are_cast_as_pytorch_casts_them():
+    module = Casts().eval()
+    artifact = export(module, torch.randn(2, 5, 3), ExportConfig(inputs=X))
+    numbers = [3e9, -3e9, np.inf, -np.inf, np.nan, 1e12, 1e19, -1e19, 2.9]
+    x = torch.tensor(numbers).reshape(1, 3, 3)
+    got = [*load(to_native(artifact.model)).run(x.numpy())[0].values()]
+    for array, expected in zip(got[:-1], module(x), strict=False):
+        np.testing.assert_array_equal(array, expected)
+
+
+class Tokens(nn.Module):
+    """A GRU over tokens that are also compared, counted and added."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(30, 4)
+        self.gru = nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, tokens, x):
+        numbers = torch.stack([tokens % 3 + (tokens == 0), tokens.clamp(1, 9)], -1)
+        parts = [self.table(tokens)[..., :3], numbers.to(x.dtype), x]
+        return self.gru(torch.cat(parts, -1))[0], (tokens * 1000).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_tokens_are_numbers_too(dtype, tmp_path):
+    torch.manual_seed(2)
+    module = Tokens().eval()
+    tokens = torch.randint(0, 30, (1, 20), dtype=dtype)
+    x = torch.randn(1, 20, 1)
+    inputs = {"tokens": ("N", "L"), "x": ("N", "L", 1)}
+    artifact = export(module, (tokens, x), ExportConfig(inputs=inputs))
+    feeds = {"tokens": tokens.numpy(), "x": x.numpy()}
+    model = load(to_native(artifact.model))
+    got = model.run(feeds)[0].values()
+    for array, expected in zip(got, module(tokens, x), strict=True):
+        np.testing.assert_allclose(array, expected.detach(), rtol=0, atol=1e-6)
 
 
 BEYOND = {

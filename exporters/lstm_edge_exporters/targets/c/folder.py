@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     InputError,
@@ -26,9 +28,10 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
-from ..native.convert import compile_file, read, record
+from ..native.convert import compile_file, read, record, verified_program, verify
 from ..native.operations import NONE
 from ..native.program import ProgramWriter
+from .engine import CEngine
 from .names import c_identifiers, c_string, member, model_name
 from .table import Table, literals
 
@@ -95,7 +98,8 @@ def check_c_folder(
 
 
 def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
-    """Translate an ``.onnx`` file to C99, compile it here and run its self-test.
+    """Translate an ``.onnx`` file to C99, compile it here, run its self-test and verify it
+    as ``to_native`` verifies a program.
 
     Args:
         source: a file with a manifest and a golden case that can be streamed.
@@ -107,8 +111,8 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         InputError: a name that C can't take, or a file without golden case.
         UnsupportedError: an operator or a size that the native engine or the core
             lacks.
-        MissingDependencyError: no C compiler.
-        CheckFailedError: the self-test fails, or the code does not compile.
+        MissingDependencyError: no C compiler, or no ``lstm-edge-native``.
+        CheckFailedError: a result is beyond its limit, or the code does not compile.
     """
     name = _name(source, name)
     model, proto = read(source)
@@ -116,16 +120,22 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         compiled = compile_file(proto, model.manifest)
         if model.manifest.golden is None:
             raise InputError("the file carries no golden case; export it again")
+        program = verified_program(model, proto, compiled)
         delay = max(port.delay for port in compiled.writer.ports("outputs"))
         record(model, compiled, (_CALLS + delay) * model.manifest.unit)
-    table = Table(compiled.writer)
-    files = _render(name, model.manifest, compiled=compiled, table=table)
-    for file in _CORE:
-        files[f"src/{file}"] = (_core() / file).read_text(encoding="utf-8")
+        table = Table(compiled.writer)
+        files = _render(name, model.manifest, compiled=compiled, table=table)
+        for file in _CORE:
+            files[f"src/{file}"] = (_core() / file).read_text(encoding="utf-8")
+        with _compiled(name, files) as library:
+            difference = _self_test(name, library)
+            engine = CEngine(program, table, getattr(library, f"{name}_step"))
+            target = Model(engine, model.identity, "cpu", check=False)
+            verify(model, proto, target, "the C code")
     return CFolder(
         name=name,
         files=files,
-        difference=_self_test(name, files),
+        difference=difference,
         constants=table.constant_bytes,
         state=4 * table.states,
         work=4 * table.memory + 2 * table.quantized,
@@ -372,20 +382,24 @@ def _path(name: str, file: str) -> str:
     return file if file == "CMakeLists.txt" else f"src/{file.replace('network', name)}"
 
 
-def _self_test(name: str, files: Mapping[str, str]) -> float:
-    """Compile the files on this machine and run their self-test; return the largest
-    difference.
-    """
+@contextmanager
+def _compiled(name: str, files: Mapping[str, str]) -> Iterator[ctypes.CDLL]:
+    """Compile the files on this machine and open the library."""
     with tempfile.TemporaryDirectory() as folder:
         contents = {path: text.encode() for path, text in files.items()}
         root = write_folder(Path(folder) / name, contents)
         library = str(Path(folder) / "network.so")
         sources = [str(root / path) for path in files if path.endswith(".c")]
         _compile(sources, library)
-        test = getattr(ctypes.CDLL(library), f"{name}_selftest")
-        test.restype = ctypes.c_float
-        passed = ctypes.c_int()
-        difference = float(test(ctypes.byref(passed)))
+        yield ctypes.CDLL(library)
+
+
+def _self_test(name: str, library: ctypes.CDLL) -> float:
+    """Run the self-test of the code and return the largest difference."""
+    test = getattr(library, f"{name}_selftest")
+    test.restype = ctypes.c_float
+    passed = ctypes.c_int()
+    difference = float(test(ctypes.byref(passed)))
     if not passed.value:
         raise CheckFailedError(
             f"the self-test fails in C, by {difference:.3g} at most; use a native"

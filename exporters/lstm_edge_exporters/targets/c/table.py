@@ -148,6 +148,7 @@ class Table:
     """The operations of a program in C.
 
     Attributes:
+        writer: the program.
         floats, bytes, wholes, columns: the const arrays.
         lines, count: the definitions of the arguments, then of the table, and its
             operations.
@@ -159,7 +160,7 @@ class Table:
 
     def __init__(self, writer: ProgramWriter) -> None:
         """Translate all operations of a program."""
-        self._writer = writer
+        self.writer = writer
         self._operations = writer.operations
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
@@ -203,8 +204,8 @@ class Table:
         """Return the offset of each state, their size and reset values; whole numbers
         come first.
         """
-        ports = self._writer.ports("states")
-        writer = self._writer
+        ports = self.writer.ports("states")
+        writer = self.writer
         offsets = [0] * len(ports)
         size = 0
         for number in sorted(
@@ -231,8 +232,8 @@ class Table:
         """Place inputs, outputs and states; return the final copies: from, to, how
         many.
         """
-        writer = self._writer
-        last = last_reads(self._writer)
+        writer = self.writer
+        last = last_reads(self.writer)
         copies = []
         inputs, outputs, states = (
             writer.ports(role) for role in ("inputs", "outputs", "states")
@@ -268,7 +269,7 @@ class Table:
 
     def _plan(self) -> dict[int, str]:
         """Place all buffers in memory and return the references to the layers' gates."""
-        spans, gates = plan(self._writer, self._refs)
+        spans, gates = plan(self.writer, self._refs)
         self.memory = max(1, lay([*spans.values(), *gates.values()]))
         self._refs |= {
             buffer: _ref("LC_MEMORY", span.offset) for buffer, span in spans.items()
@@ -288,9 +289,7 @@ class Table:
     def _vector(self, number: int) -> str:
         """Return a reference to a constant vector; ``NULL`` for none."""
         return (
-            "NULL"
-            if number == NONE
-            else self.floats.add(self._writer.constants[number])
+            "NULL" if number == NONE else self.floats.add(self.writer.constants[number])
         )
 
     def _operand(self, number: int, width: int = 0) -> str:
@@ -300,7 +299,7 @@ class Table:
         values = (
             np.zeros(width, np.float32)
             if number == NONE
-            else self._writer.constants[number]
+            else self.writer.constants[number]
         )
         whole = values.dtype == np.int64
         pool, base = (self.wholes, "LC_WHOLES") if whole else (self.floats, "LC_FLOATS")
@@ -374,11 +373,11 @@ class Table:
     def _linear(self, operation: Operation) -> None:
         """Translate a product with a constant matrix, for one row or several."""
         arguments = operation.named
-        weights = self._writer.weights(
+        weights = self.writer.weights(
             arguments["weights"], arguments["scales"], arguments["stored"]
         )
         rows = len(weights.numbers)
-        count = self._writer.width(arguments["y"]) // rows
+        count = self.writer.width(arguments["y"]) // rows
         start = self._operand(arguments["bias"], rows)
         x = self._refs[arguments["x"]]
         self._product(
@@ -476,7 +475,7 @@ class Table:
             arguments["kind"], arguments["alpha"], arguments["beta"]
         )
         y = arguments["y"]
-        width = self._writer.width(y)
+        width = self.writer.width(y)
         self._map(function, x=self._refs[arguments["x"]], y=self._refs[y], n=width)
 
     def _binary(self, operation: Operation) -> None:
@@ -487,19 +486,19 @@ class Table:
         constant = arguments["constant"]
         y = arguments["y"]
         function = arguments["kind"]
-        operands = [(self._refs[a], self._writer.width(a))]
+        operands = [(self._refs[a], self.writer.width(a))]
         if constant == NONE:
-            operands.append((self._refs[b], self._writer.width(b)))
+            operands.append((self._refs[b], self.writer.width(b)))
         else:
             operands.append(
-                (self._operand(constant), self._writer.constants[constant].size)
+                (self._operand(constant), self.writer.constants[constant].size)
             )
         (left, left_width), (right, right_width) = (
             reversed(operands) if arguments["swap"] else operands
         )
         many = (int(left_width > 1), int(right_width > 1))
-        width = self._writer.width(y)
-        if self._writer.dtype(a) != "int64":
+        width = self.writer.width(y)
+        if self.writer.dtype(a) != "int64":
             self._pair(
                 Binary(function).name.lower(),
                 a=left,
@@ -524,7 +523,7 @@ class Table:
     def _where(self, operation: Operation) -> None:
         """Translate a choice between two buffers."""
         fields = {name: self._refs[buffer] for name, buffer in operation.named.items()}
-        n = self._writer.width(operation.argument("y"))
+        n = self.writer.width(operation.argument("y"))
         self._add("lc_where", "lc_where_op", {**fields, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
@@ -559,7 +558,7 @@ class Table:
         self, kernel: str, *, x: int, y: int, length: int, extra: Fields
     ) -> None:
         """Add an operation on rows of ``length`` numbers."""
-        count = self._writer.width(x) // length
+        count = self.writer.width(x) // length
         fields = {
             "x": self._refs[x],
             "y": self._refs[y],
@@ -572,15 +571,15 @@ class Table:
         """Add a look-up of rows of a table."""
         index = operation.argument("index")
         y = operation.argument("y")
-        table, scales, _ = self._writer.weights(
+        table, scales, _ = self.writer.weights(
             operation.argument("table"), NONE, operation.argument("stored")
         )
-        is_input = index in {port.buffer for port in self._writer.ports("inputs")}
+        is_input = index in {port.buffer for port in self.writer.ports("inputs")}
         c_type = "LC_INT32" if is_input else "LC_INT64"
         fields = {
             "index": self._refs[index],
             "y": self._refs[y],
-            "count": self._writer.width(index),
+            "count": self.writer.width(index),
             "type": c_type,
         }
         fields |= {"rows": table.shape[0], "columns": table.shape[1]}
@@ -595,7 +594,7 @@ class Table:
     def _copy(self, operation: Operation) -> None:
         """Add copies of equal length."""
         arguments = operation.named
-        words = 2 if self._writer.dtype(arguments["x"]) == "int64" else 1
+        words = 2 if self.writer.dtype(arguments["x"]) == "int64" else 1
         source = f"{self._refs[arguments['x']]} + {words * arguments['offset_x']}"
         target = f"{self._refs[arguments['y']]} + {words * arguments['offset_y']}"
         self._copy_op(
@@ -609,7 +608,7 @@ class Table:
     def _window(self, operation: Operation) -> None:
         """Translate the gathering of the frames that a convolution reads."""
         arguments = operation.named
-        width = self._writer.width(arguments["x"]) // max(1, arguments["new"])
+        width = self.writer.width(arguments["x"]) // max(1, arguments["new"])
         fields = {
             "y": self._refs[arguments["y"]],
             "first": arguments["first"],
@@ -628,20 +627,20 @@ class Table:
         """Translate the storing of new frames in a ring."""
         x = operation.argument("x")
         past = operation.argument("past")
-        width = (self._writer.width(past) - 1) // operation.argument("frames")
+        width = (self.writer.width(past) - 1) // operation.argument("frames")
         self._ring(
             "lc_push",
             x=x,
             past=past,
             width=width,
-            extra={"count": self._writer.width(x) // width},
+            extra={"count": self.writer.width(x) // width},
         )
 
     def _ring(
         self, kernel: str, *, x: int, past: int, width: int, extra: Fields
     ) -> None:
         """Add an operation on a ring of past frames of ``width`` numbers."""
-        frames = (self._writer.width(past) - 1) // width
+        frames = (self.writer.width(past) - 1) // width
         fields = {
             "x": self._refs[x],
             "past": self._refs[past],
@@ -653,11 +652,11 @@ class Table:
     def _depthwise(self, operation: Operation) -> None:
         """Add a convolution per channel."""
         arguments = operation.named
-        width = self._writer.width(arguments["y"])
+        width = self.writer.width(arguments["y"])
         fields = {
             "x": self._refs[arguments["x"]],
             "y": self._refs[arguments["y"]],
-            "k": self._writer.width(arguments["x"]) // width,
+            "k": self.writer.width(arguments["x"]) // width,
             "n": width,
             "weights": self._vector(arguments["weights"]),
             "bias": self._vector(arguments["bias"]),
@@ -671,22 +670,22 @@ class Table:
         """Add a conversion to float32 or int64."""
         x = operation.argument("x")
         y = operation.argument("y")
-        is_input = x in {port.buffer for port in self._writer.ports("inputs")}
+        is_input = x in {port.buffer for port in self.writer.ports("inputs")}
         c_types = {"float32": "LC_FLOAT", "int64": "LC_INT64"}
         source = (
             "LC_INT32"
-            if is_input and self._writer.dtype(x) != "float32"
-            else c_types[self._writer.dtype(x)]
+            if is_input and self.writer.dtype(x) != "float32"
+            else c_types[self.writer.dtype(x)]
         )
+        is_narrow = operation.argument("narrow")
         fields = {
             "x": self._refs[x],
             "y": self._refs[y],
-            "n": self._writer.width(y),
+            "n": self.writer.width(y),
             "from": source,
+            "to": "LC_INT32" if is_narrow else c_types[self.writer.dtype(y)],
         }
-        self._add(
-            "lc_cast", "lc_cast_op", fields | {"to": c_types[self._writer.dtype(y)]}
-        )
+        self._add("lc_cast", "lc_cast_op", fields)
 
 
 class _Cell:
@@ -698,7 +697,7 @@ class _Cell:
         """Look up the buffers and weights of a recurrent layer."""
         arguments = operation.named
         refs = table._refs
-        writer = table._writer
+        writer = table.writer
         self._table = table
         self.x = refs[arguments["x"]]
         self.h = refs[arguments["h"]]

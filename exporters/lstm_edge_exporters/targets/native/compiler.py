@@ -20,20 +20,25 @@ from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorS
 from lstm_edge_runtime.native import OUTPUT_TYPES, TYPES, Past
 from lstm_edge_runtime.state import STATE_TYPES
 
-from ...graph import infer_shapes
+from ...graph import KEEPING, infer_shapes
 from . import convolutions, reductions  # noqa: F401  they register their operators
 from .evaluate import attribute, evaluate
 from .loops import inline_loops
 from .memory import INT8, Memory, Value
-from .operators import LOWER, MICROSOFT, MOVES, In
+from .operators import LOWER, MICROSOFT, MOVES, In, to_int64
 from .products import rewrite_products
 from .program import Binary, Function, ProgramWriter
-from .whole import may_pass_float32, may_wrap
+from .whole import fits_float32
 
 _TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes: their results do not count as computed from them."""
 
 
+_IN_RANGE = KEEPING | {
+    *("ArgMax", "ArgMin", "Cast", "Concat", "Max", "Min", "Mod", "ReduceMax"),
+    *("ReduceMin", "ScatterElements", "ScatterND", "Sign", "Where"),
+}
+"""Operators whose whole results are within the range of their type."""
 _MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 """Exceptions of evaluation and lowering for sizes that do not fit."""
 
@@ -178,11 +183,12 @@ class _Compiler:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
         addresses = self._memory.at(buffer)
+        dtype = "float32" if spec.dtype == "float32" else "int64"
         if not shape:
-            return Value(addresses.reshape(shape), spec.dtype)
+            return Value(addresses.reshape(shape), dtype)
         first = 0 if time is None else time
         in_memory = (shape[first], *shape[:first], *shape[first + 1 :])
-        return Value(np.moveaxis(addresses.reshape(in_memory), 0, first), spec.dtype)
+        return Value(np.moveaxis(addresses.reshape(in_memory), 0, first), dtype)
 
     def _open_state(self, state: StateSpec) -> None:
         """Add a state of the file, or each of its layers, as a state of the program."""
@@ -247,7 +253,8 @@ class _Compiler:
                 f" {', '.join(OUTPUT_TYPES)}; return .float() of it"
             )
         if value.dtype not in ("float32", "bool"):
-            if may_pass_float32(self._results[output.name]):
+            elements = {name: value.size for name, value in self._values.items()}
+            if not fits_float32(self._results[output.name], elements):
                 raise UnsupportedError(
                     f"output {output.name} is {output.dtype} and may be above 2**24;"
                     " outputs of programs are float32: return .float() of it"
@@ -325,15 +332,29 @@ class _Compiler:
         except _MISFITS as error:
             raise UnsupportedError(f"{about} does not fit its inputs") from error
         for value, result in zip(node.outputs, results, strict=False):
-            if isinstance(result, Value) and may_wrap(value):
-                raise UnsupportedError(
-                    f"{about}: int32 that may be above 2**31, where it wraps and a"
-                    " program's whole numbers do not: use .long()"
-                )
+            if isinstance(result, Value) and result.dtype == "int64":
+                result = self._in_range(node, result, value.dtype)
             self._values[str(value.name)] = result
         for value in node.outputs[len(results) :]:
             if self._uses[str(value.name)]:
                 raise UnsupportedError(f"{about}: an output that is not covered")
+
+    def _in_range(
+        self, node: ir.Node, value: Value, dtype: ir.DataType | None
+    ) -> Value:
+        """Return whole numbers as their type has them: int32 wraps.
+
+        Raises:
+            UnsupportedError: a narrower type is computed with.
+        """
+        if node.op_type in _IN_RANGE or dtype == ir.DataType.INT64:
+            return value
+        if dtype == ir.DataType.INT32:
+            return to_int64(self._memory, value, is_narrow=True)
+        name = "an unknown type" if dtype is None else dtype.name
+        raise UnsupportedError(
+            f"node {node.op_type} computes with {name}, expected INT64 or INT32"
+        )
 
     def _lower(self, node: ir.Node) -> Sequence[Any]:
         """Return the results of a node: values and arrays."""

@@ -64,10 +64,21 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     """
     model, proto = read(source)
     compiled = compile_file(proto, model.manifest)
+    return verified_program(model, proto, compiled)
+
+
+def verified_program(model: Model, proto: onnx.ModelProto, compiled: Compiled) -> bytes:
+    """Return the program file of a compiled file, verified as by ``to_native``."""
     if model.manifest.golden is not None:
         record(model, compiled)
     program, native = open_program(model, compiled)
-    _verify(model, native, program=program, proto=proto)
+    if model.manifest.golden is not None:
+        worst = NativeEngine(program, 1).selftest()
+        if worst > 1:
+            raise CheckFailedError(
+                f"the program's own golden case is at {worst:.3g} of its limit"
+            )
+    verify(model, proto, native, "the native program")
     return program
 
 
@@ -181,7 +192,8 @@ class _Recorded:
         if limits.ndim == len(spec.axes):  # the smallest of any row and step
             shared = tuple(axis for axis in (time, batch) if axis is not None)
             limits = limits.min(shared, keepdims=True)
-        moved = _GROWTH * np.abs(shaken - array)
+        is_equal = shaken == array  # infinities too
+        moved = _GROWTH * np.abs(np.where(is_equal, 0, shaken - array))
         both = [array, np.maximum(limits, moved)]
         if time is None:
             return both
@@ -213,24 +225,20 @@ def _in_calls(manifest: Manifest, spec: TensorSpec, row: Array, calls: int) -> A
     return np.moveaxis(row, time, 0).reshape(calls, -1)
 
 
-def _verify(
-    model: Model, native: Model, program: bytes, proto: onnx.ModelProto
-) -> None:
-    """Raise ``CheckFailedError`` if a program and its file give different results."""
+def verify(model: Model, proto: onnx.ModelProto, target: Model, name: str) -> None:
+    """Raise ``CheckFailedError`` if a file and a target of it, ``name`` in the message,
+    give different results.
+    """
     manifest = model.manifest
     if manifest.golden is not None:
-        native.selftest().require()
-        if (worst := NativeEngine(program, 1).selftest()) > 1:
-            raise CheckFailedError(
-                f"the program's own golden case is at {worst:.3g} of its limit"
-            )
+        target.selftest().require()
     is_int8 = manifest.arithmetic in INT8
     pair = None if is_int8 else _pair_of(model, proto)
     cases = _INT8_CASES if is_int8 else _CASES
     for rows, units in cases if manifest.sequence else cases[:1]:
         feeds = _draw(manifest, rows, units)
         for name, procedure in _procedures(manifest, units).items():
-            got = procedure(runner(native), feeds)
+            got = procedure(runner(target), feeds)
             if pair is None:
                 want, limits = _int8_expected(model, feeds, procedure)
             else:
@@ -245,8 +253,7 @@ def _verify(
                 if not comparison.ok:
                     case = f"{rows} rows of {units * manifest.unit} steps, {name}"
                     raise CheckFailedError(
-                        f"the native program differs from the graph in {case}:"
-                        f" {comparison}"
+                        f"{name} differs from the graph in {case}: {comparison}"
                     )
 
 

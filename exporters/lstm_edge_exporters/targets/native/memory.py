@@ -33,7 +33,8 @@ class Value(NamedTuple):
     addresses: Array
     """The address of each number in memory, in the value's shape."""
     dtype: str = "float32"
-    """``bool`` are float32 of 0 and 1 in the program."""
+    """``float32``; ``bool``, which are float32 of 0 and 1 in the program; ``int64`` for
+    whole numbers of any type."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,6 +84,8 @@ class Memory:
         self._of_buffer: dict[int, int] = {}
         self._rows: dict[tuple[bytes, float], int] = {}
         self._windows: dict[tuple[int, ...], int] = {}
+        self._wide: dict[int, int] = {}
+        """Buffer of int64 per input of whole numbers that is computed with."""
 
     def _add(self, region: _Region) -> int:
         """Add a region behind the last one and return its first address."""
@@ -190,6 +193,23 @@ class Memory:
             return None
         return [region.buffer for region in regions]
 
+    def widened(self, value: Value) -> Value:
+        """Return a value with int64 in the place of inputs of whole numbers; each input
+        is converted once.
+        """
+        writer = self.writer
+        addresses = value.addresses.copy()
+        for port in writer.ports("inputs"):
+            buffer = port.buffer
+            old = self.at(buffer)
+            mask = (addresses >= old[0]) & (addresses <= old[-1])
+            if writer.dtype(buffer) == "float32" or not mask.any():
+                continue
+            if buffer not in self._wide:
+                self._wide[buffer] = writer.cast(buffer, "int64")
+            addresses[mask] += self.at(self._wide[buffer])[0] - old[0]
+        return value._replace(addresses=addresses)
+
     def lying(self, value: Value) -> tuple[int, Array] | None:
         """Return the buffer that holds exactly a value's elements, and their order;
         None if there is none.
@@ -208,6 +228,7 @@ class Memory:
         """Apply an elementwise function from buffer to buffer to a value; return the
         result.
         """
+        value = self.widened(value)
         buffers = self.buffers(value)
         if buffers is None:
             buffers = [self.row(value)]
@@ -225,8 +246,9 @@ class Memory:
         the place of padding.
 
         Raises:
-            UnsupportedError: too many copies, or copies of inputs of whole numbers.
+            UnsupportedError: too many copies.
         """
+        value = self.widened(value)
         flat = value.addresses.reshape(-1)
         key = (flat.tobytes(), fill)
         if key not in self._rows:
@@ -255,8 +277,7 @@ class Memory:
         if np.array_equal(flat, self.at(buffer)):
             return buffer
         copies = list(strided_copies(flat, self._region(flat)))
-        is_copied = value.dtype in ("float32", "bool", "int64")
-        if not is_copied or len(copies) > _MOST_COPIES:
+        if len(copies) > _MOST_COPIES:
             raise UnsupportedError(
                 f"{len(copies)} copies of {value.dtype} {value.shape}"
             )

@@ -72,7 +72,7 @@ FIELDS: Mapping[Code, tuple[Field, ...]] = {
         "read x, write y, number offset_x, number offset_y, number length,"
         " number count, number step_x, number step_y"
     ),
-    Code.CAST: _fields("read x, write y"),
+    Code.CAST: _fields("read x, write y, number narrow"),
     Code.CONSTANT: _fields("constant values, write y"),
     Code.WHERE: _fields("read condition, read a, read b, write y"),
     Code.WINDOW: _fields(

@@ -145,8 +145,7 @@ def _filled(memory: Memory, operand: In) -> Value:
             )
         if operand.size:
             return memory.stored(operand)
-    value = _value(operand)
-    return value if value.dtype == "bool" else floats(value)
+    return _value(operand)
 
 
 # numbers one by one
@@ -288,10 +287,18 @@ def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     """Combine the inputs, from the first to the last."""
     if node in memory.fused:
         return next(input_ for input_ in inputs if isinstance(input_, Value))
-    first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
+    operands = [*map(_flags_as_floats, inputs)]
+    first, *rest = operands[::-1] if node.op_type.startswith("Greater") else operands
     for operand in rest:
         first = combine(memory, _BINARY[node.op_type], (first, operand))
     return _value(first)
+
+
+def _flags_as_floats(operand: In) -> In:
+    """Return a bool of the run time as the 0 and 1 that it is; any other as it is."""
+    if isinstance(operand, Value) and operand.dtype == "bool":
+        return as_floats(operand)
+    return operand
 
 
 def combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
@@ -303,6 +310,7 @@ def combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
     pair.check(function)
     if function is Binary.ADD and pair.adds_nothing():
         return pair.lead
+    pair = pair.widened(memory)
     pair = _lead_by_layout(memory, pair)
     dtype = pair.lead.dtype
     result = _add_binary(memory, function, pair)
@@ -317,7 +325,7 @@ def combine(memory: Memory, function: Binary, operands: tuple[In, In]) -> Value:
 def _remainder(memory: Memory, node: ir.Node, *operands: In) -> Out:
     """Take the remainder of whole numbers, with the sign of ``a``, or of ``b``."""
     a, b = operands
-    if any(operand is None or operand.dtype != "int64" for operand in operands):
+    if any(operand is None or operand.dtype not in _WHOLE for operand in operands):
         raise UnsupportedError(
             "a remainder of floats with the sign of the dividend: write"
             " x - y * torch.floor(x / y), or x % y"
@@ -325,8 +333,21 @@ def _remainder(memory: Memory, node: ir.Node, *operands: In) -> Out:
     result = _truncated_remainder(memory, a, b)
     if attribute(node, "fmod", 0):
         return result
-    moved = combine(memory, Binary.ADD, (result, b))
-    return _truncated_remainder(memory, moved, b)
+    # b is added where the signs differ, so that the sum does not wrap
+    signs = [_sign_of(memory, result), b if b is None else _sign_of(memory, b)]
+    product = combine(memory, Binary.MULTIPLY, (signs[0], signs[1]))
+    differs = combine(memory, Binary.LESS, (product, np.zeros(1, np.int64)))
+    added = combine(memory, Binary.MULTIPLY, (to_int64(memory, differs), b))
+    return combine(memory, Binary.ADD, (result, added))
+
+
+def _sign_of(memory: Memory, operand: In) -> In:
+    """Return -1, 0 or 1 for each whole number."""
+    if isinstance(operand, np.ndarray):
+        return np.sign(operand)
+    one = np.ones(1, np.int64)
+    positive = combine(memory, Binary.MINIMUM, (operand, one))
+    return combine(memory, Binary.MAXIMUM, (positive, -one))
 
 
 def _truncated_remainder(memory: Memory, a: In, b: In) -> Value:
@@ -356,13 +377,19 @@ class _Pair(NamedTuple):
         """Refuse operands that are left out, or whose dtypes do not fit."""
         if self.other is None:
             raise UnsupportedError("an input that is left out")
-        if not isinstance(self.other, Value):
-            return
         takes_whole = function not in (Binary.PRELU, Binary.POWER)
         if self.lead.dtype != "int64" or not takes_whole:
             floats(self.lead)
-        if self.other.dtype != self.lead.dtype:
+        is_computed = isinstance(self.other, Value)
+        if is_computed and self.other.dtype != self.lead.dtype:
             raise UnsupportedError(f"{self.lead.dtype} with {self.other.dtype}")
+
+    def widened(self, memory: Memory) -> "_Pair":
+        """Return the operands with int64 in the place of inputs of whole numbers."""
+        other = self.other
+        if isinstance(other, Value):
+            other = memory.widened(other)
+        return self._replace(lead=memory.widened(self.lead), other=other)
 
     def adds_nothing(self) -> bool:
         """Return True if a sum of the two is ``lead`` itself."""
@@ -464,7 +491,7 @@ def _where(memory: Memory, node: ir.Node, *operands: In) -> Out:
 def _where_whole(memory: Memory, condition: Value, chosen: In, other: In) -> Value:
     """Return ``other + condition * (chosen - other)`` of whole numbers."""
     if isinstance(chosen, np.ndarray) and isinstance(other, np.ndarray):
-        difference: In = chosen - other
+        difference: In = chosen.astype("int64") - other  # may wrap, as the sum does
     else:
         difference = combine(memory, Binary.SUBTRACT, (chosen, other))
     flags = to_int64(memory, condition)
@@ -487,14 +514,14 @@ def _batch_norm(memory: Memory, node: ir.Node, operand: In, *parameters: In) -> 
 
 @lowers("Cast")
 def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
-    """Convert to float32, int64 or bool; int32 becomes int64."""
+    """Convert to float32, int64, int32 in an int64, or bool."""
     value = _value(operand)
     to = ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
-    if to in _WHOLE and not is_float:
-        return value
+    if to == "int32" and value.dtype != "bool":
+        return to_int64(memory, value, is_narrow=True)
     if to in _WHOLE:
-        return to_int64(memory, value)
+        return to_int64(memory, value) if is_float else value
     if to == "bool" and value.dtype != "bool":
         return inverted(memory, combine(memory, Binary.EQUAL, (value, np.zeros(1))))
     if to != "float32" and to != value.dtype:
@@ -504,10 +531,12 @@ def _cast(memory: Memory, node: ir.Node, operand: In) -> Out:
     return value._replace(dtype=to)
 
 
-def to_int64(memory: Memory, value: Value) -> Value:
-    """Convert floats to whole numbers."""
+def to_int64(memory: Memory, value: Value, *, is_narrow: bool = False) -> Value:
+    """Convert to whole numbers, of the range of int32 if ``is_narrow``."""
     return memory.map(
-        value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64"
+        value,
+        lambda buffer: memory.writer.cast(buffer, "int64", is_narrow=is_narrow),
+        "int64",
     )
 
 
@@ -648,16 +677,18 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     table = as_array(data, "a table")
     value = _value(index)
     axis %= table.ndim
-    inputs = {port.buffer for port in memory.writer.ports("inputs")}
-    if value.dtype == "float32" or not inputs.issuperset(memory.buffers(value) or [-1]):
+    inputs = [port.buffer for port in memory.writer.ports("inputs")]
+    (buffer, *others) = memory.buffers(value) or [-1]
+    if value.dtype != "int64" or buffer not in inputs or others:
         raise UnsupportedError(
             "an index that is not an input: it may be beyond the table"
         )
     rows = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
-    gathered = memory.at(memory.writer.gather(memory.row(value), rows))
+    gathered = memory.at(memory.writer.gather(buffer, rows)).reshape(value.size, -1)
     outer = table.shape[:axis]
     inner = table.shape[axis + 1 :]
-    addresses = gathered.reshape(*value.shape, *outer, *inner)
+    in_order = gathered[value.addresses.reshape(-1) - memory.at(buffer)[0]]
+    addresses = in_order.reshape(*value.shape, *outer, *inner)
     rank = len(value.shape)
     return Value(np.moveaxis(addresses, range(rank), range(axis, axis + rank)))
 

@@ -422,9 +422,13 @@ class ProgramWriter:
         self.operation(Code.WINDOW, source, past, out, first, dilation, count, new)
         return out
 
-    def cast(self, source: int, dtype: str = "float32") -> int:
-        """Add a conversion to float32 or int64."""
-        return self.add(Code.CAST, source, dtype=dtype)
+    def cast(
+        self, source: int, dtype: str = "float32", *, is_narrow: bool = False
+    ) -> int:
+        """Add a conversion to float32 or int64; ``is_narrow`` gives the numbers of an
+        int32 in an int64.
+        """
+        return self.add(Code.CAST, source, int(is_narrow), dtype=dtype)
 
     def depthwise(
         self, source: int, out: int, weights: Array | None, bias: Array | None = None

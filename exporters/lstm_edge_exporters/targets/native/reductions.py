@@ -33,10 +33,11 @@ _PAIRWISE = {**_EXTREMES, "Prod": Binary.MULTIPLY}
 @lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, operand: In, axes: In = None) -> Out:
     """Reduce over some axes by a sum, a mean or a norm."""
-    value = numbers_of(operand)
+    takes_whole = node.op_type in ("ReduceSum", "ReduceSumSquare")
+    value = numbers_of(operand) if takes_whole else floats(operand)
     reduced = _reduced_axes(node, axes, len(value.shape))
     if node.op_type == "ReduceL1":
-        value = map_each(memory, floats(value), Function.ABS)
+        value = map_each(memory, value, Function.ABS)
     if node.op_type in ("ReduceL2", "ReduceSumSquare"):
         value = combine(memory, Binary.MULTIPLY, (value, value))
     if value.dtype == "int64":

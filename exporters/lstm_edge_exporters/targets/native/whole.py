@@ -1,69 +1,115 @@
-"""Sizes of whole numbers: a program computes int32 as int64, and its outputs are
-float32.
+"""Sizes of whole numbers: outputs of a program are float32, which holds all of them up
+to 2**24.
 """
 
-from collections.abc import Iterator
-from math import prod
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import Array
+from ...graph import KEEPING, constant
 
-from ...graph import KEEPING, constant, operands, walk
-
-_WHOLE = (ir.DataType.INT64, ir.DataType.INT32, None)
+_WHOLE = (ir.DataType.INT64, ir.DataType.INT32)
 _MOST = 2**24
 """The largest whole number up to which float32 holds all."""
-_MOST_INDEX = 4096
-_GROWING = {"Add", "Sub", "Mul", "Sum", "ReduceSum", "ReduceProd", "CumSum"}
-"""Operators whose results may be beyond their inputs."""
-
-_OF_FIRST = (KEEPING - {"Clip", "Pad"}) | {
-    *("CumSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-}
-"""Operators whose other inputs are indices, sizes or axes."""
+_CHOOSING = KEEPING | {"Concat", "Max", "Min", "ReduceMax", "ReduceMin", "Where"}
+"""Operators whose results are elements of their operands."""
+_EXACT = _CHOOSING | {"Abs", "Neg"}
+"""Operators whose results float32 holds if it holds their operands."""
 
 
-def may_pass_float32(value: ir.Value) -> bool:
-    """Return True if whole numbers may be above 2**24: they are inputs, states or large
-    constants, or sums or products of floats that were made whole or of many constants.
-    Indices and counts are taken to be at most 4096.
+class _Size(NamedTuple):
+    """Size of the whole numbers of a value."""
+
+    largest: float
+    """The largest absolute value; infinite if unknown."""
+    fits: bool
+    """True if float32 holds each number: it is small, or a float that was made whole."""
+
+
+_FLOAT = _Size(math.inf, fits=True)
+_UNKNOWN = _Size(math.inf, fits=False)
+
+
+def fits_float32(value: ir.Value, elements: Mapping[str, int]) -> bool:
+    """Return True if float32 holds every whole number that ``value`` may be.
+
+    ``elements`` are the elements of each value of the graph, by name.
     """
-    values = [*walk([value], _whole_operands)]
-    if any(x.is_graph_input() and not x.is_initializer() for x in values):
-        return True
-    sizes = [float(np.abs(array).max(initial=0)) for array in map(_stored, values)]
-    if max(sizes) > _MOST:
-        return True
-    nodes = [node for x in values if (node := x.producer()) is not None]
-    grows = any(node.op_type in _GROWING for node in nodes)
-    is_large = prod(size + 1 for size in sizes) > _MOST / _MOST_INDEX
-    return grows and (is_large or any(map(_is_of_floats, nodes)))
-
-
-def may_wrap(value: ir.Value) -> bool:
-    """Return True if ``value`` is int32 and may be above 2**31, where int32 wraps."""
+    sizes: dict[ir.Value | None, _Size] = {}
     node = value.producer()
-    computes = node is not None and node.op_type in (*_GROWING, "Cast")
-    return computes and value.dtype == ir.DataType.INT32 and may_pass_float32(value)
+    graph = None if node is None else node.graph
+    for node in graph or ():
+        operands = _numbers(node)
+        for operand in operands:
+            sizes.setdefault(operand, _stored(operand))
+        count = elements.get(_name(node.inputs[0]), 0) if node.inputs else 0
+        result = _result(node, [sizes[operand] for operand in operands], count)
+        for output in node.outputs:
+            is_whole = output.dtype in _WHOLE
+            sizes[output] = result if is_whole else _of_dtype(output)
+    return sizes.get(value, _UNKNOWN).fits
 
 
-def _stored(value: ir.Value) -> Array:
-    """Return a stored array as float64; an empty one for other values."""
+def _name(value: ir.Value | None) -> str:
+    """Return the name of a value; empty for an input that is left out."""
+    return "" if value is None else str(value.name)
+
+
+def _of_dtype(value: ir.Value | None) -> _Size:
+    """Return the size of floats or bools."""
+    is_bool = value is not None and value.dtype == ir.DataType.BOOL
+    return _Size(1, fits=True) if is_bool else _FLOAT
+
+
+def _stored(value: ir.Value) -> _Size:
+    """Return the size of a constant; an input or a state may be any number."""
+    if value.dtype not in (*_WHOLE, None):
+        return _of_dtype(value)
     array = constant(value)
-    return np.zeros(0) if array is None else array.astype("float64")
+    if array is None:
+        return _UNKNOWN
+    largest = float(np.abs(array.astype("float64")).max(initial=0))
+    return _Size(largest, largest <= _MOST)
 
 
-def _whole_operands(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield the whole numbers that ``value`` is computed of."""
-    node = value.producer()
-    is_of_first = node is not None and node.op_type in _OF_FIRST
-    read = [*operands(value)][: 1 if is_of_first else None]
-    return (x for x in read if x.dtype in _WHOLE)
+def _numbers(node: ir.Node) -> list[ir.Value]:
+    """Return the operands whose numbers a node computes with: no indices, sizes or
+    axes.
+    """
+    read = [value for value in node.inputs if value is not None]
+    if node.op_type == "Where":
+        return read[1:]
+    has_indices = node.op_type in KEEPING - {"Clip"}
+    is_of_first = has_indices or node.op_type.startswith(("Arg", "Reduce", "CumSum"))
+    return read[:1] if is_of_first else read
 
 
-def _is_of_floats(node: ir.Node) -> bool:
-    """Return True if a node makes floats whole."""
-    source = node.inputs[0] if node.op_type == "Cast" else None
-    return source is not None and source.dtype not in (*_WHOLE, ir.DataType.BOOL)
+def _result(node: ir.Node, operands: Sequence[_Size], count: int) -> _Size:
+    """Return the size of a node's whole results; its first operand has ``count``
+    elements.
+    """
+    largest = _largest(node.op_type, [size.largest for size in operands], count)
+    is_exact = node.op_type in _EXACT and all(size.fits for size in operands)
+    return _Size(largest, is_exact or largest <= _MOST)
+
+
+def _largest(op_type: str, sizes: Sequence[float], count: int) -> float:
+    """Return the largest result of an operator on operands of these sizes."""
+    if op_type in ("ArgMax", "ArgMin"):
+        return count
+    if op_type == "Sign":
+        return 1
+    if op_type == "Mod":
+        return sizes[1]
+    if op_type in ("Add", "Sub", "Sum"):
+        return sum(sizes)
+    if op_type == "Mul":
+        return math.prod(sizes)
+    if op_type == "ReduceSum":
+        return sizes[0] * count
+    if op_type == "Clip":
+        return max(sizes[1:]) if len(sizes) == 3 else sizes[0]
+    return max(sizes, default=math.inf) if op_type in {*_EXACT, "Div"} else math.inf
