@@ -147,7 +147,9 @@ class Gateway:
                 self.devices[name].last = number
                 self.devices[name].waiting.append((number, sample))
         while ready := {
-            name: device for name, device in self.devices.items() if device.waiting
+            name: device.waiting.popleft()
+            for name, device in self.devices.items()
+            if device.waiting
         }:
             self._step(ready)
 
@@ -211,18 +213,24 @@ class Gateway:
         is_valid = sample.shape == (self.width,) and np.isfinite(sample).all()
         return sample if is_valid else None
 
-    def _step(self, ready: dict[str, Device]) -> None:
-        """Process the first waiting sample of each device in one call, and answer
-        it.
+    def _step(self, ready: dict[str, tuple[int, np.ndarray]]) -> None:
+        """Process a sample of each device in one call, and answer it. A sample that the
+        network refuses, such as an index outside its table, gets an error.
         """
-        numbers, samples = zip(
-            *(device.waiting.popleft() for device in ready.values()), strict=True
-        )
-        result = self.batch.step(
-            np.stack(samples), [device.source for device in ready.values()]
-        )
+        samples = np.stack([sample for _, sample in ready.values()])
+        try:
+            sources = [self.devices[name].source for name in ready]
+            result = self.batch.step(samples, sources)
+        except LstmEdgeError as error:  # no state has changed
+            if len(ready) > 1:
+                for name, numbered in ready.items():
+                    self._step({name: numbered})
+                return
+            ((name, (number, _)),) = ready.items()
+            self._publish(name, {"n": number, "error": str(error)})
+            return
         rows = result[self.output] if isinstance(result, dict) else result
-        for name, number, row in zip(ready, numbers, rows, strict=True):
+        for (name, (number, _)), row in zip(ready.items(), rows, strict=True):
             self._publish(name, {"n": number, **self._describe(row)})
 
     def _describe(self, result: np.ndarray) -> dict[str, Any]:

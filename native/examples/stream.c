@@ -5,6 +5,7 @@
  *     cc -I native/include native/examples/stream.c -L build -llstm_edge -o stream
  *     ./stream har.lep < samples.txt
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -38,6 +39,14 @@ int main(int argc, char **argv) {
     if (lstm_edge_describe(program, LSTM_EDGE_INPUT, 0, &input) != LSTM_EDGE_OK ||
         lstm_edge_describe(program, LSTM_EDGE_OUTPUT, 0, &output) != LSTM_EDGE_OK) {
         return fail(argv[1]);
+    }
+    const bool is_simple = lstm_edge_count(program, LSTM_EDGE_INPUT) == 1 &&
+                           lstm_edge_count(program, LSTM_EDGE_OUTPUT) == 1 && input.type == LSTM_EDGE_FLOAT32;
+    if (!is_simple) {
+        fprintf(stderr,
+                "error: %s: other than one input of float32 and one output, which this example takes\n",
+                argv[1]);
+        return 2;
     }
     lstm_edge_stream *stream = lstm_edge_stream_new(program);
     if (stream == NULL) return fail("stream");

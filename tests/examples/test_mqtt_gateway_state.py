@@ -62,6 +62,26 @@ def tokens(tmp_path_factory):
     return load(path)
 
 
+def test_an_index_outside_its_table_is_answered_beside_the_other_devices(
+    tokens, tmp_path
+):
+    gateway = Offline(tokens, tmp_path / "s.npz")
+    gateway.send("a", '{"n": 0, "x": [3, 1]}')
+    for name, x in (("a", [4, 4]), ("b", [99, 0]), ("c", [1, 1])):
+        payload = json.dumps({"n": 1, "x": x}).encode()
+        topic = f"p/{name}/sample"
+        gateway.inbox.append((0, SimpleNamespace(topic=topic, mid=1, payload=payload)))
+    gateway.tick()
+    *_, first, refused, last = gateway.answers
+    assert "error" in refused
+    stream = tokens.stream()
+    stream.step(np.array([3, 1]))
+    np.testing.assert_allclose(first["y"], stream.step(np.array([4, 4])), rtol=1e-5)
+    fresh = tokens.stream().step(np.array([1, 1]))
+    np.testing.assert_allclose(last["y"], fresh, rtol=1e-5)
+    assert gateway.send("b", '{"n": 2, "x": [0, 0]}')["n"] == 2
+
+
 def test_integer_features_are_taken_exactly_or_refused(tokens, tmp_path):
     gateway = Offline(tokens, tmp_path / "s.npz")
     expected = tokens.stream().step(np.array([3, 1]))

@@ -95,16 +95,17 @@ def _wide() -> bytes:
     return writer.to_bytes()
 
 
-def _sound(rate: float, full_scale: float) -> bytes:
-    """Return a program that doubles each sample."""
-    writer = ProgramWriter()
-    x = writer.input("x", 1)
+def _sound(rate: float, full_scale: float, unit: int = 1) -> bytes:
+    """Return a program that doubles each sample, in units."""
+    writer = ProgramWriter(unit)
+    x = writer.input("x", unit)
     twice = np.full((1, 1), 2.0, "float32")
-    writer.output("y", writer.linear(x, twice), every_step=True)
+    writer.output("y", writer.linear(x, twice), every_step=True, frames=unit)
     described = Manifest(
         inputs=(TensorSpec("x", "float32", ("N", "L", 1)),),
         outputs=(TensorSpec("y", "float32", ("N", "L", 1)),),
         signal=Signal(features=("sample",), sampling_rate=rate, full_scale=full_scale),
+        unit=unit,
     )
     writer.manifest(described.to_json())
     return writer.to_bytes()
@@ -124,6 +125,7 @@ def main(folder: Path) -> None:
     (folder / "sparse-int8.lep").write_bytes(_sparse((8, 4), int8=True))
     (folder / "wide.lep").write_bytes(_wide())
     (folder / "sound.lep").write_bytes(_sound(8000.0, 1.0))
+    (folder / "sound-in-units.lep").write_bytes(_sound(8000.0, 1.0, 100))
     (folder / "sound-int16.lep").write_bytes(_sound(8000.0, 32768.0))
     (folder / "slow.lep").write_bytes(_sound(10.0, 1.0))
 

@@ -5,7 +5,7 @@ import { readFile, rm } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 
-import { load } from "../site/lstm-edge/index.js";
+import { compileLibrary, load } from "../site/lstm-edge/index.js";
 import { browserPath, launch, serve, WEB } from "./browser.js";
 import { cases } from "./cases.js";
 import { hasCommand, makePrograms, skipWithout } from "./made.js";
@@ -27,6 +27,38 @@ describe("in Node", { skip }, () => {
   test("a file: URL and a Blob are read as well", async () => {
     assert.deepEqual((await load(pathToFileURL(`${files}lstm.lep`))).labels, ["rest", "walk", "run", "fall"]);
     assert.equal((await load(new Blob([await readFile(`${files}lstm.lep`)]))).inputs.length, 1);
+  });
+
+  test("the AudioWorklet example gives every frame, whatever a block completes", async () => {
+    /** @type {any} */ let Processor;
+    /** @type {string[]} */ const messages = [];
+    const port = { postMessage: (/** @type {string} */ message) => messages.push(message) };
+    Object.assign(globalThis, {
+      AudioWorkletProcessor: class {
+        port = port;
+      },
+      registerProcessor: (/** @type {string} */ _, /** @type {any} */ registered) => (Processor = registered),
+    });
+    await import("../examples/audio-worklet/processor.js");
+    const library = await compileLibrary();
+    for (const [name, late] of /** @type {const} */ ([
+      ["sound", 0],
+      ["sound-in-units", 99],
+    ])) {
+      const program = await readFile(`${files}${name}.lep`);
+      const processor = new Processor({ processorOptions: { library, program } });
+      while (!messages.length) await new Promise((resolve) => setTimeout(resolve, 5));
+      assert.equal(messages.pop(), "ready");
+      for (let start = 0; start < 40 * 128; start += 128) {
+        const samples = Float32Array.from({ length: 128 }, (_, index) => start + index + 1);
+        const block = new Float32Array(128);
+        processor.process([[samples]], [[block]]);
+        block.forEach((value, index) => assert.equal(value, 2 * Math.max(0, start + index + 1 - late)));
+      }
+    }
+    new Processor({ processorOptions: { library, program: await readFile(`${files}wide.lep`) } });
+    while (!messages.length) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.match(messages[0] ?? "", /one number for each sample/);
   });
 });
 
