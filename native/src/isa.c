@@ -6,7 +6,11 @@
 #if defined(LE_HAS_AVXVNNI)
 #include <cpuid.h>
 #endif
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+#include <windows.h>
+#elif defined(__aarch64__) && (defined(__linux__) || defined(__FreeBSD__) || defined(__OpenBSD__))
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
 #define HWCAP_ASIMDDP (1 << 20)
@@ -49,8 +53,17 @@ static const struct {
 static bool has_dotprod(void) {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__FreeBSD__) || defined(__OpenBSD__)
+    unsigned long features = 0;
+    return elf_aux_info(AT_HWCAP, &features, sizeof features) == 0 && (features & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &found, &size, NULL, 0) == 0 && found;
+#elif defined(_WIN32)
+    return IsProcessorFeaturePresent(43); /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
 #else
-    return true; /* every 64-bit machine of Apple's that runs programs like this one */
+    return false;
 #endif
 }
 #if defined(LE_HAS_I8MM)

@@ -59,8 +59,9 @@ def load(
             ``convert`` wrote, or its content (bytes, or a memory map).
         device: ``"cuda"`` is an error if CUDA is not actually used. ``.lep`` files run
             on the CPU.
-        threads: number of threads per operator. More than one is useful from about 8
-            MiB of weights on.
+        threads: number of threads per operator, useful from about 8 MiB of weights on.
+            An ``.lep`` file divides the rows of ``run`` and of a batch between them;
+            a stream of one source uses one.
         check: True to check every sample for NaN and infinity (about 4 us per step).
 
     Raises:
