@@ -45,8 +45,14 @@ class SampleReader:
 
     __slots__ = ("_advice", "_checked", "_engine", "_many", "_ranges")
 
-    def __init__(self, model: Any, *, many: bool) -> None:
-        """Read samples of one source, or with ``many`` of one source per row."""
+    def __init__(
+        self, model: Any, *, many: bool, keeps_steps: bool | None = None
+    ) -> None:
+        """Read samples of one source, or with ``many`` of one source per row.
+
+        A stream that keeps steps for later calls takes chunks of any size; by default
+        one with a unit.
+        """
         engine: Engine = model._engine
         manifest = engine.manifest
         self._engine = engine
@@ -59,8 +65,9 @@ class SampleReader:
                 " from the tick"
             )
         self._ranges = dict(manifest.ranges)
-        if manifest.unit > 1 and manifest.sequence is not None:
-            # a stream keeps steps, so a chunk has any number
+        if keeps_steps is None:
+            keeps_steps = manifest.unit > 1
+        if keeps_steps and manifest.sequence is not None:
             self._ranges.pop(manifest.sequence, None)
 
     @property

@@ -42,6 +42,12 @@ class SlidingStream:
                 f"window is {window}, expected a multiple of {manifest.unit}, the unit"
                 " of this file"
             )
+        allowed = manifest.ranges.get(manifest.sequence)
+        if allowed is not None and allowed.nearest(window) != window:
+            raise InputError(
+                f"window is {window}, this file accepts {allowed} steps; use"
+                f" {allowed.nearest(window)}"
+            )
         for output in self._engine.outputs:
             frames = window // manifest.unit * output.frames
             if frames <= output.delay:
@@ -53,7 +59,7 @@ class SlidingStream:
         (self._input,) = self._engine.inputs
         self._run = model.run
         self._window = window
-        self._reader = SampleReader(model, many=False)
+        self._reader = SampleReader(model, many=False, keeps_steps=True)
         self._entry = Entry()
         self._recent: _Recent | None = None
         """The window in memory that the engine reads; None before the first full
@@ -136,14 +142,14 @@ class SlidingStream:
 
     def _result(self, window: Array) -> Result | None:
         """Return the last result of a window; None if it is not full."""
-        unit = self._engine.manifest.unit
-        steps = window.shape[1] - window.shape[1] % unit
-        is_full = steps == self._window
+        missing = self._window - window.shape[1]
+        is_full = missing == 0
         # an integer may be outside a table, which only the engine knows
-        if not steps or not (is_full or window.dtype.kind in "iu"):
+        if not (is_full or window.dtype.kind in "iu"):
             return None
-        array = np.ascontiguousarray(self._input.to_file(window[:, -steps:]))
-        outputs, _ = self._run(array)
+        zeros = np.zeros((1, missing, *window.shape[2:]), window.dtype)
+        array = np.concatenate([zeros, window], axis=1)
+        outputs, _ = self._run(np.ascontiguousarray(self._input.to_file(array)))
         if not is_full:
             return None
         results = {}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, StateError
+from lstm_edge_runtime.manifest import AxisRange
 from lstm_edge_runtime.native import installed
 
 
@@ -117,6 +118,28 @@ def test_a_window_refuses_the_tokens_that_a_stream_refuses(engine, token):
         expected = fresh.step(number % 5)
         np.testing.assert_array_equal(stream.step(number % 5), expected)
         assert (expected is None) == (number < 2)
+
+
+def test_chunks_of_a_window_have_any_length_and_the_window_one_of_the_file(content):
+    for name, samples in (
+        ("lstm", np.ones((3, 3), np.float32)),
+        ("tokens", np.ones(3, np.int64)),
+    ):
+        model = load(content(name))
+        manifest = model.manifest._replace(ranges={"L": AxisRange(4, 8)})
+        model.manifest = model._engine.manifest = manifest
+        stream = model.stream(window=6)
+        assert stream.step(samples[0]) is None
+        assert stream.process(samples[:2]) is None
+        expected = np.asarray(stream.process(np.concatenate([samples] * 4)))
+        window = np.stack([samples[0]] * 6)[None]
+        got = next(iter(model.run(window)[0].values()))[0]
+        np.testing.assert_array_equal(expected, got if got.ndim < 2 else got[-1])
+        for window, nearest in ((3, 4), (9, 8)):
+            with pytest.raises(
+                InputError, match=f"window is {window}, .*; use {nearest}"
+            ):
+                model.stream(window=window)
 
 
 def test_a_window_within_the_delay_is_refused_and_one_in_units_is_not(opened):
