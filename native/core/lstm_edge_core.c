@@ -872,8 +872,9 @@ void lc_reset(float *state, const float *reset, int n) {
 void lc_compare(const float *got, const float *expected, const float *limits, int n, float *worst,
                 int *passed) {
     for (int i = 0; i < n; i++) {
-        const float difference = got[i] == expected[i] ? 0.0f : fabsf(got[i] - expected[i]);
-        if (!(difference <= limits[i])) *passed = 0; /* NaN, too */
+        const int is_equal = got[i] == expected[i] || (got[i] != got[i] && expected[i] != expected[i]);
+        const float difference = is_equal ? 0.0f : fabsf(got[i] - expected[i]);
+        if (!(difference <= limits[i])) *passed = 0; /* one NaN, too */
         if (!(difference <= *worst)) *worst = difference;
     }
 }

@@ -1,7 +1,7 @@
 /*
  * lstm_edge.h: run a recurrent network one time step at a time, without Python and without onnxruntime.
  *
- * A program is loaded from a file written by `lstm-edge convert model.onnx --to native` (see
+ * A program is loaded from a file written by `lstm-edge convert model.onnx -o model.lep` (see
  * lstm_edge_format.h for the format). A stream is one source of samples; it owns its states, the h and c of
  * each layer.
  *
@@ -26,6 +26,10 @@
  * those that don't fill a unit, and write the frames that are complete, the first one of the network first:
  * none, one or several, as lstm_edge_frames tells. Programs without delay and unit give a frame with every
  * step.
+ *
+ * Resets. A network that was trained on windows from reset says after how many steps its state is reset, and
+ * every stream of it does so before the next step: delay and unit then begin anew. lstm_edge_set_reset_every
+ * changes that.
  *
  * Real time. A stream owns its working memory. lstm_edge_step makes no allocation, takes no lock and makes no
  * system call, and neither does lstm_edge_chunk after lstm_edge_prepare; lstm_edge_run may do all of these.
@@ -148,12 +152,16 @@ LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
 /* Return the delay of a stream's results in samples, rounded up: its latency. */
 LSTM_EDGE_API size_t lstm_edge_delay(const lstm_edge_program *program);
 
+/* Return the number of steps after which a stream of this program is reset, as in training; 0 for never. */
+LSTM_EDGE_API uint64_t lstm_edge_reset_every(const lstm_edge_program *program);
+
 /* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
 LSTM_EDGE_API const char *lstm_edge_manifest(const lstm_edge_program *program);
 
 /*
- * Replay the golden case in the program from the reset state. `worst` (may be NULL) receives the largest
- * difference as a fraction of the limit: at most 1 if the results on this machine are right.
+ * Replay all rows of the golden case in the program, each from the reset state in two chunks. `worst` (may be
+ * NULL) receives the largest difference as a fraction of the limit: at most 1 if the results on this machine
+ * are right.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst);
 
@@ -216,6 +224,9 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const v
 /* Reset all states; samples that don't fill a unit are dropped. */
 LSTM_EDGE_API void lstm_edge_reset(lstm_edge_stream *stream);
 
+/* Let a stream be reset when it is `steps` steps old, instead of as its program says; 0 for never. */
+LSTM_EDGE_API lstm_edge_status lstm_edge_set_reset_every(lstm_edge_stream *stream, uint64_t steps);
+
 /*
  * Write everything that a stream continues from (states, age, samples that don't fill a unit) to `buffer`, if
  * `size` is large enough; return the bytes that it takes, 0 for a null stream. Python and JavaScript read and
@@ -229,10 +240,6 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_restore(lstm_edge_stream *stream, const
 /* Return the number of steps since the reset, or set it for states that were written. */
 LSTM_EDGE_API uint64_t lstm_edge_age(const lstm_edge_stream *stream);
 LSTM_EDGE_API lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age);
-
-/* Return the samples of an input that don't fill a unit yet, rows of its type and width; NULL for a bad
- * index. */
-LSTM_EDGE_API void *lstm_edge_rest(lstm_edge_stream *stream, size_t index);
 
 /* --- Many rows in one call -------------------------------------------------------------------------- */
 
@@ -256,8 +263,8 @@ typedef struct {
  *          elements of the port's type (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
  *
  * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output
- * (frames, width). The call knows no ages: it gives the first `delay` frames of an output too, which the
- * caller drops.
+ * (frames, width). The call knows no ages: it resets nothing and gives the first `delay` frames of an output
+ * too, which the caller drops.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

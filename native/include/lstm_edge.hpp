@@ -1,6 +1,6 @@
 /*
- * lstm_edge.hpp: lstm_edge.h for C++17. Loading throws lstm_edge::Error; nothing else throws, allocates or
- * locks.
+ * lstm_edge.hpp: lstm_edge.h for C++17. Opening programs and streams throws lstm_edge::Error; nothing else
+ * throws or locks, or allocates for blocks of at most the frames that a stream has room for.
  *
  *     lstm_edge::Program program("amp.lep");
  *     lstm_edge::Stream stream(program, 512);          // room for blocks of up to 512 frames
@@ -136,6 +136,8 @@ class Stream {
     }
     /* Put every state back to its reset value. */
     void reset() noexcept { lstm_edge_reset(handle_.get()); }
+    /* Reset the state after so many steps, instead of as the program says; 0 for never. */
+    void reset_every(std::uint64_t steps) noexcept { lstm_edge_set_reset_every(handle_.get(), steps); }
 
   private:
     std::size_t width(lstm_edge_kind kind, std::size_t index) const noexcept {

@@ -50,10 +50,10 @@ typedef struct {
     uint64_t size;    /* of the file, in bytes */
     uint32_t constants, buffers, inputs, outputs, states, operations;
     uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
-    uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
-    uint32_t reserved;
-    uint32_t unit; /* time steps of a unit, from 1 */
-} le_header;       /* 64 bytes */
+    uint32_t golden_steps; /* time steps of each row of the golden case, 0 where there is none */
+    uint32_t reset_every;  /* time steps after which a stream is reset, as in training; 0 for never */
+    uint32_t unit;         /* time steps of a unit, from 1 */
+} le_header;               /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
 typedef struct {
@@ -73,10 +73,11 @@ typedef struct {
     uint32_t buffer; /* of a state: where its old value stands when the step starts */
     uint32_t next; /* of a state: the buffer in which an operation leaves its new value, `buffer` for a past;
                       else LE_NONE */
-    uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
-                        of an output: 1 where a chunk gives it for every step; of an input: 0 */
-    uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
-                        or the last step's; of a state of FLOAT32: one row, expected after the last step */
+    uint32_t option;    /* of a state: the constant with its reset value, LE_NONE for zeros;
+                           of an output: 1 where a chunk gives it for every step; of an input: 0 */
+    uint32_t golden;    /* for each row of the golden case, which starts from reset: of an input golden_steps
+                           rows to    feed; of an output what is expected, a row a step or the last step's; of a
+                           state of    FLOAT32 what is expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
     uint32_t delay; /* of an output: its first frames after a reset, which mean nothing (units where it has no
                        frames); else 0 */

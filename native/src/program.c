@@ -675,7 +675,10 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
     if (steps == 0 || (port->golden == LE_NONE && !is_input)) return true;
     if (kind == LSTM_EDGE_STATE && span->type == LSTM_EDGE_INT64)
         return REFUSE("%s: a golden case of whole numbers", io->name);
-    const size_t rows = is_input || io->every_step ? steps : 1;
+    if (r->program->golden_rows == 0 && port->golden < r->header.constants)
+        r->program->golden_rows = constant(r, port->golden).rows / steps;
+    const size_t rows = r->program->golden_rows * (is_input || io->every_step ? steps : 1);
+    if (rows == 0) return REFUSE("%s: a golden case shorter than its steps", io->name);
     if (!expect(r, port->golden, span->type, rows, span->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
     return io->golden != NULL && (is_input || read_tolerance(r, port->tolerance, rows, io));
@@ -1047,6 +1050,7 @@ static bool take_counts(reader *r) {
     p->count[LSTM_EDGE_STATE] = h->states;
     p->golden_steps = h->golden_steps;
     p->unit = h->unit;
+    p->reset_every = h->reset_every == 0 ? UINT64_MAX : h->reset_every;
     p->spans = calloc(p->buffers + 1, sizeof *p->spans);
     p->op = calloc(p->ops + 1, sizeof *p->op);
     r->start = calloc(p->buffers + 1, sizeof *r->start);

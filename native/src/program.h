@@ -39,10 +39,11 @@ struct lstm_edge_program {
     le_io *io[3];
     le_op *op;
     char *manifest;
-    size_t golden_steps;
-    size_t unit;                 /* time steps in one run of the operations */
-    size_t settled;              /* units after a reset from which on all frames are real */
-    const le_op *last_recurrent; /* if it starts from a state; NULL otherwise */
+    size_t golden_steps, golden_rows; /* steps of each row of the golden case; 0 and 0 without one */
+    uint64_t reset_every;             /* steps after which a stream is reset; UINT64_MAX for never */
+    size_t unit;                      /* time steps in one run of the operations */
+    size_t settled;                   /* units after a reset from which on all frames are real */
+    const le_op *last_recurrent;      /* if it starts from a state; NULL otherwise */
     le_arena weights;
     bool indexed;     /* whether an input is looked up in a table */
     bool near;        /* whether a core's own cache keeps it, so that the order of reading does not matter */

@@ -23,7 +23,9 @@ typedef struct {
 static size_t name_size(const char *name) {
     const size_t size = strlen(name);
     const char *bracket = strrchr(name, '[');
-    return bracket != NULL && size > 0 && name[size - 1] == ']' ? (size_t)(bracket - name) : size;
+    if (bracket == NULL) return size;
+    const size_t digits = strspn(bracket + 1, "0123456789");
+    return digits > 0 && strcmp(bracket + 1 + digits, "]") == 0 ? (size_t)(bracket - name) : size;
 }
 
 static size_t width_of(const lstm_edge_port *port) {
@@ -123,8 +125,7 @@ static void copy_array(lstm_edge_stream *stream, const array *a, char *saved, bo
         lstm_edge_describe(le_program_of(stream), a->kind, a->first + i, &port);
         const bool is_state = a->kind == LSTM_EDGE_STATE;
         const size_t bytes = (is_state ? width_of(&port) : a->count) * le_size_of(port.type);
-        void *own =
-            is_state ? (void *)lstm_edge_state(stream, a->first + i) : lstm_edge_rest(stream, a->first + i);
+        void *own = is_state ? (void *)lstm_edge_state(stream, a->first + i) : le_rest(stream, a->first + i);
         if (is_state && port.frames > 0) {
             if (save) unroll(&port, own, saved);
             else roll(&port, saved, own);

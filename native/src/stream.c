@@ -406,6 +406,7 @@ struct lstm_edge_stream {
     lstm_edge_program *program;
     uint64_t age;              /* steps since the reset */
     uint64_t plain;            /* the age from which on each step gives a frame of every output */
+    uint64_t interval;         /* the age at which it is reset before the next step; UINT64_MAX for never */
     lstm_edge_rows *rows[3];   /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;     /* the same for a chunk's inputs and outputs */
     float **targets;           /* of each output of a chunk: where its first frame goes */
@@ -434,6 +435,7 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     }
     stream->program = program;
     stream->plain = program->unit == 1 ? program->settled : UINT64_MAX;
+    stream->interval = program->reset_every;
     lstm_edge_rows *view = (lstm_edge_rows *)(stream + 1);
     char *more = stream->step->base + program->row_bytes + program->past_bytes;
     for (int kind = 0; kind < 3; kind++) {
@@ -463,6 +465,7 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
 
 void lstm_edge_stream_free(lstm_edge_stream *stream) {
     if (stream == NULL) return;
+    lstm_edge_end(stream);
     le_drop(stream->step);
     le_drop(stream->many);
     le_release(stream->program);
@@ -497,8 +500,7 @@ float *lstm_edge_state(lstm_edge_stream *stream, size_t index) {
     return place_of(stream, LSTM_EDGE_STATE, index);
 }
 
-void *lstm_edge_rest(lstm_edge_stream *stream, size_t index) {
-    if (stream == NULL || index >= stream->program->count[LSTM_EDGE_INPUT]) return NULL;
+void *le_rest(const lstm_edge_stream *stream, size_t index) {
     return stream->step->buffer[stream->program->io[LSTM_EDGE_INPUT][index].buffer];
 }
 
@@ -519,6 +521,22 @@ lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age) {
     }
     stream->age = age;
     return LSTM_EDGE_OK;
+}
+
+uint64_t lstm_edge_reset_every(const lstm_edge_program *program) {
+    return program == NULL || program->reset_every == UINT64_MAX ? 0 : program->reset_every;
+}
+
+lstm_edge_status lstm_edge_set_reset_every(lstm_edge_stream *stream, uint64_t steps) {
+    if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    stream->interval = steps == 0 ? UINT64_MAX : steps;
+    return LSTM_EDGE_OK;
+}
+
+/* Return whether some steps are plain: each gives a frame of every output, and none comes after a reset. */
+static inline bool is_plain(const lstm_edge_stream *stream, size_t steps) {
+    const uint64_t age = stream->age, interval = stream->interval;
+    return age >= stream->plain && age < interval && steps <= interval - age;
 }
 
 /* Make the new values of a step's states the old ones of the next, where they lie elsewhere. */
@@ -594,14 +612,16 @@ static void keep(lstm_edge_stream *stream, size_t kept, size_t count) {
     const lstm_edge_program *p = stream->program;
     for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
         const size_t row = le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
-        char *rest = (char *)lstm_edge_rest(stream, i) + kept * row;
+        char *rest = (char *)le_rest(stream, i) + kept * row;
         if (rest != stream->chunk[i].data) memcpy(rest, stream->chunk[i].data, count * row);
     }
 }
 
 /* Take as many steps of a chunk as run at once: whole units where every frame counts, else samples up to the
-   end of a unit. Return how many these are. */
+   end of a unit, and none from a reset on. Return how many these are. */
 static size_t take_some(lstm_edge_stream *stream, size_t steps) {
+    if (stream->age >= stream->interval) lstm_edge_reset(stream);
+    if (steps > stream->interval - stream->age) steps = (size_t)(stream->interval - stream->age);
     const size_t unit = stream->program->unit, kept = (size_t)(stream->age % unit), units = steps / unit;
     const bool settled = stream->age / unit >= stream->program->settled;
     if (kept == 0 && units > 1 && stream->many != NULL && settled) {
@@ -644,7 +664,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     const lstm_edge_program *p = stream->program;
     le_workspace *w = stream->step;
-    if (stream->age < stream->plain) {
+    if (!is_plain(stream, 1)) {
         const size_t inputs = p->count[LSTM_EDGE_INPUT];
         memcpy(stream->chunk, stream->rows[LSTM_EDGE_INPUT], inputs * sizeof(lstm_edge_rows));
         memcpy(stream->chunk + inputs, stream->rows[LSTM_EDGE_OUTPUT],
@@ -706,7 +726,7 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     }
     if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     if (lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
-    if (stream->age < stream->plain) return take(stream, steps);
+    if (!is_plain(stream, steps)) return take(stream, steps);
     call c = {.program = p,
               .rows = 1,
               .steps = steps,
@@ -738,37 +758,51 @@ void lstm_edge_reset(lstm_edge_stream *stream) {
 
 /* --- The golden case -------------------------------------------------------------------------------- */
 
-/* Compare `count` numbers with those of the golden case from number `first` on. */
+/* Compare `count` numbers with those of the golden case from number `first` on. Equal infinities agree, and
+   so does NaN in both places. */
 static double compare(const le_io *io, const float *got, size_t first, size_t count, double worst) {
     const float *expected = io->golden;
     for (size_t i = 0; i < count && io->tolerance != NULL; i++) {
-        const double difference = fabs((double)got[i] - expected[first + i]);
-        const double share = difference == 0 ? 0 : difference / io->tolerance[first + i];
+        const float a = got[i], b = expected[first + i];
+        if (a == b || (isnan(a) && isnan(b))) continue;
+        const double share = fabs((double)a - b) / io->tolerance[first + i];
         if (!(share <= worst)) worst = share != share ? INFINITY : share;
     }
     return worst;
 }
 
-/* The pointers of lstm_edge_chunk. */
+/* A row of the golden case, with the pointers of lstm_edge_chunk. */
 typedef struct {
+    const lstm_edge_program *program;
+    lstm_edge_stream *stream;
     const void **inputs;
     float **outputs; /* NULL for those that are not compared, so may be of any size */
+    float **at;      /* where the frames of a chunk go */
+    size_t *frames;  /* of each output, so far */
 } golden_case;
 
-static void golden_free(golden_case *g, const lstm_edge_program *program) {
-    for (size_t i = 0; g->outputs != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) free(g->outputs[i]);
+static void golden_free(golden_case *g) {
+    for (size_t i = 0; g->outputs != NULL && i < g->program->count[LSTM_EDGE_OUTPUT]; i++)
+        free(g->outputs[i]);
     free(g->outputs);
+    free(g->at);
+    free(g->frames);
     free(g->inputs);
+    lstm_edge_stream_free(g->stream);
 }
 
-/* Take the inputs of the golden case, and memory for its outputs. False if there is none. */
-static bool golden_take(golden_case *g, const lstm_edge_program *program) {
-    const size_t *count = program->count;
-    g->inputs = calloc(count[LSTM_EDGE_INPUT] + 1, sizeof *g->inputs);
-    g->outputs = calloc(count[LSTM_EDGE_OUTPUT] + 1, sizeof *g->outputs);
-    if (g->inputs == NULL || g->outputs == NULL) return false;
-    for (size_t i = 0; i < count[LSTM_EDGE_INPUT]; i++) g->inputs[i] = program->io[LSTM_EDGE_INPUT][i].golden;
-    for (size_t i = 0; i < count[LSTM_EDGE_OUTPUT]; i++) {
+/* Open a stream that is never reset, and take memory for the outputs. False if there is none. */
+static bool golden_take(golden_case *g) {
+    const lstm_edge_program *program = g->program;
+    const size_t outputs = program->count[LSTM_EDGE_OUTPUT];
+    g->stream = lstm_edge_stream_new((lstm_edge_program *)program);
+    g->inputs = calloc(program->count[LSTM_EDGE_INPUT] + 1, sizeof *g->inputs);
+    g->outputs = calloc(outputs + 1, sizeof *g->outputs);
+    g->at = calloc(outputs + 1, sizeof *g->at);
+    g->frames = calloc(outputs + 1, sizeof *g->frames);
+    if (g->stream == NULL || !g->inputs || !g->outputs || !g->at || !g->frames) return false;
+    lstm_edge_set_reset_every(g->stream, 0);
+    for (size_t i = 0; i < outputs; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
         if (output->tolerance == NULL) continue;
         const size_t rows = output->every_step ? program->golden_steps : 1;
@@ -778,41 +812,66 @@ static bool golden_take(golden_case *g, const lstm_edge_program *program) {
     return true;
 }
 
-/* Compare the frames of all outputs and the states after the last step. */
-static double golden_compare(const golden_case *g, lstm_edge_stream *stream) {
-    const lstm_edge_program *program = stream->program;
+/* Run units of a row from number `first` on. */
+static lstm_edge_status golden_chunk(const golden_case *g, size_t row, size_t first, size_t units) {
+    const lstm_edge_program *p = g->program;
+    for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
+        const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
+        const size_t bytes = p->unit * le_row_bytes(p, input);
+        g->inputs[i] = (const char *)input->golden + (row * p->golden_steps + first) * bytes;
+    }
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
+        const size_t width = output->every_step ? p->spans[output->buffer].width / output->per_unit : 0;
+        g->at[i] = g->outputs[i] == NULL ? NULL : g->outputs[i] + g->frames[i] * width;
+    }
+    const lstm_edge_status status = lstm_edge_chunk(g->stream, g->inputs, units * p->unit, g->at);
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) g->frames[i] += lstm_edge_frames(g->stream, i);
+    return status;
+}
+
+/* Compare the frames of all outputs and the states after the last step of a row. */
+static double golden_compare(const golden_case *g, size_t row) {
+    const lstm_edge_program *program = g->program;
     double most = 0;
     for (size_t i = 0; i < program->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
         const size_t width = program->spans[output->buffer].width;
-        if (!output->every_step) {
-            most = compare(output, g->outputs[i], 0, width, most);
-            continue;
-        }
-        const size_t delayed = output->delay * (width / output->per_unit);
-        most = compare(output, g->outputs[i], delayed, program->golden_steps * width - delayed, most);
+        const size_t count = output->every_step ? program->golden_steps * width : width;
+        const size_t delayed = output->every_step ? output->delay * (width / output->per_unit) : 0;
+        most = compare(output, g->outputs[i], row * count + delayed, count - delayed, most);
     }
     for (size_t i = 0; i < program->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];
-        most = compare(state, lstm_edge_state(stream, i), 0, program->spans[state->buffer].width, most);
+        const size_t width = program->spans[state->buffer].width;
+        most = compare(state, lstm_edge_state(g->stream, i), row * width, width, most);
     }
     return most;
 }
 
+/* Replay a row in two chunks, a unit and the others. */
+static lstm_edge_status golden_replay(const golden_case *g, size_t row) {
+    const size_t units = g->program->golden_steps;
+    lstm_edge_reset(g->stream);
+    memset(g->frames, 0, g->program->count[LSTM_EDGE_OUTPUT] * sizeof *g->frames);
+    const lstm_edge_status status = golden_chunk(g, row, 0, 1);
+    return status != LSTM_EDGE_OK || units == 1 ? status : golden_chunk(g, row, 1, units - 1);
+}
+
 lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *worst) {
     if (program == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
-    const size_t steps = program->golden_steps;
-    if (steps == 0) return le_fail(LSTM_EDGE_NO_GOLDEN, "the program carries no golden case");
-    lstm_edge_stream *stream = lstm_edge_stream_new((lstm_edge_program *)program);
-    if (stream == NULL) return LSTM_EDGE_NO_MEMORY;
-    golden_case golden = {0};
-    const lstm_edge_status status =
-        golden_take(&golden, program)
-            ? lstm_edge_chunk(stream, golden.inputs, steps * program->unit, golden.outputs)
-            : le_fail(LSTM_EDGE_NO_MEMORY, "no memory for the golden case");
-    const double most = status == LSTM_EDGE_OK ? golden_compare(&golden, stream) : 0;
+    if (program->golden_rows == 0) return le_fail(LSTM_EDGE_NO_GOLDEN, "the program carries no golden case");
+    golden_case golden = {.program = program};
+    lstm_edge_status status =
+        golden_take(&golden) ? LSTM_EDGE_OK : le_fail(LSTM_EDGE_NO_MEMORY, "no memory for the golden case");
+    double most = 0;
+    for (size_t row = 0; status == LSTM_EDGE_OK && row < program->golden_rows; row++) {
+        status = golden_replay(&golden, row);
+        if (status != LSTM_EDGE_OK) break;
+        const double share = golden_compare(&golden, row);
+        if (share > most) most = share;
+    }
     if (worst != NULL) *worst = most;
-    golden_free(&golden, program);
-    lstm_edge_stream_free(stream);
+    golden_free(&golden);
     return status;
 }

@@ -12,4 +12,7 @@ const lstm_edge_program *le_program_of(const lstm_edge_stream *stream);
 lstm_edge_status le_check_elements(const lstm_edge_program *p, const le_io *input, const char *from,
                                    size_t count);
 
+/* Return the samples of an input that don't fill a unit yet. */
+void *le_rest(const lstm_edge_stream *stream, size_t index);
+
 #endif

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import __version__
 from .arrays import reset_states
 from .axes import Layout, layout
 from .checks import read_manifest
@@ -73,13 +74,13 @@ _FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
     "manifest": (C.c_char_p, _P),
     "selftest": (C.c_int, _P, C.POINTER(C.c_double)),
     "stream_new": (_P, _P),
-    "input output state rest": (_P, _P, SIZE),
+    "input output state": (_P, _P, SIZE),
     "step": (C.c_int, _P),
     "chunk": (C.c_int, _P, _P, SIZE, _P),
     "unit delay": (SIZE, _P),
     "frames": (SIZE, _P, SIZE),
     "age": (C.c_uint64, _P),
-    "set_age": (C.c_int, _P, C.c_uint64),
+    "set_age set_reset_every": (C.c_int, _P, C.c_uint64),
     "run": (C.c_int, _P, SIZE, SIZE, _P, _P, _P, _P),
     "trace": (C.c_int, _P, SIZE, SIZE, _P, _P, _P, _P, SIZE),
 }
@@ -108,7 +109,11 @@ def library() -> C.CDLL:
     try:
         from lstm_edge_native import LIBRARY
 
-        return open_library(LIBRARY)
+        opened = open_library(LIBRARY)
+        version = opened.lstm_edge_version().decode()
+        if version != __version__:
+            raise ImportError(f"version {version}, expected {__version__}")
+        return opened
     except (ImportError, OSError, AttributeError) as error:
         raise MissingDependencyError(
             f"the native engine can't be used ({error}); {install_command('native')}"
@@ -630,7 +635,8 @@ class _Stream:
         self.handle: int | None = engine.library.lstm_edge_stream_new(engine.handle)
         if not self.handle:
             raise MemoryError("no memory for another stream")
-        # old enough that the library drops no first frames, which the caller does
+        # old enough that the library drops no first frames; the caller does, and resets
+        engine.library.lstm_edge_set_reset_every(self.handle, 0)
         engine.library.lstm_edge_set_age(self.handle, _OLD)
 
     def __del__(self) -> None:

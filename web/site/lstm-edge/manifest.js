@@ -39,7 +39,6 @@ import { LstmEdgeError, messageOf, shown } from "./errors.js";
  * @property {TensorSpec[]} outputs
  * @property {{batch: string | null, sequence: string | null}} axes names of the axes
  * @property {string | null} lengths the name of the input of lengths, which a stream does not have
- * @property {string[]} counts outputs that count steps
  * @property {string} unstreamable why the file can't be streamed; empty if it can
  * @property {Task | null} task
  * @property {Signal} signal
@@ -57,7 +56,6 @@ const MAX_NUMBER = 2 ** 31 - 1;
 const DEFAULTS = {
   axes: {},
   lengths: null,
-  counts: [],
   unstreamable: "",
   task: null,
   signal: {},
@@ -112,18 +110,16 @@ function malformed(field, value, expected) {
 }
 
 /** Check names across fields. @param {Manifest} manifest */
-function checkNames({ inputs, outputs, counts, task }) {
+function checkNames({ inputs, outputs, task }) {
   for (const [side, specs] of Object.entries({ inputs, outputs })) {
     const names = specs.map(({ name }) => name);
     const repeated = names.find((name, index) => names.indexOf(name) !== index);
     if (repeated !== undefined) throw malformed(side, repeated, "every name once");
   }
   const names = outputs.map(({ name }) => name);
-  const expected = `one of ${names.join(", ")}`;
-  for (const name of counts) {
-    if (!names.includes(name)) throw malformed("counts", name, expected);
+  if (task && !names.includes(task.output)) {
+    throw malformed("task.output", task.output, `one of ${names.join(", ")}`);
   }
-  if (task && !names.includes(task.output)) throw malformed("task.output", task.output, expected);
 }
 
 // --- Checks of one value
@@ -202,7 +198,6 @@ const FIELDS = {
   outputs: listOf(isTensor),
   axes: isRecord,
   lengths: orNull(isName),
-  counts: listOf(isText),
   unstreamable: isText,
   task: orNull(isRecord),
   signal: isRecord,

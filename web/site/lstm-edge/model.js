@@ -142,7 +142,7 @@ export class Model {
    */
   stream(options = {}) {
     this.#checkOpen();
-    const { counts, unstreamable, axes } = this.manifest;
+    const { unstreamable, axes } = this.manifest;
     if (unstreamable)
       throw new LstmEdgeError("ContractError", `this file can't be streamed: ${unstreamable}`);
     const { resetEvery, window, ...others } = Object(options);
@@ -153,7 +153,7 @@ export class Model {
         `unknown option ${shown(unknown ?? options)}, expected resetEvery or window`,
       );
     }
-    if (window === undefined) return new Stream(this.#program, this.#interval(resetEvery), counts);
+    if (window === undefined) return new Stream(this.#program, this.#interval(resetEvery));
     if (resetEvery !== undefined) {
       throw new LstmEdgeError(
         "InputError",

@@ -34,12 +34,14 @@ export class Source {
   /** @type {Views | null} */
   #views = null;
 
-  /** @param {Program} program */
-  constructor(program) {
+  /** @param {Program} program @param {number} interval steps after which it is reset; Infinity for never */
+  constructor(program, interval = Infinity) {
     const { library, address } = program;
     this.#program = program;
     this.#address = library.functions.lstm_edge_stream_new(address) >>> 0;
     if (!this.#address) throw new LstmEdgeError("StateError", library.lastError);
+    const steps = interval === Infinity ? 0n : BigInt(interval);
+    library.functions.lstm_edge_set_reset_every(this.#address, steps);
   }
 
   /** The address of an open stream. */
@@ -130,11 +132,6 @@ export class Source {
   /** Frames that the last call wrote. @param {number} output */
   #frames(output) {
     return this.#program.library.functions.lstm_edge_frames(this.#address, output) >>> 0;
-  }
-
-  /** Steps since the reset. */
-  get age() {
-    return Number(BigInt.asUintN(64, this.#program.library.functions.lstm_edge_age(this.#open)));
   }
 
   reset() {

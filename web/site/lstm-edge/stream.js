@@ -8,7 +8,6 @@ import { Source } from "./source.js";
 /** @import { Result } from "./results.js" */
 /** @import { Samples } from "./samples.js" */
 /** @import { Program } from "./source.js" */
-/** @import { Numbers } from "./ports.js" */
 
 /** Everything that a stream continues from; Python's `State` and the C library read and write the same bytes. @typedef {Uint8Array} State */
 
@@ -16,22 +15,16 @@ import { Source } from "./source.js";
 export class Stream {
   #program;
   #source;
-  #interval;
-  #counts;
-  #age = 0;
   /** Room for a sample of the only input, if that is float32. @type {Float32Array | null} */
   #scratch = null;
 
   /**
    * @param {Program} program
    * @param {number} interval steps after which the state is reset; Infinity for never
-   * @param {readonly string[]} counts outputs that count steps
    */
-  constructor(program, interval, counts) {
+  constructor(program, interval) {
     this.#program = program;
-    this.#interval = interval;
-    this.#counts = new Set(counts);
-    this.#source = new Source(program);
+    this.#source = new Source(program, interval);
     const [input] = program.inputs;
     const isOnlyFloat = program.inputs.length === 1 && input?.dtype === "float32";
     if (isOnlyFloat) this.#scratch = new Float32Array(input.width);
@@ -44,13 +37,11 @@ export class Stream {
    * @returns {Result}
    */
   step(sample) {
-    if (this.#age < this.#interval && this.#takeAtOnce(sample)) return this.#step();
+    if (this.#takeAtOnce(sample)) return this.#step();
     const { arrays } = readSamples(this.#program.inputs, sample, true);
-    if (this.#age < this.#interval) return this.#stepWith(arrays);
-    return this.#unchangedByErrors(() => {
-      this.reset();
-      return this.#stepWith(arrays);
-    });
+    const { inputs } = this.#source;
+    for (const [index, array] of arrays.entries()) inputs[index]?.set(/** @type {any} */ (array));
+    return this.#step();
   }
 
   /**
@@ -77,17 +68,9 @@ export class Stream {
     return true;
   }
 
-  /** @param {readonly Numbers[]} arrays */
-  #stepWith(arrays) {
-    const { inputs } = this.#source;
-    for (const [index, array] of arrays.entries()) inputs[index]?.set(/** @type {any} */ (array));
-    return this.#step();
-  }
-
   #step() {
     const { outputs } = this.#program;
     this.#source.step();
-    this.#age += 1;
     if (outputs.length === 1) return this.#source.output(0);
     const results = [];
     for (let index = 0; index < outputs.length; index += 1) results.push(this.#source.output(index));
@@ -102,61 +85,7 @@ export class Stream {
    */
   process(chunk) {
     const { arrays, steps } = readSamples(this.#program.inputs, chunk, false);
-    if (this.#age + steps <= this.#interval) {
-      const results = this.#source.chunk(arrays, steps);
-      this.#age += steps;
-      return only(this.#program.outputs, results);
-    }
-    return this.#unchangedByErrors(() => this.#processPieces(arrays, steps));
-  }
-
-  /**
-   * Run steps up to each reset.
-   *
-   * @param {readonly Numbers[]} arrays
-   * @param {number} steps
-   */
-  #processPieces(arrays, steps) {
-    const { inputs, outputs } = this.#program;
-    /** @type {Float32Array[][]} */
-    const pieces = outputs.map(() => []);
-    for (let start = 0; start < steps; ) {
-      if (this.#age >= this.#interval) this.reset();
-      const count = Math.min(steps - start, this.#interval - this.#age);
-      const cut = arrays.map((array, index) => {
-        const width = inputs[index]?.width ?? 0;
-        return array.subarray(start * width, (start + count) * width);
-      });
-      this.#source.chunk(cut, count).forEach((result, index) => {
-        if (result) pieces[index]?.push(result);
-      });
-      this.#age += count;
-      start += count;
-    }
-    const joined = outputs.map(({ name, everyStep }, index) => {
-      const results = pieces[index] ?? [];
-      if (this.#counts.has(name)) return summed(results);
-      return everyStep ? concatenated(results) : (results.at(-1) ?? null);
-    });
-    return only(outputs, joined);
-  }
-
-  /**
-   * Run `work`; if it throws, put the state back.
-   *
-   * @template T
-   * @param {() => T} work
-   */
-  #unchangedByErrors(work) {
-    const saved = this.#source.save();
-    const age = this.#age;
-    try {
-      return work();
-    } catch (error) {
-      this.#source.restore(saved);
-      this.#age = age;
-      throw error;
-    }
+    return only(this.#program.outputs, this.#source.chunk(arrays, steps));
   }
 
   /**
@@ -180,38 +109,15 @@ export class Stream {
       throw new LstmEdgeError("StateError", `got ${shown(state)}, expected the bytes of a stream's state`);
     }
     this.#source.restore(new Uint8Array(state));
-    this.#age = this.#source.age;
   }
 
   /** Reset all states. */
   reset() {
     this.#source.reset();
-    this.#age = 0;
   }
 
   /** Free the stream's memory; it can't be used afterwards. */
   close() {
     this.#source.close();
   }
-}
-
-/** @param {readonly Float32Array[]} arrays @returns {Float32Array | null} */
-function concatenated(arrays) {
-  if (!arrays.length) return null;
-  const length = arrays.reduce((sum, array) => sum + array.length, 0);
-  const joined = new Float32Array(length);
-  let position = 0;
-  for (const array of arrays) {
-    joined.set(array, position);
-    position += array.length;
-  }
-  return joined;
-}
-
-/** @param {readonly Float32Array[]} arrays @returns {Float32Array | null} */
-function summed(arrays) {
-  const [first, ...others] = arrays;
-  if (!first) return null;
-  for (const array of others) array.forEach((value, index) => (first[index] = (first[index] ?? 0) + value));
-  return first;
 }

@@ -28,7 +28,13 @@ from lstm_edge_runtime.manifest import Manifest
 
 from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
-from ..native.convert import compile_file, read, record, verified_program, verify
+from ..native.convert import (
+    compile_file,
+    read,
+    record_first_row,
+    verified_program,
+    verify,
+)
 from ..native.operations import NONE
 from ..native.program import ProgramWriter
 from .engine import CEngine
@@ -122,7 +128,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
             raise InputError("the file carries no golden case; export it again")
         program = verified_program(model, proto, compiled)
         delay = max(port.delay for port in compiled.writer.ports("outputs"))
-        record(model, compiled, (_CALLS + delay) * model.manifest.unit)
+        record_first_row(model, compiled, (_CALLS + delay) * model.manifest.unit)
         table = Table(compiled.writer)
         files = _render(name, model.manifest, compiled=compiled, table=table)
         for file in _CORE:

@@ -6,6 +6,7 @@ one unit. Every shape is known then, and what depends on stored tensors and shap
 is an array.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
@@ -126,7 +127,7 @@ class _Compiler:
         self._model = model
         self._graph = model.graph
         self._manifest = manifest
-        self._writer = ProgramWriter(manifest.unit)
+        self._writer = ProgramWriter(manifest.unit, _reset_every(manifest))
         self._memory = Memory(self._writer, int8=manifest.arithmetic in INT8)
         self._results = {_name(value): value for value in model.graph.outputs}
         self._values: dict[str, Any] = {}
@@ -201,6 +202,10 @@ class _Compiler:
             self._states.append((ProgramState(state, None, ring), buffer))
             self._pasts[state.input] = buffer, ring, axis
             return
+        if re.search(r"\[[0-9]+\]$", state.input):
+            raise UnsupportedError(
+                f"state {state.input} has a name as programs give to layers; rename it"
+            )
         if state.dtype not in STATE_TYPES:
             raise UnsupportedError(
                 f"state {state.input} is {state.dtype}, expected one of"
@@ -457,6 +462,14 @@ class _Compiler:
 def _name(value: ir.Value | None) -> str:
     """Return the name of a value; empty for an input that is left out."""
     return "" if value is None else str(value.name)
+
+
+def _reset_every(manifest: Manifest) -> int:
+    """Return the reset interval as a program stores it, 0 for never."""
+    interval = manifest.reset_every or 0
+    if interval >= 2**32:
+        raise UnsupportedError(f"reset_every is {interval}, expected below 2**32")
+    return interval
 
 
 def _has_body(node: ir.Node) -> bool:

@@ -3,7 +3,7 @@ need.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,14 @@ from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...cast import widened
-from ...verify.cases import CaseGenerator, Feeds, Procedure, in_chunks, whole
+from ...verify.cases import (
+    CaseGenerator,
+    Feeds,
+    Procedure,
+    case_size,
+    in_chunks,
+    whole,
+)
 from ...verify.compare import Pair, compare_all
 from ...verify.float64 import Graph64
 from .compiler import Compiled, compile_program
@@ -122,43 +129,72 @@ def native_runner(model: Model, proto: onnx.ModelProto) -> Runner:
     return runner(open_program(model, compile_file(proto, model.manifest))[1])
 
 
-def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
-    """Store onnxruntime's outputs for the first row of the file's golden case in its
-    program.
-
-    Args:
-        model: a file with a golden case.
-        compiled: its program.
-        steps: their number; a shorter row is repeated. The row's if None, or without a
-            time axis.
+def record(model: Model, compiled: Compiled) -> None:
+    """Store onnxruntime's outputs for every row of the file's golden cases in its
+    program. Shorter rows are repeated.
 
     Raises:
-        CheckFailedError: onnxruntime does not give what the golden case says.
+        CheckFailedError: onnxruntime does not give what the golden cases say.
     """
-    manifest = model.manifest
-    golden = manifest.golden
+    golden = model.manifest.golden
     assert golden is not None
     model.selftest().require()
-    if steps is None or not manifest.time_axes:
-        steps = _first_row_steps(manifest, golden)
-    calls = steps // manifest.unit
-    feeds = {
-        spec.name: _first_row(
-            manifest, spec, array=golden.inputs[spec.name], steps=steps
+    rows = []
+    for case in (golden, *golden.more):
+        count, _ = case_size(model.manifest, case.inputs)
+        rows += [_GoldenRow(model.manifest, case, row) for row in range(count)]
+    _record(model, compiled, rows, steps=max(row.steps for row in rows))
+
+
+def record_first_row(model: Model, compiled: Compiled, steps: int) -> None:
+    """Store ``steps`` steps of the first row alone; see ``record``."""
+    manifest = model.manifest
+    assert manifest.golden is not None
+    row = _GoldenRow(manifest, manifest.golden, 0)
+    steps = steps if manifest.time_axes else row.steps
+    _record(model, compiled, [row], steps=steps)
+
+
+def _record(
+    model: Model, compiled: Compiled, rows: Sequence["_GoldenRow"], steps: int
+) -> None:
+    """Store rows of golden cases in a program, each of ``steps`` steps from reset."""
+    manifest = model.manifest
+    inputs: dict[str, list[Array]] = {}
+    expected: dict[str, list[Sequence[Array]]] = {}
+    for row in rows:
+        feeds = row.feeds(steps)
+        for spec in manifest.data_inputs:
+            calls = _in_calls(
+                manifest, spec, row=feeds[spec.name], calls=steps // manifest.unit
+            )
+            inputs.setdefault(spec.name, []).append(calls)
+        case = _Recorded(
+            golden=row.case,
+            manifest=manifest,
+            outputs=manifest.all_outputs(*model.run(feeds)),
+            shaken=manifest.all_outputs(*model.run(_shaken(feeds))),
         )
-        for spec in manifest.data_inputs
-    }
-    rows = {
-        spec.name: _in_calls(manifest, spec, row=feeds[spec.name], calls=calls)
-        for spec in manifest.data_inputs
-    }
-    case = _Recorded(
-        golden=golden,
-        manifest=manifest,
-        outputs=manifest.all_outputs(*model.run(feeds)),
-        shaken=manifest.all_outputs(*model.run(_shaken(feeds))),
+        for name, both in _expected(compiled, case).items():
+            expected.setdefault(name, []).append(np.broadcast_arrays(*both))
+    compiled.writer.golden(
+        {name: np.concatenate(arrays) for name, arrays in inputs.items()},
+        {
+            name: [
+                np.concatenate([array.reshape(-1) for array in arrays])
+                for arrays in zip(*both, strict=True)
+            ]
+            for name, both in expected.items()
+        },
+        len(rows),
     )
-    expected = {spec.name: case.limited(spec) for spec in manifest.outputs}
+
+
+def _expected(compiled: Compiled, case: "_Recorded") -> dict[str, list[Array]]:
+    """Return the expected values and limits of outputs and states, by their names in
+    the program.
+    """
+    expected = {spec.name: case.limited(spec) for spec in case.manifest.outputs}
     for program_state in compiled.states:  # the outputs show what a ring holds
         if program_state.past is None and program_state.state.dtype == "float32":
             state = program_state.state
@@ -166,7 +202,41 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
             if program_state.layer is not None:
                 both = [array[program_state.layer] for array in both]
             expected[program_state.name] = both
-    compiled.writer.golden(rows, expected)
+    return expected
+
+
+@dataclass(frozen=True)
+class _GoldenRow:
+    """A row of a golden case."""
+
+    manifest: Manifest
+    """Manifest of the file."""
+    case: Golden
+    """The case."""
+    row: int
+    """Its index."""
+
+    @property
+    def steps(self) -> int:
+        """The valid steps of the row."""
+        lengths = self.manifest.lengths_in(self.case.inputs)
+        if lengths is None:
+            return self.manifest.steps(self.case.inputs)
+        return int(lengths.reshape(-1)[self.row])
+
+    def feeds(self, steps: int) -> dict[str, Array]:
+        """Return the inputs of the row, repeated or cut to ``steps``."""
+        feeds = {}
+        for spec in self.manifest.data_inputs:
+            array = self.case.inputs[spec.name]
+            batch = self.manifest.batch_axis(spec.axes)
+            time = self.manifest.time_axis(spec.axes)
+            if batch is not None:
+                array = array.take([self.row], batch)
+            if time is not None:
+                array = array.take(np.arange(steps) % self.steps, time)
+            feeds[spec.name] = array
+        return feeds
 
 
 @dataclass(frozen=True)
@@ -198,22 +268,6 @@ class _Recorded:
         if time is None:
             return both
         return [np.moveaxis(values, time, 0) for values in both]
-
-
-def _first_row_steps(manifest: Manifest, golden: Golden) -> int:
-    """Return the valid steps of the first row of a golden case."""
-    lengths = manifest.lengths_in(golden.inputs)
-    if lengths is None:
-        return manifest.steps(golden.inputs)
-    return int(lengths.reshape(-1)[0])
-
-
-def _first_row(manifest: Manifest, spec: TensorSpec, array: Array, steps: int) -> Array:
-    """Return the first row of an input, repeated or cut to ``steps``."""
-    batch = manifest.batch_axis(spec.axes)
-    time = manifest.time_axis(spec.axes)
-    row = array if batch is None else array.take([0], batch)
-    return row if time is None else row.take(range(steps), time, mode="wrap")
 
 
 def _in_calls(manifest: Manifest, spec: TensorSpec, row: Array, calls: int) -> Array:

@@ -101,9 +101,12 @@ class ProgramWriter:
     its result.
     """
 
-    def __init__(self, unit: int = 1) -> None:
-        """Begin with nothing; ``unit`` time steps are one run of the operations."""
+    def __init__(self, unit: int = 1, reset_every: int = 0) -> None:
+        """Begin with nothing; ``unit`` time steps are one run of the operations, and
+        streams are reset every ``reset_every`` steps, 0 for never.
+        """
         self.unit = unit
+        self.reset_every = reset_every
         self.constants: list[Array] = []
         """The constants, each of two axes."""
         self._blocks: dict[int, tuple[Array, int]] = {}
@@ -214,23 +217,25 @@ class ProgramWriter:
         self,
         inputs: Mapping[str, Array],
         expected: Mapping[str, Sequence[npt.ArrayLike]],
+        rows: int = 1,
     ) -> None:
-        """Store the golden case, which starts from the reset state.
+        """Store the golden case, whose rows start from the reset state.
 
         Args:
-            inputs: of each input, ``(L, width)``.
-            expected: of outputs their frames, or the last step's ``(width,)``, and of
-                states the last step's; each with the largest difference allowed, a
-                number or of the same shape. The first frames of a delayed output mean
-                nothing.
+            inputs: of each input, ``(rows * L, width)``.
+            expected: of outputs their frames, or each row's last step's ``(rows,
+                width)``, and of states the last step's; each with the largest
+                difference allowed, a number or of the same shape. The first frames of a
+                delayed output mean nothing.
+            rows: number of rows, one after another.
         """
         for name, array in inputs.items():
             port = self._named[name]
-            rows = np.asarray(array, self.dtype(port.buffer)).reshape(
+            samples = np.asarray(array, self.dtype(port.buffer)).reshape(
                 -1, self.width(port.buffer)
             )
-            self._golden_steps = len(rows)
-            port.golden = self.constant(rows)
+            self._golden_steps = len(samples) // rows
+            port.golden = self.constant(samples)
         for name, both in expected.items():
             port = self._named[name]
             port.golden, port.tolerance = (
@@ -488,7 +493,7 @@ class ProgramWriter:
             len(self.operations),
             self._manifest,
             self._golden_steps,
-            0,
+            self.reset_every,
             self.unit,
         )
 
