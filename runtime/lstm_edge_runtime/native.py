@@ -5,6 +5,7 @@
 import ctypes as C
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from os import PathLike
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import __version__
 from .arrays import reset_states
 from .axes import Layout, layout
 from .checks import read_manifest
@@ -110,15 +110,21 @@ def library() -> C.CDLL:
         from lstm_edge_native import LIBRARY
 
         opened = open_library(LIBRARY)
-        version = opened.lstm_edge_version().decode()
-        if version != __version__:
-            raise ImportError(f"version {version}, expected {__version__}")
-        return opened
     except (ImportError, OSError, AttributeError) as error:
-        raise MissingDependencyError(
-            f"the native engine can't be used ({error}); {install_command('native')}"
-            " --upgrade"
-        ) from error
+        raise _unusable(error) from error
+    version = opened.lstm_edge_version().decode()
+    expected = import_module("lstm_edge_runtime").__version__
+    if version != expected:
+        raise _unusable(f"version {version}, expected {expected}")
+    return opened
+
+
+def _unusable(reason: object) -> MissingDependencyError:
+    """Return the error for a library that is not there, or not of this version."""
+    return MissingDependencyError(
+        f"the native engine can't be used ({reason}); {install_command('native')}"
+        " --upgrade"
+    )
 
 
 @cache

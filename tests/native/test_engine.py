@@ -300,7 +300,11 @@ def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(
 def test_the_example_refuses_other_than_one_input_of_floats(folder: Path) -> None:
     path = Path(__file__).parents[1] / "runtime" / "data" / "tokens.lep"
     ran = subprocess.run(
-        [folder / "stream", path], input="1\n", capture_output=True, text=True, check=False
+        [folder / "stream", path],
+        input="1\n",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 2
     assert "one input of float32" in ran.stderr
@@ -309,7 +313,7 @@ def test_the_example_refuses_other_than_one_input_of_floats(folder: Path) -> Non
 def test_a_library_of_another_version_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lstm_edge_runtime.native.__version__", "9.9.9")
+    monkeypatch.setattr("lstm_edge_runtime.__version__", "9.9.9")
     with pytest.raises(
         MissingDependencyError, match=r"version 0\..*, expected 9\.9\.9.*--upgrade"
     ):
