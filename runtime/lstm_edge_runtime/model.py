@@ -380,6 +380,14 @@ class Model:
         """Release the engine; open streams keep it until they are deleted."""
         del self._engine
 
+    def __getattr__(self, name: str) -> Any:
+        """Raise ``StateError`` for the engine of a model that is closed."""
+        if name == "_engine":
+            raise StateError("this model is closed; load it again")
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}"
+        )
+
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"

@@ -36,6 +36,13 @@ file. A program has no int32, which would not wrap at 2**31 in int64."""
 _MAX_AGE = 1 << 62
 
 
+def _have_same_arrays(some: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Return True if both hold the same arrays under the same names."""
+    return some.keys() == other.keys() and all(
+        np.array_equal(array, other[name]) for name, array in some.items()
+    )
+
+
 class State(Mapping[str, Array]):
     """An immutable mapping of state input names to arrays, for example
     ``h_0 (layers*D, N, H)``.
@@ -71,6 +78,16 @@ class State(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    def __eq__(self, other: object) -> bool:
+        """Return True for a state of the same model, age, arrays and samples."""
+        if not isinstance(other, State):
+            return NotImplemented
+        is_alike = (self.identity, self.age) == (other.identity, other.age)
+        pairs = ((self._arrays, other._arrays), (self.samples, other.samples))
+        return is_alike and all(_have_same_arrays(*pair) for pair in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
         """Pickle the arrays with the model's identity, the age and the kept samples."""

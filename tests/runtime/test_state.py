@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import FileFormatError, NotFoundError
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
 from lstm_edge_runtime.files import read_arrays, write_bytes
 from lstm_edge_runtime.state import state_of_bytes
 
@@ -159,3 +159,22 @@ def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):
         list(pool.map(write, contents))
     assert target.read_bytes() in contents
     assert list(tmp_path.glob(".*.tmp")) == []
+
+
+def test_states_are_equal_if_they_continue_alike(model):
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    one, other = model.stream(), model.stream()
+    one.process(x)
+    other.process(x)
+    assert one.state == other.state
+    other.step(x[0])
+    assert one.state != other.state
+    assert one.state != dict(one.state)
+
+
+def test_a_closed_model_is_refused_in_one_line(content):
+    with load(content("lstm")) as model:
+        pass
+    for use in (model.stream, lambda: model.run(np.ones((1, 2, 3)))):
+        with pytest.raises(StateError, match="this model is closed; load it again"):
+            use()
