@@ -63,37 +63,52 @@ def evidence(
     return cases, _class_numbers(np.asarray(targets)[selected(samples)], manifest)
 
 
-def judge(
-    before: Model,
-    after: Model,
-    cases: Sequence[Feeds],
-    targets: Array | None,
-    *,
-    real: bool,
-) -> Judgement:
-    """Run both files on ``cases`` and then for 1,000 single steps, each carrying its
-    own states.
+@dataclass(frozen=True)
+class Runs:
+    """The outputs of a file, by name."""
+
+    cases: Sequence[Feeds]
+    """Of each case."""
+    steps: Sequence[Feeds]
+    """Of each of 1,000 single steps, on all cases in a row."""
+
+
+def run_file(model: Model, cases: Sequence[Feeds], *, real: bool) -> Runs:
+    """Run a file on ``cases`` and then for 1,000 single steps, carrying its states.
 
     Cases run one after another as one stream, unless streams of the file restart at
     every window or can't be carried on. A single step of a file with a unit is a unit.
 
     Args:
-        before: the float file.
-        after: the smaller file, with the same inputs, outputs and states.
+        model: the float file, or the smaller one.
         cases: what to run: inputs by name; states that are left out are at reset, rows
             without lengths full.
+        real: the cases are data, and not made up.
+    """
+    manifest = model.manifest
+    carries = real and manifest.streamable and not manifest.from_reset
+    return Runs(
+        cases=[*_run_cases(model, cases, carries=carries)],
+        steps=[*_long_run(model, cases)],
+    )
+
+
+def judge(
+    manifest: Manifest, before: Runs, after: Runs, targets: Array | None, *, real: bool
+) -> Judgement:
+    """Compare the outputs of a smaller file with those of the float file.
+
+    Args:
+        manifest: the contract of both.
+        before: the outputs of the float file.
+        after: the outputs of the smaller file, on the same cases.
         targets: ``(cases,)`` class numbers, or None.
         real: the cases are data, and not made up: compare labels, which decide nothing
             of random inputs.
     """
-    manifest = before.manifest
     states = [spec.output for spec in manifest.states]
-    carries = real and manifest.streamable and not manifest.from_reset
-    single = _pair_up(
-        _run_cases(before, cases, carries=carries),
-        _run_cases(after, cases, carries=carries),
-    )
-    long = _pair_up(_long_run(before, cases), _long_run(after, cases))
+    single = _pair_up(before.cases, after.cases)
+    long = _pair_up(before.steps, after.steps)
     change = {}
     for name, pairs in single.items():
         if name not in states:
@@ -107,7 +122,7 @@ def judge(
         if targets is not None:
             accuracy = (labels.accuracy(0, targets), labels.accuracy(1, targets))
     return Judgement(
-        cases=len(cases),
+        cases=len(before.cases),
         agreement=agreement,
         accuracy=accuracy,
         change=change,
@@ -206,7 +221,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     yield from run_chunks(runner(model), manifest, feeds=joined, sizes=sizes)
 
 
-def _pair_up(before: Iterator[Feeds], after: Iterator[Feeds]) -> dict[str, list[Pair]]:
+def _pair_up(before: Sequence[Feeds], after: Sequence[Feeds]) -> dict[str, list[Pair]]:
     """Return the outputs of both files for each call, by name."""
     pairs: dict[str, list[Pair]] = {}
     for left, right in zip(before, after, strict=True):

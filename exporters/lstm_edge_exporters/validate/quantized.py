@@ -2,9 +2,7 @@
 bit.
 """
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +12,7 @@ from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, first_line
 
 from ..graph import with_manifest
 from ..quantize.config import Budget, QuantizeConfig
-from ..quantize.gate import evidence, judge, over_budget
+from ..quantize.gate import evidence, judge, over_budget, run_file
 from ..quantize.pipeline import on_native, quantized_again, with_limits
 from ..verify.check import Check, passed_unless, within_limits
 from ..verify.compare import FLOOR, compare_all
@@ -57,17 +55,13 @@ def check_quantized(
     texts = [*differences.nodes, *differences.constants]
     yield passed_unless("bit for bit", "; ".join(texts[:_SHOWN]))
     manifest = expected.manifest._replace(golden=file.manifest.golden)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "float.onnx"
-        path.write_bytes(with_manifest(expected.proto, manifest))
-        cases, targets = evidence(manifest, config.data)
-        judgement = judge(
-            load(path),
-            load(file.path),
-            cases=cases,
-            targets=targets,
-            real=config.data is not None,
-        )
+    cases, targets = evidence(manifest, config.data)
+    is_real = config.data is not None
+    before, after = (
+        run_file(load(source), cases, real=is_real)
+        for source in (with_manifest(expected.proto, manifest), file.path)
+    )
+    judgement = judge(manifest, before, after, targets, real=is_real)
     exceeded = over_budget(judgement, config.budget or Budget())
     yield passed_unless("within the budget", "; ".join(exceeded))
 

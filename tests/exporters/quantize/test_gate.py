@@ -12,7 +12,7 @@ from torch import nn
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantize.gate import evidence, judge, over_budget
+from lstm_edge_exporters.quantize.gate import evidence, judge, over_budget, run_file
 from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
@@ -43,9 +43,9 @@ def _edited(content, name, edit):
 def _judged(before, after, samples):
     left = load(before)
     right = load(after)
-    return judge(
-        left, right, sample_feeds(samples, left.manifest), samples.targets, real=True
-    )
+    cases = sample_feeds(samples, left.manifest)
+    runs = [run_file(model, cases, real=True) for model in (left, right)]
+    return judge(left.manifest, *runs, samples.targets, real=True)
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ def test_a_native_program_that_computes_something_else_is_refused(
     def fail(*_, **__):
         raise CheckFailedError("the native program differs from the graph")
 
-    monkeypatch.setattr(convert, "_verify", fail)
+    monkeypatch.setattr(convert, "verify", fail)
     with pytest.raises(CheckFailedError, match="native program differs from the graph"):
         quantize(source, QuantizeConfig(budget=LOOSE))
 
