@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import TensorProto, helper
 from onnx_ir.passes.common import ShapeInferencePass
 from onnx_ir.serde import SerdeError
 
@@ -25,6 +26,14 @@ VIEWS = frozenset(
 )
 """Operators whose outputs hold the numbers of their operands in another layout: of all
 operands for ``Concat``, else of the first."""
+_NARROWED = (
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.INT64,
+    TensorProto.INT32,
+)
+_NARROW = (TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8)
+"""Types of whole numbers in which numbers of ``_NARROWED`` wrap."""
 _LINE = "lstm_edge.line"
 """Entry of a node's ``meta``."""
 KEEPING = (VIEWS - {"Concat"}) | {
@@ -241,11 +250,48 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
             " split the network"
         )
     try:
-        return ir.to_proto(model)
+        proto = ir.to_proto(model)
     except SerdeError as error:
         raise FileFormatError(
             f"the graph is malformed: {first_line(error.__cause__ or error)}"
         ) from error
+    for graph in (proto.graph, *_bodies(proto.graph)):
+        _separate_casts(graph)
+    return proto
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside of nodes, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+                yield from _bodies(attribute.g)
+
+
+def _separate_casts(graph: onnx.GraphProto) -> None:
+    """Put a ``Max`` of one operand between two casts of which the second can wrap, in
+    place: onnxruntime joins them to one cast, which does not wrap alike.
+    """
+    targets: dict[str, int] = {}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        for attribute in node.attribute if node.op_type == "Cast" else ():
+            if attribute.name == "to" and node.input and node.output:
+                before = targets.get(node.input[0])
+                targets[node.output[0]] = attribute.i
+                if before in _NARROWED and attribute.i in _NARROW:
+                    graph.node.append(_separator(node))
+        graph.node.append(node)
+
+
+def _separator(cast: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a node that changes nothing, from which ``cast`` then reads."""
+    name = f"{cast.output[0]}_unjoined"
+    separator = helper.make_node("Max", [cast.input[0]], [name], name=name)
+    cast.input[0] = name
+    return separator
 
 
 def _bytes_of(graph: ir.Graph | ir.GraphView) -> int:

@@ -213,25 +213,52 @@ def test_int32_wraps_as_in_the_module(name):
 
 
 class Casts(nn.Module):
-    """Casts of the input beside a GRU."""
+    """A cast of the input beside a GRU."""
 
-    def __init__(self):
+    def __init__(self, cast):
         super().__init__()
         self.gru = nn.GRU(3, 2, batch_first=True)
+        self.cast = cast
 
     def forward(self, x):
         small = torch.nan_to_num(x).clamp(-4, 4)
-        return x.int(), x.long(), x.long().int().float(), x.bool(), self.gru(small)[0]
+        return self.cast(x), self.gru(small)[0]
 
 
-def test_floats_beyond_a_whole_type_are_cast_as_pytorch_casts_them():
-    module = Casts().eval()
+CASTS = {
+    "int": lambda x: x.int(),
+    "long": lambda x: x.long(),
+    "bool": lambda x: x.bool(),
+    "long int": lambda x: x.long().int(),
+    "long int float": lambda x: x.long().int().float(),
+    "long float int": lambda x: x.long().float().int(),
+    "int float long": lambda x: x.int().float().long().float(),
+    "long bool int": lambda x: x.long().bool().int(),
+}
+BYTES = {
+    "short": lambda x: x.short(),
+    "byte": lambda x: x.byte(),
+    "long short": lambda x: x.long().short(),
+    "long byte": lambda x: x.long().byte(),
+    "long float byte": lambda x: x.long().float().byte(),
+    "int short": lambda x: x.int().short(),
+    "int float short": lambda x: x.int().float().short(),
+    "int float int8": lambda x: x.int().float().to(torch.int8),
+}
+
+
+@pytest.mark.parametrize("name", [*CASTS, *BYTES])
+def test_floats_beyond_a_whole_type_are_cast_as_pytorch_casts_them(name):
+    module = Casts({**CASTS, **BYTES}[name]).eval()
     artifact = export(module, torch.randn(2, 5, 3), ExportConfig(inputs=X))
     numbers = [3e9, -3e9, np.inf, -np.inf, np.nan, 1e12, 1e19, -1e19, 2.9]
-    x = torch.tensor(numbers).reshape(1, 3, 3)
-    got = [*load(to_native(artifact.model)).run(x.numpy())[0].values()]
-    for array, expected in zip(got[:-1], module(x), strict=False):
-        np.testing.assert_array_equal(array, expected)
+    x = torch.tensor([*numbers, 7e4, -129, 2.0**40 + 2**20]).reshape(1, 4, 3)
+    files = [artifact.model]
+    if name in CASTS:
+        files.append(to_native(artifact.model))
+    for file in files:
+        got = next(iter(load(file).run(x.numpy())[0].values()))
+        np.testing.assert_array_equal(got, module(x)[0])
 
 
 class Tokens(nn.Module):
