@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from lstm_edge.suggest import did_you_mean
+from lstm_edge_exporters.suggest import did_you_mean
 from lstm_edge_runtime import LstmEdgeError, __version__
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 

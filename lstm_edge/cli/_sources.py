@@ -1,34 +1,13 @@
 """The files that a verb reads, and a check that none of its outputs replaces one."""
 
 import os
-import sys
 from collections.abc import Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lstm_edge.data.config import TABLE_SUFFIXES, suffix_of
 from lstm_edge.run_files import MODEL, RESUME
+from lstm_edge_exporters.modules import is_factory, module_files
 from lstm_edge_runtime.errors import InputError
-
-
-def is_factory(source: str) -> bool:
-    """Return True if ``source`` is ``package.module:factory``, rather than a path."""
-    module, mark, name = source.partition(":")
-    dotted = all(word.isidentifier() for word in module.split("."))
-    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
-
-
-def module_without_factory(source: str) -> str:
-    """Return the module that a source without a factory names, as ``nets`` or
-    ``nets.py``; empty if it names none.
-    """
-    path = Path(source)
-    if not path.exists():
-        source = source.removesuffix(":")
-    if path.suffix == ".py" and path.is_file():
-        return source.removesuffix(".py").replace("/", ".")
-    is_module = not path.exists() and not is_factory(source) and _module_files(source)
-    return source if is_module else ""
 
 
 def source_files(source: str) -> list[Path]:
@@ -36,24 +15,9 @@ def source_files(source: str) -> list[Path]:
     the module of a factory.
     """
     if is_factory(source):
-        return _module_files(source.partition(":")[0])
+        return module_files(source.partition(":")[0])
     path = Path(source)
     return [path / MODEL, path / RESUME] if path.is_dir() else [path]
-
-
-def _module_files(module: str) -> list[Path]:
-    """Return the file of a module, which is found without an import; empty without
-    one.
-    """
-    folders = [str(Path.cwd()), *sys.path]
-    files: list[Path] = []
-    for name in module.split("."):
-        spec = PathFinder.find_spec(name, folders)
-        if spec is None:
-            return []
-        folders = list(spec.submodule_search_locations or ())
-        files = [Path(spec.origin)] if spec.origin else []
-    return files
 
 
 def refuse_replacing(

@@ -11,6 +11,7 @@ import click
 
 from lstm_edge.results import is_classification, pace
 from lstm_edge_exporters.export.config import ExportConfig
+from lstm_edge_exporters.modules import is_factory, module_without_factory
 from lstm_edge_exporters.options import option, option_fields
 from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.files import write_bytes
@@ -19,7 +20,6 @@ from lstm_edge_runtime.manifest import Signal, Task
 from ..data.config import parse_rate
 from ._options import SCALE, SOURCE, options_of, outputs_option, verb
 from ._output import Output, Show, equality, relabel
-from ._sources import is_factory, module_without_factory
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -195,7 +195,7 @@ def _described(path: Path, options: SourceOptions) -> "Run":
 
 def _from_factory(source: str, options: SourceOptions) -> tuple[Any, Any, ExportConfig]:
     """Return module, example and options of ``package.module:factory``."""
-    from ._factory import build_module, make_example, parse_input
+    from lstm_edge_exporters.source import build_module, make_example, parse_input
 
     inputs = dict(options.input)
     if not inputs:

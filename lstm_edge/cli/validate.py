@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_edge.data.config import ReadConfig
+from lstm_edge_exporters.modules import is_factory
 from lstm_edge_exporters.options import option
 from lstm_edge_exporters.validate.config import ValidateConfig
 from lstm_edge_runtime.errors import CheckFailedError, InputError
@@ -13,7 +14,6 @@ from lstm_edge_runtime.manifest import Signal
 
 from ._options import SCALE, model_argument, needing, options_of, verb
 from ._output import Output, Show, note
-from ._sources import is_factory
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate.expected import Expected
@@ -129,7 +129,7 @@ def _reference(file: "ModelFile", against: str, options: ValidateOptions) -> "Ex
     if Path(against).suffix == ".onnx":
         return against_file(against, file)
     if is_factory(against):
-        from ._factory import build_module
+        from lstm_edge_exporters.source import build_module
 
         module, sha256 = build_module(against, options.weights)
         return against_module(module, file, about=against, sha256=sha256 or "")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lstm_edge.suggest import did_you_mean
+from lstm_edge_exporters.suggest import did_you_mean
 from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,

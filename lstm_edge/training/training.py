@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lstm_edge_exporters.weights import read_tensors, write_tensors
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.files import malformed_as
 from lstm_edge_runtime.manifest import Trained
 
-from ..checkpoint import Run, read_tensors, write_tensors
+from ..checkpoint import Run
 from ..data.config import DataConfig
 from ..data.series import SETS, Data, are_joined, windows_of
 from ..data.split import Split

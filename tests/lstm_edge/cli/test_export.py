@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from lstm_edge.checkpoint import Run, save
-from lstm_edge.cli._factory import parse_input
 from lstm_edge.lstm1 import LSTM1
+from lstm_edge_exporters.source import parse_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import AxisRange
 

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_edge.checkpoint import fit_names, read_tensors
-from lstm_edge.suggest import did_you_mean
-from lstm_edge_exporters.export.advice import raising_line
-from lstm_edge_exporters.verify.cases import CaseGenerator, InputSpec
 from lstm_edge_runtime.errors import FileFormatError, InputError, counted
 from lstm_edge_runtime.manifest import TensorSpec
+
+from .export.advice import raising_line
+from .suggest import did_you_mean
+from .verify.cases import CaseGenerator, InputSpec
+from .weights import fit_names, read_tensors
 
 _DTYPES = (
     "float32",
