@@ -6,14 +6,29 @@ in Python.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal
 
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Axes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+DTYPES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
+"""Dtypes of an input that ``--input`` describes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +145,7 @@ def is_axis_name(text: str) -> bool:
     return text.isidentifier() and not iskeyword(text)
 
 
-def parse_axes(text: str) -> tuple[int | str, ...]:
+def parse_axes(text: str) -> Axes:
     """Read axes such as ``N,L,8``: numbers, and names of dynamic axes.
 
     Raises:
@@ -139,10 +154,53 @@ def parse_axes(text: str) -> tuple[int | str, ...]:
     axes: list[int | str] = []
     for part in text.split(","):
         axis = part.strip()
-        is_size = axis.isdecimal() and int(axis) > 0
+        is_size = _is_count(axis)
         if not is_size and not is_axis_name(axis):
             raise InputError(
-                f"axis {axis!r} is neither a positive number nor a valid name"
+                f"axis {axis!r} is neither a positive number nor a valid name;"
+                " expected, for example, N,L,8"
             )
         axes.append(int(axis) if is_size else axis)
     return tuple(axes)
+
+
+def _is_count(text: str) -> bool:
+    """Return True for a positive integer."""
+    return text.isdecimal() and int(text) > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DeclaredInput:
+    """An input of ``forward`` in the notation of ``--input``."""
+
+    axes: Axes
+    """An int if fixed, a name if dynamic."""
+    sizes: Mapping[str, int]
+    """Sizes of dynamic axes in the example."""
+    dtype: str
+    """One of ``DTYPES``; empty for the dtype of the parameters."""
+
+
+def parse_input(text: str) -> DeclaredInput:
+    """Read an input: axes such as ``N,L,8``, a name with its size in the example as in
+    ``N,L:500,8``, and a dtype at the end as in ``N,L:int64``.
+
+    Raises:
+        InputError: the text is not in this notation.
+    """
+    before, mark, last = text.rpartition(":")
+    dtype = last.strip() if mark and last.strip() in DTYPES else ""
+    names: list[str] = []
+    sizes: dict[str, int] = {}
+    for part in (before if dtype else text).split(","):
+        axis, mark, size = (word.strip() for word in part.partition(":"))
+        if mark and not (is_axis_name(axis) and _is_count(size)):
+            raise InputError(
+                f"{part.strip()!r} is not an axis; expected N,L,8, or N,L:500,8 for an"
+                " example of 500 steps, or N,L:int64 with a dtype of"
+                f" {', '.join(DTYPES)}"
+            )
+        if mark:
+            sizes[axis] = int(size)
+        names.append(axis)
+    return DeclaredInput(parse_axes(",".join(names)), sizes, dtype)

@@ -1,16 +1,17 @@
-"""A user's own module on the command line: ``package.module:factory``, its weights, its
-inputs.
+"""A user's own module, its weights and an example of its inputs: the arguments of
+``export``.
 """
 
 import copy
 import importlib
 import inspect
+import os
 import random
-import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,71 +23,116 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, counted
 from lstm_edge_runtime.manifest import TensorSpec
 
 from .export.advice import raising_line
+from .export.config import ExportConfig
+from .modules import check_factory
+from .options import parse_input
 from .suggest import did_you_mean
 from .verify.cases import CaseGenerator, InputSpec
 from .weights import fit_names, read_tensors
 
-_DTYPES = (
-    "float32",
-    "float16",
-    "bfloat16",
-    "float64",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-)
-_AXIS = re.compile(
-    r"([^\W\d]\w*|0*[1-9]\d*)(?::0*([1-9]\d*))?(?::([a-z]\w*))?", re.ASCII
-)
-"""An axis, its size in the example, the dtype."""
+
+@dataclass(frozen=True)
+class LoadedModule:
+    """A module with its weights."""
+
+    module: nn.Module
+    """In eval mode."""
+    sha256: str
+    """Hash of the file with the weights; empty without one."""
 
 
-def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
-    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:500,8``, and sizes of
-    the example.
+@dataclass(frozen=True)
+class Source:
+    """The arguments of ``export`` for a module of the user's own."""
 
-    The dtype is empty for that of the parameters.
+    module: nn.Module
+    """In eval mode, with its weights."""
+    example: dict[str, Tensor]
+    """Random values of each declared input, which ``forward`` takes by name."""
+    config: ExportConfig
+    """Names the axes of each input, and the hash of the weights."""
+
+
+def load_source(
+    source: str,
+    inputs: Mapping[str, str],
+    weights: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Load a module as ``lstm-edge export`` does, and draw an example of its inputs.
+
+    Args:
+        source: ``package.module:factory``, see ``load_module``.
+        inputs: each argument of ``forward`` in the notation of ``--input``:
+            ``{"x": "N,L,8"}``, ``"N,L:int64"`` for indices, ``"N:int64"`` for lengths,
+            ``"N,L:500,8"`` for an example of 500 steps.
+        weights: see ``load_module``.
+
+    Raises:
+        InputError: the source, an input or the module's ``forward`` is wrong.
+        NotFoundError: no file with the weights.
+        FileFormatError: the weights can't be read or do not fit the module.
     """
-    axes = list[int | str]()
-    sizes = dict[str, int]()
-    dtype = ""
-    for axis_text in text.split(","):
-        match = _AXIS.fullmatch(axis_text.strip())
-        axis, size, dtype_text = match.groups() if match else ("", None, None)
-        if (
-            not axis
-            or dtype
-            or (dtype_text or "bool") not in _DTYPES
-            or (size and axis.isdecimal())
-        ):
-            raise InputError(
-                f"got --input {name}={text}, expected x=N,L,8, x=N,L:500,8 for an"
-                " example of 500 steps, or tokens=N,L:int64, with a dtype of"
-                f" {', '.join(_DTYPES)}"
-            )
-        axes.append(int(axis) if axis.isdecimal() else axis)
-        dtype = dtype_text or ""
-        if size:
-            sizes[axis] = int(size)
-    return TensorSpec(name, dtype, tuple(axes)), sizes
-
-
-def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
-    """Call the factory and load the weights; return the module in eval mode and the
-    sha256 of the weights.
-
-    Without weights, the global generators of torch, NumPy and ``random`` draw the same
-    ones in every call.
-    """
-    path, _, name = source.partition(":")
-    if path.endswith(".py"):
-        module_name = path.removesuffix(".py").replace("/", ".")
+    if not inputs:
         raise InputError(
-            f"{source}: a module is named without .py; use {module_name}:{name}"
+            f"{source}: describe each input of forward, such as --input x=N,L,8"
         )
+    specs = list[TensorSpec]()
+    sizes = dict[str, int]()
+    for name, text in inputs.items():
+        try:
+            declared = parse_input(text)
+        except ValueError as error:
+            raise InputError(f"--input {name}={text}: {error}") from error
+        specs.append(TensorSpec(name, declared.dtype, declared.axes))
+        sizes.update(declared.sizes)
+    loaded = load_module(source, weights)
+    config = ExportConfig(
+        inputs={spec.name: spec.axes for spec in specs},
+        checkpoint_sha256=loaded.sha256 or None,
+    )
+    return Source(loaded.module, _make_example(specs, sizes, loaded.module), config)
+
+
+def load_module(
+    source: str, weights: str | os.PathLike[str] | None = None
+) -> LoadedModule:
+    """Call a factory and load its weights.
+
+    The working folder is added to the front of ``sys.path`` if it is not in it, and the
+    code is imported as by ``import``. The global generators of torch, NumPy and
+    ``random`` are seeded: a factory without weights draws the same ones in every call.
+
+    Args:
+        source: ``package.module:factory``, in a module that can be imported from the
+            working folder: a function or class without arguments that gives a
+            ``torch.nn.Module``, or such a module. ``net:Net`` is ``Net`` in ``net.py``.
+        weights: a ``.safetensors`` file or a ``state_dict`` that ``torch.save`` wrote.
+
+    Raises:
+        InputError: ``source`` names no factory, its code raises, or it gives no module.
+        NotFoundError: no file with the weights.
+        FileFormatError: the weights can't be read or do not fit the module.
+    """
+    module = _build(source)
+    if weights is None:
+        return LoadedModule(module, "")
+    path = Path(weights)
+    checkpoint = read_tensors(path)
+    try:
+        module.load_state_dict(
+            fit_names(checkpoint.tensors, module.state_dict().keys(), path)
+        )
+    except RuntimeError as error:
+        raise FileFormatError(
+            f"{path} does not fit {source}: {_in_one_line(error)}"
+        ) from error
+    return LoadedModule(module, checkpoint.sha256)
+
+
+def _build(source: str) -> nn.Module:
+    """Return the module of a factory, in eval mode."""
+    check_factory(source)
+    path, _, name = source.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
     _seed_generators()
@@ -117,19 +163,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
         raise InputError(
             f"{source} returned {type(module).__name__}, expected a torch.nn.Module"
         )
-    module.eval()
-    if weights is None:
-        return module, None
-    checkpoint = read_tensors(weights)
-    try:
-        module.load_state_dict(
-            fit_names(checkpoint.tensors, module.state_dict().keys(), weights)
-        )
-    except RuntimeError as error:
-        raise FileFormatError(
-            f"{weights} does not fit {source}: {_in_one_line(error)}"
-        ) from error
-    return module, checkpoint.sha256
+    return module.eval()
 
 
 def _seed_generators() -> None:
@@ -150,7 +184,7 @@ _FIRST_SIZE = 64
 more, so that all differ."""
 
 
-def make_example(
+def _make_example(
     specs: Sequence[TensorSpec], sizes_given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
     """Return a random example of each input; InputError if ``forward`` does not take

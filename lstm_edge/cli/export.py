@@ -11,7 +11,7 @@ import click
 
 from lstm_edge.results import is_classification, pace
 from lstm_edge_exporters.export.config import ExportConfig
-from lstm_edge_exporters.modules import is_factory, module_without_factory
+from lstm_edge_exporters.modules import is_factory, refuse_module
 from lstm_edge_exporters.options import option, option_fields
 from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.files import write_bytes
@@ -155,11 +155,7 @@ def _check_source(source: str, options: SourceOptions) -> None:
             f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift"
             " for states"
         )
-    if module := module_without_factory(source):
-        raise InputError(
-            f"{source} is a Python module; name the function or class in it that gives"
-            f" the network: {module}:NAME"
-        )
+    refuse_module(source)
     if not is_factory(source) and not Path(source).exists():
         module = Path(source.partition(":")[0]).stem or "network"
         raise NotFoundError(
@@ -195,27 +191,19 @@ def _described(path: Path, options: SourceOptions) -> "Run":
 
 def _from_factory(source: str, options: SourceOptions) -> tuple[Any, Any, ExportConfig]:
     """Return module, example and options of ``package.module:factory``."""
-    from lstm_edge_exporters.source import build_module, make_example, parse_input
+    from lstm_edge_exporters.source import load_source
 
     inputs = dict(options.input)
-    if not inputs:
-        raise InputError(
-            f"{source}: describe each input of forward, such as --input x=N,L,8"
-        )
-    if options.lengths:
+    if options.lengths and inputs:
         inputs.setdefault("lengths", "N:int64")
-    parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs = [spec for spec, _ in parsed]
-    sizes = {axis: size for _, named in parsed for axis, size in named.items()}
-    module, sha256 = build_module(source, options.weights)
-    config = ExportConfig(
-        inputs={spec.name: spec.axes for spec in specs},
+    loaded = load_source(source, inputs, options.weights)
+    config = replace(
+        loaded.config,
         states=dict(options.state) or None,
         task=options.task,
         signal=options.signal,
-        checkpoint_sha256=sha256,
     )
-    return module, make_example(specs, sizes, module), config
+    return loaded.module, loaded.example, config
 
 
 def _facts(artifact: "Artifact[Any]") -> dict[str, Any]:

@@ -129,10 +129,10 @@ def _reference(file: "ModelFile", against: str, options: ValidateOptions) -> "Ex
     if Path(against).suffix == ".onnx":
         return against_file(against, file)
     if is_factory(against):
-        from lstm_edge_exporters.source import build_module
+        from lstm_edge_exporters.source import load_module
 
-        module, sha256 = build_module(against, options.weights)
-        return against_module(module, file, about=against, sha256=sha256 or "")
+        loaded = load_module(against, options.weights)
+        return against_module(loaded.module, file, about=against, sha256=loaded.sha256)
     from lstm_edge.checkpoint import deployable, load, with_scales
 
     run = load(against)

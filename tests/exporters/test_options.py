@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lstm_edge_exporters.options import check_options, option, parse_axes
+from lstm_edge_exporters.options import check_options, option, parse_axes, parse_input
 from lstm_edge_runtime.errors import InputError
 
 
@@ -47,3 +47,36 @@ def test_axes_are_positive_numbers_and_names():
 def test_axes_that_are_neither_are_refused(text):
     with pytest.raises(InputError, match="neither a positive number nor a valid name"):
         parse_axes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "sizes", "dtype"),
+    [
+        ("N, L,8", ("N", "L", 8), {}, ""),
+        ("N:int64", ("N",), {}, "int64"),
+        ("N,L:500,8:int8", ("N", "L", 8), {"L": 500}, "int8"),
+        ("N,L : 500 : bool", ("N", "L"), {"L": 500}, "bool"),
+    ],
+)
+def test_an_input_has_axes_sizes_of_the_example_and_a_dtype(text, axes, sizes, dtype):
+    declared = parse_input(text)
+    assert (declared.axes, declared.sizes, declared.dtype) == (axes, sizes, dtype)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "N,L-1",
+        "N,4*L:8",
+        "N:int64,L",
+        "N,8:8",
+        "N,L:0",
+        "N,L:",
+        ":int64",
+        "N:int99",
+    ],
+)
+def test_an_input_in_another_notation_is_refused(text):
+    with pytest.raises(InputError, match=r"^axis .* valid name|.* is not an axis; exp"):
+        parse_input(text)

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from lstm_edge.checkpoint import Run, save
 from lstm_edge.lstm1 import LSTM1
-from lstm_edge_exporters.source import parse_input
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import AxisRange
 
@@ -272,11 +271,6 @@ def test_examples_fit_the_module(folder, invoke, source, inputs, lengths):
 def test_a_range_gives_its_text_and_the_nearest_size(limits, text, sizes):
     assert str(limits) == text
     assert {size: limits.nearest(size) for size in sizes} == sizes
-
-
-def test_an_input_has_axes_sizes_of_the_example_and_a_dtype():
-    spec, sizes = parse_input("x", "N,L:500,8:int8")
-    assert (spec.axes, spec.dtype, sizes) == (("N", "L", 8), "int8", {"L": 500})
 
 
 def test_a_stream_is_written_in_both_forms_and_validates(folder, invoke):
