@@ -2,7 +2,8 @@
 
 A trace shows the first steps of a loop. What Python counts beside it, as ``k += 1`` and
 ``deque(maxlen=400)`` do, may change any later step, but by a number that is somewhere in
-the functions that run: the module is compared beyond all of these.
+the functions that run: the module is compared beyond all of these, and at
+many steps if Python counts.
 """
 
 import inspect
@@ -27,6 +28,8 @@ _USUAL = (2, 3, 4, 6, 7, 300)
 many."""
 _MOST = 20_000
 """The largest number of steps of a comparison, except a few."""
+_COUNTED = 10_000
+"""The least number of steps of a comparison if Python counts: 3 to 8 seconds."""
 _DEPTH = 4
 """Depth of the containers and objects in which numbers are looked for."""
 _FAR = 10**6
@@ -53,8 +56,6 @@ def lengths(program: Program, run: Callable[[], Any]) -> tuple[int, ...]:
         run()
     finally:
         sys.setprofile(before)
-    if program.counts:
-        seen |= {1 / number: where for number, where in seen.items() if 0 < number < 1}
     too_large = [number for number in seen if number > _MOST and number % 1 == 0]
     if program.counts and too_large:
         number = min(too_large)
@@ -67,6 +68,8 @@ def lengths(program: Program, run: Callable[[], Any]) -> tuple[int, ...]:
     greatest = max((int(number) for number in seen if number <= _MOST), default=0)
     # numbers are added, as in n > self.delay + self.fade
     steps = min(2 * greatest, max(greatest, _MOST)) + STEPS
+    if program.counts:  # and multiplied, as in n / rate > seconds
+        steps = max(steps, _COUNTED)
     return (*_USUAL, *([] if steps < _USUAL[-1] else [_inputs(program, steps)]))
 
 

@@ -3,9 +3,13 @@
 import dis
 from collections import deque
 from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 _DEPTH = 3
@@ -50,15 +54,22 @@ def _tensors(name: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(f"{name}.last", value[-1], depth - 1)
 
 
-def numbers_of(frame: FrameType) -> dict[str, float]:
-    """Return the variables that are numbers of Python, and such attributes of modules,
-    by name.
+def numbers_of(frame: FrameType) -> dict[str, Any]:
+    """Return the variables that are numbers of Python, or differences in time, and such
+    attributes of modules, by name.
     """
-    numbers = dict[str, float]()
+    numbers = dict[str, Any]()
     for name, value in list(frame.f_locals.items()):
         if isinstance(value, nn.Module):
             inner = ((f"{name}.{key}", item) for key, item in vars(value).items())
-            numbers |= {key: item for key, item in inner if type(item) in (int, float)}
-        elif type(value) in (int, float):
+            numbers |= {key: item for key, item in inner if _is_number(item)}
+        elif _is_number(value):
             numbers[name] = value
     return numbers
+
+
+def _is_number(value: Any) -> bool:
+    """Return True for a number of Python or NumPy; a step's own number is none."""
+    return type(value) in (int, float) or isinstance(
+        value, np.number | Fraction | Decimal | date | timedelta
+    )

@@ -76,7 +76,7 @@ class Loop:
     rows: Any = None
     """The first other traced size of a tensor whose steps are read, or a fixed one in
     front of the steps: ``x (2, L, 3)``."""
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
     """The Python numbers that the function has at the start of the iteration."""
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import deque
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,6 +74,66 @@ class OfFraction(Counted):
         return count * 0.002 > 1.0
 
 
+class OfQuotient(Counted):
+    def is_late(self, count):
+        return count / 100.0 > 7.5
+
+
+class OfProduct(Counted):
+    def is_late(self, count):
+        return count > 100.0 * 6.5
+
+
+class OfSchedule(Counted):
+    schedule = np.concatenate([np.zeros(600), np.ones(30_000)])
+
+    def is_late(self, count):
+        return bool(self.schedule[count])
+
+
+class OfTime(Decaying):
+    def begin(self, x):
+        self.time = timedelta(0)
+
+    def step(self, x, h, t, outs):
+        self.time += timedelta(milliseconds=20)
+        return x - h if self.time > timedelta(seconds=10) else x + 0.5 * h
+
+
+class OfSeconds(Decaying):
+    def begin(self, x):
+        self.seconds = 0.0
+
+    def step(self, x, h, t, outs):
+        self.seconds += 0.02
+        return x - h if self.seconds > 10.0 else x + 0.5 * h
+
+
+class OfGain(Decaying):
+    def begin(self, x):
+        self.gain = 1.0
+
+    def step(self, x, h, t, outs):
+        self.gain *= 0.995
+        return x - h if self.gain < 0.05 else x + 0.5 * h
+
+
+class OfDigits(Decaying):
+    def begin(self, x):
+        self.low = 0
+        self.high = 0
+
+    def step(self, x, h, t, outs):
+        self.low += 1
+        if self.low == 32:
+            self.low = 0
+            self.high += 1
+        if self.high == 32:
+            self.high = 0
+            return x
+        return x + 0.5 * h
+
+
 class Periodic(Counted):
     def is_late(self, count):
         return count % 512 == 0
@@ -104,6 +165,13 @@ class Echo(Decaying):
         OfGlobal,
         OfSum,
         OfFraction,
+        OfQuotient,
+        OfProduct,
+        OfSchedule,
+        OfTime,
+        OfSeconds,
+        OfGain,
+        OfDigits,
         Periodic,
         OfLength,
         Line,
@@ -190,6 +258,6 @@ class Frames(nn.Module):
 def test_a_loop_over_frames_is_compared_at_as_many_frames():
     config = ExportConfig(inputs={"x": ("N", "L", 3)})
     with pytest.raises(
-        CheckFailedError, match=r"L=3\d\d\d.*keep the count in a tensor"
+        CheckFailedError, match=r"L=40\d\d\d.*keep the count in a tensor"
     ):
         export(Frames().eval(), X, config)
